@@ -1,0 +1,74 @@
+# `make repro` and `make test` set up what they need. Nothing after the installation uses the network.
+#
+#   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3]
+#
+# PROFILE, PRESET, METHODS and SEEDS are written into params.yaml, and the change is shown before anything runs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install repro configure test test-fast lint format mlflow clean
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 1
+
+# Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := true
+
+help:
+	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
+	@echo "make test     run the tests"
+	@echo "make lint     ruff and pyright"
+	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
+	@echo "make install  only set up the environment"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: $(STAMP)
+
+configure: $(STAMP)
+	@python -m pipelines.configure --profile '$(PROFILE)' --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)'
+
+# With several jobs, each training run is a process of its own; DVC's lock file is taken only while it is written.
+repro: configure
+	@if [ '$(JOBS)' -gt 1 ]; then \
+	  dvc repro base; \
+	  for stage in train evaluate; do \
+	    dvc stage list --name-only | grep "^$$stage@" | \
+	      xargs -P '$(JOBS)' --process-slot-var=TQDM_POSITION -I{} dvc --wait-for-lock repro --single-item {}; \
+	  done; \
+	fi
+	@dvc repro
+	@python -m pipelines.show
+
+test: $(STAMP)
+	python -m pytest
+
+test-fast: $(STAMP)
+	python -m pytest -m 'not slow'
+
+lint: $(STAMP)
+	ruff check .
+	ruff format --check .
+	pyright
+
+format: $(STAMP)
+	ruff check --fix .
+	ruff format .
+
+mlflow: $(STAMP)
+	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"
+
+clean:
+	rm -rf .state reports/*.partial*

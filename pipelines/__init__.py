@@ -1,0 +1,1 @@
+"""One thin entry point per stage of dvc.yaml."""

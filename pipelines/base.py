@@ -1,0 +1,15 @@
+"""Stage ``base``: the initial policy and its accuracies."""
+
+from sdpg.base import build_base
+from sdpg.errors import entry_point
+from sdpg.params import load_params
+
+
+def main() -> None:
+    """Writes models/base, models/base-evaluations and models/base.json."""
+    folder = build_base(load_params())
+    print(f"base: the policy is in {folder}, its accuracies in models/base.json. Next: dvc repro")
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,22 @@
+"""Writes a profile, a preset, methods or seeds into params.yaml and shows the change."""
+
+import argparse
+
+from sdpg.errors import entry_point
+from sdpg.overlays import configure
+
+
+def main() -> None:
+    """``python -m pipelines.configure --profile tiny --preset paper --methods all --seeds 3``; all are optional."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", help="a file in profiles/, without .yaml")
+    parser.add_argument("--preset", help="a file in presets/, without .yaml")
+    parser.add_argument("--methods", help="'all', or names separated by spaces")
+    parser.add_argument("--seeds", help="how many seeds, counted from 0")
+    options = parser.parse_args()
+    change = configure(profile=options.profile, preset=options.preset, methods=options.methods, seeds=options.seeds)
+    print(change or "params.yaml stays as it is.")
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,21 @@
+"""Stage ``evaluate@<method>-<seed>``: larger samples of the final policy."""
+
+import argparse
+
+from sdpg.errors import entry_point
+from sdpg.final_evaluation import evaluate_run
+from sdpg.params import load_params
+
+
+def main() -> None:
+    """Writes evaluations/<method>-<seed>."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", help="a name under methods in params.yaml")
+    parser.add_argument("seed", type=int)
+    options = parser.parse_args()
+    folder = evaluate_run(load_params(), options.method, options.seed)
+    print(f"evaluate: {folder} holds every answer and the accuracies. Next: dvc repro")
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,16 @@
+"""Prints the address of the MLflow store, for ``make mlflow``; creates the database where it is missing."""
+
+from sdpg.errors import entry_point
+from sdpg.params import load_params
+from sdpg.tracking import absolute_uri, connect
+
+
+def main() -> None:
+    """One line on stdout."""
+    tracking = load_params().tracking
+    connect(tracking)
+    print(absolute_uri(tracking))
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,20 @@
+"""Stage ``prepare``: problems → prepared rows with student and teacher prompts."""
+
+from pathlib import Path
+
+from sdpg.errors import entry_point
+from sdpg.params import load_params
+from sdpg.prepare import prepare, summary, write_prepared
+
+DATA = Path("data")
+
+
+def main() -> None:
+    """Reads params.yaml, writes data/tokenizer, data/prepared and data/prepare.json."""
+    prepared = prepare(load_params())
+    write_prepared(prepared, DATA)
+    print(summary(prepared, DATA))
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,27 @@
+"""Stage ``tabulate``: finished runs → reports/."""
+
+from pathlib import Path
+
+from sdpg import paths
+from sdpg.errors import entry_point
+from sdpg.params import PARAMS_FILE, load_params
+from sdpg.provenance import fingerprint, hash_files
+from sdpg.report import print_table, write_reports
+from sdpg.tracking import log_pipeline_artifacts, stage_run
+
+
+def main() -> None:
+    """Writes the tables, the figure and the report, and prints the main table and where everything lies."""
+    params = load_params()
+    runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
+    inputs = {run.name: (run, hash_files([run], run)) for run in runs}
+    identity = fingerprint("tabulate", params.report.model_dump(mode="json"), [digest for _, digest in inputs.values()])
+    with stage_run(params, "tabulate", "tabulate", identity, inputs, params.report.model_dump(mode="json")):
+        written = write_reports(params, Path())
+        log_pipeline_artifacts(params, [PARAMS_FILE, *written])
+    print_table()
+    print("Written:", ", ".join(map(str, written)))
+
+
+if __name__ == "__main__":
+    entry_point(main)

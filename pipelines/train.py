@@ -1,0 +1,21 @@
+"""Stage ``train@<method>-<seed>``: Algorithm 1."""
+
+import argparse
+
+from sdpg.errors import entry_point
+from sdpg.params import load_params
+from sdpg.runs import train_run
+
+
+def main() -> None:
+    """Writes runs/<method>-<seed>; run again after an interruption, it goes on where it was."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("method", help="a name under methods in params.yaml")
+    parser.add_argument("seed", type=int)
+    options = parser.parse_args()
+    folder = train_run(load_params(), options.method, options.seed)
+    print(f"train: {folder} holds metrics.csv, curves.csv, rollouts and the policy. Next: dvc repro")
+
+
+if __name__ == "__main__":
+    entry_point(main)

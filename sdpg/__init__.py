@@ -1,0 +1,1 @@
+"""Self-Distilled Policy Gradient: an experiment-tracking and reproducibility workbench."""

@@ -1,0 +1,30 @@
+"""Group-relative advantages and the gate. Axes: P prompts, G responses per prompt."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def group_advantages(rewards: Tensor, std: Literal["population", "sample"], eps: float) -> Tensor:
+    """A_i = (R_i - mean_G R) / (std_G R + ε), Eq. 2.1 of arXiv 2606.04036; exactly 0 in a group of equal rewards.
+
+    Args:
+        rewards: (P, G), G at least 2.
+        std: over G (population) or G-1 (sample) responses.
+        eps: ε_std, added outside the square root.
+
+    Returns:
+        (P, G) advantages.
+    """
+    rewards = rewards.double()
+    deviation = rewards.std(dim=1, correction=int(std == "sample"), keepdim=True)
+    advantages = (rewards - rewards.mean(dim=1, keepdim=True)) / (deviation + eps)
+    # Rounding in the mean must not turn a uniform group into one with tiny advantages of one sign.
+    uniform = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
+    return torch.where(uniform, torch.zeros_like(advantages), advantages)
+
+
+def gate(advantages: Tensor, kind: Literal["positive", "all"]) -> Tensor:
+    """m_i = 1[A_i > 0] (section 3.2), or 1 for every rollout. Same shape as the advantages."""
+    return (advantages > 0).to(advantages.dtype) if kind == "positive" else torch.ones_like(advantages)

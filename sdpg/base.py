@@ -1,0 +1,82 @@
+"""The base stage: the initial policy, which is also π_ref, and how well it does as student and as teacher."""
+
+from pathlib import Path
+import shutil
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from sdpg import paths
+from sdpg.errors import UserError
+from sdpg.evaluation import Identity, read_problem_sets
+from sdpg.files import replaced_folder, write_json
+from sdpg.final_evaluation import evaluate_policy, summarise
+from sdpg.models import load_model, save_model, set_threads
+from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
+from sdpg.pretraining import pretrain
+from sdpg.provenance import fingerprint, hash_files
+from sdpg.records import write_evaluations
+from sdpg.tokenizer import load_tokenizer
+from sdpg.tracking import stage_run
+
+WEIGHTS_AND_TOKENIZER = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+"""What is fetched and copied of a model: no pickled weights, no code."""
+
+
+def build_base(params: Params) -> Path:
+    """Makes or resolves the base policy, evaluates it, and writes the stage's outputs; returns the policy's folder."""
+    prepared = hash_files([paths.PREPARED], paths.PREPARED)
+    settings = params.base.model_dump(mode="json")
+    identity = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
+    inputs = {"prepared": (paths.PREPARED, prepared)}
+    with stage_run(params, "base", "base", identity, inputs, {"base": settings}) as tracked:
+        model = params.base.model
+        match model:
+            case ScratchModel():
+                _from_scratch(params, model)
+            case HubModel():
+                _copy_model(_fetch(model, params.base.folder))
+            case LocalModel():
+                _copy_model(Path(params.base.folder) / model.path)
+        rows = evaluate_policy(params, Identity("base", "base", 0, 0), paths.BASE_MODEL, teacher=True)
+        with replaced_folder(paths.BASE_EVALUATIONS) as folder:
+            write_evaluations(folder / "sampled.parquet", rows)
+        summary = summarise(rows)
+        write_json(paths.BASE_METRICS, summary)
+        tracked.log_step(
+            0, {f"base/{way}/{name}": value for way, found in summary.items() for name, value in found.items()}
+        )
+    return paths.BASE_MODEL
+
+
+def _from_scratch(params: Params, recipe: ScratchModel) -> None:
+    source = params.data.train
+    assert isinstance(source, SyntheticSource), "checked when params.yaml was read"
+    set_threads(params.train.threads)
+    tokenizer = load_tokenizer(paths.TOKENIZER)
+    held_out = frozenset(
+        row.problem for rows in read_problem_sets(paths.PREPARED, params.data).values() for row in rows
+    )
+    save_model(pretrain(recipe, source.families, params.prompts, tokenizer, held_out), tokenizer, paths.BASE_MODEL)
+
+
+def _fetch(model: HubModel, folder: str) -> Path:
+    try:
+        return Path(snapshot_download(model.id, revision=model.revision, allow_patterns=WEIGHTS_AND_TOKENIZER))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise UserError(
+            f"base.model.id {model.id} at revision {model.revision} is neither cached nor reachable ({error}): check "
+            f"id, revision and network, or put its files into {folder}/<name> and set base.model to "
+            "{kind: folder, path: <name>}"
+        ) from None
+
+
+def _copy_model(source: Path) -> None:
+    if not source.is_dir():
+        raise UserError(f"{source} is no folder: base.model.path must name a model folder below base.folder")
+    load_tokenizer(source)
+    load_model(source)
+    with replaced_folder(paths.BASE_MODEL) as folder:
+        for pattern in WEIGHTS_AND_TOKENIZER:
+            for file in source.glob(pattern):
+                shutil.copy(file, folder / file.name)

@@ -1,0 +1,25 @@
+"""The one exception that a user is meant to read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+import sys
+
+
+class UserError(Exception):
+    """Input that a person can mend: the message names the field or file, the value, and the remedy."""
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns a :class:`UserError` into one message on stderr and exit code 2; other exceptions keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
+def entry_point(main: Callable[[], None]) -> None:
+    """Runs ``main`` as a command line program whose user errors are one message and exit code 2."""
+    with readable_errors():
+        main()

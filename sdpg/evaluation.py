@@ -1,0 +1,116 @@
+"""Sampling a policy on problem sets and scoring the answers, one record per sampled answer."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sdpg.params import DataParams, EvaluationParams
+from sdpg.prompts import PreparedRow, prompt_ids, read_prepared
+from sdpg.rewards import Verifier
+from sdpg.rollouts import RolloutEngine, Sampling
+from sdpg.seeds import derive_seed
+
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose evaluation it is: the leading columns of every record."""
+
+    run: str
+    method: str
+    seed: int
+    step: int
+
+
+def read_problem_sets(prepared: Path, data: DataParams) -> dict[str, list[PreparedRow]]:
+    """Benchmarks in the order of params.yaml, then the validation set."""
+    sets = {name: read_prepared(prepared / "benchmarks" / f"{name}.jsonl") for name in data.benchmarks}
+    sets[VALIDATION] = read_prepared(prepared / "validation.jsonl")
+    return sets
+
+
+def evaluate(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    verifier: Verifier,
+    sets: dict[str, list[PreparedRow]],
+    params: EvaluationParams,
+    identity: Identity,
+    samples: int,
+    temperature: float | None = None,
+    as_teacher: bool = False,
+) -> list[dict[str, Any]]:
+    """Samples every problem and verifies each answer.
+
+    Args:
+        engine: holds the policy.
+        tokenizer: of the policy.
+        verifier: scores answers.
+        sets: name → problems.
+        params: decoding; its seed and the run's make the samples reproducible.
+        identity: leading columns of the records.
+        samples: per problem.
+        temperature: instead of ``params.temperature``; 0 is greedy.
+        as_teacher: show the privileged prompt; problems without one are left out.
+
+    Returns:
+        Rows of :data:`sdpg.records.EVALUATION_SCHEMA`.
+    """
+    temperature = params.temperature if temperature is None else temperature
+    asked = [
+        (name, row, sample)
+        for name, rows in sets.items()
+        for row in rows
+        for sample in range(samples)
+        if not as_teacher or row.teacher_prompt is not None
+    ]
+    prompts = [row.teacher_prompt if as_teacher else row.student_prompt for _, row, _ in asked]
+    ids = {prompt: prompt_ids(tokenizer, prompt) for prompt in set(prompts) if prompt is not None}
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=params.top_p,
+        max_tokens=params.max_tokens,
+        seed=derive_seed(params.seed, "evaluation", identity.seed, identity.step, str(temperature), int(as_teacher)),
+    )
+    with tqdm(total=len(asked), desc=f"evaluate {identity.run}", unit="answer", leave=False) as bar:
+        completions = engine.generate([ids[prompt] for prompt in prompts if prompt is not None], sampling, bar.update)
+    texts = [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
+    verdicts = verifier.score(
+        texts, [row.answer for _, row, _ in asked], [completion.truncated for completion in completions]
+    )
+    return [
+        {
+            "run": identity.run,
+            "method": identity.method,
+            "seed": identity.seed,
+            "step": identity.step,
+            "benchmark": name,
+            "problem_id": row.id,
+            "sample": sample,
+            "prompt": prompt,
+            "completion": text,
+            "status": str(verdict.status),
+            "reward": verdict.reward,
+            "extracted_answer": verdict.extracted_answer,
+            "gold": row.answer,
+            "length": len(completion.ids),
+            "temperature": temperature,
+            "verifier": verifier.name,
+            "verifier_version": verifier.version,
+        }
+        for (name, row, sample), prompt, text, completion, verdict in zip(
+            asked, prompts, texts, completions, verdicts, strict=True
+        )
+    ]
+
+
+def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Benchmark → share of sampled answers that are correct; with equal samples per problem, the mean over problems."""
+    asked = Counter(row["benchmark"] for row in rows)
+    right = Counter(row["benchmark"] for row in rows if row["status"] == "correct")
+    return {name: right[name] / count for name, count in asked.items()}

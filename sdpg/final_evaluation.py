@@ -1,0 +1,72 @@
+"""Generous sampling of a finished policy: the evaluate stage, and the base's own evaluation."""
+
+from pathlib import Path
+from typing import Any
+
+from sdpg import paths
+from sdpg.evaluation import Identity, accuracies, evaluate, read_problem_sets
+from sdpg.files import replaced_folder, write_json
+from sdpg.models import device, load_model, set_threads
+from sdpg.params import Params
+from sdpg.provenance import fingerprint, hash_files
+from sdpg.records import write_evaluations
+from sdpg.rewards import Verifier
+from sdpg.rollouts.engines import make_engine
+from sdpg.tokenizer import load_tokenizer
+from sdpg.tracking import stage_run
+
+
+def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: bool = False) -> list[dict[str, Any]]:
+    """Samples a policy folder on all problem sets, at the evaluation temperature and greedily.
+
+    Args:
+        params: decoding and samples.
+        identity: leading columns of the records.
+        folder: of the policy.
+        teacher: also ask it with the privileged prompt, recorded as method ``<method>-teacher``.
+    """
+    set_threads(params.train.threads)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder).to(device())
+    sets = read_problem_sets(paths.PREPARED, params.data)
+    settings = params.evaluation
+    with Verifier(params.reward) as verifier:
+        sampler = make_engine(params.rollout.engine, model, tokenizer, settings.batch)
+        arguments = (sampler, tokenizer, verifier, sets, settings)
+        rows = evaluate(*arguments, identity, settings.final_samples)
+        rows += evaluate(*arguments, identity, 1, temperature=0.0)
+        if teacher:
+            privileged = Identity(identity.run, f"{identity.method}-teacher", identity.seed, identity.step)
+            rows += evaluate(*arguments, privileged, 1, as_teacher=True)
+    return rows
+
+
+def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracies by way of asking: sampled, greedy, and as teacher where that was asked."""
+    ways = {
+        "sampled": [r for r in rows if r["temperature"] > 0 and not r["method"].endswith("-teacher")],
+        "greedy": [r for r in rows if r["temperature"] == 0],
+        "teacher": [r for r in rows if r["method"].endswith("-teacher")],
+    }
+    return {way: accuracies(chosen) for way, chosen in ways.items() if chosen}
+
+
+def evaluate_run(params: Params, method: str, seed: int) -> Path:
+    """Samples the final policy of a run generously; returns the evaluation's folder."""
+    run, target = paths.run_folder(method, seed), paths.evaluation_folder(method, seed)
+    inputs = {"policy": (run / "policy", hash_files([run / "policy"], run)),
+              "prepared": (paths.PREPARED, hash_files([paths.PREPARED], paths.PREPARED))}  # fmt: skip
+    settings = params.evaluation.model_dump(mode="json")
+    key = fingerprint("evaluate", method, seed, settings, {name: digest for name, (_, digest) in inputs.items()})
+    with stage_run(params, "evaluate", f"evaluate {method}-{seed}", key, inputs, settings) as tracked:
+        identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
+        rows = evaluate_policy(params, identity, run / "policy")
+        summary = summarise(rows)
+        with replaced_folder(target) as folder:
+            write_evaluations(folder / "final.parquet", rows)
+            write_json(folder / "summary.json", summary)
+        tracked.log_step(
+            params.train.steps,
+            {f"final/{way}/{name}": value for way, found in summary.items() for name, value in found.items()},
+        )
+    return target

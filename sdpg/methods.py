@@ -1,0 +1,135 @@
+"""A method = which terms, which teacher, which schedule: the values of ``methods.<name>`` turned into per-token losses."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdpg import losses, schedules
+from sdpg.params import MethodParams, TrainParams
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What multiplies each term at one step: α, β(k), λ(k)."""
+
+    alpha: float
+    beta: float
+    rlsd_lambda: float
+
+
+def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
+    """The schedules at step k of ``total``; a term that the method lacks has coefficient 0."""
+    beta = rlsd_lambda = 0.0
+    if method.distillation != "none":
+        warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
+        beta = schedules.beta(step, total, method.beta, warmup, decay)
+    if method.token_weighting == "rlsd":
+        rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, schedules.window(method.rlsd_decay, total))
+    alpha = method.alpha if method.reference != "none" else 0.0
+    return Coefficients(alpha, beta, rlsd_lambda)
+
+
+def needs_reference(method: MethodParams, at: Coefficients) -> bool:
+    """Whether the loss reads log π_ref."""
+    return method.reference != "none" and method.reference_in == "loss" and at.alpha > 0
+
+
+def teacher_rows(method: MethodParams, at: Coefficients, advantages: Tensor, gates: Tensor) -> Tensor:
+    """(B,) bool: the rows for which the loss reads the teacher; no teacher pass is made for the others."""
+    needed = torch.zeros_like(advantages, dtype=torch.bool)
+    if at.beta > 0:
+        needed |= gates > 0
+    if at.rlsd_lambda > 0:
+        # A zero advantage stays zero under any weight.
+        needed |= advantages != 0
+    return needed
+
+
+@dataclass(frozen=True)
+class TokenInputs:
+    """What the loss reads, per response token.
+
+    Attributes:
+        log_probs: (N, V) student log p, float32, with gradient.
+        logprobs: (N,) student log-prob of the sampled token, with gradient.
+        old_logprobs: (N,) of π_old.
+        advantages: (N,) the row's advantage.
+        gates: (N,) the row's gate m_i.
+        ref_logprobs: (N,) of π_ref, or None where no term reads it.
+        teacher_tokens: (M,) which of the N tokens the teacher scored.
+        teacher_log_probs: (M, V) teacher log q of those, or None if the teacher scored none.
+        gain_logprobs: (N,) student log-probs from which RLSD's Δ is taken: those at the start of the step.
+        gain_teacher_logprobs: (N,) teacher log-probs of the sampled tokens at the start of the step, or None.
+    """
+
+    log_probs: Tensor
+    logprobs: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    gates: Tensor
+    ref_logprobs: Tensor | None
+    teacher_tokens: Tensor
+    teacher_log_probs: Tensor | None
+    gain_logprobs: Tensor
+    gain_teacher_logprobs: Tensor | None
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Per-token terms, (N,) each, before coefficients.
+
+    Attributes:
+        outcome: L_out.
+        distillation: m_i · divergence to the teacher.
+        reference: L_K.
+        total: L_out + β L_OPD + α L_K.
+        ratio: ρ, detached.
+        weight: RLSD's factor on the advantage, detached; 1 for other methods.
+        clipped: bool, the token's ratio was outside the clip range on the side where clipping acts.
+    """
+
+    outcome: Tensor
+    distillation: Tensor
+    reference: Tensor
+    total: Tensor
+    ratio: Tensor
+    weight: Tensor
+    clipped: Tensor
+
+
+def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inputs: TokenInputs) -> TokenLosses:
+    """Eq. 3.1, L = L_out + β(k)·L⁺_OPD + α·L_K, per token, with the options of A.3 and of the baselines."""
+    zeros = torch.zeros_like(inputs.logprobs)
+    ratio = losses.importance_ratio(inputs.logprobs, inputs.old_logprobs, train.log_ratio_clamp)
+    weight = torch.ones_like(zeros)
+    if inputs.gain_teacher_logprobs is not None:
+        weight = losses.rlsd_weights(
+            inputs.advantages, inputs.gain_logprobs, inputs.gain_teacher_logprobs, at.rlsd_lambda, method.rlsd_clip
+        )
+    advantages = inputs.advantages * weight
+
+    outcome, clipped = zeros, torch.zeros_like(zeros, dtype=torch.bool)
+    if method.outcome == "reinforce":
+        outcome = losses.reinforce(inputs.logprobs, advantages)
+    elif method.outcome != "none":
+        surrogate = losses.clipped_surrogate(ratio, advantages, method.clip_low, method.clip_high, method.dual_clip)
+        clipped = (surrogate != -advantages * ratio).detach()
+        outcome = surrogate if method.outcome == "ppo_clip" else losses.clipped_weight(inputs.logprobs, surrogate)
+
+    distillation = zeros
+    if at.beta > 0 and inputs.teacher_log_probs is not None and method.distillation != "none":
+        scored = inputs.log_probs[inputs.teacher_tokens]
+        values = losses.divergence(scored, inputs.teacher_log_probs, method.distillation, method.jsd_beta)
+        if method.kl_clamp is not None:
+            values = values.clamp(max=method.kl_clamp)
+        distillation = zeros.index_put((inputs.teacher_tokens,), values) * inputs.gates
+
+    reference = zeros
+    if inputs.ref_logprobs is not None and method.reference != "none":
+        reference = losses.reference_term(inputs.logprobs, inputs.ref_logprobs, method.reference)
+
+    # A.3: off-policy, the other two terms are weighted by sg[ρ] as well.
+    off_policy = ratio.detach() if train.ratio_on_all_terms and train.updates_per_batch > 1 else 1.0
+    total = outcome + off_policy * (at.beta * distillation + at.alpha * reference)
+    return TokenLosses(outcome, distillation, reference, total, ratio.detach(), weight, clipped)

@@ -1,0 +1,80 @@
+"""Policies: Qwen3-architecture models made from scratch, loaded from a folder, and asked for response logits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from sdpg.batches import TokenBatch
+from sdpg.errors import UserError
+from sdpg.files import replaced_folder
+from sdpg.params import ScratchModel
+
+
+def device() -> torch.device:
+    """The accelerator if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_threads(count: int) -> None:
+    """Fixes the CPU threads of this process; a small model is slower, not faster, with more than it can use."""
+    torch.set_num_threads(count)
+
+
+def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed`` beforehand."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=params.hidden_size,
+        intermediate_size=params.intermediate_size,
+        num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
+        num_key_value_heads=params.kv_heads,
+        head_dim=params.head_dim,
+        max_position_embeddings=params.context,
+        tie_word_embeddings=params.tie_embeddings,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        # The usual 0.02 suits widths of thousands; at a width of 100 it leaves attention flat for hundreds of steps.
+        initializer_range=params.hidden_size**-0.5,
+        dtype="float32",
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Loads a policy as float32 master weights.
+
+    Raises:
+        UserError: if the folder is no model folder, or its weights are not safetensors.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json: a model folder holds config.json, *.safetensors, a tokenizer")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} does not load as a causal language model: {error}") from None
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes weights (safetensors) and tokenizer whole or not at all."""
+    with replaced_folder(folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+        tokenizer.save_pretrained(temporary)
+
+
+def response_hidden(model: Any, batch: TokenBatch) -> Tensor:
+    """Hidden states (N, D) that predict the response tokens; no logits are made for prompt positions."""
+    states = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+    return states[batch.rows, batch.positions]
+
+
+def response_logits(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
+    """Logits (N, V) of the response tokens divided by the sampling temperature, in float32 or better."""
+    logits = model.get_output_embeddings()(response_hidden(model, batch))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature

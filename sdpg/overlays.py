@@ -1,0 +1,113 @@
+"""Writing profiles, presets and choices of methods and seeds into params.yaml, and showing what changes.
+
+An overlay (profiles/*.yaml, presets/*.yaml) is a part of the tree. Its values replace those in params.yaml, key by key;
+the text ``(unset)`` removes a key, and below ``data.benchmarks`` the overlay's set replaces the whole set.
+"""
+
+from collections.abc import Mapping, Sequence
+import difflib
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from sdpg.errors import UserError
+from sdpg.files import write_text
+from sdpg.params import PARAMS_FILE, parse_params, read_yaml
+
+UNSET = "(unset)"
+WHOLE = {
+    ("data", "train"),
+    ("data", "benchmarks"),
+    ("base", "model"),
+    ("prompts", "chat_template_kwargs"),
+}
+"""Nodes that an overlay replaces as a whole, because their keys depend on one another."""
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+    """Applies an overlay to a tree in place; comments and order of a ruamel tree survive."""
+    for key, value in overlay.items():
+        here = (*path, key)
+        if value == UNSET:
+            tree.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(tree.get(key), Mapping) and here not in WHOLE:
+            merge(tree[key], value, here)
+        elif tree.get(key) != value:
+            tree[key] = value
+
+
+def read_overlay(kind: str, name: str, root: Path = Path()) -> dict[str, Any]:
+    """Reads ``<kind>s/<name>.yaml``; an unknown name is a UserError that lists those there are."""
+    folder = root / f"{kind}s"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise UserError(f"there is no {kind} {name!r}; there are: {known}")
+    return read_yaml(path)
+
+
+def configure(
+    root: Path = Path(),
+    profile: str | None = None,
+    preset: str | None = None,
+    methods: str | None = None,
+    seeds: str | None = None,
+) -> str:
+    """Changes params.yaml and returns the change as a diff; empty where nothing changes.
+
+    Args:
+        root: the project's folder.
+        profile: name of a file in profiles/.
+        preset: name of a file in presets/.
+        methods: ``all``, or names separated by spaces or commas.
+        seeds: how many seeds, counted from 0.
+
+    Raises:
+        UserError: if a name is unknown or the resulting tree is not valid; the file is then left as it was.
+    """
+    path = root / PARAMS_FILE
+    yaml = _yaml()
+    before = path.read_text(encoding="utf-8")
+    tree = yaml.load(before)
+    for kind, name in (("preset", preset), ("profile", profile)):
+        if name:
+            merge(tree, {**read_overlay(kind, name, root), kind: name})
+    if methods:
+        tree["run"]["methods"] = _flow(list(tree["methods"]) if methods == "all" else methods.replace(",", " ").split())
+    if seeds:
+        if not seeds.isdecimal() or int(seeds) < 1:
+            raise UserError(f"SEEDS={seeds} is not a number of seeds: give 1, 2, 3, …")
+        tree["run"]["seeds"] = _flow(list(range(int(seeds))))
+    parse_params(YAML(typ="safe").load(_dump(yaml, tree)), str(path))
+    after = _dump(yaml, tree)
+    if YAML(typ="safe").load(before) == YAML(typ="safe").load(after):
+        return ""
+    write_text(path, after)
+    return "".join(
+        difflib.unified_diff(
+            before.splitlines(True), after.splitlines(True), "params.yaml (before)", "params.yaml", n=1
+        )
+    )
+
+
+def _dump(yaml: YAML, tree: Any) -> str:
+    stream = io.StringIO()
+    yaml.dump(tree, stream)
+    return stream.getvalue()
+
+
+def _flow(values: Sequence[Any]) -> Any:
+    sequence = CommentedSeq(values)
+    sequence.fa.set_flow_style()
+    return sequence

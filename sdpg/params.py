@@ -1,0 +1,443 @@
+"""The typed tree behind params.yaml: every choice that changes a result, frozen, unknown keys refused.
+
+Defaults are the paper's values (arXiv 2606.04036, section 4.1) where the paper gives one. Lengths of schedules are
+fractions of ``train.steps``, so that one preset serves runs of any length: the paper's T_warm = 50 of 400 steps is 0.125.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sdpg.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RunParams(Section):
+    """Which stages the pipeline runs."""
+
+    methods: Annotated[list[Name], Field(min_length=1)]
+    """Names under ``methods``; one training run each per seed."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> "RunParams":
+        for field in ("methods", "seeds"):
+            values = getattr(self, field)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field} holds a value twice: {values}; name each once")
+        return self
+
+
+class ColumnMap(Section):
+    """Which columns of a file or hub dataset hold a problem's parts. ``None``: the set has no such column."""
+
+    problem: str = "problem"
+    answer: str = "answer"
+    solution: str | None = None
+    id: str | None = None
+
+
+class SyntheticSource(Section):
+    """Arithmetic chains made here; see :mod:`sdpg.synthetic`."""
+
+    kind: Literal["synthetic"]
+    families: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    """Family name → share of the problems."""
+    count: Positive
+
+
+class HubSource(Section):
+    """A dataset of the Hugging Face hub, at a fixed revision."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str
+    config: str | None = None
+    split: str = "train"
+    columns: ColumnMap = ColumnMap()
+    limit: Positive | None = None
+    """Keep only the first so many usable rows."""
+
+
+class FileSource(Section):
+    """A local .jsonl or .parquet file, relative to ``data.folder``."""
+
+    kind: Literal["file"]
+    path: str
+    columns: ColumnMap = ColumnMap()
+    limit: Positive | None = None
+
+
+Source = Annotated[SyntheticSource | HubSource | FileSource, Field(discriminator="kind")]
+
+
+class BenchmarkParams(Section):
+    """One held-out problem set: a column of the tables."""
+
+    title: str
+    """How tables and figures call it."""
+    source: Source
+
+
+class DataParams(Section):
+    """Problems to train on, to select on, and to report on."""
+
+    folder: str = "inputs/problems"
+    """Where local problem files lie; a dependency of the ``prepare`` stage."""
+    seed: int = 0
+    train: Source
+    validation_size: Positive
+    """Problems split off the training source; no benchmark overlaps them."""
+    benchmarks: Annotated[dict[Name, BenchmarkParams], Field(min_length=1)]
+    ngram: Positive = 13
+    """Length in words of the n-grams by which overlap with the benchmarks is measured."""
+    drop_overlap: bool = True
+    """Drop training problems whose text equals a benchmark problem's (n-gram overlap is reported, never dropped)."""
+
+
+class PromptParams(Section):
+    """Templates of figure 4. ``{problem}``, ``{answer}``, ``{solution}`` and ``{student}`` are filled in."""
+
+    student: str
+    teacher: dict[Literal["answer_and_solution", "answer"], str]
+    """``{student}`` stands for the whole rendered student text."""
+    hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
+    """What the privileged context holds (D6): the paper's answer and solution, or the public code's answer alone."""
+    system: str | None = None
+    chat_template_kwargs: dict[str, Any] = {}
+    """Passed to the tokenizer's chat template, e.g. ``enable_thinking``."""
+    max_student_tokens: Positive = 2048
+    max_teacher_tokens: Positive = 8192
+    """A longer prompt drops its problem and is counted; a prompt is never cut (against D15)."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> "PromptParams":
+        if "{problem}" not in self.student:
+            raise ValueError("student has no {problem}: add it where the question belongs")
+        if self.hint not in self.teacher:
+            raise ValueError(f"hint is {self.hint!r}, but teacher has no such template: add teacher.{self.hint}")
+        for hint, template in self.teacher.items():
+            needed = ["{student}", "{answer}"] + (["{solution}"] if hint == "answer_and_solution" else [])
+            for placeholder in needed:
+                if placeholder not in template:
+                    raise ValueError(f"teacher.{hint} has no {placeholder}: add it")
+        return self
+
+
+class ScratchModel(Section):
+    """A tokenizer and a Qwen3-architecture model trained here, from scratch, on the synthetic world."""
+
+    kind: Literal["scratch"]
+    vocab_size: Positive
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    intermediate_size: Positive
+    tie_embeddings: bool = True
+    context: Positive
+    """Longest sequence (prompt and response) of the model."""
+    steps: Positive
+    batch: Positive
+    """Sequences per pre-training step."""
+    lr: Annotated[float, Field(gt=0)]
+    student_share: Fraction
+    """Share of pre-training sequences in student style (no hint, with slips); the rest is in teacher style."""
+    slip_rate: Fraction
+    """Chance that a step of a student-style text is off by 1, 2 or 10."""
+    misconception_rate: Fraction
+    """Chance that a doubling with a carry forgets the carry in student-style text."""
+    seed: int = 0
+
+
+class HubModel(Section):
+    """A model of the Hugging Face hub, at a fixed revision."""
+
+    kind: Literal["hub"]
+    id: str
+    revision: str
+
+
+class LocalModel(Section):
+    """A local folder with config.json, safetensors weights, and a tokenizer with a chat template."""
+
+    kind: Literal["folder"]
+    path: str
+    """Relative to ``base.folder``."""
+
+
+class BaseParams(Section):
+    """The initial policy, which is also π_ref."""
+
+    folder: str = "inputs/models"
+    """Where local model folders lie; a dependency of the stages that read them."""
+    model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
+
+
+class RolloutParams(Section):
+    """How responses are sampled in training."""
+
+    engine: Literal["transformers"] = "transformers"
+    max_tokens: Positive = 4096
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    batch: Positive = 128
+    """Sequences generated at once."""
+
+
+class RewardParams(Section):
+    """The verifier and what its verdicts are worth."""
+
+    verifier: Literal["math_verify", "string_match"] = "math_verify"
+    """D18: math-verify on the last balanced \\boxed, or the public code's normalised string match."""
+    answer_format: Literal["boxed", "answer_line"] = "boxed"
+    """D14: \\boxed{…}, or a line ``Answer: …``."""
+    correct: float = 1.0
+    wrong: float = -1.0
+    """D8: -1 as in the runs behind the paper's figures; its text has 0."""
+    timeout: Annotated[float, Field(gt=0)] = 5.0
+    """Seconds after which verifying one answer is killed."""
+    workers: Positive = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "RewardParams":
+        if not self.correct > self.wrong:
+            raise ValueError(f"correct ({self.correct}) must be larger than wrong ({self.wrong})")
+        return self
+
+
+class TrainParams(Section):
+    """Algorithm 1 and its optimiser."""
+
+    steps: Positive = 400
+    prompts_per_step: Positive = 128
+    responses_per_prompt: Annotated[int, Field(ge=2)] = 8
+    updates_per_batch: Positive = 1
+    """D5: optimiser updates per rollout batch. 1 is on-policy; the public code has 8."""
+    old_logprobs: Literal["trainer", "rollout"] = "trainer"
+    """D5: whose log-probs are π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
+    normaliser: Literal["group", "batch", "sequence", "constant"] = "group"
+    """D10: what a sum over tokens is divided by; see :func:`sdpg.losses.normaliser_weights`."""
+    advantage_std: Literal["population", "sample"] = "population"
+    """D16: divide by √(Σ/G) or, as the public code, by √(Σ/(G-1))."""
+    advantage_eps: Annotated[float, Field(gt=0)] = 1e-6
+    log_ratio_clamp: Annotated[float, Field(gt=0)] | None = None
+    """D1: bound on |log ρ|; the public code has 20."""
+    ratio_on_all_terms: bool = True
+    """D5, A.3: multiply distillation and reference terms by sg[ρ] when a batch feeds several updates."""
+    teacher_temperature: Literal["same", "one"] = "same"
+    """D12: divide the teacher's logits by the sampling temperature like the student's, or not."""
+    lr: Annotated[float, Field(gt=0)] = 1e-6
+    lr_warmup: Fraction = 0.025
+    """Linear warm-up, as a fraction of ``steps``; then constant."""
+    lr_starts_at_zero: bool = False
+    """D19: the public code's first optimiser step has learning rate 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    tokens_per_micro_batch: Positive
+    """Padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward and backward passes; weights and optimiser state are float32."""
+    threads: Positive = 1
+    """CPU threads of one training process."""
+    eval_every: Positive = 10
+    checkpoint_every: Positive = 10
+    record_every: Positive = 10
+    """Steps between recordings of teacher, reference and KL per token."""
+    record_rows: Annotated[int, Field(ge=0)] = 16
+    """Rollouts per recorded step that get those signals; 0 turns the diagnostic pass off."""
+
+
+class EvaluationParams(Section):
+    """Sampling on benchmarks and validation."""
+
+    samples: Positive = 32
+    """Per problem, during training."""
+    final_samples: Positive = 32
+    """Per problem, of the final policy and of the base."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Positive = 4096
+    batch: Positive = 256
+    seed: int = 0
+
+
+class MethodParams(Section):
+    """A method as data: which terms, which teacher, which schedule. A key that the method does not use is an error."""
+
+    title: str
+    outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight"]
+    """L_out: section 3.2; PPO's clipped surrogate; or sg[ℓ_clip]·log π, the paper's A.3."""
+    clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(ge=0)] = 0.2
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """c of A.3, the bound for negative advantages; None is no bound."""
+    token_weighting: Literal["none", "rlsd"] = "none"
+    rlsd_lambda: Fraction = 0.5
+    rlsd_decay: Fraction = 0.125
+    """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
+    rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
+    """Exact over the whole vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
+    jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    teacher: Literal["current", "reference"] = "current"
+    """Whose weights play the teacher."""
+    gate: Literal["positive", "all"] = "positive"
+    """D1: distil rollouts with positive advantage only, or all of them."""
+    beta: Annotated[float, Field(ge=0)] = 1e-3
+    beta_warmup: Fraction = 0.125
+    beta_decay: Fraction = 0.875
+    """D2: windows of β(k), fractions of the steps; 0 turns that factor off."""
+    kl_clamp: Annotated[float, Field(gt=0)] | None = None
+    """D1: bound on each token's KL; the public code has 20."""
+    reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
+    reference_in: Literal["loss", "reward"] = "loss"
+    """D4: the reference term as a loss, or, as the public code's GRPO, subtracted from the reward before the advantage."""
+    alpha: Annotated[float, Field(ge=0)] = 1e-3
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> "MethodParams":
+        clipped = self.outcome in ("ppo_clip", "clipped_weight")
+        distils = self.distillation != "none"
+        rlsd = self.token_weighting == "rlsd"
+        used = {
+            "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
+            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_clip": rlsd,
+            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd,
+            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "kl_clamp": distils,
+            "reference_in": self.reference != "none", "alpha": self.reference != "none",
+        }  # fmt: skip
+        unused = sorted(field for field in self.model_fields_set if not used.get(field, True))
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
+                f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
+                f"reference={self.reference}: remove, or switch on the term that reads it"
+            )
+        if self.outcome == "none" and not distils:
+            raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
+        if rlsd and self.outcome == "none":
+            raise ValueError("token_weighting is rlsd, which weights the outcome term, but outcome is none")
+        if self.reference_in == "reward" and self.reference not in ("none", "k1", "k3"):
+            raise ValueError(f"reference_in is reward, which takes the estimators k1 and k3, not {self.reference}")
+        if self.reference_in == "loss" and self.reference == "k1":
+            raise ValueError("reference k1 as a loss has zero expected gradient: use reference_in: reward, or k3")
+        return self
+
+
+class TrackingParams(Section):
+    """MLflow."""
+
+    uri: str = "sqlite:///mlflow.db"
+    """A server's address, or a sqlite file; a relative file is taken from the project's folder."""
+    experiment: str = "sdpg"
+    system_metrics: bool = True
+
+
+class ReportParams(Section):
+    """The tables."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Positive = 10_000
+    """Of each bootstrap and permutation."""
+    seed: int = 0
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    profile: str
+    preset: str
+    """Which overlays params.yaml was written from; recorded with each run, never read by the code."""
+    run: RunParams
+    data: DataParams
+    prompts: PromptParams
+    base: BaseParams
+    rollout: RolloutParams
+    reward: RewardParams
+    train: TrainParams
+    evaluation: EvaluationParams
+    methods: Annotated[dict[Name, MethodParams], Field(min_length=1)]
+    tracking: TrackingParams
+    report: ReportParams
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if taken := sorted(name for name in self.methods if name == "base" or name.startswith("base-")):
+            raise ValueError(f"methods.{taken[0]}: names that begin with base belong to the base policy; rename it")
+        for name in self.run.methods:
+            self.method(name)
+        if self.train.prompts_per_step % self.train.updates_per_batch:
+            raise ValueError(
+                f"train.updates_per_batch is {self.train.updates_per_batch}, which does not divide "
+                f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
+            )
+        model = self.base.model
+        if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
+            raise ValueError(
+                "base.model.kind is scratch, which learns from the synthetic world, but "
+                f"data.train.kind is {self.data.train.kind}: use a hub or folder model"
+            )
+        return self
+
+    def method(self, name: str) -> MethodParams:
+        """The method called ``name``; an unknown one is a ValueError that lists those there are."""
+        if name not in self.methods:
+            raise ValueError(
+                f"run.methods names {name!r}, which is not under methods; there are: {', '.join(self.methods)}"
+            )
+        return self.methods[name]
+
+
+def parse_params(tree: Any, source: str = str(PARAMS_FILE)) -> Params:
+    """Checks a plain tree (as YAML gives it) and freezes it.
+
+    Raises:
+        UserError: naming each wrong field, its value and what is allowed.
+    """
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"{source} is not valid ({error.error_count()} problem(s)):"]
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+            if problem["type"] == "extra_forbidden":
+                lines.append(f"  {where}: unknown key; remove it or correct its spelling")
+            elif problem["type"] == "value_error":
+                lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}")
+            else:
+                value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+                lines.append(f"  {where}: {problem['msg']}{value}")
+        raise UserError("\n".join(lines)) from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Reads a YAML file into plain containers; a missing or malformed file is a UserError that names it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return YAML(typ="safe").load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run from the project's folder, or restore it from git") from None
+    except YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Reads and checks params.yaml."""
+    return parse_params(read_yaml(path), str(path))

@@ -1,0 +1,21 @@
+"""Where the stages' outputs lie, relative to the project's folder; dvc.yaml declares the same paths."""
+
+from pathlib import Path
+
+TOKENIZER = Path("data/tokenizer")
+PREPARED = Path("data/prepared")
+BASE_MODEL = Path("models/base")
+BASE_EVALUATIONS = Path("models/base-evaluations")
+BASE_METRICS = Path("models/base.json")
+STATE = Path(".state")
+REPORTS = Path("reports")
+
+
+def run_folder(method: str, seed: int) -> Path:
+    """The outputs of ``train@<method>-<seed>``."""
+    return Path("runs") / f"{method}-{seed}"
+
+
+def evaluation_folder(method: str, seed: int) -> Path:
+    """The outputs of ``evaluate@<method>-<seed>``."""
+    return Path("evaluations") / f"{method}-{seed}"

@@ -1,0 +1,306 @@
+"""Problem sets: synthetic, from the hub, from local files; cleaned, deduplicated, measured against the benchmarks.
+
+Everything here is counted: a row that cannot be used is dropped under the name of its reason, never silently.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+import math
+from pathlib import Path
+import random
+from typing import Any, TypeVar, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from sdpg.errors import UserError
+from sdpg.files import read_json_lines
+from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Source, SyntheticSource
+from sdpg.rewards import normalise_answer
+from sdpg.seeds import derive_seed
+from sdpg.synthetic import draw_chains
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. ``solution`` is empty where the source has none; ``source`` says where the problem is from."""
+
+    id: str
+    problem: str
+    answer: str
+    solution: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """What a source gave: ``read`` rows, of which ``dropped`` counts the unusable ones by reason."""
+
+    problems: list[Problem]
+    read: int
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a benchmark is in a training set.
+
+    Attributes:
+        exact: benchmark problems whose text (whitespace aside) is a training problem's.
+        ngram_problems: benchmark problems that share at least one word n-gram with a training problem.
+        ngram_train: training problems that share at least one word n-gram with the benchmark.
+    """
+
+    exact: int
+    ngram_problems: int
+    ngram_train: int
+
+
+P = TypeVar("P", bound=Problem)
+
+
+def text_key(text: str) -> str:
+    """By which problem texts are compared: runs of whitespace count as one space."""
+    return " ".join(text.split())
+
+
+def text_keys(problems: Iterable[Problem]) -> frozenset[str]:
+    """The keys of all problem texts."""
+    return frozenset(text_key(problem.problem) for problem in problems)
+
+
+def load_problems(
+    source: Source,
+    name: str,
+    data: DataParams,
+    *,
+    needs_solution: bool = False,
+    exclude: frozenset[str] = frozenset(),
+) -> ProblemSet:
+    """Reads a problem set.
+
+    Args:
+        source: where the problems are from. Its ``limit`` is left to the caller, who may drop further rows.
+        name: ``train`` or a benchmark's name; part of the ids of problems that have none of their own.
+        data: gives the folder of local files and the seed of synthetic problems.
+        needs_solution: drop problems without a worked solution.
+        exclude: problem texts that a synthetic source must not draw.
+
+    Raises:
+        UserError: if the source cannot be reached or read, or a column is missing.
+    """
+    if isinstance(source, SyntheticSource):
+        chains = draw_chains(source.families, source.count, derive_seed(data.seed, "problems", name), exclude)
+        problems = [
+            Problem(f"{name}-{number}", chain.problem, chain.answer, chain.solution, f"synthetic/{chain.family}")
+            for number, chain in enumerate(chains)
+        ]
+        return ProblemSet(problems, len(problems))
+    where = "data.train" if name == "train" else f"data.benchmarks.{name}.source"
+    if needs_solution and source.columns.solution is None:
+        raise UserError(
+            f"{where}.columns.solution names no column, but prompts.hint needs worked solutions: name the column that "
+            "holds them, or set prompts.hint: answer"
+        )
+    if isinstance(source, HubSource):
+        rows = _read_hub(source, where, Path(data.folder))
+    else:
+        rows = _read_file(source, where, Path(data.folder))
+    return _clean(rows, source.columns, name, needs_solution)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Raw rows and what errors call their origin. ``lines`` marks JSON Lines, whose rows have line numbers.
+
+    Rows are iterated once, so that of a large hub dataset only the usable ones are ever in memory.
+    """
+
+    rows: Iterable[dict[str, Any]]
+    count: int
+    origin: str
+    lines: Path | None = None
+
+    def place(self, index: int) -> str:
+        """Names a row in an error."""
+        if self.lines is None:
+            return f"{self.origin}, row {index + 1}"
+        return f"{self.origin}, line {json_line_number(self.lines, index)}"
+
+
+def json_line_number(path: Path, index: int) -> int:
+    """The line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [number for number, line in enumerate(lines, start=1) if line.strip()][index]
+
+
+def _needed_columns(columns: ColumnMap) -> list[str]:
+    return list(
+        dict.fromkeys(c for c in (columns.problem, columns.answer, columns.solution, columns.id) if c is not None)
+    )
+
+
+def _missing_column(place: str, column: str, present: Iterable[str]) -> UserError:
+    return UserError(
+        f"{place}: there is no column {column!r}; there are: {', '.join(sorted(present))}. Name the right one under "
+        "`columns` of this source in params.yaml"
+    )
+
+
+def _read_hub(source: HubSource, where: str, folder: Path) -> _Rows:
+    # Importing datasets takes a second, which runs without hub data need not spend.
+    from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    origin = f"dataset {source.id}" + (f" ({source.config})" if source.config else "")
+    local = folder / source.id
+    path = str(local) if local.is_dir() else source.id
+    try:
+        dataset = load_dataset(path, source.config, revision=source.revision, split=source.split)
+    except ConnectionError as error:
+        raise UserError(
+            f"{where}: {origin} cannot be reached ({error}). Go online once, or put its files, README.md included, "
+            f"into {local} and run again"
+        ) from None
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(
+            f"{where}: {origin}, split {source.split!r}, revision {source.revision!r} does not load: {error}\n"
+            f"Correct id, config, revision or split, or put the dataset's files, README.md included, into {local}"
+        ) from None
+    assert isinstance(dataset, Dataset), "one split was asked for"
+    needed = _needed_columns(source.columns)
+    for column in needed:
+        if column not in dataset.column_names:
+            raise _missing_column(f"{where}: {origin}", column, dataset.column_names)
+    rows = cast(Iterable[dict[str, Any]], dataset.select_columns(needed))
+    return _Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""))
+
+
+def _read_file(source: FileSource, where: str, folder: Path) -> _Rows:
+    if Path(source.path).is_absolute() or ".." in Path(source.path).parts:
+        raise UserError(
+            f"{where}.path is {source.path!r}, outside data.folder ({folder}): put the file into that folder, whose "
+            "content the pipeline watches for changes, or change data.folder"
+        )
+    path = folder / source.path
+    needed = _needed_columns(source.columns)
+    if path.suffix == ".jsonl":
+        found = read_json_lines(path)
+        rows = _Rows(found, len(found), str(path), path)
+        for index, row in enumerate(found):
+            for column in needed:
+                if column not in row:
+                    raise _missing_column(rows.place(index), column, row)
+        return rows
+    if path.suffix != ".parquet":
+        raise UserError(f"{where}.path is {source.path!r}: only .jsonl and .parquet files are read; convert it")
+    try:
+        present = pq.read_schema(path).names
+        for column in needed:
+            if column not in present:
+                raise _missing_column(str(path), column, present)
+        table = pq.read_table(path, columns=needed)
+        return _Rows((row for batch in table.to_batches() for row in batch.to_pylist()), table.num_rows, str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: put the file there, or correct {where}.path in params.yaml") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} is no readable Parquet file: {error}. Restore or convert it") from None
+
+
+def _cell(rows: _Rows, index: int, row: dict[str, Any], column: str | None) -> str:
+    """A cell as text; an absent one is empty. Whole floats lose their point: some repacks store answers so."""
+    match value := None if column is None else row[column]:
+        case None:
+            return ""
+        case str():
+            return value.strip()
+        case float() if not math.isfinite(value):
+            return ""
+        case float() if value.is_integer():
+            return str(int(value))
+        case int() | float():
+            return str(value)
+    raise UserError(
+        f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
+        "with plain text, or convert the file"
+    )
+
+
+def _clean(rows: _Rows, columns: ColumnMap, name: str, needs_solution: bool) -> ProblemSet:
+    kept: dict[str, Problem] = {}
+    owners: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    progress = tqdm(rows.rows, desc=f"rows of {name}", total=rows.count, unit="row", delay=2, leave=False)
+    for index, row in enumerate(progress):
+        problem, solution = (_cell(rows, index, row, column) for column in (columns.problem, columns.solution))
+        answer = normalise_answer(_cell(rows, index, row, columns.answer))
+        key = text_key(problem)
+        if not problem:
+            dropped["no_problem"] += 1
+        elif not answer:
+            dropped["no_answer"] += 1
+        elif needs_solution and not solution:
+            dropped["no_solution"] += 1
+        elif key in kept:
+            dropped["duplicate" if kept[key].answer == answer else "conflicting_answers"] += 1
+        else:
+            identifier = _cell(rows, index, row, columns.id) or f"{name}-{index}"
+            if identifier in owners:
+                raise UserError(
+                    f"{rows.place(index)}: id {identifier!r} belongs to another problem already "
+                    f"({rows.place(owners[identifier])}): make ids unique, or set columns.id: null to number "
+                    "the problems"
+                )
+            owners[identifier] = index
+            kept[key] = Problem(identifier, problem, answer, solution, rows.origin)
+    return ProblemSet(list(kept.values()), rows.count, dropped)
+
+
+def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
+    words = text.casefold().split()
+    return {tuple(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
+
+
+def overlap(train: Sequence[Problem], benchmark: Sequence[Problem], n: int) -> Overlap:
+    """Measures how much of a benchmark a training set holds.
+
+    Words are what whitespace separates, whatever their case. A text shorter than ``n`` words is one n-gram as a whole.
+    """
+    owners: dict[tuple[str, ...], set[int]] = {}
+    for index, problem in enumerate(benchmark):
+        for ngram in _ngrams(problem.problem, n):
+            owners.setdefault(ngram, set()).add(index)
+    touched: set[int] = set()
+    touching = 0
+    for problem in train:
+        shared = _ngrams(problem.problem, n) & owners.keys()
+        touching += bool(shared)
+        touched.update(*(owners[ngram] for ngram in shared))
+    return Overlap(
+        exact=len(text_keys(train) & text_keys(benchmark)), ngram_problems=len(touched), ngram_train=touching
+    )
+
+
+def split_validation(
+    problems: Sequence[P], size: int, seed: int, benchmark_keys: frozenset[str]
+) -> tuple[list[P], list[P]]:
+    """Splits off ``size`` random problems, none of which is a benchmark's; both parts keep the given order.
+
+    Returns:
+        The training problems and the validation problems.
+
+    Raises:
+        UserError: if there are not enough problems for that and at least one to train on.
+    """
+    candidates = [i for i, problem in enumerate(problems) if text_key(problem.problem) not in benchmark_keys]
+    if len(candidates) < size or len(problems) <= size:
+        raise UserError(
+            f"data.validation_size is {size}, but data.train has {len(problems)} usable problems, {len(candidates)} of "
+            "them in no benchmark; at least one must stay for training: lower data.validation_size or add problems"
+        )
+    random.Random(derive_seed(seed, "validation")).shuffle(candidates)
+    chosen = set(candidates[:size])
+    train = [problem for i, problem in enumerate(problems) if i not in chosen]
+    return train, [problem for i, problem in enumerate(problems) if i in chosen]

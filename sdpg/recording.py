@@ -1,0 +1,135 @@
+"""From a step's rollouts to Parquet rows, with the teacher's and the reference's view of a sample of them.
+
+Training runs no teacher pass where the gate is closed. So that every kind of rollout can be looked at, a pass without
+gradient scores ``record_rows`` sampled rollouts under teacher and reference; it happens before the update, draws from a
+random source of its own, and cannot change training.
+"""
+
+from collections.abc import Sequence
+import random
+from typing import Any
+
+import torch
+
+from sdpg import losses
+from sdpg.params import MethodParams, TrainParams
+from sdpg.prompts import PreparedRow
+from sdpg.records import TOKEN_SIGNALS
+from sdpg.rewards import Verdict
+from sdpg.update import Experience, Policies, Signals
+
+
+def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
+    """Which rollouts of a step get teacher, reference and KL per token."""
+    return sorted(random.Random(seed).sample(range(count), min(wanted, count)))
+
+
+@torch.no_grad()
+def diagnose(
+    policies: Policies, experience: Experience, rows: Sequence[int], method: MethodParams, train: TrainParams
+) -> dict[int, dict[str, list[float]]]:
+    """Scores rows under student, reference and teacher: row → signal → one value per response token.
+
+    A method without a teacher of its own is shown the current weights with the privileged prompt.
+    """
+    teacher = policies.teacher(method)
+    found: dict[int, dict[str, list[float]]] = {}
+    for group in experience.micro_batches(rows, train.tokens_per_micro_batch, with_teacher=True):
+        device = policies.student.device
+        batch = experience.batch(group, experience.student_prompts, policies.pad_id, device)
+        teacher_batch = experience.batch(group, experience.teacher_prompts, policies.pad_id, device)
+        student = policies.log_probs(policies.student, batch)
+        privileged = policies.log_probs(teacher, teacher_batch, policies.teacher_temperature(train))
+        values = {
+            "ref_logprob": losses.token_logprobs(policies.log_probs(policies.reference, batch), batch.targets),
+            "teacher_logprob": losses.token_logprobs(privileged, batch.targets),
+            "kl_to_teacher": losses.divergence(student, privileged, "kl_student_teacher"),
+        }
+        lengths = [len(experience.responses[row]) for row in group]
+        for name, joined in values.items():
+            for row, part in zip(group, joined.float().cpu().split(lengths), strict=True):
+                found.setdefault(row, {})[name] = part.tolist()
+    return found
+
+
+def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str], list[int], list[int]]:
+    """Each token's piece of the completion with its start and end; special tokens are named and have no width.
+
+    A character whose bytes are spread over several tokens belongs to the last of them.
+    """
+    special = set(tokenizer.all_special_ids)
+    tokens, starts, ends, cursor = [], [], [], 0
+    for index, token in enumerate(ids):
+        piece = tokenizer.decode([token])
+        end = cursor
+        if token not in special:
+            if "�" not in piece and text.startswith(piece, cursor):
+                end = cursor + len(piece)
+            else:
+                whole = tokenizer.decode(list(ids[: index + 1]), skip_special_tokens=True).rstrip("�")
+                end = max(cursor, min(len(whole), len(text)))
+            piece = text[cursor:end]
+        tokens.append(piece)
+        starts.append(cursor)
+        ends.append(end)
+        cursor = end
+    return tokens, starts, ends
+
+
+def rollout_rows(
+    identity: dict[str, Any],
+    tokenizer: Any,
+    prepared: Sequence[PreparedRow],
+    experience: Experience,
+    texts: Sequence[str],
+    verdicts: Sequence[Verdict],
+    signals: Signals,
+    diagnosed: dict[int, dict[str, list[float]]],
+) -> list[dict[str, Any]]:
+    """Rows of :data:`sdpg.records.ROLLOUT_SCHEMA`, in the order of the rollouts.
+
+    Args:
+        identity: run, method, seed, step.
+        tokenizer: of the policy.
+        prepared: (P) the step's problems.
+        experience: (B) rollouts.
+        texts: (B) decoded completions.
+        verdicts: (B).
+        signals: per-token values of the training passes.
+        diagnosed: per-token values of the diagnostic pass; the other rows have null there.
+    """
+    siblings = len(texts) // len(prepared)
+    rows = []
+    for index, (text, verdict) in enumerate(zip(texts, verdicts, strict=True)):
+        problem = prepared[index // siblings]
+        ids = experience.responses[index]
+        tokens, starts, ends = token_spans(tokenizer, ids, text)
+        per_token: dict[str, Any] = dict.fromkeys(TOKEN_SIGNALS)
+        per_token["rollout_logprob"] = experience.rollout_logprobs[index]
+        for name in ("logprob", "entropy", "weight", "loss"):
+            per_token[name] = getattr(signals, name).get(index)
+        per_token |= diagnosed.get(index, {})
+        rows.append(
+            {
+                **identity,
+                "problem_id": problem.id,
+                "group": index // siblings,
+                "sibling": index % siblings,
+                "student_prompt": problem.student_prompt,
+                "teacher_prompt": problem.teacher_prompt,
+                "completion": text,
+                "completion_ids": ids,
+                "tokens": tokens,
+                "token_starts": starts,
+                "token_ends": ends,
+                **per_token,
+                "reward": verdict.reward,
+                "status": str(verdict.status),
+                "extracted_answer": verdict.extracted_answer,
+                "gold": problem.answer,
+                "advantage": float(experience.advantages[index]),
+                "gate": float(experience.gates[index]),
+                "length": len(ids),
+            }
+        )
+    return rows

@@ -1,0 +1,188 @@
+"""Writes `reports/`: tables, claims, choices, the figure, and one HTML page that holds them all."""
+
+from base64 import b64encode
+from dataclasses import asdict
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sdpg import rendering
+from sdpg.choices import choices_markdown, resolve
+from sdpg.claims import Judged, judge_all
+from sdpg.figures import curves
+from sdpg.files import replaced_file, write_json, write_text
+from sdpg.paper import TABLES
+from sdpg.params import Params
+from sdpg.results import Results, read_results
+from sdpg.tables import FinalRow, MainRow, final_json, final_rows, greedy_headline, main_json, main_rows
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def _commits(results: Results) -> list[str]:
+    found = []
+    for runs in results.runs.values():
+        for run in runs:
+            git = run.config.get("git") or {}
+            commit = str(git.get("commit") or "unknown")[:12]
+            commit += " with uncommitted changes" if git.get("dirty") else ""
+            if commit not in found:
+                found.append(commit)
+    return found
+
+
+def what_was_run(results: Results) -> str:
+    """One sentence: commit, profile, preset, methods, steps, problems, samples, seeds."""
+    params = results.params
+    run = next(iter(results.runs.values()))[0]
+    final = {title: run.final[name, False] for name, title in results.benchmarks.items()}
+    samples = sorted({counts.samples for counts in final.values()})
+    in_training = sorted({results.last(run.method, name)[0].samples for name in results.benchmarks})
+    listed = ", ".join(f"{len(counts.problems)} ({title})" for title, counts in final.items())
+    return (f"Commit {' and '.join(_commits(results))}; profile {params.profile}, preset {params.preset}; "
+            f"methods: {' · '.join(results.title(method) for method in results.runs)}; {run.last_step} steps; "
+            f"seed{'s' if len(params.run.seeds) > 1 else ''} {', '.join(map(str, params.run.seeds))}; problems: "
+            f"{listed}; samples per problem: {', '.join(map(str, in_training))} in training, "
+            f"{', '.join(map(str, samples))} of the final policy.")  # fmt: skip
+
+
+def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [pair for key, part in value.items() for pair in _flat(part, f"{prefix}.{key}" if prefix else str(key))]
+    return [(prefix, json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list) else str(value))]
+
+
+def _provenance(results: Results) -> list[dict[str, Any]]:
+    """Per run what its config.yaml records, without the parameters, which the choices and params.yaml show."""
+    return [
+        {"name": run.folder.name,
+         "entries": _flat({key: value for key, value in run.config.items() if key not in ("params", "method", "seed")})}
+        for runs in results.runs.values() for run in runs
+    ]  # fmt: skip
+
+
+def _markdown(results: Results, headline: str, main: list[MainRow], final: list[FinalRow], claims: list[Judged]) -> str:
+    sizes = rendering.shared_sizes(final)
+    paired = [cells for row in main if (cells := rendering.paired_cells(row))]
+    parts = [
+        "# Results", rendering.escape_markdown(headline), rendering.escape_markdown(what_was_run(results)),
+        "## Last, Best and Selected", rendering.markdown_table(rendering.MAIN_HEADER, map(rendering.main_cells, main)),
+        "\n".join(f"- {rendering.escape_markdown(note)}" for note in rendering.notes(results)),
+    ]  # fmt: skip
+    if paired:
+        parts += ["## Difference to GRPO", rendering.markdown_table(rendering.PAIRED_HEADER, paired)]
+    parts += [
+        "## Final policy, larger samples",
+        rendering.final_note(),
+        rendering.markdown_table(
+            rendering.final_header(final, results.params.evaluation.temperature),
+            [rendering.final_cells(row, sizes) for row in final],
+        ),
+        "## The paper's claims on these runs",
+        "Where the paper names a step of its 400, the same fraction of our run is meant.",
+        rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, claims)),
+        "## What the paper reports",
+    ]
+    for table in TABLES:
+        cells = rendering.markdown_table(rendering.paper_header(table), rendering.paper_cells(table))
+        parts += [f"{table.label}.", cells]
+    return "\n\n".join(parts) + "\n"
+
+
+def _image(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + b64encode(svg).decode()
+
+
+def _html(
+    results: Results, headline: str, main: list[MainRow], final: list[FinalRow], claims: list[Judged], figure: bytes
+) -> str:
+    sizes = rendering.shared_sizes(final)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        headline=headline,
+        run=what_was_run(results),
+        main_header=rendering.MAIN_HEADER[1:],
+        main=[(row, rendering.main_cells(row)[1:]) for row in main],
+        notes=rendering.notes(results),
+        paired_header=rendering.PAIRED_HEADER,
+        paired=[(row, cells[1:]) for row in main if (cells := rendering.paired_cells(row))],
+        final_note=rendering.final_note(),
+        final_header=rendering.final_header(final, results.params.evaluation.temperature)[1:],
+        final=[(row, rendering.final_cells(row, sizes)[1:]) for row in final],
+        light=_image(figure),
+        dark=_image(curves(results, "svg", "dark")),
+        claims=claims,
+        paper=[(table, rendering.paper_header(table), rendering.paper_cells(table)) for table in TABLES],
+        choices=resolve(results.params),
+        provenance=_provenance(results),
+        params=results.params,
+    )
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with replaced_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_reports(params: Params, root: Path = Path()) -> list[Path]:
+    """Writes `reports/` under the project folder ``root`` for ``run.methods`` × ``run.seeds``; returns the paths.
+
+    All numbers are computed before the first file is written, so that a missing run leaves earlier reports untouched.
+
+    Raises:
+        UserError: if a run or an evaluation is missing, unfinished or damaged: names the folder and the stage to run.
+    """
+    results = read_results(params, root)
+    main, final, claims = main_rows(results), final_rows(results), judge_all(results)
+    headline = greedy_headline(final, params.report.confidence)
+    images = {"curves.svg": curves(results, "svg"), "curves.png": curves(results, "png")}
+    texts = {
+        "table.md": _markdown(results, headline, main, final, claims),
+        "table.csv": rendering.csv_table(main_json(main)),
+        "table.tex": rendering.latex_table(results, main),
+        "choices.md": choices_markdown(params),
+        "report.html": _html(results, headline, main, final, claims, images["curves.svg"]),
+    }
+    values = {
+        "table.json": main_json(main),
+        "final.json": final_json(final),
+        "claims.json": [asdict(claim) for claim in claims],
+    }
+    folder = root / "reports"
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for name, content in images.items():
+        _write_bytes(folder / name, content)
+    for name, value in values.items():
+        write_json(folder / name, value)
+    return [folder / name for name in (*texts, *images, *values)]
+
+
+def print_table(root: Path = Path(), console: Console | None = None) -> None:
+    """Prints the first lines of the report and the main table, from what lies in `reports/`."""
+    console = console or Console()
+    folder = root / "reports"
+    rows = [MainRow(**row) for row in json.loads((folder / "table.json").read_text(encoding="utf-8"))]
+    sizes = sorted({rendering.main_cells(row)[-1] for row in rows if row.seeds})
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"{rendering.MAIN_HEADER[-1]}: {', '.join(sizes)}")
+    for at, name in enumerate(rendering.MAIN_HEADER[1:-1]):
+        table.add_column(name, justify="right" if at else "left", min_width=(11, 5, 11, 11, 10, 10)[at])
+    for at, row in enumerate(rows):
+        if at == 0 or rows[at - 1].benchmark != row.benchmark:
+            table.add_section()
+            table.add_row(Text(row.benchmark_title, style="bold"))
+        # As Text, so that a title's [brackets] are no markup.
+        table.add_row(*[Text(cell) for cell in rendering.main_cells(row)[1:-1]])
+    for paragraph in (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[1:3]:
+        console.print(Text(paragraph))
+    console.print(table)

@@ -1,0 +1,160 @@
+"""Reads finished runs from disk: curves, metrics and evaluations per method and seed, and the base's."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdpg.errors import UserError
+from sdpg.params import Params, read_yaml
+from sdpg.records import read_evaluations
+from sdpg.statistics import Array, ProblemCounts, accuracy_matrix, count_correct
+
+COLUMNS = ["method", "benchmark", "problem_id", "status", "temperature"]
+BASE = "base"
+BASE_TEACHER = "base-teacher"
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. ``curves`` has one value per evaluation, ``metrics`` one per training step."""
+
+    method: str
+    seed: int
+    folder: Path
+    config: dict[str, Any]
+    curves: dict[str, Array]
+    metrics: dict[str, Array]
+    final: dict[tuple[str, bool], ProblemCounts]
+    """(benchmark, greedy or not) → the final policy's larger samples."""
+
+    @property
+    def last_step(self) -> int:
+        """Step of the last in-training evaluation."""
+        return int(self.curves["step"][-1])
+
+    def evaluation(self, step: int) -> dict[str, ProblemCounts]:
+        """In-training evaluation of a step: benchmark → counts."""
+        path = self.folder / "evaluations" / f"step-{step:06d}.parquet"
+        _require(path, f"train@{self.method}-{self.seed}")
+        counts = count_correct(read_evaluations(path, COLUMNS), str(path))
+        return {benchmark: found for (_, benchmark, greedy), found in counts.items() if not greedy}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything the report reads."""
+
+    params: Params
+    runs: dict[str, list[Run]]
+    """Method → its runs in the order of ``run.seeds``."""
+    base: dict[tuple[str, str, bool], ProblemCounts]
+    """(``base`` or ``base-teacher``, benchmark, greedy or not) → counts."""
+
+    @property
+    def benchmarks(self) -> dict[str, str]:
+        """Benchmark → its title."""
+        return {name: benchmark.title for name, benchmark in self.params.data.benchmarks.items()}
+
+    def title(self, method: str) -> str:
+        """How tables call a method."""
+        return self.params.method(method).title
+
+    def last(self, method: str, benchmark: str) -> list[ProblemCounts]:
+        """Counts of the last in-training evaluation, one entry a seed."""
+        return [_pick(run.evaluation(run.last_step), benchmark, run) for run in self.runs[method]]
+
+    def at_step(self, method: str, step: int) -> Array:
+        """Accuracy per problem at an evaluation step, seeds averaged, the problems of all benchmarks in one row."""
+        evaluations = [(run, run.evaluation(step)) for run in self.runs[method]]
+        parts = [
+            accuracy_matrix([_pick(found, benchmark, run) for run, found in evaluations]).mean(axis=0)
+            for benchmark in self.benchmarks
+        ]
+        return np.concatenate(parts)
+
+    def metric(self, method: str, name: str) -> Array:
+        """A training metric per step, seeds averaged."""
+        runs = self.runs[method]
+        shortest = min(len(run.metrics[name]) for run in runs)
+        return np.mean([run.metrics[name][:shortest] for run in runs], axis=0)
+
+
+def _pick(found: dict[str, ProblemCounts], benchmark: str, run: Run) -> ProblemCounts:
+    if benchmark not in found:
+        raise UserError(f"{run.folder}/evaluations have no rows of benchmark {benchmark!r}: the run is older than "
+                        f"data.benchmarks; run the stage train@{run.method}-{run.seed}")  # fmt: skip
+    return found[benchmark]
+
+
+def _require(path: Path, stage: str) -> None:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: run the stage {stage} (dvc repro {stage}), or `make repro` for all")
+
+
+def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
+    """Columns of numbers; an empty cell is NaN."""
+    _require(path, stage)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        names = list(reader.fieldnames or [])
+    if missing := [name for name in needed if name not in names]:
+        raise UserError(f"{path} has no column {', '.join(missing)}: run the stage {stage} again")
+    if not rows:
+        raise UserError(f"{path} has no rows: run the stage {stage} again")
+    try:
+        return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} holds something that is no number ({error}): run the stage {stage} again") from None
+
+
+def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
+    """Reads ``runs/<method>-<seed>`` and ``evaluations/<method>-<seed>`` under ``root``.
+
+    Raises:
+        UserError: if the run is missing, unfinished or damaged: names the folder and the stage to run.
+    """
+    name = f"{method}-{seed}"
+    folder = root / "runs" / name
+    _require(folder, f"train@{name}")
+    if not (folder / "COMPLETE").exists():
+        raise UserError(f"{folder} has no file COMPLETE, so its training did not end: run the stage train@{name} "
+                        f"(dvc repro train@{name}), or `make repro` for all")  # fmt: skip
+    config = folder / "config.yaml"
+    _require(config, f"train@{name}")
+    final = root / "evaluations" / name / "final.parquet"
+    _require(final, f"evaluate@{name}")
+    counts = count_correct(read_evaluations(final, COLUMNS), str(final))
+    for benchmark in benchmarks:
+        for greedy in (False, True):
+            if (method, benchmark, greedy) not in counts:
+                raise UserError(f"{final} has no {'greedy' if greedy else 'sampled'} rows of {method} on "
+                                f"{benchmark!r}: run the stage evaluate@{name} again")  # fmt: skip
+    return Run(
+        method, seed, folder,
+        config=read_yaml(config) or {},
+        curves=_read_csv(folder / "curves.csv", ["step", *benchmarks, VALIDATION], f"train@{name}"),
+        metrics=_read_csv(folder / "metrics.csv", ["step", "reward", "entropy", "length"], f"train@{name}"),
+        final={(benchmark, greedy): found for (_, benchmark, greedy), found in counts.items()},
+    )  # fmt: skip
+
+
+def read_results(params: Params, root: Path) -> Results:
+    """Reads every run of ``run.methods`` × ``run.seeds`` and the base's evaluations under the folder ``root``."""
+    benchmarks = list(params.data.benchmarks)
+    path = root / "models" / "base-evaluations" / "sampled.parquet"
+    _require(path, "base")
+    base = count_correct(read_evaluations(path, COLUMNS), str(path))
+    for benchmark in benchmarks:
+        for greedy in (False, True):
+            if (BASE, benchmark, greedy) not in base:
+                raise UserError(f"{path} has no {'greedy' if greedy else 'sampled'} rows of the base on {benchmark!r}: "
+                                "run the stage base again")  # fmt: skip
+    runs = {
+        method: [read_run(root, method, seed, benchmarks) for seed in params.run.seeds] for method in params.run.methods
+    }
+    return Results(params, runs, base)

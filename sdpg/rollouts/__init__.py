@@ -1,0 +1,5 @@
+"""Sampling responses: one protocol, several engines."""
+
+from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling
+
+__all__ = ["Completion", "RolloutEngine", "Sampling"]

@@ -1,0 +1,115 @@
+"""Rollouts by transformers' ``generate`` on the very module that is being trained."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
+
+from sdpg.rollouts.protocol import Completion, Sampling
+
+
+class _SampledLogprobs(LogitsProcessor):
+    """Shapes the distribution and remembers the log-prob of each token drawn from it.
+
+    ``generate`` can return all scores instead, but that keeps (tokens × vocabulary) numbers. Here only the last step's
+    distribution is held: the token drawn from it is known when the next step asks.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.warpers: list[Any] = []
+        if sampling.temperature not in (0.0, 1.0):
+            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.temperature > 0 and sampling.top_p < 1:
+            self.warpers.append(TopPLogitsWarper(sampling.top_p))
+        self.logprobs: list[Tensor] = []
+        self.distribution: Tensor | None = None
+
+    def collect(self, last_ids: Tensor) -> None:
+        if self.distribution is not None:
+            self.logprobs.append(self.distribution.gather(1, last_ids.unsqueeze(1)).squeeze(1))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.collect(input_ids[:, -1])
+        for warper in self.warpers:
+            scores = warper(input_ids, scores)
+        self.distribution = scores.float().log_softmax(-1)
+        return scores
+
+
+class EmbeddedEngine:
+    """Generates with the trainer's module: weights need no copying, and an update is seen at once."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> None:
+        self.model = model
+        self.eos_id = int(tokenizer.eos_token_id)
+        self.pad_id = int(tokenizer.pad_token_id)
+        self.batch = batch
+
+    def sync_weights(self) -> None:
+        """Nothing to do: the weights are the trainer's own."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: Callable[[int], None] = lambda finished: None,
+    ) -> list[Completion]:
+        """See :class:`~sdpg.rollouts.protocol.RolloutEngine`. Prompts of similar length share a batch."""
+        order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
+        completions: dict[int, Completion] = {}
+        training = self.model.training
+        self.model.eval()
+        # The caller's random state stays as it was: sampling must not shift any other random choice.
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(sampling.seed)
+            for start in range(0, len(order), self.batch):
+                members = order[start : start + self.batch]
+                generated = self._generate_batch([prompts[index] for index in members], sampling)
+                completions.update(zip(members, generated, strict=True))
+                progress(len(members))
+        self.model.train(training)
+        return [completions[index] for index in range(len(prompts))]
+
+    @torch.no_grad()
+    def _generate_batch(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        longest = max(map(len, prompts))
+        device = self.model.device
+        input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+        recorder = _SampledLogprobs(sampling)
+        # Everything that shapes the distribution happens in the recorder; the model folder's own generation
+        # settings (Qwen3 ships top_k = 20) must not shape it a second time.
+        config = GenerationConfig(
+            do_sample=sampling.temperature > 0,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=sampling.max_tokens,
+            eos_token_id=self.eos_id,
+            pad_token_id=self.pad_id,
+        )
+        output = cast(Any, self.model).generate(
+            input_ids=input_ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([recorder]),
+        )
+        recorder.collect(output[:, -1])
+        responses = output[:, longest:].tolist()
+        logprobs = torch.stack(recorder.logprobs, dim=1).tolist()
+        return [self._completion(ids, values) for ids, values in zip(responses, logprobs, strict=True)]
+
+    def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
+        truncated = self.eos_id not in ids
+        length = len(ids) if truncated else ids.index(self.eos_id) + 1
+        return Completion(ids[:length], logprobs[:length], truncated)

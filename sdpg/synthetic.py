@@ -1,0 +1,156 @@
+"""The tiny world: arithmetic chains with worked steps, and the texts from which the base model learns them.
+
+A problem such as ``27 a+5 b*2 c-8`` starts from a number and applies one operation a step; its solution names the value
+after each step, ``a=32 b=64 c=56``, and boxes the last one. All values stay between 0 and 59.
+
+The base model's training text holds two styles. *Teacher style* follows the hint's correct steps. *Student style* has no
+hint and makes mistakes of two kinds: random slips (a step off by 1, 2 or 10), which sharpening the policy can cure, and a
+misconception (doubling forgets the carry, 27*2=44), more frequent than the right rule, which only learning can.
+"""
+
+from dataclasses import dataclass
+import random
+
+from sdpg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of problem.
+
+    Attributes:
+        lengths: allowed numbers of steps.
+        doublings: how many steps double with a carry, which is what the misconception gets wrong.
+    """
+
+    lengths: tuple[int, ...]
+    doublings: int
+
+
+FAMILIES = {
+    "chain-2": Family((2,), 0),
+    "chain-3": Family((3,), 0),
+    "chain-4": Family((4,), 0),
+    "chain-5": Family((5,), 0),
+    "carry-1": Family((1, 2), 1),
+    "carry-3": Family((3,), 1),
+    "carry-4": Family((4,), 2),
+}
+LABELS = "abcdefgh"
+SLIPS = (-10, -2, -1, 1, 2, 10)
+LARGEST = 59
+"""No value of a problem is larger."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: ``+n``, ``-n`` or ``*2``."""
+
+    operator: str
+    operand: int
+
+    def apply(self, value: int) -> int:
+        """The right result."""
+        match self.operator:
+            case "+":
+                return value + self.operand
+            case "-":
+                return value - self.operand
+            case _:
+                return value * self.operand
+
+    def carries(self, value: int) -> bool:
+        """Whether this step doubles a number whose last digit makes a carry."""
+        return self.operator == "*" and value % 10 >= 5
+
+
+def without_carry(value: int) -> int:
+    """Doubles digit by digit and forgets the carry: 27 → 44."""
+    return value // 10 * 20 + value % 10 * 2 % 10
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One problem of the world."""
+
+    family: str
+    start: int
+    steps: tuple[Step, ...]
+
+    @property
+    def problem(self) -> str:
+        """As the prompts show it."""
+        steps = (f"{label}{step.operator}{step.operand}" for label, step in zip(LABELS, self.steps, strict=False))
+        return " ".join((str(self.start), *steps))
+
+    def work(self, mistakes: random.Random | None = None, slip_rate: float = 0, misconception_rate: float = 0) -> str:
+        """The worked steps and the boxed answer, with mistakes if a source of randomness is given."""
+        value, lines = self.start, []
+        for label, step in zip(LABELS, self.steps, strict=False):
+            result = step.apply(value)
+            if mistakes is not None:
+                if step.carries(value):
+                    if mistakes.random() < misconception_rate:
+                        result = without_carry(value)
+                elif mistakes.random() < slip_rate:
+                    result += mistakes.choice(SLIPS)
+                result = min(max(result, 0), LARGEST)
+            lines.append(f"{label}={result}")
+            value = result
+        return " ".join(lines) + f" \\boxed{{{value}}}"
+
+    @property
+    def solution(self) -> str:
+        """The correct worked solution."""
+        return self.work()
+
+    @property
+    def answer(self) -> str:
+        """The last value."""
+        value = self.start
+        for step in self.steps:
+            value = step.apply(value)
+        return str(value)
+
+
+def draw_chain(family_name: str, rng: random.Random) -> Chain:
+    """A random problem of one family, by rejection: every value stays in 0…LARGEST."""
+    if family_name not in FAMILIES:
+        raise UserError(f"synthetic family {family_name!r} does not exist; there are: {', '.join(FAMILIES)}")
+    family = FAMILIES[family_name]
+    while True:
+        length = rng.choice(family.lengths)
+        doubled = set(rng.sample(range(length), family.doublings))
+        start = value = rng.randint(5, LARGEST - 5)
+        steps: list[Step] = []
+        for position in range(length):
+            step = Step("*", 2) if position in doubled else Step(rng.choice("+-"), rng.randint(2, 7))
+            if (position in doubled and not step.carries(value)) or not 0 <= step.apply(value) <= LARGEST:
+                break
+            steps.append(step)
+            value = step.apply(value)
+        if len(steps) == length:
+            return Chain(family_name, start, tuple(steps))
+
+
+def draw_chains(
+    families: dict[str, float], count: int, seed: int, exclude: frozenset[str] = frozenset()
+) -> list[Chain]:
+    """``count`` different problems in the given proportions, none of them among the problem texts ``exclude``.
+
+    Raises:
+        UserError: if a family is unknown or cannot supply so many different problems.
+    """
+    rng = random.Random(seed)
+    seen, chains, rejected = set(exclude), [], 0
+    names, shares = list(families), list(families.values())
+    while len(chains) < count:
+        chain = draw_chain(rng.choices(names, shares)[0], rng)
+        if chain.problem in seen:
+            rejected += 1
+            if rejected > 50 * count + 1000:
+                raise UserError(f"the families {names} hold fewer than {count} different problems: lower the count")
+            continue
+        seen.add(chain.problem)
+        chains.append(chain)
+    return chains

@@ -1,0 +1,228 @@
+"""MLflow: a parent run per pipeline, a child per stage run; a resumed stage goes on in its own run."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+import logging
+import os
+from pathlib import Path
+import time
+from typing import Any
+
+from filelock import FileLock
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
+
+from sdpg.errors import UserError
+from sdpg.params import Params, TrackingParams
+from sdpg.provenance import fingerprint, git_state, hardware, versions
+
+FINGERPRINT_TAG = "sdpg.fingerprint"
+STAGE_TAG = "sdpg.stage"
+SQLITE = "sqlite:///"
+SYSTEM_METRICS_INTERVAL = 10
+"""Seconds."""
+
+
+def project_root(folder: Path | None = None) -> Path:
+    """The project's folder; in the temporary copy of a queued DVC experiment, that of the original."""
+    folder = (folder or Path.cwd()).resolve()
+    for parent in (folder, *folder.parents):
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return folder
+
+
+def absolute_uri(params: TrackingParams) -> str:
+    """The tracking URI with a relative sqlite file resolved against the project's folder."""
+    if params.uri.startswith(SQLITE) and not params.uri.startswith(SQLITE + "/"):
+        return SQLITE + str(project_root() / params.uri.removeprefix(SQLITE))
+    return params.uri
+
+
+def _lock() -> FileLock:
+    state = project_root() / ".state"
+    state.mkdir(exist_ok=True)
+    return FileLock(state / "mlflow.lock")
+
+
+def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id; creates database and experiment where they are missing.
+
+    Raises:
+        UserError: if the store cannot be reached.
+    """
+    uri = absolute_uri(params)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(uri)
+    try:
+        # Two processes that create the same tables or experiment at once would stop each other.
+        with _lock():
+            client = MlflowClient(tracking_uri=uri)
+            experiment = client.get_experiment_by_name(params.experiment)
+            if experiment is not None:
+                return client, experiment.experiment_id
+            artifacts = (project_root() / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
+            return client, client.create_experiment(params.experiment, artifact_location=artifacts)
+    except MlflowException as error:
+        raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error.message}") from None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Leaf path → text, as MLflow's parameters want it."""
+    leaves: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = str(value)
+    return leaves
+
+
+class StageRun:
+    """One MLflow run: the record of one stage for one method and seed."""
+
+    def __init__(self, client: MlflowClient, run: Run) -> None:
+        self.client = client
+        self.id = run.info.run_id
+        self.last_step = self._last_step()
+
+    def _last_step(self) -> int:
+        names = self.client.get_run(self.id).data.metrics
+        steps = [
+            metric.step
+            for name in names
+            if not name.startswith("system/")
+            for metric in self.client.get_metric_history(self.id, name)
+        ]
+        return max(steps, default=-1)
+
+    def log_step(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """Logs a step's metrics at once; a step that was logged before a kill is not logged again."""
+        if step <= self.last_step:
+            return
+        now = int(time.time() * 1000)
+        present = [Metric(name, value, now, step) for name, value in metrics.items() if value is not None]
+        self.client.log_batch(self.id, metrics=present)
+        self.last_step = step
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Stores a file with the run."""
+        self.client.log_artifact(self.id, str(path), folder)
+
+
+def _find_or_create(
+    client: MlflowClient, experiment: str, name: str, tags: dict[str, str], statuses: tuple[str, ...]
+) -> Run:
+    condition = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (FINGERPRINT_TAG, STAGE_TAG))
+    for run in client.search_runs([experiment], condition):
+        if run.info.status in statuses:
+            return run
+    return client.create_run(experiment, tags=tags, run_name=name)
+
+
+def _log_params(client: MlflowClient, run: Run, leaves: dict[str, str]) -> None:
+    known = run.data.params
+    new = [Param(key, value[:6000]) for key, value in leaves.items() if key not in known]
+    for start in range(0, len(new), 100):
+        client.log_batch(run.info.run_id, params=new[start : start + 100])
+
+
+@contextmanager
+def stage_run(
+    params: Params,
+    stage: str,
+    name: str,
+    identity: str,
+    inputs: Mapping[str, tuple[Path, str]],
+    settings: Mapping[str, Any],
+) -> Iterator[StageRun]:
+    """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
+
+    Args:
+        params: of the pipeline; their fingerprint identifies the parent run.
+        stage: prepare, base, train, evaluate or tabulate.
+        name: shown in MLflow's list.
+        identity: fingerprint of this stage's work; an unfinished run of the same identity is continued.
+        inputs: data set name → path and digest.
+        settings: parameters to log once.
+    """
+    client, experiment = connect(params.tracking)
+    tree = params.model_dump(mode="json", exclude={"tracking"})
+    git = git_state()
+    tags = {
+        "mlflow.source.git.commit": str(git["commit"]),
+        "sdpg.git.dirty": str(git["dirty"]),
+        "sdpg.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "sdpg.profile": params.profile,
+        "sdpg.preset": params.preset,
+        **{f"sdpg.version.{package}": version for package, version in versions().items()},
+        **{f"sdpg.hardware.{key}": str(value) for key, value in hardware().items()},
+    }
+    with _lock():
+        parent = _find_or_create(
+            client,
+            experiment,
+            f"pipeline {params.profile} {params.preset}",
+            {FINGERPRINT_TAG: _pipeline_identity(params), STAGE_TAG: "pipeline", **tags},
+            ("RUNNING", "FINISHED", "FAILED", "KILLED"),
+        )
+        _log_params(client, parent, flatten(tree))
+        run = _find_or_create(
+            client,
+            experiment,
+            name,
+            {
+                FINGERPRINT_TAG: identity,
+                STAGE_TAG: stage,
+                "mlflow.parentRunId": parent.info.run_id,
+                "sdpg.dvc.stage": stage,
+                **tags,
+            },
+            ("RUNNING", "FAILED", "KILLED"),
+        )
+    _log_params(client, run, flatten(settings))
+    if not run.inputs or not run.inputs.dataset_inputs:
+        client.log_inputs(
+            run.info.run_id,
+            [
+                DatasetInput(
+                    Dataset(name=data, digest=digest[:36], source_type="local", source=path.as_posix()),
+                    [InputTag("mlflow.data.context", stage)],
+                )
+                for data, (path, digest) in inputs.items()
+            ],
+        )
+    client.update_run(run.info.run_id, status="RUNNING")
+    monitor = None
+    if params.tracking.system_metrics:
+        monitor = SystemMetricsMonitor(
+            run.info.run_id, sampling_interval=SYSTEM_METRICS_INTERVAL, resume_logging=True, tracking_uri=None
+        )
+        monitor.start()
+    status = "FAILED"
+    try:
+        yield StageRun(client, run)
+        status = "FINISHED"
+    finally:
+        if monitor is not None:
+            monitor.finish()
+        client.set_terminated(run.info.run_id, status)
+        if stage == "tabulate" and status == "FINISHED":
+            client.set_terminated(parent.info.run_id, status)
+
+
+def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
+    """Stores files (params.yaml, tables, figures) with the pipeline's parent run."""
+    client, experiment = connect(params.tracking)
+    condition = f"tags.`{FINGERPRINT_TAG}` = '{_pipeline_identity(params)}' and tags.`{STAGE_TAG}` = 'pipeline'"
+    for run in client.search_runs([experiment], condition):
+        for path in paths:
+            client.log_artifact(run.info.run_id, str(path))
+
+
+def _pipeline_identity(params: Params) -> str:
+    """Which parent run the stages belong to: everything that can change a result of the pipeline."""
+    return fingerprint(params.model_dump(mode="json", exclude={"tracking"}))

@@ -1,0 +1,277 @@
+"""Algorithm 1: rollouts → rewards → advantages and gate → losses → update → log, resumable at any instant.
+
+Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import random
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sdpg import schedules
+from sdpg.advantages import gate, group_advantages
+from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
+from sdpg.errors import UserError
+from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.losses import reference_term
+from sdpg.methods import Coefficients, coefficients, teacher_rows
+from sdpg.metrics import TIMING_COLUMNS, metric_columns, step_metrics
+from sdpg.params import MethodParams, Params
+from sdpg.prompts import PreparedRow, prompt_ids
+from sdpg.provenance import peak_memory_bytes
+from sdpg.recording import diagnose, rollout_rows, sample_rows
+from sdpg.records import write_evaluations, write_rollouts
+from sdpg.rewards import Verdict, Verifier
+from sdpg.rollouts import RolloutEngine, Sampling
+from sdpg.seeds import derive_seed
+from sdpg.update import Experience, Policies, Signals, accumulate_gradients
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
+    """Which of ``count`` problems step k takes: whole epochs, each in an order of its own, cut into steps.
+
+    The order depends on the seed alone, so that methods meet the same problems at the same step.
+    """
+    chosen: list[int] = []
+    for place in range((step - 1) * per_step, step * per_step):
+        epoch, position = divmod(place, count)
+        order = list(range(count))
+        random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+        chosen.append(order[position])
+    return chosen
+
+
+class Stopwatch:
+    """Seconds spent in named parts of a step."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Books the time since the last lap."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self.last
+        self.last = now
+
+
+@dataclass
+class Trainer:
+    """One training run: a method, a seed, and the folder in which its work in progress lies.
+
+    Attributes:
+        params: the pipeline's.
+        name: of the method, as in ``methods.<name>``.
+        method: its values.
+        seed: of prompts and sampling.
+        state: ``.state/<fingerprint>``.
+        policies: the models.
+        tokenizer: theirs.
+        engine: samples from the student.
+        verifier: scores answers.
+        problems: to train on.
+        sets: benchmarks and validation, by name.
+        base_accuracies: of step 0, by name.
+        on_step: told (step, metrics) after every step, for tracking.
+    """
+
+    params: Params
+    name: str
+    method: MethodParams
+    seed: int
+    state: Path
+    policies: Policies
+    tokenizer: Any
+    engine: RolloutEngine
+    verifier: Verifier
+    problems: list[PreparedRow]
+    sets: dict[str, list[PreparedRow]]
+    base_accuracies: dict[str, float]
+    on_step: Callable[[int, dict[str, float | None]], None] = lambda step, metrics: None
+
+    def __post_init__(self) -> None:
+        train = self.params.train
+        self.run = f"{self.name}-{self.seed}"
+        self.optimizer = torch.optim.AdamW(
+            self.policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+        )
+        self.warmup = schedules.window(train.lr_warmup, train.steps)
+
+    def train(self) -> None:
+        """Runs the steps that are still missing."""
+        train = self.params.train
+        self.state.mkdir(parents=True, exist_ok=True)
+        done = load_checkpoint(self.state, self.policies.student, self.optimizer)
+        cut_after(self.state, done)
+        metrics_log = CsvLog(self.state / "metrics.csv", metric_columns())
+        timing_log = CsvLog(self.state / "timing.csv", TIMING_COLUMNS)
+        curves_log = CsvLog(self.state / "curves.csv", ["step", *self.sets])
+        if done == 0 and len((self.state / "curves.csv").read_text().splitlines()) == 1:
+            curves_log.append({"step": 0, **self.base_accuracies})
+        self.engine.sync_weights()
+        bar = tqdm(range(1, train.steps + 1), initial=done, desc=self.run, unit="step")
+        for step in range(done + 1, train.steps + 1):
+            watch = Stopwatch()
+            metrics = self.step(step, watch)
+            if step % train.eval_every == 0 or step == train.steps:
+                accuracy = self.evaluate(step)
+                watch.lap("evaluation")
+                curves_log.append({"step": step, **accuracy})
+            else:
+                accuracy = {}
+            metrics_log.append({"step": step, **metrics})
+            tokens = metrics["response_tokens"] or 0.0
+            generating = watch.seconds["rollout"]
+            timing_log.append(
+                {
+                    "step": step,
+                    **{f"{part}_seconds": watch.seconds[part] for part in watch.seconds},
+                    "rollout_tokens_per_second": tokens / generating,
+                    "peak_memory_bytes": peak_memory_bytes(),
+                }
+            )
+            self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
+            if step % train.checkpoint_every == 0 or step == train.steps:
+                save_checkpoint(self.state, step, self.policies.student, self.optimizer)
+            bar.update()
+            bar.set_postfix(reward=f"{metrics['reward']:.2f}", length=f"{metrics['length']:.0f}")
+        bar.close()
+
+    def step(self, step: int, watch: Stopwatch) -> dict[str, float | None]:
+        """One rollout batch and its update(s); returns the step's metrics."""
+        train, at = self.params.train, coefficients(self.method, step, self.params.train.steps)
+        chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
+        experience, texts, verdicts = self.rollouts(chosen, step, watch)
+        everyone = range(len(texts))
+        self.judge(experience, verdicts, at)
+        watch.lap("update")
+
+        recorded = step % train.record_every == 0 or step in (1, train.steps)
+        diagnosed: dict[int, dict[str, list[float]]] = {}
+        if recorded and train.record_rows:
+            rows = sample_rows(len(texts), train.record_rows, derive_seed(self.seed, "record", step))
+            diagnosed = diagnose(self.policies, experience, rows, self.method, train)
+            watch.lap("diagnostic")
+
+        signals = Signals()
+        lr = schedules.learning_rate(step, train.lr, self.warmup, train.lr_starts_at_zero)
+        loss, grad_norm = self.update(step, experience, at, lr, signals)
+        watch.lap("update")
+        metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
+        metrics |= {
+            "loss": loss, "grad_norm": grad_norm, "lr": lr,
+            "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
+            "teacher_rows": float(teacher_rows(self.method, at, experience.advantages, experience.gates).sum()),
+            "truncated": sum(ids[-1] != self.tokenizer.eos_token_id for ids in experience.responses) / len(everyone),
+        }  # fmt: skip
+        identity = {"run": self.run, "method": self.name, "seed": self.seed, "step": step}
+        write_rollouts(
+            self.state / "rollouts" / f"step-{step:06d}-rank-0.parquet",
+            rollout_rows(identity, self.tokenizer, chosen, experience, texts, verdicts, signals, diagnosed),
+        )
+        watch.lap("record")
+        return metrics
+
+    def rollouts(
+        self, chosen: Sequence[PreparedRow], step: int, watch: Stopwatch
+    ) -> tuple[Experience, list[str], list[Verdict]]:
+        """Samples G responses per problem from the current weights and verifies them."""
+        rollout, siblings = self.params.rollout, self.params.train.responses_per_prompt
+        asked = [row for row in chosen for _ in range(siblings)]
+        student_prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in asked]
+        sampling = Sampling(
+            rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
+        )
+        completions = self.engine.generate(student_prompts, sampling)
+        watch.lap("rollout")
+        texts = [self.tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
+        verdicts = self.verifier.score(
+            texts, [row.answer for row in asked], [completion.truncated for completion in completions]
+        )
+        watch.lap("reward")
+        experience = Experience(
+            problem_ids=[row.id for row in asked],
+            student_prompts=student_prompts,
+            teacher_prompts=[prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in asked],
+            responses=[completion.ids for completion in completions],
+            rollout_logprobs=[completion.rollout_logprobs for completion in completions],
+            advantages=torch.zeros(len(asked), dtype=torch.float64),
+            gates=torch.zeros(len(asked), dtype=torch.float64),
+        )
+        return experience, texts, verdicts
+
+    def judge(self, experience: Experience, verdicts: Sequence[Verdict], at: Coefficients) -> None:
+        """Fills advantages and gates, and the log-probs that must be those of the start of the step."""
+        train, everyone = self.params.train, list(range(len(verdicts)))
+        rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
+        if self.method.reference != "none" and self.method.reference_in == "reward":
+            rewards = rewards - at.alpha * self.reference_penalty(experience, everyone)
+        groups = rewards.view(-1, train.responses_per_prompt)
+        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps)
+        experience.advantages = advantages.flatten()
+        kind = self.method.gate if self.method.distillation != "none" else "positive"
+        experience.gates = gate(advantages, kind).flatten()
+        budget = train.tokens_per_micro_batch
+        if train.old_logprobs == "rollout":
+            experience.old_logprobs = [torch.tensor(values) for values in experience.rollout_logprobs]
+        elif train.updates_per_batch > 1:
+            found = self.policies.sampled_logprobs(
+                self.policies.student, experience, everyone, experience.student_prompts, budget
+            )
+            experience.old_logprobs = [found[row] for row in everyone]
+        if train.updates_per_batch > 1 and at.rlsd_lambda > 0:
+            read = teacher_rows(self.method, at, experience.advantages, experience.gates).nonzero().flatten().tolist()
+            scored = self.policies.sampled_logprobs(
+                self.policies.teacher(self.method), experience, read, experience.teacher_prompts, budget,
+                self.policies.teacher_temperature(train),
+            )  # fmt: skip
+            experience.teacher_logprobs = [scored.get(row) for row in everyone]
+
+    def reference_penalty(self, experience: Experience, rows: list[int]) -> Tensor:
+        """D4: the summed per-token KL estimate of each response, (B,), to subtract from its reward."""
+        arguments = (experience, rows, experience.student_prompts, self.params.train.tokens_per_micro_batch)
+        student = self.policies.sampled_logprobs(self.policies.student, *arguments)
+        reference = self.policies.sampled_logprobs(self.policies.reference, *arguments)
+        kind = self.method.reference
+        assert kind != "none"
+        return torch.stack([reference_term(student[i], reference[i], kind).double().sum() for i in rows])
+
+    def update(
+        self, step: int, experience: Experience, at: Coefficients, lr: float, signals: Signals
+    ) -> tuple[float, float]:
+        """The optimiser updates of one rollout batch; returns loss and gradient norm, averaged over the updates."""
+        train = self.params.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        size = len(experience.responses) // train.updates_per_batch
+        total_loss = total_norm = 0.0
+        for start in range(0, len(experience.responses), size):
+            self.optimizer.zero_grad(set_to_none=True)
+            total_loss += accumulate_gradients(
+                self.policies, experience, range(start, start + size), self.method, at, train,
+                self.params.rollout.max_tokens, signals, self.state / f"not-finite-step-{step:06d}.json",
+            )  # fmt: skip
+            norm = torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm)
+            if not torch.isfinite(norm):
+                raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
+            total_norm += norm.item()
+            self.optimizer.step()
+            self.engine.sync_weights()
+        return total_loss / train.updates_per_batch, total_norm / train.updates_per_batch
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Samples benchmarks and validation, stores every answer, returns accuracies."""
+        identity = Identity(self.run, self.name, self.seed, step)
+        params = self.params.evaluation
+        rows = evaluate(self.engine, self.tokenizer, self.verifier, self.sets, params, identity, params.samples)
+        write_evaluations(self.state / "evaluations" / f"step-{step:06d}.parquet", rows)
+        return accuracies(rows)

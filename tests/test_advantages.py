@@ -1,0 +1,83 @@
+import math
+
+from hypothesis import given, strategies as st
+import pytest
+import torch
+
+from sdpg.advantages import gate, group_advantages
+
+EPS = 1e-6
+
+
+def test_population_std_by_hand() -> None:
+    # mean 0.25, Σ(R-mean)² = 3·(1/16) + 9/16 = 0.75, std √(0.75/4) = √3/4
+    advantages = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "population", EPS)
+    std = math.sqrt(3) / 4
+    expected = [0.75 / (std + EPS), -0.25 / (std + EPS), -0.25 / (std + EPS), -0.25 / (std + EPS)]
+    assert advantages.tolist() == [pytest.approx(expected, rel=1e-12)]
+    assert advantages[0, 0].item() == pytest.approx(1.7320468, abs=1e-7)  # √3 would be 1.7320508: ε counts
+
+
+def test_sample_std_by_hand() -> None:
+    # √(0.75/3) = 0.5
+    advantages = group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), "sample", EPS)
+    expected = [0.75 / (0.5 + EPS), -0.25 / (0.5 + EPS), -0.25 / (0.5 + EPS), -0.25 / (0.5 + EPS)]
+    assert advantages.tolist() == [pytest.approx(expected, rel=1e-12)]
+
+
+def test_epsilon_is_added_outside_the_root() -> None:
+    # std is 1 exactly, so A = ±1/(1+ε); inside the root it would be ±1/√(1+ε).
+    advantages = group_advantages(torch.tensor([[1.0, -1.0]]), "population", 0.5)
+    assert advantages.tolist() == [pytest.approx([2 / 3, -2 / 3], rel=1e-12)]
+
+
+def test_groups_are_normalised_one_by_one() -> None:
+    rewards = torch.tensor([[1.0, -1.0], [5.0, 4.0], [2.0, 2.0]])
+    advantages = group_advantages(rewards, "population", EPS)
+    half = 0.5 / (0.5 + EPS)
+    expected = [[1 / (1 + EPS), -1 / (1 + EPS)], [half, -half], [0.0, 0.0]]
+    assert [row.tolist() for row in advantages] == [pytest.approx(row, rel=1e-12) for row in expected]
+
+
+def test_rewards_of_plus_minus_one_and_of_zero_one_differ_by_epsilon_only() -> None:
+    signs = group_advantages(torch.tensor([[1.0, -1.0, -1.0]]), "population", EPS)
+    bits = group_advantages(torch.tensor([[1.0, 0.0, 0.0]]), "population", EPS)
+    assert signs.tolist() != bits.tolist()
+    torch.testing.assert_close(signs, bits, rtol=3 * EPS, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["population", "sample"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.1, 1 / 3, 1e9 + 0.1])
+@pytest.mark.parametrize("size", [2, 3, 6, 7, 10])
+def test_a_uniform_group_has_advantages_of_exactly_zero(kind: str, value: float, size: int) -> None:
+    # The mean of equal numbers such as 0.1 may round away from them.
+    rewards = torch.full((2, size), value, dtype=torch.float64)
+    rewards[1, 0] += 1.0
+    advantages = group_advantages(rewards, kind, EPS)  # type: ignore[arg-type]
+    assert advantages[0].tolist() == [0.0] * size
+    assert (advantages[1] != 0).all()
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.3, 1.0]), min_size=2, max_size=9))
+def test_the_two_stds_differ_by_a_known_factor(rewards: list[float]) -> None:
+    size = len(rewards)
+    population = group_advantages(torch.tensor([rewards]), "population", 1e-15)
+    sample = group_advantages(torch.tensor([rewards]), "sample", 1e-15)
+    torch.testing.assert_close(sample, population * math.sqrt((size - 1) / size), rtol=1e-9, atol=1e-12)
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=9))
+def test_advantages_are_centred_and_ordered_like_the_rewards(quarters: list[int]) -> None:
+    rewards = [quarter / 4 for quarter in quarters]
+    advantages = group_advantages(torch.tensor([rewards]), "population", EPS)[0]
+    assert advantages.sum().item() == pytest.approx(0, abs=1e-9)
+    for one, a in zip(rewards, advantages.tolist(), strict=True):
+        for other, b in zip(rewards, advantages.tolist(), strict=True):
+            assert (one > other) == (a > b)
+
+
+def test_the_gate_opens_for_positive_advantages_only_or_for_all() -> None:
+    advantages = torch.tensor([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert gate(advantages, "positive").tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert gate(advantages, "all").tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert gate(advantages, "positive").dtype == gate(advantages, "all").dtype == torch.float64

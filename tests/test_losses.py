@@ -1,0 +1,412 @@
+from collections.abc import Callable
+import math
+from typing import Any, get_args
+
+from hypothesis import given, strategies as st
+import numpy as np
+import pytest
+from scipy.special import rel_entr, softmax
+import torch
+from torch import Tensor
+
+from sdpg.losses import (
+    Divergence,
+    ReferenceKind,
+    clipped_surrogate,
+    clipped_weight,
+    divergence,
+    entropy,
+    importance_ratio,
+    normaliser_weights,
+    reference_term,
+    reinforce,
+    rlsd_weights,
+    token_logprobs,
+)
+
+LN2 = math.log(2)
+DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
+REFERENCE_KINDS: tuple[Any, ...] = get_args(ReferenceKind)
+
+
+def double(*values: float, grad: bool = False) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64, requires_grad=grad)
+
+
+def logits(rows: int, vocab: int, seed: int, spread: float = 2.0) -> Tensor:
+    return spread * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradient(values: Tensor, leaf: Tensor) -> list[float]:
+    (found,) = torch.autograd.grad(values.sum(), leaf)
+    return found.tolist()
+
+
+def check_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> None:
+    assert torch.autograd.gradcheck(function, at.clone().requires_grad_())
+
+
+# --- the sampled token, entropy and the ratio
+
+
+def test_token_logprobs_picks_the_sampled_token() -> None:
+    log_probs = double(0.1, 0.2, 0.3, 0.4, 0.5, 0.6).view(2, 3)
+    assert token_logprobs(log_probs, torch.tensor([2, 0])).tolist() == [0.3, 0.4]
+
+
+def test_entropy_by_hand() -> None:
+    # uniform over 4: ln 4; (1/2, 1/4, 1/4): 1.5 ln 2
+    log_probs = torch.tensor([[0.25] * 4, [0.5, 0.25, 0.25, 1e-300]], dtype=torch.float64).log()
+    assert entropy(log_probs).tolist() == pytest.approx([2 * LN2, 1.5 * LN2])
+
+
+def test_importance_ratio_and_its_clamp() -> None:
+    logprobs = double(math.log(0.3), -1.0, -1.0, -9.0, grad=True)
+    old = double(math.log(0.2), -1.0, -9.0, -1.0)
+    assert importance_ratio(logprobs, old).tolist() == pytest.approx([1.5, 1, math.exp(8), math.exp(-8)])
+    clamped = importance_ratio(logprobs, old, clamp=2.0)
+    assert clamped.tolist() == pytest.approx([1.5, 1, math.exp(2), math.exp(-2)])
+    # ∂ρ/∂log π = ρ inside the clamp, nothing outside
+    assert gradient(clamped, logprobs) == pytest.approx([1.5, 1, 0, 0])
+
+
+def test_importance_ratio_gradcheck() -> None:
+    old = double(-1.3, -0.2)
+    check_gradient(lambda logprobs: importance_ratio(logprobs, old, 20.0), double(-1.0, -0.5))
+
+
+# --- L_out
+
+
+def test_reinforce_by_hand() -> None:
+    logprobs = double(-0.5, -2.0, -3.0, grad=True)
+    loss = reinforce(logprobs, double(2.0, -1.0, 0.0))
+    assert loss.tolist() == [1.0, -2.0, 0.0]
+    assert gradient(loss, logprobs) == [-2.0, 1.0, 0.0]
+
+
+def test_ppo_clips_only_where_the_ratio_has_moved_the_way_the_advantage_pushes() -> None:
+    # ε_l = 0.2, ε_h = 0.28
+    cases = [  # ρ, A, ℓ, ∂ℓ/∂log π
+        (1.5, 1.0, -1.28, 0.0),
+        (1.2, 1.0, -1.2, -1.2),
+        (0.5, 1.0, -0.5, -0.5),
+        (0.5, -1.0, 0.8, 0.0),
+        (0.9, -1.0, 0.9, 0.9),
+        (1.5, -1.0, 1.5, 1.5),
+        (1.5, 2.0, -2.56, 0.0),
+        (1.5, 0.0, 0.0, 0.0),
+    ]
+    ratio, advantages, values, slopes = (list(column) for column in zip(*cases, strict=True))
+    logprobs = double(*map(math.log, ratio), grad=True)
+    loss = clipped_surrogate(logprobs.exp(), double(*advantages), 0.2, 0.28)
+    assert loss.tolist() == pytest.approx(values)
+    assert gradient(loss, logprobs) == pytest.approx(slopes)
+
+
+def test_dual_clip_bounds_negative_advantages_only() -> None:
+    cases = [  # ρ, A, ℓ with c = 3, ∂ℓ/∂log π
+        (5.0, -1.0, 3.0, 0.0),
+        (2.0, -1.0, 2.0, 2.0),
+        (5.0, -0.5, 1.5, 0.0),
+        (0.1, -1.0, 0.8, 0.0),
+        (5.0, 1.0, -1.2, 0.0),
+    ]
+    ratio, advantages, values, slopes = (list(column) for column in zip(*cases, strict=True))
+    logprobs = double(*map(math.log, ratio), grad=True)
+    loss = clipped_surrogate(logprobs.exp(), double(*advantages), 0.2, 0.2, 3.0)
+    assert loss.tolist() == pytest.approx(values)
+    assert gradient(loss, logprobs) == pytest.approx(slopes)
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3))
+def test_without_extras_the_surrogate_is_that_of_grpo(log_ratio: float, advantage: float) -> None:
+    ratio = math.exp(log_ratio)
+    expected = -min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+    assert clipped_surrogate(double(ratio), double(advantage), 0.2, 0.2).item() == pytest.approx(expected)
+
+
+def test_clipped_surrogate_gradcheck() -> None:
+    advantages = double(1.0, 1.0, -1.0, -1.0, -1.0, 0.7)
+    check_gradient(
+        lambda logprobs: clipped_surrogate(logprobs.exp(), advantages, 0.2, 0.28, 3.0),
+        double(0.5, 0.1, 0.1, -0.9, 1.5, -1.0),
+    )
+
+
+def test_clipped_weight_keeps_a_gradient_on_clipped_tokens() -> None:
+    # A = 1, ρ = 1.5, ε_h = 0.28: ℓ_clip = -1.28 weights log π; PPO's own gradient is 0 there.
+    logprobs = double(-0.7, grad=True)
+    old = double(-0.7 - math.log(1.5))
+    surrogate = clipped_surrogate(importance_ratio(logprobs, old), double(1.0), 0.2, 0.28)
+    loss = clipped_weight(logprobs, surrogate)
+    assert loss.item() == pytest.approx(-1.28 * -0.7)
+    assert gradient(loss, logprobs) == pytest.approx([-1.28])
+
+
+def test_clipped_weight_has_no_gradient_through_the_weight() -> None:
+    # Inside the clip range differentiating ρ as well would give A·ρ·(log π + 1) instead of A·ρ.
+    logprobs = double(-0.7, grad=True)
+    surrogate = clipped_surrogate(importance_ratio(logprobs, double(-0.8)), double(1.0), 0.2, 0.2)
+    assert gradient(clipped_weight(logprobs, surrogate), logprobs) == pytest.approx([-math.exp(0.1)])
+
+
+def test_on_policy_all_outcome_terms_have_the_gradient_of_reinforce() -> None:
+    advantages = double(1.3, -0.4, 0.0)
+    logprobs = double(-0.5, -1.0, -2.0, grad=True)
+    expected = gradient(reinforce(logprobs, advantages), logprobs)
+    ratio = importance_ratio(logprobs, logprobs.detach())
+    surrogate = clipped_surrogate(ratio, advantages, 0.2, 0.28, 10.0)
+    assert gradient(surrogate, logprobs) == pytest.approx(expected)
+    ratio = importance_ratio(logprobs, logprobs.detach())
+    surrogate = clipped_surrogate(ratio, advantages, 0.2, 0.28, 10.0)
+    assert gradient(clipped_weight(logprobs, surrogate), logprobs) == pytest.approx(expected)
+
+
+# --- divergences over the vocabulary
+
+
+def independent_divergence(student: np.ndarray, teacher: np.ndarray, kind: str, beta: float) -> np.ndarray:
+    """From probabilities, by scipy."""
+    p, q = softmax(student, axis=-1), softmax(teacher, axis=-1)
+    if kind == "kl_student_teacher":
+        return rel_entr(p, q).sum(-1)
+    if kind == "kl_teacher_student":
+        return rel_entr(q, p).sum(-1)
+    mixture = beta * q + (1 - beta) * p
+    return beta * rel_entr(q, mixture).sum(-1) + (1 - beta) * rel_entr(p, mixture).sum(-1)
+
+
+def test_divergences_by_hand() -> None:
+    # p = (1/2, 1/2), q = (1/4, 3/4)
+    student, teacher = double(0.5, 0.5).log().unsqueeze(0), double(0.25, 0.75).log().unsqueeze(0)
+    forward = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    backward = 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
+    assert divergence(student, teacher, "kl_student_teacher").item() == pytest.approx(forward)
+    assert divergence(student, teacher, "kl_teacher_student").item() == pytest.approx(backward)
+    # β = 0.2: m = (0.45, 0.55)
+    to_teacher = 0.25 * math.log(0.25 / 0.45) + 0.75 * math.log(0.75 / 0.55)
+    to_student = 0.5 * math.log(0.5 / 0.45) + 0.5 * math.log(0.5 / 0.55)
+    expected = 0.2 * to_teacher + 0.8 * to_student
+    assert divergence(student, teacher, "jsd", 0.2).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_divergences_equal_an_independent_implementation(kind: Any, beta: float) -> None:
+    student, teacher = logits(7, 50, 1), logits(7, 50, 2)
+    found = divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind, beta)
+    np.testing.assert_allclose(found, independent_divergence(student.numpy(), teacher.numpy(), kind, beta), rtol=1e-10)
+
+
+def test_divergences_equal_those_of_torch() -> None:
+    log_p, log_q = logits(5, 30, 3).log_softmax(-1), logits(5, 30, 4).log_softmax(-1)
+    kl_div = torch.nn.functional.kl_div
+    expected = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)  # its first argument is the second of KL
+    torch.testing.assert_close(divergence(log_p, log_q, "kl_student_teacher"), expected)
+    expected = kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(divergence(log_p, log_q, "kl_teacher_student"), expected)
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_divergence_gradcheck(kind: Any) -> None:
+    teacher = logits(2, 6, 5).log_softmax(-1)
+    check_gradient(lambda student: divergence(student.log_softmax(-1), teacher, kind, 0.3), logits(2, 6, 6))
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+def test_no_gradient_reaches_the_teacher(kind: Any) -> None:
+    student, teacher = logits(2, 6, 7).requires_grad_(), logits(2, 6, 8).requires_grad_()
+    divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind).sum().backward()
+    assert teacher.grad is None
+    assert student.grad is not None
+    assert student.grad.abs().sum() > 0.01
+
+
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_policy_has_no_divergence_from_itself(kind: Any, dtype: torch.dtype) -> None:
+    log_probs = logits(20, 100, 9, 5.0).to(dtype).log_softmax(-1)
+    assert divergence(log_probs, log_probs, kind).abs().max().item() <= (1e-6 if dtype == torch.float32 else 1e-15)
+
+
+def test_jsd_tends_to_the_two_kls() -> None:
+    # JSD_β/β → KL(q‖p) as β → 0, JSD_β/(1-β) → KL(p‖q) as β → 1
+    student, teacher = logits(4, 20, 10, 0.5).log_softmax(-1), logits(4, 20, 11, 0.5).log_softmax(-1)
+    small = 1e-6
+    near_zero = divergence(student, teacher, "jsd", small) / small
+    near_one = divergence(student, teacher, "jsd", 1 - small) / small
+    torch.testing.assert_close(near_zero, divergence(student, teacher, "kl_teacher_student"), rtol=1e-4, atol=0)
+    torch.testing.assert_close(near_one, divergence(student, teacher, "kl_student_teacher"), rtol=1e-4, atol=0)
+
+
+def test_jsd_at_one_half_is_symmetric_and_bounded() -> None:
+    student, teacher = logits(50, 20, 12, 20.0).log_softmax(-1), logits(50, 20, 13, 20.0).log_softmax(-1)
+    value = divergence(student, teacher, "jsd", 0.5)
+    torch.testing.assert_close(value, divergence(teacher, student, "jsd", 0.5))
+    assert value.max().item() <= LN2 + 1e-12
+    assert value.max().item() > 0.9 * LN2
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=2, max_size=12),
+    st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),
+    st.sampled_from([1.0, 30.0, 1e4]),
+    st.sampled_from(DIVERGENCES),
+)
+def test_divergences_are_not_negative_and_finite_in_float32(
+    pairs: list[tuple[float, float]], apart: float, magnitude: float, kind: Any
+) -> None:
+    student = magnitude * torch.tensor([[a for a, _ in pairs]])
+    teacher = student + apart * torch.tensor([[b for _, b in pairs]])
+    value = divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind, 0.5).item()
+    assert math.isfinite(value)
+    assert value >= -1e-6
+
+
+def test_proposition_3_1() -> None:
+    student, teacher = logits(5, 12, 14).requires_grad_(), logits(5, 12, 15)
+    log_q = teacher.log_softmax(-1)
+    (exact,) = torch.autograd.grad(
+        divergence(student.log_softmax(-1), log_q, "kl_student_teacher").sum(), student, retain_graph=True
+    )
+    log_p = student.log_softmax(-1)
+    p = log_p.detach().exp()
+    kl = (p * (log_p.detach() - log_q)).sum(-1, keepdim=True)
+    token_advantages = kl - (log_p.detach() - log_q)
+    surrogate = -(p * token_advantages * log_p).sum()
+    (of_surrogate,) = torch.autograd.grad(surrogate, student)
+    torch.testing.assert_close(of_surrogate, exact)
+    torch.testing.assert_close((p * token_advantages).sum(-1), torch.zeros(5, dtype=torch.float64))
+    assert exact.abs().max() > 0.1
+
+
+# --- L_K
+
+
+def test_reference_terms_by_hand() -> None:
+    # w = 2, so that log w = ln 2
+    logprobs, ref_logprobs = double(math.log(0.5)), double(math.log(0.25))
+    expected = {
+        "ufkl": 0.5 + LN2,
+        "urkl": 0.5 * LN2**2,
+        "fkl": 0.5,
+        "rkl": 0.5 * (LN2 + 1) ** 2,
+        "k1": LN2,
+        "k3": 0.5 - 1 + LN2,
+    }
+    found = {kind: reference_term(logprobs, ref_logprobs, kind).item() for kind in REFERENCE_KINDS}
+    assert found == pytest.approx(expected)
+
+
+def test_reference_terms_where_the_policies_are_equal() -> None:
+    at = double(-1.5, grad=True)
+    values = {kind: reference_term(at, at.detach(), kind).item() for kind in REFERENCE_KINDS}
+    assert values == {"ufkl": 1.0, "urkl": 0.0, "fkl": 1.0, "rkl": 0.5, "k1": 0.0, "k3": 0.0}
+    # Per sample: those of UFKL and URKL vanish, those of FKL and RKL do not.
+    slopes = {kind: gradient(reference_term(at, at.detach(), kind), at)[0] for kind in REFERENCE_KINDS}
+    assert slopes == {"ufkl": 0.0, "urkl": 0.0, "fkl": -1.0, "rkl": 1.0, "k1": 1.0, "k3": 0.0}
+
+
+@pytest.mark.parametrize("kind", REFERENCE_KINDS)
+def test_reference_term_gradcheck(kind: Any) -> None:
+    ref_logprobs = double(-1.0, -2.0, -0.1)
+    check_gradient(lambda logprobs: reference_term(logprobs, ref_logprobs, kind), double(-1.5, -0.4, -0.1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "forward"), [("ufkl", True), ("fkl", True), ("k3", True), ("urkl", False), ("rkl", False)]
+)
+def test_expected_gradients_are_those_of_the_divergences(kind: Any, forward: bool) -> None:
+    """At a fixed prefix and in expectation over y ∼ π_θ, so UFKL ≡ FKL and URKL ≡ RKL there.
+
+    (k3 as a loss has the expected gradient of the forward divergence, being UFKL - 1.)
+    """
+    student = logits(1, 9, 16)[0].requires_grad_()
+    log_ref = logits(1, 9, 17)[0].log_softmax(-1)
+    log_p = student.log_softmax(-1)
+    exact = (log_ref.exp() * (log_ref - log_p)).sum() if forward else (log_p.exp() * (log_p - log_ref)).sum()
+    (expected,) = torch.autograd.grad(exact, student, retain_graph=True)
+    sampled = (log_p.detach().exp() * reference_term(log_p, log_ref, kind)).sum()
+    (found,) = torch.autograd.grad(sampled, student)
+    torch.testing.assert_close(found, expected)
+    assert found.abs().max() > 0.05
+
+
+def test_k1_as_a_loss_has_no_expected_gradient() -> None:
+    student = logits(1, 9, 18)[0].requires_grad_()
+    log_p, log_ref = student.log_softmax(-1), logits(1, 9, 19)[0].log_softmax(-1)
+    (found,) = torch.autograd.grad((log_p.detach().exp() * reference_term(log_p, log_ref, "k1")).sum(), student)
+    assert found.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+def test_k1_and_k3_estimate_the_reverse_kl(kind: Any) -> None:
+    log_p, log_ref = logits(1, 9, 20)[0].log_softmax(-1), logits(1, 9, 21)[0].log_softmax(-1)
+    expected = (log_p.exp() * (log_p - log_ref)).sum()
+    torch.testing.assert_close((log_p.exp() * reference_term(log_p, log_ref, kind)).sum(), expected)
+
+
+@given(st.floats(-20, 20), st.floats(-1, 1), st.sampled_from([1e-8, 1e-6, 1e-4, 1e-2, 1.0, 10.0]))
+def test_k3_is_never_negative(logprob: float, shift: float, scale: float) -> None:
+    logprobs = torch.tensor([logprob])
+    assert reference_term(logprobs, logprobs + scale * shift, "k3").item() >= 0
+
+
+# --- RLSD
+
+
+def test_rlsd_weights_by_hand() -> None:
+    # λ = 0.5, ε_w = 0.2
+    gain = [math.log(1.1), math.log(1.1), math.log(3), math.log(3), math.log(0.3), math.log(0.3), 0.7]
+    advantages = double(2.0, -2.0, 1.0, -1.0, 1.0, -1.0, 0.0)
+    old = double(*[-1.0] * 7)
+    weights = rlsd_weights(advantages, old, old + double(*gain), 0.5, 0.2)
+    assert weights.tolist() == pytest.approx([1.05, 0.5 + 0.5 / 1.1, 1.1, 0.9, 0.9, 1.1, 1.0])
+
+
+def test_rlsd_with_lambda_zero_weighs_nothing() -> None:
+    weights = rlsd_weights(double(1.0, -1.0), double(-1.0, -2.0), double(-3.0, -0.1), 0.0, 0.2)
+    assert weights.tolist() == [1.0, 1.0]
+
+
+def test_rlsd_with_lambda_one_is_the_clipped_evidence() -> None:
+    weights = rlsd_weights(double(1.0, 1.0), double(-1.0, -1.0), double(-0.95, 4.0), 1.0, 0.2)
+    assert weights.tolist() == pytest.approx([math.exp(0.05), 1.2])
+
+
+def test_rlsd_weights_carry_no_gradient() -> None:
+    logprobs = double(-1.0, grad=True)
+    weights = rlsd_weights(double(1.0), logprobs, double(-0.95, grad=True), 0.5, 0.2)
+    assert not weights.requires_grad
+
+
+# --- normalisers
+
+
+def test_normaliser_weights_by_hand() -> None:
+    # two prompts of two responses: 1 + 3 and 2 + 6 tokens
+    lengths = torch.tensor([1, 3, 2, 6])
+    assert normaliser_weights(lengths, "group", 2, 10).tolist() == pytest.approx([1 / 8, 1 / 8, 1 / 16, 1 / 16])
+    assert normaliser_weights(lengths, "batch", 2, 10).tolist() == pytest.approx([1 / 12] * 4)
+    assert normaliser_weights(lengths, "sequence", 2, 10).tolist() == pytest.approx([1 / 4, 1 / 12, 1 / 8, 1 / 24])
+    assert normaliser_weights(lengths, "constant", 2, 10).tolist() == pytest.approx([1 / 40] * 4)
+
+
+@given(st.lists(st.lists(st.integers(1, 4096), min_size=3, max_size=3), min_size=1, max_size=5))
+def test_weights_of_all_tokens_add_up_to_one(groups: list[list[int]]) -> None:
+    lengths = torch.tensor([length for group in groups for length in group])
+    kinds: list[Any] = ["group", "batch", "sequence"]
+    for kind in kinds:
+        weights = normaliser_weights(lengths, kind, 3, 4096)
+        assert weights.dtype == torch.float64
+        assert (weights * lengths).sum().item() == pytest.approx(1, rel=1e-12)
+    constant = normaliser_weights(lengths, "constant", 3, 4096)
+    assert (constant * lengths).sum().item() == pytest.approx(lengths.double().mean().item() / 4096)
+
+
+def test_one_prompt_has_the_same_group_and_batch_normaliser() -> None:
+    lengths = torch.tensor([4, 1, 7])
+    torch.testing.assert_close(
+        normaliser_weights(lengths, "group", 3, 10), normaliser_weights(lengths, "batch", 3, 10)
+    )

@@ -1,0 +1,399 @@
+"""Answers and their verdicts: by hand, against math-verify itself, and under hostile input."""
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from sdpg.files import read_json_lines
+from sdpg.params import RewardParams
+from sdpg.rewards import (
+    MAX_ANSWER_CHARACTERS,
+    Status,
+    Verdict,
+    Verifier,
+    extract_answer_line,
+    extract_boxed,
+    math_verify_equal,
+    normalise_answer,
+    normalise_string,
+)
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT.parent / "shared" / "data"
+CALLS = "SDPG_TEST_VERIFY_CALLS"
+
+
+def scripted_verify(gold: str, answer: str) -> bool:
+    """Runs in a worker: writes the call down, then does what the answer says."""
+    with open(os.environ[CALLS], "a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} {gold} {answer}\n")
+    if answer == "sleep":
+        time.sleep(1000)
+    elif answer == "exit":
+        os._exit(1)
+    elif answer == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif answer == "allocate":
+        bytearray(8 << 30)
+    return answer == "same"
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[Verifier]:
+    with Verifier(RewardParams()) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verifier]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CALLS, str(tmp_path_factory.mktemp("calls") / "calls"))
+        with Verifier(RewardParams(timeout=1.0), verify=scripted_verify) as shared:
+            yield shared
+
+
+def calls() -> list[str]:
+    path = Path(os.environ[CALLS])
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def score_one(verifier: Verifier, answer: str, gold: str) -> Verdict:
+    [verdict] = verifier.score([f"\\boxed{{{answer}}}"], [gold], [False])
+    return verdict
+
+
+# Extraction
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"First \boxed{5}. No: \boxed{204}", "204"),
+        (r"\boxed{\frac{1}{2}} and more", r"\frac{1}{2}"),
+        (r"\boxed{5} then \boxed{204", "5"),
+        (r"\boxed{5 then \boxed{204} then", "204"),
+        (r"\boxed{5} \boxed{{204}", "5"),
+        (r"\boxed{\left\{x\right.} }", r"\left\{x\right."),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed {7}", "7"),
+        (r"\\boxed{7}", "7"),
+        (r"\[\\\boxed{7}\]", "7"),
+        (r"} stray \boxed{7}", "7"),
+        (r"<think>\boxed{1}</think> so \boxed{2}", "2"),
+        (r"<think>\boxed{1}</think> so 2", None),
+        (r"<think>\boxed{1}", "1"),
+        (r"\boxed{}", ""),
+        (r"\fbox{5} \boxedtext{5} boxed{5}", None),
+        ("", None),
+    ],
+)
+def test_extract_boxed(text: str, answer: str | None) -> None:
+    assert extract_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Answer: 5\nAnswer: 6\nthanks", "6"),
+        ("**Final answer:** $x$ ", "$x$"),
+        ("answer : 7\r\n", "7"),
+        ("Answer: 1</think>none", None),
+        ("The answer: 5", None),
+        ("Answer:\n5", None),
+    ],
+)
+def test_extract_answer_line(text: str, answer: str | None) -> None:
+    assert extract_answer_line(text) == answer
+
+
+@given(st.recursive(st.text("ab1 \n", max_size=5), lambda inner: st.lists(inner).map(lambda p: "{" + "".join(p) + "}")))
+def test_extract_boxed_returns_any_balanced_content(content: str) -> None:
+    assert extract_boxed(f"{{ \\boxed{{wrong}} x \\boxed{{{content}}} }}") == content.strip()
+
+
+@given(st.text(r"\{}boxed$ .1,0" + "\n"))
+def test_extraction_and_normalisation_take_any_text(text: str) -> None:
+    extract_boxed(text)
+    extract_answer_line(text)
+    normalise_string(text)
+    assert normalise_answer(normalise_answer(text)) == normalise_answer(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        (r"\boxed{1}" + "x" * 102) * 900 + r"\boxed{204}",
+        r"\boxed{204}" + r"\boxed{" * 14_000,
+        r"\boxed{204}" + "{" * 100_000,
+        r"\boxed{204}" + r"\boxed" + " " * 100_000,
+        "Answer: " + "*" * 50_000 + " " * 50_000 + r"\boxed{204}",
+    ],
+)
+def test_long_texts_take_linear_time(text: str) -> None:
+    begin = time.perf_counter()
+    assert extract_boxed(text) == "204"
+    extract_answer_line(text)
+    assert time.perf_counter() - begin < 1  # 0.02 s in fact; a quadratic pass takes minutes
+
+
+# Normalisation
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        (" $27$. ", "27"), ("027", "27"), ("27.0", "27"), ("27.", "27"), ("000", "0"), ("-0", "0"), ("+5", "5"),
+        ("−5", "-5"), ("1,234,567", "1234567"), ("1{,}234", "1234"), (r"1\,234", "1234"), (r"\$1,000.00", "1000"),
+        (r"$\text{42}$.", "42"), (r"\mathrm{ B }", "B"), (r"\(5\)", "5"), (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        ("12,34", "12,34"), ("1,2", "1,2"), ("27.5", "27.5"), (r" 336^\circ ", r"336^\circ"), ("1/2", "1/2"),
+        (r"\frac{1}{2}", r"\frac{1}{2}"), (r"\text{a}\text{b}", r"\text{a}\text{b}"), (r"x\right.", r"x\right."),
+        ("٢٧", "٢٧"), ("²", "²"), ("", ""), ("$", ""),
+    ],
+)  # fmt: skip
+def test_normalise_answer(text: str, normal: str) -> None:
+    assert normalise_answer(text) == normal
+
+
+@given(st.integers())
+def test_every_way_to_write_an_integer_has_one_normal_form(number: int) -> None:
+    sign, digits = ("-" if number < 0 else ""), str(abs(number))
+    for text in (f"{number:,}", f"{number}.00", f"{sign}000{digits}", f"${number}$.", f"\\text{{ {number} }}"):
+        assert normalise_answer(text) == str(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        (r"$1{,}234$", "1234"), ("x = 5.", "5"), (r"336^{\circ}", "336"), ("336°", "336"), (r"12\text{ cm}", "12"),
+        (r"\left( 1, 2 \right)", "(1,2)"), (r"\dfrac12", r"\frac{1}{2}"), (r"\sqrt3", r"\sqrt{3}"), (r"50\%", "50"),
+        (r"\text{ B }", "B"), ("3m", "3m"), (r"a\leftarrow b", r"a\leftarrowb"), ("027", "027"), ("27.0", "27.0"),
+    ],
+)  # fmt: skip
+def test_normalise_string(text: str, normal: str) -> None:
+    assert normalise_string(text) == normal
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "status"),
+    [
+        ("204", "204", Status.CORRECT),
+        ("205", "204", Status.WRONG),
+        ("027", "27", Status.CORRECT),
+        ("1{,}234.0", "1234", Status.CORRECT),
+        ("9" * 900 + "8", "9" * 901, Status.WRONG),
+        ("0" * 90 + "9" * 900, "9" * 900, Status.CORRECT),
+        ("0.5", r"\frac{1}{2}", Status.CORRECT),
+        (r"\tfrac12", "1/2", Status.CORRECT),
+        ("1+x^2", "x^2+1", Status.CORRECT),
+        ("x=5", "5", Status.CORRECT),
+        ("336", r"336^\circ", Status.CORRECT),
+        ("336°", r"336^\circ", Status.CORRECT),
+        (r"336^{\circ}", r"336^\circ", Status.CORRECT),
+        (r"336^\circ", "336", Status.CORRECT),
+        ("335", r"336^\circ", Status.WRONG),
+        ("−\\frac12", "-0.5", Status.CORRECT),
+        (r"204 \text{ or } 205", "204", Status.WRONG),
+        (r"\{204, 205\}", "204", Status.WRONG),
+        ("(1, 2)", "(2,1)", Status.WRONG),
+    ],
+)
+def test_math_verify_verdicts(verifier: Verifier, answer: str, gold: str, status: Status) -> None:
+    assert score_one(verifier, answer, gold) == Verdict(status, answer, 1.0 if status is Status.CORRECT else -1.0)
+
+
+def test_missing_and_truncated_answers(verifier: Verifier) -> None:
+    verdicts = verifier.score(
+        ["so it is 5", "so it is", r"\boxed{5} and further", r"\boxed{}", r"\boxed{6} and"],
+        ["5"] * 5,
+        [False, True, True, False, True],
+    )
+    assert [v.status.value for v in verdicts] == ["no_answer", "truncated", "correct", "no_answer", "wrong"]
+    assert [v.extracted_answer for v in verdicts] == [None, None, "5", None, "6"]
+    assert [v.reward for v in verdicts] == [-1.0, -1.0, 1.0, -1.0, -1.0]
+
+
+def test_rewards_come_from_the_params() -> None:
+    with Verifier(RewardParams(correct=2.0, wrong=0.0)) as verifier:
+        assert [v.reward for v in verifier.score([r"\boxed{1}", ""], ["1", "1"], [False, False])] == [2.0, 0.0]
+
+
+def test_lists_of_different_lengths_are_refused(verifier: Verifier) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        verifier.score(["a", "b"], ["1"], [False, False])
+
+
+def test_answer_line_format() -> None:
+    with Verifier(RewardParams(answer_format="answer_line")) as verifier:
+        verdicts = verifier.score(
+            ["\\boxed{6}\nAnswer: $5$.", "Answer: \\boxed{5}", "\\boxed{5}", "Answer: 4}", "Answer: 4} \\boxed{5"],
+            ["5"] * 5,
+            [False] * 5,
+        )
+    assert [v.status.value for v in verdicts] == ["correct", "correct", "no_answer", "wrong", "wrong"]
+
+
+def test_names_and_versions() -> None:
+    assert Verifier(RewardParams()).name == "math_verify"
+    assert Verifier(RewardParams()).version.startswith("0.9")
+    assert Verifier(RewardParams(verifier="string_match")).name == "string_match"
+    assert Verifier(RewardParams(verifier="string_match")).version == "1"
+
+
+def test_string_match() -> None:
+    padding = "x" * 600
+    cases = [
+        (r"\boxed{204}", "204", Status.CORRECT),
+        (r"\boxed{ 1{,}234 }", "1234", Status.CORRECT),
+        (r"\boxed{336}", r"336^\circ", Status.CORRECT),
+        (r"\boxed{0.5}", r"\frac{1}{2}", Status.WRONG),
+        (r"\boxed{27.0}", "27", Status.WRONG),
+        (r"\boxed{204}" + padding, "204", Status.NO_ANSWER),
+        (padding + "\nAnswer: 204", "204", Status.CORRECT),
+        ("\\boxed{205}\nAnswer: 204", "204", Status.WRONG),
+    ]
+    with Verifier(RewardParams(verifier="string_match"), verify=scripted_verify) as verifier:
+        verdicts = verifier.score([c for c, _, _ in cases], [g for _, g, _ in cases], [False] * len(cases))
+    assert [v.status for v in verdicts] == [status for _, _, status in cases]
+
+
+# Against math-verify, and on the benchmarks
+
+
+def test_the_integer_fast_path_agrees_with_math_verify(verifier: Verifier) -> None:
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(300):
+        gold = rng.randint(-20_000, 20_000)
+        number = gold if rng.random() < 0.5 else gold + rng.choice([-10, -1, 1, 10, -2 * gold - 1])
+        pairs.append((str(gold), rng.choice([f"{number}", f"{number:,}", f"{number}.0", f"${number}$"])))
+    verdicts = verifier.score([f"\\boxed{{{a}}}" for _, a in pairs], [g for g, _ in pairs], [False] * len(pairs))
+    assert [v.status is Status.CORRECT for v in verdicts] == [math_verify_equal(*pair) for pair in pairs]
+    assert {v.status for v in verdicts} == {Status.CORRECT, Status.WRONG}
+
+
+@pytest.mark.skipif(not BENCHMARKS.is_dir(), reason=f"no benchmark files in {BENCHMARKS}")
+@pytest.mark.parametrize("kind", ["math_verify", "string_match"])
+def test_gold_answers_of_the_benchmarks_verify_against_themselves(kind: str, verifier: Verifier) -> None:
+    golds = [row["answer"] for path in sorted(BENCHMARKS.glob("*.jsonl")) for row in read_json_lines(path)]
+    assert golds
+    used = verifier if kind == "math_verify" else Verifier(RewardParams(verifier="string_match"))
+    for form in (r"So \boxed{%s}.", r"\boxed{ $%s$ }"):
+        verdicts = used.score([form % gold for gold in golds], golds, [False] * len(golds))
+        assert {v.status for v in verdicts} == {Status.CORRECT}
+    assert all(math_verify_equal(gold, gold) for gold in golds)
+
+
+# Hostile input
+
+
+def test_hostile_answers_end_in_time_and_earn_nothing() -> None:
+    endless = ["9^{9^{9^9}}", r"\binom{10^9}{5\cdot 10^8}"]  # the second stays in one C call, deaf to SIGTERM handlers
+    answers = [
+        r"\frac{" * 300 + "1" + "}{2}" * 300,  # over the length limit
+        "204\x00",
+        "\x00",
+        "٢٠٤",
+        "２０４",
+        "²⁰⁴",
+        "\ud800",
+        "9" * MAX_ANSWER_CHARACTERS,
+        "9" * 100_000,
+        "(" * 150 + "204",
+        r"\begin{pmatrix}" * 20,
+        r"204 \neq 205",
+        "__import__('os').system('exit 1')",
+    ]
+    texts = [f"\\boxed{{{answer}}}" for answer in answers]
+    texts += [r"\boxed{204", r"\boxed{204\}", r"\boxed{1}" * 900, "204" * 40_000, "\\" * 100_000, "{" * 100_000]
+    with Verifier(RewardParams(timeout=1.0)) as verifier:
+        assert score_one(verifier, "0.5", r"\frac{1}{2}").status is Status.CORRECT  # the pool has started
+        begin = time.perf_counter()
+        for answer in endless:
+            assert score_one(verifier, answer, "204") == Verdict(Status.TIMEOUT, answer, -1.0)
+        assert 2 <= time.perf_counter() - begin < 5  # two limits, one restart
+        verdicts = verifier.score(texts, ["204"] * len(texts), [False] * len(texts))
+        assert time.perf_counter() - begin < 15
+        assert not [v for v in verdicts if v.status is Status.CORRECT or v.reward != -1.0]
+        assert verifier.failures >= 2
+        assert score_one(verifier, r"\frac{2}{6}", r"\frac{1}{3}").status is Status.CORRECT
+
+
+# The pool
+
+
+@pytest.mark.parametrize("fate", ["sleep", "exit", "segfault", "allocate"])
+def test_a_failed_worker_is_a_timeout_and_the_pool_lives_on(scripted: Verifier, fate: str) -> None:
+    before = scripted.failures
+    verdicts = scripted.score([rf"\boxed{{{a}}}" for a in ("same", fate, "other")], [f"gold {fate}"] * 3, [False] * 3)
+    assert [v.status.value for v in verdicts] == ["correct", "timeout", "wrong"]
+    assert [v.reward for v in verdicts] == [1.0, -1.0, -1.0]
+    assert scripted.failures == before + 1
+
+
+def test_distinct_pairs_are_verified_once_and_order_is_kept(scripted: Verifier) -> None:
+    before = len(calls())
+    answers = ["same", "other", "same", "7", "$same$", "other"]
+    texts = [rf"\boxed{{{a}}}" for a in answers]
+    expected = ["correct", "wrong", "correct", "wrong", "correct", "wrong"]
+    for _ in range(2):  # the second time from the cache
+        verdicts = scripted.score(texts, ["a"] * 6, [False] * 6)
+        assert [v.status.value for v in verdicts] == expected
+        assert [v.extracted_answer for v in verdicts] == answers
+    assert sorted(line.split(" ", 1)[1] for line in calls()[before:]) == ["a 7", "a other", "a same"]
+    scripted.score([r"\boxed{same}"], ["b"], [False])
+    assert len(calls()) == before + 4
+
+
+def test_integers_and_equal_strings_need_no_worker(scripted: Verifier) -> None:
+    before = len(calls())
+    verdicts = scripted.score([r"\boxed{5}", r"\boxed{6}", r"\boxed{x}"], ["5", "5", "$x$"], [False] * 3)
+    assert [v.status.value for v in verdicts] == ["correct", "wrong", "correct"]
+    assert len(calls()) == before
+
+
+def test_time_outs_are_not_cached(scripted: Verifier) -> None:
+    before = len(calls())
+    for _ in range(2):
+        assert score_one(scripted, "exit", "uncached").status is Status.TIMEOUT
+    assert len(calls()) == before + 2
+
+
+def test_an_idle_worker_that_died_is_replaced(scripted: Verifier) -> None:
+    score_one(scripted, "same", "before the death")
+    os.kill(int(calls()[-1].split()[0]), signal.SIGKILL)
+    failures = scripted.failures
+    assert score_one(scripted, "same", "after the death").status is Status.CORRECT
+    assert scripted.failures == failures
+
+
+def test_workers_neither_run_the_main_module_again_nor_import_torch(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text(
+        "import sys\ndef verify(gold, answer):\n    return not {'torch', 'transformers', 'marker'} & set(sys.modules)\n"
+    )
+    (tmp_path / "marker.py").write_text("")
+    (tmp_path / "stage.py").write_text(
+        "import sys, marker, helper\n"
+        "from sdpg.params import RewardParams\n"
+        "from sdpg.rewards import Verifier\n"
+        "assert not {'torch', 'transformers', 'sympy'} & set(sys.modules)\n"
+        "print('main')\n"
+        "with Verifier(RewardParams(), helper.verify) as verifier:\n"
+        "    print(verifier.score([r'\\boxed{a}'], ['b'], [False])[0].status)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stage"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout.split(), done.stderr) == (["main", "correct"], "")

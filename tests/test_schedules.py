@@ -1,0 +1,74 @@
+import pytest
+
+from sdpg.schedules import beta, learning_rate, rlsd_lambda, window
+
+
+def test_windows_are_fractions_of_the_run() -> None:
+    assert [window(0.125, 400), window(0.875, 400), window(0.025, 400), window(0.0, 400)] == [50, 350, 10, 0]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (1, 0.02),  # 1/50, and the decay window has not begun: (400-1)/350 > 1
+        (25, 0.5),
+        (49, 0.98),
+        (50, 1.0),  # both factors reach 1 here, and only here
+        (51, 349 / 350),
+        (225, 0.5),
+        (399, 1 / 350),
+        (400, 0.0),
+    ],
+)
+def test_beta_of_the_paper(step: int, expected: float) -> None:
+    assert beta(step, 400, 1.0, 50, 350) == pytest.approx(expected, rel=1e-12)
+    assert beta(step, 400, 1e-3, 50, 350) == pytest.approx(1e-3 * expected, rel=1e-12)
+
+
+def test_beta_of_the_paper_peaks_at_one_step() -> None:
+    values = [beta(step, 400, 1.0, 50, 350) for step in range(1, 401)]
+    assert [step for step, value in enumerate(values, start=1) if value == max(values)] == [50]
+    assert max(values) == 1.0
+
+
+def test_overlapping_windows_multiply() -> None:
+    # T = 10, windows of 8 and 6: k = 6 gives 6/8 · 4/6 = 1/2; a minimum of the two would be 2/3
+    assert beta(6, 10, 1.0, 8, 6) == pytest.approx(0.5)
+    assert beta(5, 10, 2.0, 8, 6) == pytest.approx(2 * 5 / 8 * 5 / 6)
+
+
+def test_beta_with_a_plateau() -> None:
+    assert [beta(step, 10, 1.0, 2, 3) for step in range(1, 11)] == pytest.approx(
+        [0.5, 1, 1, 1, 1, 1, 1, 2 / 3, 1 / 3, 0]
+    )
+
+
+def test_a_window_of_zero_turns_its_factor_off() -> None:
+    assert [beta(step, 4, 0.7, 0, 0) for step in (1, 2, 3, 4)] == [0.7] * 4
+    assert [beta(step, 4, 1.0, 0, 2) for step in (1, 2, 3, 4)] == [1, 1, 0.5, 0]
+    assert [beta(step, 4, 1.0, 2, 0) for step in (1, 2, 3, 4)] == [0.5, 1, 1, 1]
+
+
+def test_lambda_of_the_public_code() -> None:
+    # λ(k) = 0.5·max(0, 1 - k/50)
+    values = {1: 0.49, 10: 0.4, 25: 0.25, 49: 0.01, 50: 0.0, 51: 0.0, 400: 0.0}
+    assert {step: rlsd_lambda(step, 0.5, 50) for step in values} == pytest.approx(values, abs=1e-15)
+
+
+def test_lambda_without_a_window_is_constant() -> None:
+    assert [rlsd_lambda(step, 0.3, 0) for step in (1, 100, 400)] == [0.3] * 3
+
+
+def test_learning_rate_warms_up_from_the_first_share() -> None:
+    values = [learning_rate(step, 1e-6, 10) for step in (1, 5, 9, 10, 11, 400)]
+    assert values == pytest.approx([1e-7, 5e-7, 9e-7, 1e-6, 1e-6, 1e-6], rel=1e-12)
+
+
+def test_learning_rate_may_start_at_zero() -> None:
+    values = [learning_rate(step, 1e-6, 10, starts_at_zero=True) for step in (1, 2, 6, 10, 11, 400)]
+    assert values == pytest.approx([0.0, 1e-7, 5e-7, 9e-7, 1e-6, 1e-6], rel=1e-12)
+
+
+@pytest.mark.parametrize("starts_at_zero", [False, True])
+def test_learning_rate_without_a_warm_up_is_constant(starts_at_zero: bool) -> None:
+    assert [learning_rate(step, 0.1, 0, starts_at_zero) for step in (1, 2, 9)] == [0.1] * 3
