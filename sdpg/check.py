@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from sdpg.context import check_context
 from sdpg.errors import UserError
 from sdpg.files import write_json
 from sdpg.params import FileSource, LocalModel, Params
@@ -30,6 +31,7 @@ def check_inputs(params: Params) -> None:
     model = params.base.model
     if isinstance(model, LocalModel):
         _check_model_folder(Path(params.base.folder) / model.path)
+    check_context(params)
     connect(params.tracking)
     write_json(CHECKED, {"valid": True})
 
@@ -47,5 +49,5 @@ def _check_model_folder(folder: Path) -> None:
     template = json.loads(config_file.read_text(encoding="utf-8")).get("chat_template")
     if template is None and not any(folder.glob("chat_template*")):
         raise UserError(
-            f"base.model.path: the tokenizer in {folder} has no chat template: use the instruction-tuned model's tokenizer"
+            f"base.model.path: the tokenizer in {folder} has no chat template: use an instruction-tuned model"
         )

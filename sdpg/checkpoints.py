@@ -1,8 +1,8 @@
 """Training in progress: what a killed run needs to go on exactly where it was.
 
-Everything lies in one folder, ``.state/<fingerprint>/``. A checkpoint is written under a temporary name and renamed, and
-the one before it is removed only then. Records and metrics may run ahead of the last checkpoint by some steps; on resume
-whatever lies past it is cut, and those steps are made again, bit for bit.
+Everything lies in one folder, ``.state/<fingerprint>/``. A checkpoint is written under a temporary name and renamed,
+and the one before it is removed only then. Records and metrics may run ahead of the last checkpoint by some steps; on
+resume whatever lies past it is cut, and those steps are made again, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence

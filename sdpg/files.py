@@ -8,6 +8,8 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sdpg.errors import UserError
 
 
@@ -15,8 +17,9 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
-def _explain(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror or error}. Nothing that was there before has changed; "
+def _explain(path: Path, error: OSError | SafetensorError) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot write {path}: {reason}. Nothing that was there before has changed; "
                      "free some space or mend the permissions, then run the same command again")  # fmt: skip
 
 
@@ -56,11 +59,16 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             # A folder cannot be renamed onto another, so the old one steps aside first.
             outgoing = path.with_name(f".{path.name}.outgoing-{os.getpid()}")
             os.replace(path, outgoing)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(outgoing, path)
+                raise
             shutil.rmtree(outgoing)
         else:
             os.replace(temporary, path)
-    except OSError as error:
+    # safetensors reports a full disk by an exception of its own.
+    except (OSError, SafetensorError) as error:
         raise _explain(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,7 +6,7 @@ from typing import Any
 from sdpg import paths
 from sdpg.evaluation import Identity, accuracies, evaluate, read_problem_sets
 from sdpg.files import replaced_folder, write_json
-from sdpg.models import device, load_model, set_threads
+from sdpg.models import load_model, set_threads
 from sdpg.params import Params
 from sdpg.provenance import fingerprint, hash_files
 from sdpg.records import write_evaluations
@@ -27,7 +27,7 @@ def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: b
     """
     set_threads(params.train.threads)
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder).to(device())
+    model = load_model(folder)
     sets = read_problem_sets(paths.PREPARED, params.data)
     settings = params.evaluation
     with Verifier(params.reward) as verifier:

@@ -1,4 +1,4 @@
-"""A method = which terms, which teacher, which schedule: the values of ``methods.<name>`` turned into per-token losses."""
+"""A method = which terms, which teacher, which schedule: ``methods.<name>`` turned into per-token losses."""
 
 from dataclasses import dataclass
 

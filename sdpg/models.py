@@ -11,6 +11,7 @@ from sdpg.batches import TokenBatch
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder
 from sdpg.params import ScratchModel
+from sdpg.tokenizer import pad_and_eos
 
 
 def device() -> torch.device:
@@ -25,6 +26,7 @@ def set_threads(count: int) -> None:
 
 def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed`` beforehand."""
+    pad_id, eos_id = pad_and_eos(tokenizer)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=params.hidden_size,
@@ -35,8 +37,8 @@ def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> P
         head_dim=params.head_dim,
         max_position_embeddings=params.context,
         tie_word_embeddings=params.tie_embeddings,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
         bos_token_id=None,
         # The usual 0.02 suits widths of thousands; at a width of 100 it leaves attention flat for hundreds of steps.
         initializer_range=params.hidden_size**-0.5,
@@ -45,8 +47,8 @@ def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> P
     return Qwen3ForCausalLM(config)
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """Loads a policy as float32 master weights.
+def load_model(folder: Path) -> Any:
+    """Loads a policy as float32 master weights, onto the accelerator if there is one.
 
     Raises:
         UserError: if the folder is no model folder, or its weights are not safetensors.
@@ -56,9 +58,10 @@ def load_model(folder: Path) -> PreTrainedModel:
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
+    return model.to(device())
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

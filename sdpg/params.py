@@ -1,7 +1,7 @@
 """The typed tree behind params.yaml: every choice that changes a result, frozen, unknown keys refused.
 
 Defaults are the paper's values (arXiv 2606.04036, section 4.1) where the paper gives one. Lengths of schedules are
-fractions of ``train.steps``, so that one preset serves runs of any length: the paper's T_warm = 50 of 400 steps is 0.125.
+fractions of ``train.steps``, so that one preset serves runs of any length: the paper's T_warm = 50 of 400 is 0.125.
 """
 
 from pathlib import Path
@@ -161,7 +161,7 @@ class ScratchModel(Section):
     slip_rate: Fraction
     """Chance that a step of a student-style text is off by 1, 2 or 10."""
     misconception_rate: Fraction
-    """Chance that a doubling with a carry forgets the carry in student-style text."""
+    """Chance that doubling a one-digit number forgets the carry in student-style text; of two digits, see the world."""
     seed: int = 0
 
 
@@ -294,7 +294,7 @@ class MethodParams(Section):
     """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
     rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
-    """Exact over the whole vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
+    """Exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     teacher: Literal["current", "reference"] = "current"
     """Whose weights play the teacher."""
@@ -308,7 +308,7 @@ class MethodParams(Section):
     """D1: bound on each token's KL; the public code has 20."""
     reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
     reference_in: Literal["loss", "reward"] = "loss"
-    """D4: the reference term as a loss, or, as the public code's GRPO, subtracted from the reward before the advantage."""
+    """D4: the reference term as a loss, or subtracted from the reward before the advantage (the public GRPO)."""
     alpha: Annotated[float, Field(ge=0)] = 1e-3
 
     @model_validator(mode="after")

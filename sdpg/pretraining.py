@@ -17,8 +17,9 @@ from sdpg.batches import token_batch
 from sdpg.models import response_logits, scratch_model
 from sdpg.params import PromptParams, ScratchModel
 from sdpg.problems import Problem
-from sdpg.prompts import chat_prompt, render_student, render_teacher
+from sdpg.prompts import chat_prompt, prompt_ids, render_student, render_teacher
 from sdpg.synthetic import Chain, draw_chain
+from sdpg.tokenizer import pad_and_eos
 
 BUCKET = 16
 """Batches drawn at once and sorted by length, so that little of a batch is padding."""
@@ -44,8 +45,10 @@ def pretraining_text(
         prompt = render_teacher(prompts, problem)
         assert prompt is not None, "a synthetic problem always has a solution"
         answer = chain.solution
-    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    return Text(encode(chat_prompt(tokenizer, prompt, prompts)), [*encode(answer), tokenizer.eos_token_id])
+    _, eos_id = pad_and_eos(tokenizer)
+    return Text(
+        prompt_ids(tokenizer, chat_prompt(tokenizer, prompt, prompts)), [*prompt_ids(tokenizer, answer), eos_id]
+    )
 
 
 def _batches(
@@ -91,7 +94,7 @@ def pretrain(
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=params.lr, total_steps=params.steps, pct_start=0.1
     )
-    pad_id = int(tokenizer.pad_token_id)
+    pad_id, _ = pad_and_eos(tokenizer)
     model.train()
     batches = _batches(params, families, prompts, tokenizer, held_out)
     progress = tqdm(range(params.steps), desc="base", unit="step")

@@ -11,14 +11,14 @@ from sdpg.checkpoints import load_checkpoint
 from sdpg.errors import UserError
 from sdpg.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_folder, write_json, write_text
-from sdpg.models import device, load_model, save_model, set_threads
+from sdpg.models import load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.prompts import read_prepared
 from sdpg.provenance import fingerprint, git_state, hardware, hash_files, loaded_code, versions
 from sdpg.records import read_evaluations
 from sdpg.rewards import Verifier
 from sdpg.rollouts.engines import make_engine
-from sdpg.tokenizer import load_tokenizer
+from sdpg.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.tracking import StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
 from sdpg.update import Policies
@@ -84,24 +84,22 @@ def train_run(params: Params, method: str, seed: int) -> Path:
 
 def _trainer(params: Params, method: str, seed: int, state: Path, verifier: Verifier, tracked: StageRun) -> Trainer:
     tokenizer = load_tokenizer(paths.BASE_MODEL)
-    target = device()
-    student = load_model(paths.BASE_MODEL).to(target)
+    pad_id, _ = pad_and_eos(tokenizer)
+    student = load_model(paths.BASE_MODEL)
     settings = params.methods[method]
     needed = (
         settings.reference != "none"
         or params.train.record_rows > 0
         or (settings.model_dump().get("teacher") == "reference")
     )
-    reference = load_model(paths.BASE_MODEL).to(target).requires_grad_(False) if needed else None
+    reference = load_model(paths.BASE_MODEL).requires_grad_(False) if needed else None
     return Trainer(
         params=params,
         name=method,
         method=settings,
         seed=seed,
         state=state,
-        policies=Policies(
-            student, reference, int(tokenizer.pad_token_id), params.rollout.temperature, DTYPES[params.train.dtype]
-        ),
+        policies=Policies(student, reference, pad_id, params.rollout.temperature, DTYPES[params.train.dtype]),
         tokenizer=tokenizer,
         engine=make_engine(params.rollout.engine, student, tokenizer, params.rollout.batch),
         verifier=verifier,

@@ -1,11 +1,11 @@
 """The tiny world: arithmetic chains with worked steps, and the texts from which the base model learns them.
 
 A problem such as ``27 a+5 b*2 c-8`` starts from a number and applies one operation a step; its solution names the value
-after each step, ``a=32 b=64 c=56``, and boxes the last one. All values stay between 0 and 59.
+after each step, ``a=32 b=64 c=56``, and boxes the last one. All values stay between 0 and 49.
 
-The base model's training text holds two styles. *Teacher style* follows the hint's correct steps. *Student style* has no
-hint and makes mistakes of two kinds: random slips (a step off by 1, 2 or 10), which sharpening the policy can cure, and a
-misconception (doubling forgets the carry, 27*2=44), more frequent than the right rule, which only learning can.
+The base model's training text holds two styles. *Teacher style* follows the hint's correct steps. *Student style* has
+no hint and makes mistakes of two kinds: random slips (a step off by 1, 2 or 10), which sharpening the policy can cure,
+and a misconception (doubling forgets the carry, 27*2=44), more frequent than the right rule, which only learning can.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,10 @@ FAMILIES = {
 }
 LABELS = "abcdefgh"
 SLIPS = (-10, -2, -1, 1, 2, 10)
-LARGEST = 59
+LARGEST = 49
 """No value of a problem is larger."""
+LARGE_NUMBERS = 0.25
+"""How much rarer the right rule is where the doubled number has two digits: some problems are hard, not all alike."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Chain:
             result = step.apply(value)
             if mistakes is not None:
                 if step.carries(value):
-                    if mistakes.random() < misconception_rate:
+                    right = (1 - misconception_rate) * (1 if value < 10 else LARGE_NUMBERS)
+                    if mistakes.random() >= right:
                         result = without_carry(value)
                 elif mistakes.random() < slip_rate:
                     result += mistakes.choice(SLIPS)
@@ -124,7 +127,7 @@ def draw_chain(family_name: str, rng: random.Random) -> Chain:
         start = value = rng.randint(5, LARGEST - 5)
         steps: list[Step] = []
         for position in range(length):
-            step = Step("*", 2) if position in doubled else Step(rng.choice("+-"), rng.randint(2, 7))
+            step = Step("*", 2) if position in doubled else Step(rng.choice("+-"), rng.randint(2, 6))
             if (position in doubled and not step.carries(value)) or not 0 <= step.apply(value) <= LARGEST:
                 break
             steps.append(step)

@@ -1,9 +1,9 @@
 """Tokenizers: one trained from scratch for the tiny world, or a model's own, checked for what the pipeline needs.
 
-The scratch tokenizer is made like Qwen3's (byte-level BPE, same normaliser, ChatML template), so that the tiny profile and
-the large ones go through the same code. One thing differs: up to two digits make one token, where Qwen3 has one token a
-digit. The world's numbers have at most two digits; with one token each, its texts are a third shorter and a model of two
-layers learns to add.
+The scratch tokenizer is made like Qwen3's (byte-level BPE, same normaliser, ChatML template), so that the tiny profile
+and the large ones go through the same code. One thing differs: up to two digits make one token, where Qwen3 has one
+token a digit. The world's numbers have at most two digits; with one token each, its texts are a third shorter and a
+model of two layers learns to add.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,8 @@ BYTES = 256
 
 # Qwen2's and Qwen3's own cut, but for the number of digits.
 PRETOKENIZE = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 CHAT_TEMPLATE = """\
@@ -125,3 +126,10 @@ def load_tokenizer(folder_or_id: str | Path, revision: str | None = None) -> Pre
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def pad_and_eos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """Ids of the padding and the end-of-sequence token, of a tokenizer that :func:`load_tokenizer` accepts."""
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    assert isinstance(pad, int) and isinstance(eos, int)
+    return pad, eos

@@ -3,7 +3,6 @@
 Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +53,13 @@ class Stopwatch:
     """Seconds spent in named parts of a step."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
         """Books the time since the last lap."""
         now = time.perf_counter()
-        self.seconds[part] += now - self.last
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
 

@@ -5,7 +5,7 @@ The gradient does not depend on how sequences are grouped into micro-batches: ev
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import json
 import math
 from pathlib import Path
@@ -171,7 +171,9 @@ def accumulate_gradients(
     lengths = torch.tensor([len(experience.responses[i]) for i in rows])
     row_weights = losses.normaliser_weights(lengths, train.normaliser, train.responses_per_prompt, max_tokens)
     weight_of = dict(zip(rows, row_weights.tolist(), strict=True))
-    with_teacher = teacher_rows(method, at, experience.advantages, experience.gates)
+    # RLSD's Δ is taken once per rollout batch: where it is stored, the teacher is not asked again.
+    asked = at if experience.teacher_logprobs is None else replace(at, rlsd_lambda=0.0)
+    with_teacher = teacher_rows(method, asked, experience.advantages, experience.gates)
     total = 0.0
     for group in experience.micro_batches(rows, train.tokens_per_micro_batch, bool(with_teacher[list(rows)].any())):
         batch, inputs = _token_inputs(policies, experience, group, method, at, train, with_teacher)
@@ -182,7 +184,9 @@ def accumulate_gradients(
             batch.rows
         ]
         loss = (terms.total * weights).sum()
-        loss.backward()
+        # Without an outcome term, a micro-batch whose gates are all closed has no graph.
+        if loss.requires_grad:
+            loss.backward()
         total += loss.item()
         with torch.no_grad():
             signals.store(
@@ -262,6 +266,11 @@ def _token_inputs(
     )
 
 
+def _json_number(value: float) -> float | str:
+    """JSON has neither NaN nor infinity: they become text."""
+    return value if math.isfinite(value) else repr(value)
+
+
 def _stop_unless_finite(terms: Any, experience: Experience, group: list[int], lengths: list[int], dump: Path) -> None:
     for term in fields(terms):
         values = getattr(terms, term.name)
@@ -273,9 +282,9 @@ def _stop_unless_finite(terms: Any, experience: Experience, group: list[int], le
                 "problem_id": experience.problem_ids[i],
                 "student_prompt_ids": experience.student_prompts[i],
                 "response_ids": experience.responses[i],
-                "advantage": float(experience.advantages[i]),
+                "advantage": _json_number(float(experience.advantages[i])),
                 "gate": float(experience.gates[i]),
-                term.name: [value if math.isfinite(value) else repr(value) for value in part.tolist()],
+                term.name: [_json_number(value) for value in part.tolist()],
             }
             for i, part in zip(group, parts, strict=True)
         ]

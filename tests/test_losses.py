@@ -2,7 +2,8 @@ from collections.abc import Callable
 import math
 from typing import Any, get_args
 
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from scipy.special import rel_entr, softmax
@@ -407,6 +408,4 @@ def test_weights_of_all_tokens_add_up_to_one(groups: list[list[int]]) -> None:
 
 def test_one_prompt_has_the_same_group_and_batch_normaliser() -> None:
     lengths = torch.tensor([4, 1, 7])
-    torch.testing.assert_close(
-        normaliser_weights(lengths, "group", 3, 10), normaliser_weights(lengths, "batch", 3, 10)
-    )
+    torch.testing.assert_close(normaliser_weights(lengths, "group", 3, 10), normaliser_weights(lengths, "batch", 3, 10))

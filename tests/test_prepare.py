@@ -13,9 +13,10 @@ from transformers import Qwen3Config
 
 from pipelines import prepare as stage
 from sdpg import prepare as work
+from sdpg.context import model_context
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Params, parse_params, read_yaml
-from sdpg.prepare import model_context, prepare, summary, write_prepared
+from sdpg.prepare import prepare, summary, write_prepared
 from sdpg.problems import text_keys
 from sdpg.prompts import prompt_ids, read_prepared
 from sdpg.tokenizer import load_tokenizer, train_tokenizer

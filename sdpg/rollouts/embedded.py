@@ -15,6 +15,7 @@ from transformers import (
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from sdpg.rollouts.protocol import Completion, Sampling
+from sdpg.tokenizer import pad_and_eos
 
 
 class _SampledLogprobs(LogitsProcessor):
@@ -37,7 +38,7 @@ class _SampledLogprobs(LogitsProcessor):
         if self.distribution is not None:
             self.logprobs.append(self.distribution.gather(1, last_ids.unsqueeze(1)).squeeze(1))
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
         self.collect(input_ids[:, -1])
         for warper in self.warpers:
             scores = warper(input_ids, scores)
@@ -50,8 +51,7 @@ class EmbeddedEngine:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> None:
         self.model = model
-        self.eos_id = int(tokenizer.eos_token_id)
-        self.pad_id = int(tokenizer.pad_token_id)
+        self.pad_id, self.eos_id = pad_and_eos(tokenizer)
         self.batch = batch
 
     def sync_weights(self) -> None:
@@ -61,7 +61,7 @@ class EmbeddedEngine:
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        progress: Callable[[int], None] = lambda finished: None,
+        progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
         """See :class:`~sdpg.rollouts.protocol.RolloutEngine`. Prompts of similar length share a batch."""
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
@@ -87,23 +87,27 @@ class EmbeddedEngine:
         input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
         recorder = _SampledLogprobs(sampling)
-        # Everything that shapes the distribution happens in the recorder; the model folder's own generation
-        # settings (Qwen3 ships top_k = 20) must not shape it a second time.
+        # Everything that shapes the distribution happens in the recorder.
         config = GenerationConfig(
             do_sample=sampling.temperature > 0,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
             max_new_tokens=sampling.max_tokens,
             eos_token_id=self.eos_id,
             pad_token_id=self.pad_id,
+            # Greedy decoding reads none of these, and transformers warns of what it does not read.
+            **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampling.temperature > 0 else {}),
         )
-        output = cast(Any, self.model).generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            generation_config=config,
-            logits_processor=LogitsProcessorList([recorder]),
-        )
+        # generate fills every field that is unset here from the model folder's own settings (Qwen3 ships top_k = 20,
+        # others a repetition penalty), which must not shape the distribution a second time.
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()
+        try:
+            output = cast(Any, self.model).generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([recorder]),
+            )
+        finally:
+            self.model.generation_config = own
         recorder.collect(output[:, -1])
         responses = output[:, longest:].tolist()
         logprobs = torch.stack(recorder.logprobs, dim=1).tolist()

@@ -45,7 +45,7 @@ class RolloutEngine(Protocol):
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        progress: Callable[[int], None] = lambda finished: None,
+        progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
         """One response per prompt, in the order of the prompts. ``progress`` is told of each finished batch's size."""
         ...

@@ -1,0 +1,57 @@
+"""Whether prompts and responses fit the model."""
+
+from pathlib import Path
+
+from sdpg.errors import UserError
+from sdpg.params import BaseParams, HubModel, LocalModel, Params, ScratchModel
+
+
+def model_context(base: BaseParams) -> int | None:
+    """The longest sequence that the initial policy takes; ``None`` if its configuration does not say.
+
+    Raises:
+        UserError: if a model's configuration cannot be read.
+    """
+    match base.model:
+        case ScratchModel(context=context):
+            return context
+        case LocalModel(path=path):
+            place, revision = str(Path(base.folder) / path), None
+            if not (Path(place) / "config.json").is_file():
+                raise UserError(f"{place} has no config.json: put the model folder there, or correct base.model.path")
+        case HubModel(id=place, revision=revision):
+            pass
+    # Importing transformers takes seconds, which a model from scratch need not wait for.
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(place, **({} if revision is None else {"revision": revision}))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the configuration of {place} does not load: check base.model in params.yaml and the network, or put the "
+            f"model into a folder under {base.folder} and set base.model.kind: folder. {error}"
+        ) from None
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_context(params: Params) -> None:
+    """Refuses limits under which a prompt and its response could outgrow the model.
+
+    Raises:
+        UserError: naming the parameters and their values.
+    """
+    context = model_context(params.base)
+    if context is None:
+        return
+    prompts = params.prompts
+    for prompt, tokens, response, more in (
+        ("max_student_tokens", prompts.max_student_tokens, "rollout.max_tokens", params.rollout.max_tokens),
+        ("max_student_tokens", prompts.max_student_tokens, "evaluation.max_tokens", params.evaluation.max_tokens),
+        ("max_teacher_tokens", prompts.max_teacher_tokens, "rollout.max_tokens", params.rollout.max_tokens),
+        ("max_teacher_tokens", prompts.max_teacher_tokens, "evaluation.max_tokens", params.evaluation.max_tokens),
+    ):
+        if tokens + more > context:
+            raise UserError(
+                f"prompts.{prompt} ({tokens}) + {response} ({more}) = {tokens + more} tokens, but the model's context "
+                f"is {context}: lower one of the two, or use a model with a longer context"
+            )

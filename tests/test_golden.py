@@ -1,0 +1,80 @@
+"""Traces of five updates per method: what no formula says, such as the order of updates, must not change unnoticed.
+
+A file of ``tests/golden/`` holds a method's values beside its trace, so that tuning params.yaml leaves it alone.
+After a change that is meant to move them, or to add the methods that are new in params.yaml, run
+``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/test_golden.py`` and look at the difference before committing it.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
+import torch
+
+from sdpg.files import write_json
+from sdpg.methods import coefficients
+from sdpg.params import MethodParams, load_params
+from sdpg.schedules import learning_rate, window
+from sdpg.update import Signals, accumulate_gradients
+
+FOLDER = Path(__file__).parent / "golden"
+STEPS, TOTAL = 5, 40
+"""The first five steps of forty, in which the warm-up of β and the decay of λ are under way."""
+
+
+def trace(method: MethodParams) -> list[dict[str, float]]:
+    """Losses, gradient norms and entropies of five updates on fabricated rollouts, in float32."""
+    policies, train = tiny_policies(), tiny_train(lr=3e-3, lr_warmup=0.1)
+    optimizer = torch.optim.AdamW(
+        policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+    )
+    steps = []
+    for step in range(1, STEPS + 1):
+        kind = method.gate if method.distillation != "none" else "positive"
+        experience, signals = tiny_experience(seed=100 + step, gate_kind=kind), Signals()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, train.lr, window(train.lr_warmup, TOTAL))
+        optimizer.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(
+            policies, experience, range(3 * SIBLINGS), method, coefficients(method, step, TOTAL), train, MAX_TOKENS,
+            signals, Path("unused.json"),
+        )  # fmt: skip
+        entropy = signals.mean("entropy")
+        assert entropy is not None
+        steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
+        torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
+        optimizer.step()
+    return steps
+
+
+def golden_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+if os.environ.get("REGENERATE_GOLDEN"):
+    for name, method in load_params(Path(__file__).parents[1] / "params.yaml").methods.items():
+        values = method.model_dump(exclude_unset=True)
+        write_json(FOLDER / f"{name}.json", {"method": values, "trace": trace(method)})
+
+
+@pytest.mark.parametrize("name", golden_names())
+def test_five_updates_follow_the_golden_trace(name: str) -> None:
+    golden = read(name)
+    found = trace(MethodParams(**golden["method"]))
+    assert len(found) == len(golden["trace"]) == STEPS
+    for step, expected in zip(found, golden["trace"], strict=True):
+        assert step == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_the_methods_of_the_paper_have_a_trace_and_no_two_are_equal() -> None:
+    names = golden_names()
+    assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(names)
+    traces = [json.dumps(read(name)["trace"]) for name in names]
+    assert len(set(traces)) == len(names)

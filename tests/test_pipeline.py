@@ -1,0 +1,241 @@
+"""The real ``dvc repro`` on the micro profile, in a clone of its own: built, repeated, changed, killed, misused."""
+
+from collections.abc import Iterator
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from sdpg.records import TOKEN_SIGNALS, read_evaluations, read_rollouts
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "DVC_NO_ANALYTICS": "true",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+}
+METHODS = ("grpo", "sdpg-ufkl")
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    return result
+
+
+def repro(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return run(folder, "dvc", "repro", *arguments, check=check)
+
+
+def edit(folder: Path, before: str, after: str) -> None:
+    path = folder / "params.yaml"
+    text = path.read_text()
+    assert text.count(before) == 1, before
+    path.write_text(text.replace(before, after))
+
+
+def stages_run(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """What must be equal when a run is made again: weights, metrics, curves."""
+    paths = [folder / "metrics.csv", folder / "curves.csv", *sorted((folder / "policy").glob("*.safetensors"))]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the working tree, on the micro profile, with the whole pipeline run once."""
+    folder = tmp_path_factory.mktemp("clone")
+    files = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "clone")
+    change = run(
+        folder, "python", "-m", "pipelines.configure", "--profile", "micro", "--methods", " ".join(METHODS)
+    ).stdout
+    assert "+profile: micro" in change
+    started = time.monotonic()
+    repro(folder)
+    (folder / "seconds").write_text(str(time.monotonic() - started))
+    return folder
+
+
+def test_the_whole_pipeline_ends_in_tables_within_two_minutes(project: Path) -> None:
+    assert float((project / "seconds").read_text()) < 120
+    rows = json.loads((project / "reports/table.json").read_text())
+    keys = {"method", "benchmark", "last", "best", "ci_low", "ci_high", "problems", "samples", "seeds"}
+    assert all(keys <= row.keys() for row in rows)
+    assert {row["method"] for row in rows} >= set(METHODS)
+    assert len({row["benchmark"] for row in rows}) == 3
+    assert all(row["ci_low"] <= row["last"] <= row["ci_high"] for row in rows)
+    for name in ("table.md", "table.csv", "table.tex", "curves.svg", "curves.png", "report.html", "choices.md"):
+        assert (project / "reports" / name).stat().st_size > 0
+
+
+def test_records_hold_every_rollout_and_every_answer(project: Path) -> None:
+    rollouts = project / "runs/sdpg-ufkl-0/rollouts"
+    assert len(list(rollouts.iterdir())) == 4
+    for row in read_rollouts(rollouts / "step-000002-rank-0.parquet").to_pylist():
+        assert "<|im_start|>" in row["student_prompt"] and "Hint" in row["teacher_prompt"]
+        assert all(len(row[name]) == row["length"] for name in TOKEN_SIGNALS if row[name] is not None)
+        spans = zip(row["token_starts"], row["token_ends"], strict=True)
+        assert "".join(row["completion"][start:end] for start, end in spans) == row["completion"]
+    recorded = read_rollouts(rollouts / "step-000002-rank-0.parquet", ["kl_to_teacher"]).column(0).to_pylist()
+    assert sum(values is not None for values in recorded) == 4
+    assert all(kl > -1e-6 for values in recorded if values is not None for kl in values)
+    final = read_evaluations(project / "evaluations/grpo-0/final.parquet").to_pylist()
+    assert len(final) == (3 * 8 + 8) * (4 + 1)
+    assert {row["verifier"] for row in final} == {"math_verify"}
+
+
+def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sdpg")
+    assert experiment is not None
+    runs = {entry.info.run_name: entry for entry in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop("pipeline micro paper")
+    assert set(runs) == {"base", "tabulate", "grpo-0", "sdpg-ufkl-0", "evaluate grpo-0", "evaluate sdpg-ufkl-0"}
+    assert {entry.data.tags["mlflow.parentRunId"] for entry in runs.values()} == {parent.info.run_id}
+    assert {entry.info.status for entry in (parent, *runs.values())} == {"FINISHED"}
+    child = runs["sdpg-ufkl-0"]
+    assert child.data.params["method.beta"] == "1.0"
+    assert child.data.tags["sdpg.version.torch"].startswith("2.13")
+    assert child.data.tags["mlflow.source.git.commit"] == run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    assert {given.dataset.name for given in child.inputs.dataset_inputs} == {"prepared", "base", "base-evaluations"}
+    history = client.get_metric_history(child.info.run_id, "reward")
+    assert [point.step for point in history] == [1, 2, 3, 4]
+    stored = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert {"params.yaml", "table.md", "table.json", "curves.svg", "report.html"} <= stored
+
+
+def test_a_second_repro_runs_nothing(project: Path) -> None:
+    assert stages_run(repro(project).stdout) == {"check"}
+
+
+def test_a_changed_beta_reruns_that_method_alone_and_changing_back_trains_nothing(project: Path) -> None:
+    before = digest(project / "runs/sdpg-ufkl-0")
+    path = project / "params.yaml"
+    original = path.read_text()
+    head, tail = original.split("\n  sdpg-ufkl:\n")
+    path.write_text(head + "\n  sdpg-ufkl:\n" + tail.replace("beta: 1.0", "beta: 0.25", 1))
+    output = repro(project).stdout
+    assert stages_run(output) == {"check", "train@sdpg-ufkl-0", "evaluate@sdpg-ufkl-0", "tabulate"}
+    path.write_text(original)
+    output = repro(project).stdout
+    assert stages_run(output) <= {"check"}, "everything else comes from the cache"
+    assert digest(project / "runs/sdpg-ufkl-0") == before
+
+
+def test_repro_with_jobs_gives_equal_tables(project: Path) -> None:
+    tables = (project / "reports/table.json").read_bytes()
+    before = digest(project / "runs/grpo-0")
+    shutil.rmtree(project / ".dvc/cache/runs")
+    for stage in ("train", "evaluate"):
+        workers = [
+            subprocess.Popen(
+                ["dvc", "--wait-for-lock", "repro", "--force", "--single-item", f"{stage}@{method}-0"],
+                cwd=project, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            )
+            for method in METHODS
+        ]  # fmt: skip
+        for worker in workers:
+            assert worker.wait(timeout=120) == 0
+    repro(project)
+    assert digest(project / "runs/grpo-0") == before
+    assert (project / "reports/table.json").read_bytes() == tables
+
+
+@pytest.fixture
+def longer(project: Path) -> Iterator[Path]:
+    """The project with a training run that is long enough to be killed, and its undisturbed result."""
+    original = (project / "params.yaml").read_text()
+    edit(project, "  steps: 4\n", "  steps: 12\n")
+    edit(project, "  checkpoint_every: 1\n", "  checkpoint_every: 3\n")
+    yield project
+    (project / "params.yaml").write_text(original)
+
+
+def kill_when(project: Path, condition: str, lines: int) -> bool:
+    """Starts ``dvc repro`` and kills its whole process group when a file has so many lines; False if it ended first."""
+    process = subprocess.Popen(
+        ["dvc", "repro", "train@sdpg-ufkl-0"], cwd=project, env=ENVIRONMENT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None:
+        found = list(project.glob(condition))
+        if found and (lines == 0 or any(len(file.read_text().splitlines()) >= lines for file in found)):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def test_killed_at_several_moments_it_ends_bit_identical(longer: Path) -> None:
+    repro(longer, "train@sdpg-ufkl-0")
+    expected = digest(longer / "runs/sdpg-ufkl-0")
+    shutil.rmtree(longer / "runs/sdpg-ufkl-0")
+    shutil.rmtree(longer / ".dvc/cache/runs")
+    moments = [
+        (".state/*/metrics.csv", 1),  # before the first step ends
+        (".state/*/metrics.csv", 6),  # between checkpoints: metrics and records run ahead
+        (".state/*/.checkpoint-*.partial-*", 0),  # while a checkpoint is written
+        (".state/*/metrics.csv", 12),
+    ]
+    assert sum(kill_when(longer, *moment) for moment in moments) >= 3
+    repro(longer, "train@sdpg-ufkl-0")
+    assert digest(longer / "runs/sdpg-ufkl-0") == expected
+    client = mlflow.MlflowClient(f"sqlite:///{longer / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sdpg")
+    assert experiment is not None
+    newest = client.search_runs([experiment.experiment_id], "attributes.run_name = 'sdpg-ufkl-0'")[0]
+    steps = [point.step for point in client.get_metric_history(newest.info.run_id, "reward")]
+    assert steps == list(range(1, 13)), "the resumed run goes on in its own MLflow run, and logs no step twice"
+    assert not list((longer / ".state").glob("*/checkpoint-*")), "work in progress is gone when it is finished"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("profile: micro", "profile: micro\ntypo: 1", "typo: unknown key"),
+        ("  methods: [grpo, sdpg-ufkl]", "  methods: [grpo, ppo]", "'ppo'"),
+        ("        families:\n          chain-3: 1", "        families:\n          chain-9: 1", "chain-9"),
+        ("  max_teacher_tokens: 160", "  max_teacher_tokens: 2000", "prompts.max_teacher_tokens"),
+    ],
+)
+def test_bad_input_ends_in_one_message_and_touches_nothing(
+    project: Path, before: str, after: str, message: str
+) -> None:
+    original = (project / "params.yaml").read_text()
+    outputs = {path: path.read_bytes() for path in (project / "reports").iterdir()}
+    try:
+        edit(project, before, after)
+        result = repro(project, check=False)
+    finally:
+        (project / "params.yaml").write_text(original)
+    said = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert message in said and "Traceback" not in said
+    assert {path: path.read_bytes() for path in (project / "reports").iterdir()} == outputs
+    assert (project / "data/prepared/train.jsonl").exists() and (project / "runs/grpo-0/COMPLETE").exists()

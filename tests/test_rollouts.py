@@ -1,0 +1,202 @@
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny import EOS, PAD, VOCAB, tiny_model
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.utils.logging import warning_once
+
+from sdpg.batches import token_batch
+from sdpg.models import response_logits
+from sdpg.rollouts import Completion, Sampling
+from sdpg.rollouts.embedded import EmbeddedEngine
+from sdpg.rollouts.engines import make_engine
+
+PROMPTS = [[2 + (3 * i + j) % (VOCAB - 2) for j in range(1 + i * 5 % 7)] for i in range(24)]
+"""24 prompts of 1 to 7 tokens, not in the order of their lengths."""
+
+
+def engine(model: Any, batch: int = 7) -> EmbeddedEngine:
+    tokenizer: Any = SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD)
+    return EmbeddedEngine(model, tokenizer, batch)
+
+
+def sampling(**changes: Any) -> Sampling:
+    return Sampling(**({"temperature": 1.0, "top_p": 1.0, "max_tokens": 12, "seed": 5} | changes))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model(1)
+
+
+def ids(completions: list[Completion]) -> list[list[int]]:
+    return [completion.ids for completion in completions]
+
+
+def recomputed(model: Any, prompt: list[int], completion: Completion, temperature: float) -> Tensor:
+    with torch.no_grad():
+        return response_logits(model, token_batch([prompt], [completion.ids], PAD), temperature).log_softmax(-1)
+
+
+def test_the_seed_fixes_the_responses(model: Any) -> None:
+    first = engine(model).generate(PROMPTS, sampling())
+    assert engine(model).generate(PROMPTS, sampling()) == first
+    assert ids(engine(model).generate(PROMPTS, sampling(seed=6))) != ids(first)
+
+
+def test_sampling_leaves_the_random_state_and_the_mode_alone(model: Any) -> None:
+    torch.manual_seed(11)
+    model.train()
+    before = torch.get_rng_state()
+    engine(model).generate(PROMPTS[:3], sampling())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    model.eval()
+    engine(model).generate(PROMPTS[:3], sampling())
+    assert not model.training
+
+
+def test_the_callers_random_state_does_not_reach_the_responses(model: Any) -> None:
+    torch.manual_seed(1)
+    first = engine(model).generate(PROMPTS[:5], sampling())
+    torch.manual_seed(2)
+    assert engine(model).generate(PROMPTS[:5], sampling()) == first
+
+
+def test_a_response_ends_at_its_first_eos_or_at_the_limit(model: Any) -> None:
+    completions = engine(model).generate(PROMPTS * 4, sampling(max_tokens=20))
+    for completion in completions:
+        assert EOS not in completion.ids[:-1]
+        assert completion.truncated == (completion.ids[-1] != EOS)
+        assert len(completion.ids) == 20 or not completion.truncated
+        assert len(completion.ids) == len(completion.rollout_logprobs) <= 20
+    assert {completion.truncated for completion in completions} == {True, False}
+
+
+def test_eos_as_the_last_allowed_token_is_no_truncation(model: Any) -> None:
+    completions = engine(model, 200).generate([PROMPTS[0]] * 200, sampling(max_tokens=1))
+    stopped = [completion for completion in completions if completion.ids == [EOS]]
+    assert stopped
+    assert not any(completion.truncated for completion in stopped)
+    assert all(completion.truncated for completion in completions if completion.ids != [EOS])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
+def test_rollout_logprobs_are_those_of_the_trainer(model: Any, temperature: float) -> None:
+    completions = engine(model).generate(PROMPTS, sampling(temperature=temperature))
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        log_probs = recomputed(model, prompt, completion, temperature)
+        expected = log_probs[torch.arange(len(completion.ids)), completion.ids]
+        assert completion.rollout_logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_with_top_p_logprobs_are_those_of_the_renormalised_nucleus(model: Any, temperature: float) -> None:
+    completions = engine(model).generate(PROMPTS, sampling(temperature=temperature, top_p=0.6))
+    renormalised = 0
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        log_probs = recomputed(model, prompt, completion, temperature)
+        for row, token, found in zip(log_probs, completion.ids, completion.rollout_logprobs, strict=True):
+            # The smallest set of the likeliest tokens whose mass reaches 0.6.
+            values, order = row.exp().sort(descending=True)
+            size = int((values.cumsum(0) < 0.6).sum()) + 1
+            assert token in order[:size].tolist()
+            assert found == pytest.approx((row[token] - values[:size].sum().log()).item(), abs=1e-4)
+            renormalised += size > 1
+    assert renormalised > 20
+
+
+def test_greedy_takes_the_likeliest_token(model: Any) -> None:
+    completions = engine(model).generate(PROMPTS, sampling(temperature=0.0))
+    assert engine(model).generate(PROMPTS, sampling(temperature=0.0, seed=6)) == completions
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        log_probs = recomputed(model, prompt, completion, 1.0)
+        assert completion.ids == log_probs.argmax(-1).tolist()
+        assert completion.rollout_logprobs == pytest.approx(log_probs.max(-1).values.tolist(), abs=1e-4)
+
+
+def test_samples_follow_the_distribution(model: Any) -> None:
+    count = 4000
+    completions = engine(model, count).generate([PROMPTS[3]] * count, sampling(max_tokens=1))
+    drawn = torch.bincount(torch.tensor([completion.ids[0] for completion in completions]), minlength=VOCAB) / count
+    expected = recomputed(model, PROMPTS[3], completions[0], 1.0)[0].exp()
+    assert (drawn - expected).abs().max() < 5 * (0.25 / count) ** 0.5
+
+
+OWN_SETTINGS: list[dict[str, Any]] = [
+    {"do_sample": True, "top_k": 1},
+    {"do_sample": True, "temperature": 0.01, "top_p": 0.1, "min_p": 0.9},
+    {"repetition_penalty": 50.0},
+    {"no_repeat_ngram_size": 1},
+    {"suppress_tokens": list(range(2, VOCAB))},
+    {"bad_words_ids": [[token] for token in range(2, 30)]},
+    {"eos_token_id": [EOS, *range(2, 20)]},
+    {"min_new_tokens": 12},
+    {"max_length": 3},
+    {"num_beams": 3},
+]
+
+
+@pytest.mark.parametrize("own", OWN_SETTINGS, ids=lambda own: "+".join(own))
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_the_models_own_generation_settings_shape_nothing(own: dict[str, Any], temperature: float) -> None:
+    model = tiny_model(1)
+    expected = engine(model).generate(PROMPTS, sampling(temperature=temperature))
+    model.generation_config = GenerationConfig(**own)
+    kept = model.generation_config
+    assert engine(model).generate(PROMPTS, sampling(temperature=temperature)) == expected
+    assert model.generation_config is kept
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_generation_logs_no_warnings(
+    model: Any, temperature: float, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    warning_once.cache_clear()  # what an earlier test was told would not be told again
+    with caplog.at_level(logging.WARNING):
+        engine(model).generate(PROMPTS[:3], sampling(temperature=temperature))
+    assert caplog.messages == []
+
+
+def test_responses_come_in_the_order_of_the_prompts(model: Any) -> None:
+    alone = [engine(model).generate([prompt], sampling(temperature=0.0))[0] for prompt in PROMPTS]
+    together = engine(model, 5).generate(PROMPTS, sampling(temperature=0.0))
+    assert ids(together) == ids(alone)
+    assert len({tuple(completion.ids) for completion in alone}) > 10
+
+
+def test_left_padding_does_not_change_the_results(model: Any) -> None:
+    short, long = PROMPTS[0], [7] * 30
+    alone = engine(model).generate([short], sampling(temperature=0.0))[0]
+    padded = engine(model).generate([short, long], sampling(temperature=0.0))[0]
+    assert padded.ids == alone.ids
+    assert padded.rollout_logprobs == pytest.approx(alone.rollout_logprobs, abs=1e-4)
+
+
+def test_progress_is_told_of_every_prompt(model: Any) -> None:
+    finished: list[int] = []
+    engine(model, 10).generate(PROMPTS, sampling(max_tokens=2), finished.append)
+    assert finished == [10, 10, 4]
+
+
+def test_no_prompts_give_no_responses(model: Any) -> None:
+    assert engine(model).generate([], sampling()) == []
+
+
+def test_an_update_is_seen_at_once() -> None:
+    model = tiny_model(2)
+    sampler: Any = make_engine("transformers", model, SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD), 8)
+    before = sampler.generate(PROMPTS, sampling(temperature=0.0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    sampler.sync_weights()
+    after = sampler.generate(PROMPTS, sampling(temperature=0.0))
+    assert ids(after) != ids(before)
+    expected = recomputed(model, PROMPTS[0], after[0], 1.0)
+    assert after[0].ids == expected.argmax(-1).tolist()

@@ -1,0 +1,64 @@
+"""The tiny world: right answers, the two kinds of mistakes, and held-out problems that stay held out."""
+
+import random
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from sdpg.errors import UserError
+from sdpg.synthetic import FAMILIES, LARGEST, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
+
+CHAIN = Chain("carry-3", 17, (Step("+", 5), Step("-", 4), Step("*", 2)))
+
+
+def test_a_chain_written_out() -> None:
+    assert CHAIN.problem == "17 a+5 b-4 c*2"
+    assert CHAIN.solution == "a=22 b=18 c=36 \\boxed{36}"
+    assert CHAIN.answer == "36"
+
+
+@given(st.sampled_from(sorted(FAMILIES)), st.integers(0, 10**6))
+def test_every_problem_is_solved_by_its_solution(family: str, seed: int) -> None:
+    chain = draw_chain(family, random.Random(seed))
+    start, *steps = chain.problem.split()
+    values = [int(start)]
+    for step in steps:
+        values.append(eval(f"{values[-1]}{step[1:]}", {}))  # an independent calculator; the text is ours
+    assert all(0 <= value <= LARGEST for value in values)
+    assert chain.answer == str(values[-1])
+    assert [int(value) for value in re.findall(r"=(\d+)", chain.solution)] == values[1:]
+    assert len(steps) in FAMILIES[family].lengths
+    carries = sum(step.endswith("*2") and value % 10 >= 5 for step, value in zip(steps, values, strict=False))
+    assert carries == FAMILIES[family].doublings == sum(step.endswith("*2") for step in steps)
+
+
+def test_the_misconception_forgets_the_carry() -> None:
+    assert [without_carry(value) for value in (27, 15, 9, 12)] == [44, 20, 8, 24]
+    assert CHAIN.work(random.Random(0), 0.0, 1.0) == "a=22 b=18 c=26 \\boxed{26}"
+
+
+def test_slips_are_as_frequent_as_asked_and_later_steps_follow_from_them() -> None:
+    rng = random.Random(0)
+    step, count = Chain("chain-2", 20, (Step("+", 5), Step("+", 2))), 4000
+    texts = [re.findall(r"=(\d+)", step.work(rng, 0.25)) for _ in range(count)]
+    slips = [int(first) - 25 for first, _ in texts]
+    assert set(slips) == {0, *SLIPS}
+    assert abs(sum(slip != 0 for slip in slips) / count - 0.25) < 0.03
+    assert all(int(second) - int(first) - 2 in {0, *SLIPS} for first, second in texts)
+
+
+def test_problems_are_different_and_leave_out_the_held_out_ones() -> None:
+    held_out = draw_chains({"chain-3": 1}, 50, seed=1)
+    texts = frozenset(chain.problem for chain in held_out)
+    drawn = draw_chains({"chain-3": 1, "carry-3": 1}, 500, seed=2, exclude=texts)
+    assert len({chain.problem for chain in drawn} | texts) == 550
+    assert draw_chains({"chain-3": 1}, 50, seed=1) == held_out
+
+
+def test_a_family_that_is_unknown_or_too_small_is_named() -> None:
+    with pytest.raises(UserError, match="'chain-99' does not exist; there are: chain-2"):
+        draw_chains({"chain-99": 1}, 1, 0)
+    with pytest.raises(UserError, match="fewer than 100000 different problems"):
+        draw_chains({"carry-1": 1}, 100000, 0)

@@ -1,0 +1,220 @@
+"""The training loop on a random model of the tiny world, in memory."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.files import write_json_lines
+from sdpg.methods import coefficients
+from sdpg.models import scratch_model
+from sdpg.params import Params, load_params, parse_params
+from sdpg.prepare import prepare
+from sdpg.pretraining import pretrain
+from sdpg.recording import token_spans
+from sdpg.records import read_rollouts
+from sdpg.rewards import Verifier
+from sdpg.rollouts.embedded import EmbeddedEngine
+from sdpg.tokenizer import pad_and_eos
+from sdpg.trainer import Trainer, step_prompts
+from sdpg.update import Policies
+
+ROOT = Path(__file__).parents[1]
+
+
+def small(**train: Any) -> Params:
+    """params.yaml with a small world, two prompts of four rollouts, and the given changes to ``train``."""
+    tree = load_params(ROOT / "params.yaml").model_dump()
+    tree["data"]["train"] |= {"families": {"chain-2": 1}, "count": 60}
+    tree["data"]["validation_size"] = 4
+    for benchmark in tree["data"]["benchmarks"].values():
+        benchmark["source"]["count"] = 4
+    tree["base"]["model"] |= {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "intermediate_size": 64}
+    tree["base"]["model"] |= {"steps": 60, "batch": 16}
+    tree["train"] |= {"steps": 3, "prompts_per_step": 2, "responses_per_prompt": 4, "eval_every": 3}
+    tree["train"] |= {"record_every": 1, "record_rows": 4, "lr": 1e-3, **train}
+    tree["rollout"]["max_tokens"] = tree["evaluation"]["max_tokens"] = 12
+    tree["evaluation"]["samples"] = 2
+    # A used key only, as in params.yaml: the dump writes every default.
+    tree["methods"] = {
+        name: method.model_dump(include=method.model_fields_set)
+        for name, method in load_params(ROOT / "params.yaml").methods.items()
+    }
+    return parse_params(tree)
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Any, Any]:
+    """Prepared data with its tokenizer, and a model that is trained a little, so that rewards vary."""
+    params = small()
+    prepared = prepare(params)
+    source = params.data.train
+    assert source.kind == "synthetic" and params.base.model.kind == "scratch"
+    held_out = frozenset(row.problem for rows in prepared.benchmarks.values() for row in rows.rows)
+    model = pretrain(params.base.model, source.families, params.prompts, prepared.tokenizer, held_out)
+    return prepared, model
+
+
+def trained(world: tuple[Any, Any], params: Params, method: str, state: Path, verdicts: bool = True) -> Trainer:
+    prepared, base = world
+    tokenizer = prepared.tokenizer
+    student, reference = (scratch_model(params.base.model, tokenizer) for _ in range(2))  # type: ignore[arg-type]
+    for model in (student, reference):
+        model.load_state_dict(base.state_dict())
+    sets = {"chain-3": prepared.benchmarks["chain-3"].rows, "validation": prepared.validation.rows}
+    with Verifier(params.reward) as verifier:
+        trainer = Trainer(
+            params=params,
+            name=method,
+            method=params.methods[method],
+            seed=0,
+            state=state,
+            policies=Policies(student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0),
+            tokenizer=tokenizer,
+            engine=EmbeddedEngine(student, tokenizer, 64),
+            verifier=verifier,
+            problems=prepared.train.rows,
+            sets=sets,
+            base_accuracies=dict.fromkeys(sets, 0.0),
+        )
+        if verdicts:
+            # Every other sibling is declared right, so that advantages and gates are there to work with.
+            score = verifier.score
+            trainer.verifier = type("Alternating", (), {"score": staticmethod(
+                lambda texts, golds, cut: [
+                    dataclasses.replace(verdict, reward=1.0 if index % 2 else -1.0)
+                    for index, verdict in enumerate(score(texts, golds, cut))
+                ]
+            ), "name": "test", "version": "0"})()  # fmt: skip
+        trainer.train()
+    return trainer
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.policies.student.parameters()])
+
+
+def test_recording_cannot_change_training(world: tuple[Any, Any], tmp_path: Path) -> None:
+    recorded = trained(world, small(), "sdpg-ufkl", tmp_path / "on")
+    silent = trained(world, small(record_rows=0), "sdpg-ufkl", tmp_path / "off")
+    assert torch.equal(weights(recorded), weights(silent))
+    assert not torch.equal(weights(recorded), weights(trained(world, small(lr=2e-3), "sdpg-ufkl", tmp_path / "lr")))
+
+
+@pytest.mark.parametrize("method", list(load_params(ROOT / "params.yaml").methods))
+def test_every_method_trains_and_logs(world: tuple[Any, Any], tmp_path: Path, method: str) -> None:
+    logged: dict[int, dict[str, float | None]] = {}
+    params = small()
+    before = torch.cat([p.detach().flatten() for p in world[1].parameters()])
+    trainer = trained(world, params, method, tmp_path)
+    assert not torch.equal(weights(trainer), before)
+    header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    scheduled = [coefficients(params.methods[method], k, 3) for k in (1, 2, 3)]
+    assert [float(row["beta"]) for row in rows] == [at.beta for at in scheduled]
+    assert all(float(row["ratio"]) == pytest.approx(1.0) for row in rows), "one update per batch is on-policy"
+    assert all(float(row["sampler_mismatch_max"]) < 1e-4 for row in rows)
+    wants_teacher = params.methods[method].distillation != "none" or params.methods[method].token_weighting == "rlsd"
+    assert (float(rows[0]["teacher_rows"]) > 0) == (
+        wants_teacher and max(scheduled[0].beta, scheduled[0].rlsd_lambda) > 0
+    )
+    assert not logged
+
+
+def test_only_gated_rows_are_distilled(world: tuple[Any, Any], tmp_path: Path) -> None:
+    trained(world, small(), "sdpg-ufkl", tmp_path)
+    for row in read_rollouts(tmp_path / "rollouts/step-000001-rank-0.parquet").to_pylist():
+        assert row["gate"] == float(row["advantage"] > 0) == float(row["sibling"] % 2)
+        assert row["reward"] == (1.0 if row["sibling"] % 2 else -1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"updates_per_batch": 2},
+        {"updates_per_batch": 2, "old_logprobs": "rollout"},
+        {"updates_per_batch": 2, "ratio_on_all_terms": False, "log_ratio_clamp": 20.0},
+        {"normaliser": "constant"},
+        {"dtype": "bfloat16"},
+    ],
+)
+@pytest.mark.parametrize("method", ["rlsd", "sdpg-urkl"])
+def test_options_of_the_presets_run(
+    world: tuple[Any, Any], tmp_path: Path, changes: dict[str, Any], method: str
+) -> None:
+    params = small(**changes)
+    trainer = trained(world, params, method, tmp_path)
+    if changes.get("dtype") == "bfloat16":
+        trainer.policies.dtype = torch.bfloat16
+        trainer.step(2, __import__("sdpg.trainer").trainer.Stopwatch())
+    assert torch.isfinite(weights(trainer)).all()
+
+
+def test_a_kl_in_the_reward_moves_advantages_of_uniform_groups(world: tuple[Any, Any], tmp_path: Path) -> None:
+    # D4: the public code's GRPO; a group of equal rewards gets advantages from the noise of the KL estimate.
+    tree = small().model_dump()
+    tree["methods"] = {
+        name: method.model_dump(include=method.model_fields_set) for name, method in small().methods.items()
+    }
+    tree["methods"]["grpo"] |= {"reference": "k1", "reference_in": "reward", "alpha": 0.5}
+    params = parse_params(tree)
+    trainer = trained(world, params, "grpo", tmp_path)
+    last = read_rollouts(tmp_path / "rollouts/step-000003-rank-0.parquet").to_pylist()
+    first = read_rollouts(tmp_path / "rollouts/step-000001-rank-0.parquet").to_pylist()
+    # At step 1 policy and reference are equal and the penalty is 0; later it differs between siblings.
+    assert {round(row["advantage"], 4) for row in first} == {1.0, -1.0}
+    assert len({round(row["advantage"], 4) for row in last}) > 2
+    assert trainer.optimizer.state
+
+
+def test_steps_take_whole_epochs_in_an_order_of_the_seed() -> None:
+    steps = [step_prompts(6, 4, step, 0) for step in range(1, 4)]
+    taken = [index for step in steps for index in step]
+    assert sorted(taken[:6]) == sorted(taken[6:]) == list(range(6))
+    assert taken[:6] != taken[6:]
+    assert step_prompts(6, 4, 2, 0) == steps[1] != step_prompts(6, 4, 2, 1)
+
+
+def test_evaluation_is_reproducible_and_counts_what_it_says(world: tuple[Any, Any]) -> None:
+    params = small()
+    prepared, model = world
+    sets = {"chain-3": prepared.benchmarks["chain-3"].rows}
+    engine = EmbeddedEngine(model, prepared.tokenizer, 3)
+    identity = Identity("base", "base", 0, 0)
+    with Verifier(params.reward) as verifier:
+        arguments = (engine, prepared.tokenizer, verifier, sets, params.evaluation, identity)
+        rows = evaluate(*arguments, samples=3)
+        assert rows == evaluate(*arguments, samples=3)
+        greedy = evaluate(*arguments, samples=1, temperature=0.0)
+        privileged = evaluate(*arguments, samples=1, as_teacher=True)
+    assert [(row["problem_id"], row["sample"]) for row in rows] == [
+        (row.id, sample) for row in sets["chain-3"] for sample in range(3)
+    ]
+    assert {row["temperature"] for row in greedy} == {0.0}
+    assert all("Hint" in row["prompt"] for row in privileged)
+    right = sum(row["status"] == "correct" for row in rows)
+    assert accuracies(rows) == {"chain-3": right / 12}
+
+
+def test_tokens_point_into_the_completion(world: tuple[Any, Any]) -> None:
+    tokenizer = world[0].tokenizer
+    for text in ("a=46 b=37 \\boxed{37}", "∫ é 数 🙂 <|im_end|> x", ""):
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        completion = tokenizer.decode(ids, skip_special_tokens=True)
+        tokens, starts, ends = token_spans(tokenizer, ids, completion)
+        assert len(tokens) == len(starts) == len(ends) == len(ids)
+        assert "".join(completion[start:end] for start, end in zip(starts, ends, strict=True)) == completion
+        assert tokens[-1] == "<|im_end|>" and starts[-1] == ends[-1] == len(completion)
+
+
+def test_a_prepared_file_with_a_damaged_row_is_named(tmp_path: Path) -> None:
+    from sdpg.errors import UserError
+    from sdpg.prompts import read_prepared
+
+    write_json_lines(tmp_path / "train.jsonl", [{"id": "1"}])
+    with pytest.raises(UserError, match=r"train.jsonl, line 1: not a prepared problem \(answer is missing"):
+        read_prepared(tmp_path / "train.jsonl")
