@@ -6,7 +6,7 @@ The presets ``paper`` and ``refcode`` set these options; sizes (steps, batch, le
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdpg.params import MethodParams, Params
+from sdpg.params import Params
 
 NOT_USED = "not used"
 
@@ -85,17 +85,6 @@ CHOICES = (
 )  # fmt: skip
 
 
-def _reads(method: MethodParams, field: str) -> bool:
-    """Whether a method uses an option at all; mirrors what :class:`MethodParams` refuses."""
-    if field in ("clip_low", "clip_high", "dual_clip"):
-        return method.outcome in ("ppo_clip", "clipped_weight")
-    if field in ("gate", "kl_clamp", "beta_warmup", "beta_decay"):
-        return method.distillation != "none"
-    if field in ("reference_in", "alpha"):
-        return method.reference != "none"
-    return True
-
-
 def _text(value: object) -> str:
     if value is None:
         return "none"
@@ -109,7 +98,7 @@ def _per_method(params: Params, field: str) -> str:
     groups: dict[str, list[str]] = {}
     for name in params.run.methods:
         method = params.method(name)
-        value = _text(getattr(method, field)) if _reads(method, field) else NOT_USED
+        value = _text(getattr(method, field)) if method.reads(field) else NOT_USED
         groups.setdefault(value, []).append(name)
     if len(groups) == 1:
         return f"{next(iter(groups))} (all)"

@@ -7,23 +7,14 @@ fractions of ``train.steps``, so that one preset serves runs of any length: the 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
+from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
 
 PARAMS_FILE = Path("params.yaml")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
-
-
-class Section(BaseModel):
-    """A part of the tree: immutable, and a key that it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunParams(Section):
@@ -118,7 +109,7 @@ class PromptParams(Section):
     hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
     """What the privileged context holds (D6): the paper's answer and solution, or the public code's answer alone."""
     system: str | None = None
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Passed to the tokenizer's chat template, e.g. ``enable_thinking``."""
     max_student_tokens: Positive = 2048
     max_teacher_tokens: Positive = 8192
@@ -276,69 +267,6 @@ class EvaluationParams(Section):
     max_tokens: Positive = 4096
     batch: Positive = 256
     seed: int = 0
-
-
-class MethodParams(Section):
-    """A method as data: which terms, which teacher, which schedule. A key that the method does not use is an error."""
-
-    title: str
-    outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight"]
-    """L_out: section 3.2; PPO's clipped surrogate; or sg[ℓ_clip]·log π, the paper's A.3."""
-    clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    clip_high: Annotated[float, Field(ge=0)] = 0.2
-    dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """c of A.3, the bound for negative advantages; None is no bound."""
-    token_weighting: Literal["none", "rlsd"] = "none"
-    rlsd_lambda: Fraction = 0.5
-    rlsd_decay: Fraction = 0.125
-    """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
-    rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
-    """Exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
-    jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    teacher: Literal["current", "reference"] = "current"
-    """Whose weights play the teacher."""
-    gate: Literal["positive", "all"] = "positive"
-    """D1: distil rollouts with positive advantage only, or all of them."""
-    beta: Annotated[float, Field(ge=0)] = 1e-3
-    beta_warmup: Fraction = 0.125
-    beta_decay: Fraction = 0.875
-    """D2: windows of β(k), fractions of the steps; 0 turns that factor off."""
-    kl_clamp: Annotated[float, Field(gt=0)] | None = None
-    """D1: bound on each token's KL; the public code has 20."""
-    reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
-    reference_in: Literal["loss", "reward"] = "loss"
-    """D4: the reference term as a loss, or subtracted from the reward before the advantage (the public GRPO)."""
-    alpha: Annotated[float, Field(ge=0)] = 1e-3
-
-    @model_validator(mode="after")
-    def _only_what_is_used(self) -> "MethodParams":
-        clipped = self.outcome in ("ppo_clip", "clipped_weight")
-        distils = self.distillation != "none"
-        rlsd = self.token_weighting == "rlsd"
-        used = {
-            "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
-            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_clip": rlsd,
-            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd,
-            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "kl_clamp": distils,
-            "reference_in": self.reference != "none", "alpha": self.reference != "none",
-        }  # fmt: skip
-        unused = sorted(field for field in self.model_fields_set if not used.get(field, True))
-        if unused:
-            raise ValueError(
-                f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
-                f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"reference={self.reference}: remove, or switch on the term that reads it"
-            )
-        if self.outcome == "none" and not distils:
-            raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
-        if rlsd and self.outcome == "none":
-            raise ValueError("token_weighting is rlsd, which weights the outcome term, but outcome is none")
-        if self.reference_in == "reward" and self.reference not in ("none", "k1", "k3"):
-            raise ValueError(f"reference_in is reward, which takes the estimators k1 and k3, not {self.reference}")
-        if self.reference_in == "loss" and self.reference == "k1":
-            raise ValueError("reference k1 as a loss has zero expected gradient: use reference_in: reward, or k3")
-        return self
 
 
 class TrackingParams(Section):

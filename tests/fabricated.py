@@ -10,7 +10,7 @@ from sdpg.params import Params, parse_params, read_yaml
 from sdpg.records import write_evaluations
 
 PROJECT = Path(__file__).parents[1]
-BENCHMARKS = ("chain-3", "chain-5", "carry-3")
+BENCHMARKS = ("chain-3", "chain-4", "carry-3")
 SETS = (*BENCHMARKS, "validation")
 STEPS = (10, 20, 30, 40)
 

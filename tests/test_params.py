@@ -33,7 +33,7 @@ def test_every_field_of_the_tree_stands_in_params_yaml() -> None:
     # What is not written there would be a choice that nobody sees; method keys that a method does not use are absent.
     def missing(model: Any, tree: dict[str, Any], where: str) -> list[str]:
         found = []
-        for name in type(model).model_fields.items():
+        for name in type(model).model_fields:
             value = getattr(model, name)
             if name not in tree:
                 found.append(f"{where}{name}")

@@ -14,7 +14,7 @@ from sdpg.tables import FinalRow, MainRow, final_rows, greedy_headline, main_row
 RIGHT = {
     # Of 4 samples, for every problem: step → per set.
     "chain-3": {0: 1, 10: 2, 20: 3, 30: 3, 40: 2},
-    "chain-5": {0: 1, 10: 1, 20: 2, 30: 4, 40: 4},
+    "chain-4": {0: 1, 10: 1, 20: 2, 30: 4, 40: 4},
     "carry-3": {0: 1, 10: 0, 20: 0, 30: 0, 40: 0},
     "validation": {0: 0, 10: 1, 20: 3, 30: 1, 40: 3},
 }
@@ -43,7 +43,7 @@ def test_last_best_and_selected_by_hand(one_seed: Results) -> None:
     # Validation is highest at 20 and at 40: the earliest counts.
     assert (row.selected, row.selected_steps) == (0.75, [20])
     assert (row.problems, row.samples, row.seeds) == (10, 4, 1)
-    assert rows_of(one_seed)["grpo", "chain-5"].selected == 0.5
+    assert rows_of(one_seed)["grpo", "chain-4"].selected == 0.5
     # Where training only harms, the best of the series is the base.
     assert (rows_of(one_seed)["grpo", "carry-3"].best, rows_of(one_seed)["grpo", "carry-3"].best_steps) == (0.25, [0])
 

@@ -472,7 +472,7 @@ def test_a_term_that_is_not_finite_stops_the_update_and_is_written_out(poison: s
     if poison == "teacher":
         values |= {"teacher": "reference"}
     with pytest.raises(UserError) as error:
-        run(policies, experience, tiny_method(**values), AT, tiny_train(), dump=dump)
+        run(policies, experience, tiny_method(**values), AT, tiny_train(tokens_per_micro_batch=10_000), dump=dump)
     assert repr(expected[poison]) in str(error.value)
     assert str(dump) in str(error.value)
 
@@ -482,6 +482,8 @@ def test_a_term_that_is_not_finite_stops_the_update_and_is_written_out(poison: s
     rows = json.loads(dump.read_text(), parse_constant=refuse)
     bad = [row for row in rows if "nan" in row[expected[poison]] or "inf" in row[expected[poison]]]
     assert bad
+    assert len(rows) == 12
+    assert all(len(row[expected[poison]]) == len(row["response_ids"]) for row in rows)
     if poison in ("advantage", "old_logprob"):
         assert [row["problem_id"] for row in bad] == ["problem-1"]
         assert bad[0]["response_ids"] == experience.responses[5]

@@ -1,0 +1,82 @@
+"""A method's values, ``methods.<name>.*`` in params.yaml: which terms, which teacher, which schedule."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the tree: immutable, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodParams(Section):
+    """A method as data: which terms, which teacher, which schedule. A key that the method does not use is an error."""
+
+    title: str
+    outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight"]
+    """L_out: section 3.2; PPO's clipped surrogate; or sg[ℓ_clip]·log π, the paper's A.3."""
+    clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    clip_high: Annotated[float, Field(ge=0)] = 0.2
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """c of A.3, the bound for negative advantages; None is no bound."""
+    token_weighting: Literal["none", "rlsd"] = "none"
+    rlsd_lambda: Fraction = 0.5
+    rlsd_decay: Fraction = 0.125
+    """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
+    rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
+    """Exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
+    jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    teacher: Literal["current", "reference"] = "current"
+    """Whose weights play the teacher."""
+    gate: Literal["positive", "all"] = "positive"
+    """D1: distil rollouts with positive advantage only, or all of them."""
+    beta: Annotated[float, Field(ge=0)] = 1e-3
+    beta_warmup: Fraction = 0.125
+    beta_decay: Fraction = 0.875
+    """D2: windows of β(k), fractions of the steps; 0 turns that factor off."""
+    kl_clamp: Annotated[float, Field(gt=0)] | None = None
+    """D1: bound on each token's KL; the public code has 20."""
+    reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
+    reference_in: Literal["loss", "reward"] = "loss"
+    """D4: the reference term as a loss, or subtracted from the reward before the advantage (the public GRPO)."""
+    alpha: Annotated[float, Field(ge=0)] = 1e-3
+
+    def reads(self, field: str) -> bool:
+        """Whether the method's terms read a field at all."""
+        clipped = self.outcome in ("ppo_clip", "clipped_weight")
+        distils = self.distillation != "none"
+        rlsd = self.token_weighting == "rlsd"
+        conditions = {
+            "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
+            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_clip": rlsd,
+            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd,
+            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "kl_clamp": distils,
+            "reference_in": self.reference != "none", "alpha": self.reference != "none",
+        }  # fmt: skip
+        return conditions.get(field, True)
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> "MethodParams":
+        unused = sorted(field for field in self.model_fields_set if not self.reads(field))
+        if unused:
+            raise ValueError(
+                f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
+                f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
+                f"reference={self.reference}: remove, or switch on the term that reads it"
+            )
+        if self.outcome == "none" and self.distillation == "none":
+            raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
+        if self.token_weighting == "rlsd" and self.outcome == "none":
+            raise ValueError("token_weighting is rlsd, which weights the outcome term, but outcome is none")
+        if self.reference_in == "reward" and self.reference not in ("none", "k1", "k3"):
+            raise ValueError(f"reference_in is reward, which takes the estimators k1 and k3, not {self.reference}")
+        if self.reference_in == "loss" and self.reference == "k1":
+            raise ValueError("reference k1 as a loss has zero expected gradient: use reference_in: reward, or k3")
+        return self
