@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
@@ -59,7 +60,7 @@ def load_model(folder: Path) -> Any:
         raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
     return model.to(device())
 

@@ -14,6 +14,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from sdpg.errors import UserError
 from sdpg.params import Params, TrackingParams
@@ -66,8 +67,8 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
                 return client, experiment.experiment_id
             artifacts = (project_root() / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
             return client, client.create_experiment(params.experiment, artifact_location=artifacts)
-    except MlflowException as error:
-        raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error.message}") from None
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error}") from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,0 +1,136 @@
+"""Model folders that cannot be used are refused with a remedy, before any output is touched."""
+
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+import pytest
+
+from sdpg.base import build_base
+from sdpg.check import check_inputs
+from sdpg.errors import UserError
+from sdpg.files import write_json_lines
+from sdpg.models import load_model, save_model, scratch_model
+from sdpg.params import Params, ScratchModel, load_params, parse_params
+from sdpg.prepare import prepare, write_prepared
+from sdpg.tokenizer import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+MODEL = ScratchModel(
+    kind="scratch", vocab_size=300, hidden_size=32, layers=1, heads=2, kv_heads=1, head_dim=32, intermediate_size=64,
+    context=4096, steps=1, batch=1, lr=1e-3, student_share=1, slip_rate=0, misconception_rate=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project folder with a local model and local problem files in it."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = train_tokenizer(["What is 2+3? Solve step by step."] * 9, 300)
+    save_model(scratch_model(MODEL, tokenizer), tokenizer, tmp_path / "inputs/models/tiny")
+    rows = [{"problem": f"What is {n}+3?", "answer": str(n + 3), "solution": f"{n}+3={n + 3}"} for n in range(30)]
+    write_json_lines(tmp_path / "inputs/problems/train.jsonl", rows[:24])
+    write_json_lines(tmp_path / "inputs/problems/test.jsonl", rows[24:])
+    return tmp_path
+
+
+def params(**changes: Any) -> Params:
+    tree = load_params(ROOT / "params.yaml").model_dump()
+    tree["methods"] = {
+        name: method.model_dump(include=method.model_fields_set)
+        for name, method in load_params(ROOT / "params.yaml").methods.items()
+    }
+    columns = {"solution": "solution"}
+    tree["data"] |= {"validation_size": 4, "train": {"kind": "file", "path": "train.jsonl", "columns": columns}}
+    source = {"kind": "file", "path": "test.jsonl", "columns": columns}
+    tree["data"]["benchmarks"] = {"sums": {"title": "Sums", "source": source}}
+    tree["base"]["model"] = {"kind": "folder", "path": "tiny"}
+    tree["prompts"] |= {"max_student_tokens": 200, "max_teacher_tokens": 300}
+    tree["rollout"]["max_tokens"] = tree["evaluation"]["max_tokens"] = 8
+    tree["evaluation"]["final_samples"] = 2
+    tree["tracking"]["system_metrics"] = False
+    for path, value in changes.items():
+        section, key = path.split("__")
+        tree[section][key] = value
+    return parse_params(tree)
+
+
+def test_a_local_model_and_local_files_go_the_same_way(project: Path) -> None:
+    settings = params()
+    check_inputs(settings)
+    write_prepared(prepare(settings), Path("data"))
+    folder = build_base(settings)
+    assert load_model(folder).config.hidden_size == 32
+    metrics = json.loads((project / "models/base.json").read_text())
+    assert set(metrics) == {"sampled", "greedy", "teacher"}
+    assert set(metrics["sampled"]) == {"sums", "validation"}
+
+
+def remove(pattern: str) -> Any:
+    def change(project: Path) -> None:
+        for path in project.glob(pattern):
+            path.unlink()
+
+    return change
+
+
+def without_template(project: Path) -> None:
+    folder = project / "inputs/models/tiny"
+    for path in folder.glob("chat_template*"):
+        path.unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "changes", "message"),
+    [
+        (remove("inputs/models/tiny/config.json"), {}, "base.model.path: .*tiny has no config.json"),
+        (remove("inputs/models/tiny/*.safetensors"), {}, "has no .*safetensors weights"),
+        (remove("inputs/models/tiny/tokenizer*"), {}, "tiny has no tokenizer"),
+        (without_template, {}, "has no chat template"),
+        (remove("inputs/problems/train.jsonl"), {}, "data.train.path: .*train.jsonl does not exist"),
+        (remove("inputs/problems/test.jsonl"), {}, "data.benchmarks.sums.source.path: .*test.jsonl does not exist"),
+        (lambda project: None, {"prompts__max_teacher_tokens": 9999}, "max_teacher_tokens .9999. .*context is 4096"),
+        (lambda project: None, {"tracking__uri": "sqlite:////dev/null/runs.db"}, "tracking.uri .*cannot be used"),
+        (lambda project: None, {"tracking__uri": "file:./mlruns"}, "tracking.uri .*cannot be used"),
+    ],
+)  # fmt: skip
+def test_the_check_names_what_is_missing(project: Path, damage: Any, changes: dict[str, Any], message: str) -> None:
+    damage(project)
+    with pytest.raises(UserError, match=message):
+        check_inputs(params(**changes))
+    assert not (project / "data").exists()
+
+
+def test_a_damaged_weights_file_is_named(project: Path) -> None:
+    weights = project / "inputs/models/tiny/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(UserError, match="tiny does not load"):
+        load_model(project / "inputs/models/tiny")
+
+
+def test_a_hub_model_that_is_not_at_hand_says_where_to_put_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdpg.base import _fetch
+    from sdpg.params import HubModel
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"neither cached nor reachable .* put its files into inputs/models/<name>"):
+        _fetch(HubModel(kind="hub", id="Qwen/Qwen3-1.7B", revision="main"), "inputs/models")
+
+
+def test_a_hub_model_in_the_cache_is_resolved_without_network(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdpg.base import _fetch
+    from sdpg.params import HubModel
+
+    # The hub's own cache layout: refs name a commit, snapshots hold its files.
+    cache = project / "hub/models--lab--tiny"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/v1").write_text("0" * 40)
+    shutil.copytree("inputs/models/tiny", cache / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(project / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = _fetch(HubModel(kind="hub", id="lab/tiny", revision="v1"), "inputs/models")
+    assert load_model(folder).config.hidden_size == 32
