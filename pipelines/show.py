@@ -1,12 +1,17 @@
-"""Prints the main table and where everything lies, after ``make repro``."""
+"""Prints the main table, where the time went, and where everything lies, after ``make repro``."""
 
 from sdpg.errors import entry_point
+from sdpg.params import load_params
 from sdpg.report import print_table
+from sdpg.tracking import stage_seconds
 
 
 def main() -> None:
-    """Reads reports/; writes nothing."""
+    """Reads reports/ and MLflow; writes nothing."""
     print_table()
+    seconds = stage_seconds(load_params())
+    if seconds:
+        print("Seconds per stage, without start-up: " + ", ".join(f"{name} {s:.0f}" for name, s in seconds.items()))
     print("reports/report.html: everything in one page · reports/table.{md,csv,tex,json} · reports/curves.{svg,png}")
     print("runs/: policies, rollouts, metrics · evaluations/: every final answer · make mlflow: all runs, step by step")
 

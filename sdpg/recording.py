@@ -73,6 +73,11 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str
         starts.append(cursor)
         ends.append(end)
         cursor = end
+    if cursor < len(text):
+        # The response breaks off inside a character; what decoding shows instead belongs to the last ordinary token.
+        last = max(index for index, token in enumerate(ids) if token not in special)
+        tokens[last], ends[last] = text[starts[last] :], len(text)
+        starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
     return tokens, starts, ends
 
 

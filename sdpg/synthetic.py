@@ -13,6 +13,9 @@ import random
 
 from sdpg.errors import UserError
 
+LARGEST = 49
+"""The largest value of any family, and of any slip."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -21,13 +24,16 @@ class Family:
     Attributes:
         lengths: allowed numbers of steps.
         doublings: how many steps double with a carry, which is what the misconception gets wrong.
+        largest: no value of a problem is larger.
     """
 
     lengths: tuple[int, ...]
     doublings: int
+    largest: int = LARGEST
 
 
 FAMILIES = {
+    "digit-2": Family((2,), 0, largest=9),
     "chain-2": Family((2,), 0),
     "chain-3": Family((3,), 0),
     "chain-4": Family((4,), 0),
@@ -38,8 +44,6 @@ FAMILIES = {
 }
 LABELS = "abcdefgh"
 SLIPS = (-10, -2, -1, 1, 2, 10)
-LARGEST = 49
-"""No value of a problem is larger."""
 LARGE_NUMBERS = 0.25
 """How much rarer the right rule is where the doubled number has two digits: some problems are hard, not all alike."""
 
@@ -117,18 +121,19 @@ class Chain:
 
 
 def draw_chain(family_name: str, rng: random.Random) -> Chain:
-    """A random problem of one family, by rejection: every value stays in 0…LARGEST."""
+    """A random problem of one family, by rejection: every value stays in 0…largest."""
     if family_name not in FAMILIES:
         raise UserError(f"synthetic family {family_name!r} does not exist; there are: {', '.join(FAMILIES)}")
     family = FAMILIES[family_name]
+    edge = min(5, family.largest // 4)
     while True:
         length = rng.choice(family.lengths)
         doubled = set(rng.sample(range(length), family.doublings))
-        start = value = rng.randint(5, LARGEST - 5)
+        start = value = rng.randint(edge, family.largest - edge)
         steps: list[Step] = []
         for position in range(length):
             step = Step("*", 2) if position in doubled else Step(rng.choice("+-"), rng.randint(2, 6))
-            if (position in doubled and not step.carries(value)) or not 0 <= step.apply(value) <= LARGEST:
+            if (position in doubled and not step.carries(value)) or not 0 <= step.apply(value) <= family.largest:
                 break
             steps.append(step)
             value = step.apply(value)

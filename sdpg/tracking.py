@@ -227,3 +227,16 @@ def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
 def _pipeline_identity(params: Params) -> str:
     """Which parent run the stages belong to: everything that can change a result of the pipeline."""
     return fingerprint(params.model_dump(mode="json", exclude={"tracking"}))
+
+
+def stage_seconds(params: Params) -> dict[str, float]:
+    """Wall time of each finished stage run of this pipeline, by name, in the order in which they started."""
+    client, experiment = connect(params.tracking)
+    condition = f"tags.`{FINGERPRINT_TAG}` = '{_pipeline_identity(params)}' and tags.`{STAGE_TAG}` = 'pipeline'"
+    seconds: dict[str, float] = {}
+    for parent in client.search_runs([experiment], condition):
+        children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        for run in sorted(children, key=lambda child: child.info.start_time):
+            if run.info.end_time is not None:
+                seconds[run.info.run_name or run.info.run_id] = (run.info.end_time - run.info.start_time) / 1000
+    return seconds

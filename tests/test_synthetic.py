@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.synthetic import FAMILIES, LARGEST, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
+from sdpg.synthetic import FAMILIES, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
 
 CHAIN = Chain("carry-3", 17, (Step("+", 5), Step("-", 4), Step("*", 2)))
 
@@ -26,7 +26,7 @@ def test_every_problem_is_solved_by_its_solution(family: str, seed: int) -> None
     values = [int(start)]
     for step in steps:
         values.append(eval(f"{values[-1]}{step[1:]}", {}))  # an independent calculator; the text is ours
-    assert all(0 <= value <= LARGEST for value in values)
+    assert all(0 <= value <= FAMILIES[family].largest for value in values)
     assert chain.answer == str(values[-1])
     assert [int(value) for value in re.findall(r"=(\d+)", chain.solution)] == values[1:]
     assert len(steps) in FAMILIES[family].lengths
@@ -58,7 +58,7 @@ def test_problems_are_different_and_leave_out_the_held_out_ones() -> None:
 
 
 def test_a_family_that_is_unknown_or_too_small_is_named() -> None:
-    with pytest.raises(UserError, match="'chain-99' does not exist; there are: chain-2"):
+    with pytest.raises(UserError, match="'chain-99' does not exist; there are: digit-2, chain-2"):
         draw_chains({"chain-99": 1}, 1, 0)
     with pytest.raises(UserError, match="fewer than 1000 different problems"):
         draw_chains({"carry-1": 1}, 1000, 0)

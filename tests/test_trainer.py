@@ -209,6 +209,16 @@ def test_tokens_point_into_the_completion(world: tuple[Any, Any]) -> None:
         assert len(tokens) == len(starts) == len(ends) == len(ids)
         assert "".join(completion[start:end] for start, end in zip(starts, ends, strict=True)) == completion
         assert tokens[-1] == "<|im_end|>" and starts[-1] == ends[-1] == len(completion)
+        assert "".join(tokens[:-1]).replace("<|im_end|>", "") == completion
+
+
+def test_a_response_that_breaks_off_inside_a_character_keeps_its_spans(world: tuple[Any, Any]) -> None:
+    tokenizer = world[0].tokenizer
+    ids = [*tokenizer("a🙂", add_special_tokens=False)["input_ids"][:-1], tokenizer.eos_token_id]
+    completion = tokenizer.decode(ids, skip_special_tokens=True)
+    _, starts, ends = token_spans(tokenizer, ids, completion)
+    assert "�" in completion
+    assert "".join(completion[start:end] for start, end in zip(starts, ends, strict=True)) == completion
 
 
 def test_a_prepared_file_with_a_damaged_row_is_named(tmp_path: Path) -> None:
