@@ -1,6 +1,7 @@
 """Stage ``tabulate``: finished runs → reports/."""
 
 from pathlib import Path
+import shutil
 
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -19,6 +20,9 @@ def main() -> None:
     with stage_run(params, "tabulate", "tabulate", identity, inputs, params.report.model_dump(mode="json")):
         written = write_reports(params, Path())
         log_pipeline_artifacts(params, [PARAMS_FILE, *written])
+    for run in runs:
+        # DVC has the outputs of finished runs by now, and their work in progress is needed no more.
+        shutil.rmtree(paths.STATE / (run / "COMPLETE").read_text(encoding="utf-8").strip(), ignore_errors=True)
     print_table()
     print("Written:", ", ".join(map(str, written)))
 

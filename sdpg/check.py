@@ -1,53 +1,60 @@
-"""What can be known to fail is said before the first stage runs."""
+"""What can be known to fail is said before the first stage runs.
 
-import json
+DVC removes a stage's outputs before it runs the stage, so a mistake that the stage itself finds has cost them already.
+"""
+
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
+from sdpg import paths
 from sdpg.context import check_context
 from sdpg.errors import UserError
-from sdpg.files import write_json
+from sdpg.files import write_json, write_text
 from sdpg.params import FileSource, LocalModel, Params
-from sdpg.synthetic import FAMILIES
+from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
 
 CHECKED = Path("data/check.json")
+LAST_GOOD = paths.STATE / "checked"
+"""Fingerprint of the inputs that were read through last, so that they are not read again while they stay the same."""
 
 
 def check_inputs(params: Params) -> None:
-    """Checks that what params.yaml names is there, and creates the tracking database before stages run in parallel.
+    """Reads every input once as ``prepare`` will, and creates the tracking database before stages run in parallel.
 
     Raises:
-        UserError: naming the parameter, its value and the remedy.
+        UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
     sources = {"data.train": params.data.train}
     sources |= {f"data.benchmarks.{name}.source": b.source for name, b in params.data.benchmarks.items()}
     for field, source in sources.items():
-        if isinstance(source, FileSource):
-            path = Path(params.data.folder) / source.path
-            if not path.is_file():
-                raise UserError(f"{field}.path: {path} does not exist: put the file there, or correct the path")
-        elif source.kind == "synthetic" and (unknown := [name for name in source.families if name not in FAMILIES]):
-            raise UserError(f"{field}.families names {', '.join(unknown)}; there are: {', '.join(FAMILIES)}")
+        if isinstance(source, FileSource) and not (path := Path(params.data.folder) / source.path).is_file():
+            raise UserError(f"{field}.path: {path} does not exist: put the file there, or correct the path")
+    check_context(params)
     model = params.base.model
     if isinstance(model, LocalModel):
-        _check_model_folder(Path(params.base.folder) / model.path)
-    check_context(params)
+        _check_weights(Path(params.base.folder) / model.path)
+    tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
+    folders = [Path(params.data.folder), Path(params.base.folder)]
+    identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())
+    if not (LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity):
+        # Importing transformers takes seconds, which an unchanged input need not wait for.
+        from sdpg.prepare import prepare
+
+        prepare(params)
+        write_text(LAST_GOOD, identity)
     connect(params.tracking)
     write_json(CHECKED, {"valid": True})
 
 
-def _check_model_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise UserError(f"base.model.path: {folder} has no config.json: name a model folder below base.folder")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"base.model.path: {folder} has no *.safetensors weights")
-    config_file = folder / "tokenizer_config.json"
-    if not config_file.is_file():
-        raise UserError(
-            f"base.model.path: {folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json there"
-        )
-    template = json.loads(config_file.read_text(encoding="utf-8")).get("chat_template")
-    if template is None and not any(folder.glob("chat_template*")):
-        raise UserError(
-            f"base.model.path: the tokenizer in {folder} has no chat template: use an instruction-tuned model"
-        )
+def _check_weights(folder: Path) -> None:
+    files = list(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"base.model.path: {folder} has no *.safetensors weights: convert them first")
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                weights.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"base.model.path: {file} is damaged ({error}): copy it again") from None

@@ -25,7 +25,9 @@ def model_context(base: BaseParams) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(place, **({} if revision is None else {"revision": revision}))
+        config = AutoConfig.from_pretrained(
+            place, trust_remote_code=False, **({} if revision is None else {"revision": revision})
+        )
     except (OSError, ValueError) as error:
         raise UserError(
             f"the configuration of {place} does not load: check base.model in params.yaml and the network, or put the "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+import errno
 import sys
 
 
@@ -16,6 +17,12 @@ def readable_errors() -> Iterator[None]:
         yield
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        sys.stderr.write(f"error: the disk is full{where}: free some space, then run the same command again\n")
         raise SystemExit(2) from None
 
 

@@ -10,11 +10,10 @@ from tqdm import tqdm
 
 from sdpg.params import DataParams, EvaluationParams
 from sdpg.prompts import PreparedRow, prompt_ids, read_prepared
+from sdpg.records import VALIDATION
 from sdpg.rewards import Verifier
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
-
-VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ def evaluate(
     samples: int,
     temperature: float | None = None,
     as_teacher: bool = False,
+    purpose: str = "training",
 ) -> list[dict[str, Any]]:
     """Samples every problem and verifies each answer.
 
@@ -57,6 +57,7 @@ def evaluate(
         samples: per problem.
         temperature: instead of ``params.temperature``; 0 is greedy.
         as_teacher: show the privileged prompt; problems without one are left out.
+        purpose: evaluations of equal step but different purpose draw different samples.
 
     Returns:
         Rows of :data:`sdpg.records.EVALUATION_SCHEMA`.
@@ -75,7 +76,7 @@ def evaluate(
         temperature=temperature,
         top_p=params.top_p,
         max_tokens=params.max_tokens,
-        seed=derive_seed(params.seed, "evaluation", identity.seed, identity.step, str(temperature), int(as_teacher)),
+        seed=derive_seed(params.seed, purpose, identity.seed, identity.step, str(temperature), int(as_teacher)),
     )
     with tqdm(total=len(asked), desc=f"evaluate {identity.run}", unit="answer", leave=False) as bar:
         completions = engine.generate([ids[prompt] for prompt in prompts if prompt is not None], sampling, bar.update)

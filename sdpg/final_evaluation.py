@@ -33,7 +33,7 @@ def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: b
     with Verifier(params.reward) as verifier:
         sampler = make_engine(params.rollout.engine, model, tokenizer, settings.batch)
         arguments = (sampler, tokenizer, verifier, sets, settings)
-        rows = evaluate(*arguments, identity, settings.final_samples)
+        rows = evaluate(*arguments, identity, settings.final_samples, purpose="final")
         rows += evaluate(*arguments, identity, 1, temperature=0.0)
         if teacher:
             privileged = Identity(identity.run, f"{identity.method}-teacher", identity.seed, identity.step)

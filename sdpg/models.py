@@ -59,7 +59,9 @@ def load_model(folder: Path) -> Any:
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
     return model.to(device())

@@ -78,6 +78,7 @@ def configure(
     """
     path = root / PARAMS_FILE
     yaml = _yaml()
+    read_yaml(path)  # names a file that is missing or malformed
     before = path.read_text(encoding="utf-8")
     tree = yaml.load(before)
     for kind, name in (("preset", preset), ("profile", profile)):

@@ -239,7 +239,7 @@ class TrainParams(Section):
     lr_starts_at_zero: bool = False
     """D19: the public code's first optimiser step has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_micro_batch: Positive
     """Padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
@@ -307,8 +307,13 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        if taken := sorted(name for name in self.methods if name == "base" or name.startswith("base-")):
-            raise ValueError(f"methods.{taken[0]}: names that begin with base belong to the base policy; rename it")
+        for name in self.methods:
+            if name.split("-")[0] == "base" or name.endswith("-teacher"):
+                raise ValueError(
+                    f"methods.{name}: names like this mark the base policy or a teacher's answers; rename it"
+                )
+        for name in {"validation", "step"} & self.data.benchmarks.keys():
+            raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
         for name in self.run.methods:
             self.method(name)
         if self.train.prompts_per_step % self.train.updates_per_batch:

@@ -13,18 +13,25 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "mlflow", "dvc", "math-verify", "numpy", "pyarrow")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
+    "numpy", "scipy", "pyarrow", "mlflow", "dvc",
+)  # fmt: skip
 
 
 def git_state(root: Path = Path()) -> dict[str, Any]:
-    """Commit and whether tracked files differ from it; both None outside a git checkout."""
+    """Commit and whether the tree differs from it; both None outside a git checkout.
+
+    dvc.lock does not count, as DVC rewrites it in every run; new modules do, as they may be imported.
+    """
 
     def git(*arguments: str) -> str | None:
         result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
         return result.stdout.strip() if result.returncode == 0 else None
 
-    changes = git("status", "--porcelain", "--untracked-files=no")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    new = git("status", "--porcelain", "--untracked-files=all", "--", "sdpg", "pipelines")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed or new)}
 
 
 def versions() -> dict[str, str]:

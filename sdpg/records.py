@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from sdpg.errors import UserError
 from sdpg.files import replaced_file
 
+VALIDATION = "validation"
+"""The name under which the validation set stands beside the benchmarks."""
 SCHEMA_VERSION = "1"
 VERSION_KEY = b"sdpg_schema_version"
 

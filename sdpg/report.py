@@ -85,6 +85,7 @@ def _markdown(results: Results, headline: str, main: list[MainRow], final: list[
             [rendering.final_cells(row, sizes) for row in final],
         ),
         "## The paper's claims on these runs",
+        "Intervals are conditional on the trained policies: they do not say what another training seed would give.",
         "Where the paper names a step of its 400, the same fraction of our run is meant.",
         rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, claims)),
         "## What the paper reports",

@@ -9,13 +9,12 @@ import numpy as np
 
 from sdpg.errors import UserError
 from sdpg.params import Params, read_yaml
-from sdpg.records import read_evaluations
+from sdpg.records import VALIDATION, read_evaluations
 from sdpg.statistics import Array, ProblemCounts, accuracy_matrix, count_correct
 
 COLUMNS = ["method", "benchmark", "problem_id", "status", "temperature"]
 BASE = "base"
 BASE_TEACHER = "base-teacher"
-VALIDATION = "validation"
 
 
 @dataclass(frozen=True)

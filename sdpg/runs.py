@@ -69,7 +69,7 @@ def train_run(params: Params, method: str, seed: int) -> Path:
     with (
         stage_run(
             params, "train", f"{method}-{seed}", identity,
-            {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}, sections,
+            {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}, sections, resume=state.exists(),
         ) as tracked,
         Verifier(params.reward) as verifier,
     ):  # fmt: skip
@@ -78,7 +78,8 @@ def train_run(params: Params, method: str, seed: int) -> Path:
         folder = assemble(trainer, config)
         for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
             tracked.log_artifact(folder / name)
-    shutil.rmtree(state)
+    # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
+    # cache, the run could not be had again without training.
     return folder
 
 
@@ -87,11 +88,7 @@ def _trainer(params: Params, method: str, seed: int, state: Path, verifier: Veri
     pad_id, _ = pad_and_eos(tokenizer)
     student = load_model(paths.BASE_MODEL)
     settings = params.methods[method]
-    needed = (
-        settings.reference != "none"
-        or params.train.record_rows > 0
-        or (settings.model_dump().get("teacher") == "reference")
-    )
+    needed = settings.reference != "none" or params.train.record_rows > 0 or settings.teacher == "reference"
     reference = load_model(paths.BASE_MODEL).requires_grad_(False) if needed else None
     return Trainer(
         params=params,

@@ -2,8 +2,11 @@
 
 
 def window(fraction: float, total: int) -> int:
-    """A window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50."""
-    return round(fraction * total)
+    """A window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50.
+
+    At least 1, as 0 would turn the factor off; only a fraction of 0 does that.
+    """
+    return max(1, round(fraction * total)) if fraction > 0 else 0
 
 
 def beta(step: int, total: int, base: float, warmup: int, decay: int) -> float:

@@ -139,6 +139,7 @@ def stage_run(
     identity: str,
     inputs: Mapping[str, tuple[Path, str]],
     settings: Mapping[str, Any],
+    resume: bool = False,
 ) -> Iterator[StageRun]:
     """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
 
@@ -149,6 +150,7 @@ def stage_run(
         identity: fingerprint of this stage's work; an unfinished run of the same identity is continued.
         inputs: data set name → path and digest.
         settings: parameters to log once.
+        resume: go on in a finished run as well: its stage was killed before its outputs were taken over.
     """
     client, experiment = connect(params.tracking)
     tree = params.model_dump(mode="json", exclude={"tracking"})
@@ -182,7 +184,7 @@ def stage_run(
                 "sdpg.dvc.stage": stage,
                 **tags,
             },
-            ("RUNNING", "FAILED", "KILLED"),
+            ("RUNNING", "FAILED", "KILLED", *(["FINISHED"] if resume else [])),
         )
     _log_params(client, run, flatten(settings))
     if not run.inputs or not run.inputs.dataset_inputs:
@@ -237,6 +239,6 @@ def stage_seconds(params: Params) -> dict[str, float]:
     for parent in client.search_runs([experiment], condition):
         children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         for run in sorted(children, key=lambda child: child.info.start_time):
-            if run.info.end_time is not None:
+            if run.info.status == "FINISHED" and run.info.end_time is not None:
                 seconds[run.info.run_name or run.info.run_id] = (run.info.end_time - run.info.start_time) / 1000
     return seconds

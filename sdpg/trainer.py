@@ -5,6 +5,7 @@ Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 import random
 import time
@@ -40,13 +41,15 @@ def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
 
     The order depends on the seed alone, so that methods meet the same problems at the same step.
     """
-    chosen: list[int] = []
-    for place in range((step - 1) * per_step, step * per_step):
-        epoch, position = divmod(place, count)
-        order = list(range(count))
-        random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
-        chosen.append(order[position])
-    return chosen
+    places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
+    return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+    return order
 
 
 class Stopwatch:

@@ -87,7 +87,7 @@ def without_template(project: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "changes", "message"),
     [
-        (remove("inputs/models/tiny/config.json"), {}, "base.model.path: .*tiny has no config.json"),
+        (remove("inputs/models/tiny/config.json"), {}, r"tiny has no config.json.*base.model.path"),
         (remove("inputs/models/tiny/*.safetensors"), {}, "has no .*safetensors weights"),
         (remove("inputs/models/tiny/tokenizer*"), {}, "tiny has no tokenizer"),
         (without_template, {}, "has no chat template"),
@@ -103,6 +103,45 @@ def test_the_check_names_what_is_missing(project: Path, damage: Any, changes: di
     with pytest.raises(UserError, match=message):
         check_inputs(params(**changes))
     assert not (project / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"problem": "What is 1+1?", "answer": "2", "solution": "2"}\n{"problem": ', "test.jsonl, line 2: not valid"),
+        ('{"question": "What is 1+1?", "answer": "2"}\n', "no column 'problem'|problem"),
+        ("", "data.benchmarks.sums"),
+    ],
+)
+def test_the_check_reads_files_to_their_end(project: Path, content: str, message: str) -> None:
+    (project / "inputs/problems/test.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        check_inputs(params())
+    assert not (project / "data").exists()
+
+
+def test_an_unchanged_input_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_inputs(params())
+    monkeypatch.setattr("sdpg.prepare.prepare", lambda params: pytest.fail("read again"))
+    check_inputs(params())
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    with (project / "inputs/problems/train.jsonl").open("a") as file:
+        file.write("{")
+    with pytest.raises(UserError, match="line 25"):
+        check_inputs(params())
+
+
+def test_code_that_comes_with_a_model_is_never_run(project: Path) -> None:
+    folder = project / "inputs/models/tiny"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "homemade", "architectures": ["Homemade"]}
+    config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Homemade"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text(f"open({str(project / 'ran')!r}, 'w')")
+    with pytest.raises(UserError):
+        load_model(folder)
+    assert not (project / "ran").exists()
 
 
 def test_a_damaged_weights_file_is_named(project: Path) -> None:

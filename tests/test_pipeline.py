@@ -129,6 +129,10 @@ def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> Non
     assert {"params.yaml", "table.md", "table.json", "curves.svg", "report.html"} <= stored
 
 
+def test_work_in_progress_is_gone_when_the_tables_are_made(project: Path) -> None:
+    assert not list((project / ".state").glob("*/"))
+
+
 def test_a_second_repro_runs_nothing(project: Path) -> None:
     assert stages_run(repro(project).stdout) == {"check"}
 
@@ -208,9 +212,15 @@ def test_killed_at_several_moments_it_ends_bit_identical(longer: Path) -> None:
     newest = client.search_runs([experiment.experiment_id], "attributes.run_name = 'sdpg-ufkl-0'")[0]
     steps = [point.step for point in client.get_metric_history(newest.info.run_id, "reward")]
     assert steps == list(range(1, 13)), "the resumed run goes on in its own MLflow run, and logs no step twice"
-    assert not list((longer / ".state").glob("*/checkpoint-*")), "work in progress is gone when it is finished"
     rollouts = sorted(path.name for path in (longer / "runs/sdpg-ufkl-0/rollouts").iterdir())
     assert rollouts == [f"step-{step:06d}-rank-0.parquet" for step in range(1, 13)]
+    # Killed after its last step, before DVC took the outputs over: nothing is trained again.
+    shutil.rmtree(longer / "runs/sdpg-ufkl-0")
+    repro(longer, "--force", "--single-item", "train@sdpg-ufkl-0")
+    assert digest(longer / "runs/sdpg-ufkl-0") == resumed
+    assert client.get_run(newest.info.run_id).info.end_time > newest.info.end_time, "and it is the same MLflow run"
+    for state in (longer / ".state").glob("*/"):
+        shutil.rmtree(state)
     repro(longer, "--force", "--single-item", "train@sdpg-ufkl-0")
     assert digest(longer / "runs/sdpg-ufkl-0") == resumed, "never interrupted, it comes out the same"
 
@@ -227,8 +237,51 @@ def test_killed_at_several_moments_it_ends_bit_identical(longer: Path) -> None:
 def test_bad_input_ends_in_one_message_and_touches_nothing(
     project: Path, before: str, after: str, message: str
 ) -> None:
-    original = (project / "params.yaml").read_text()
-    outputs = {path: path.read_bytes() for path in (project / "reports").iterdir()}
+    refused(project, before, after, message)
+
+
+SYNTHETIC = """      source:
+        kind: synthetic
+        families:
+          digit-2: 1
+        count: 8
+    digits-b:
+"""
+FILE = """      source: {kind: file, path: own.jsonl, columns: {problem: problem, answer: answer, solution: null, id: null}}
+    digits-b:
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "own.jsonl does not exist"),
+        ('{"problem": "1+1", "answer": "2"}\n{"problem": "1+2", "answer"\n', "line 2"),
+        ('{"question": "1+1", "answer": "2"}\n', "problem"),
+        ("", "digits-a"),
+    ],
+    ids=["missing", "malformed", "column", "empty"],
+)
+def test_a_bad_file_ends_in_one_message_and_touches_nothing(project: Path, content: str | None, message: str) -> None:
+    path = project / "inputs/problems/own.jsonl"
+    if content is not None:
+        path.write_text(content)
+    try:
+        refused(project, SYNTHETIC, FILE, message)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def refused(project: Path, before: str, after: str, message: str) -> None:
+    """Edits params.yaml, expects one message from ``dvc repro``, and every earlier output as it was."""
+
+    def outputs() -> dict[Path, bytes]:
+        folders = [project / name for name in ("data", "models", "runs", "evaluations", "reports")]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if path != project / "data/check.json"}
+
+    original, earlier = (project / "params.yaml").read_text(), outputs()
+    assert len(earlier) > 20
     try:
         edit(project, before, after)
         result = repro(project, check=False)
@@ -237,5 +290,4 @@ def test_bad_input_ends_in_one_message_and_touches_nothing(
     said = result.stdout + result.stderr
     assert result.returncode != 0
     assert message in said and "Traceback" not in said
-    assert {path: path.read_bytes() for path in (project / "reports").iterdir()} == outputs
-    assert (project / "data/prepared/train.jsonl").exists() and (project / "runs/grpo-0/COMPLETE").exists()
+    assert outputs() == earlier

@@ -19,7 +19,7 @@ from sdpg.records import read_rollouts
 from sdpg.rewards import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.tokenizer import pad_and_eos
-from sdpg.trainer import Trainer, step_prompts
+from sdpg.trainer import DTYPES, Trainer, step_prompts
 from sdpg.update import Policies
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,9 @@ def world() -> tuple[Any, Any]:
     return prepared, model
 
 
-def trained(world: tuple[Any, Any], params: Params, method: str, state: Path, verdicts: bool = True) -> Trainer:
+def trained(
+    world: tuple[Any, Any], params: Params, method: str, state: Path, on_step: Any = lambda step, metrics: None
+) -> Trainer:
     prepared, base = world
     tokenizer = prepared.tokenizer
     student, reference = (scratch_model(params.base.model, tokenizer) for _ in range(2))  # type: ignore[arg-type]
@@ -72,23 +74,25 @@ def trained(world: tuple[Any, Any], params: Params, method: str, state: Path, ve
             method=params.methods[method],
             seed=0,
             state=state,
-            policies=Policies(student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0),
+            policies=Policies(
+                student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0, DTYPES[params.train.dtype]
+            ),
             tokenizer=tokenizer,
             engine=EmbeddedEngine(student, tokenizer, 64),
             verifier=verifier,
             problems=prepared.train.rows,
             sets=sets,
             base_accuracies=dict.fromkeys(sets, 0.0),
+            on_step=on_step,
         )
-        if verdicts:
-            # Every other sibling is declared right, so that advantages and gates are there to work with.
-            score = verifier.score
-            trainer.verifier = type("Alternating", (), {"score": staticmethod(
-                lambda texts, golds, cut: [
-                    dataclasses.replace(verdict, reward=1.0 if index % 2 else -1.0)
-                    for index, verdict in enumerate(score(texts, golds, cut))
-                ]
-            ), "name": "test", "version": "0"})()  # fmt: skip
+        # Every other sibling is declared right, so that advantages and gates are there to work with.
+        score = verifier.score
+        trainer.verifier = type("Alternating", (), {"score": staticmethod(
+            lambda texts, golds, cut: [
+                dataclasses.replace(verdict, reward=1.0 if index % 2 else -1.0)
+                for index, verdict in enumerate(score(texts, golds, cut))
+            ]
+        ), "name": "test", "version": "0"})()  # fmt: skip
         trainer.train()
     return trainer
 
@@ -106,11 +110,13 @@ def test_recording_cannot_change_training(world: tuple[Any, Any], tmp_path: Path
 
 @pytest.mark.parametrize("method", list(load_params(ROOT / "params.yaml").methods))
 def test_every_method_trains_and_logs(world: tuple[Any, Any], tmp_path: Path, method: str) -> None:
-    logged: dict[int, dict[str, float | None]] = {}
     params = small()
     before = torch.cat([p.detach().flatten() for p in world[1].parameters()])
-    trainer = trained(world, params, method, tmp_path)
+    logged: dict[int, dict[str, float | None]] = {}
+    trainer = trained(world, params, method, tmp_path, on_step=logged.__setitem__)
     assert not torch.equal(weights(trainer), before)
+    assert list(logged) == [1, 2, 3]
+    assert {"accuracy/chain-3", "accuracy/validation"} <= logged[3].keys()
     header, *lines = (tmp_path / "metrics.csv").read_text().splitlines()
     rows = [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
     assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -122,7 +128,6 @@ def test_every_method_trains_and_logs(world: tuple[Any, Any], tmp_path: Path, me
     assert (float(rows[0]["teacher_rows"]) > 0) == (
         wants_teacher and max(scheduled[0].beta, scheduled[0].rlsd_lambda) > 0
     )
-    assert not logged
 
 
 def test_only_gated_rows_are_distilled(world: tuple[Any, Any], tmp_path: Path) -> None:
@@ -147,11 +152,13 @@ def test_options_of_the_presets_run(
     world: tuple[Any, Any], tmp_path: Path, changes: dict[str, Any], method: str
 ) -> None:
     params = small(**changes)
-    trainer = trained(world, params, method, tmp_path)
-    if changes.get("dtype") == "bfloat16":
-        trainer.policies.dtype = torch.bfloat16
-        trainer.step(2, __import__("sdpg.trainer").trainer.Stopwatch())
+    logged: dict[int, dict[str, float | None]] = {}
+    trainer = trained(world, params, method, tmp_path, on_step=logged.__setitem__)
     assert torch.isfinite(weights(trainer)).all()
+    updates = changes.get("updates_per_batch", 1)
+    assert {int(entry["step"]) for entry in trainer.optimizer.state.values()} == {3 * updates}
+    # After the first mini-batch the policy has moved away from π_old, and not before.
+    assert (abs((logged[3]["ratio"] or 0) - 1) > 1e-5) == (updates > 1)
 
 
 def test_a_kl_in_the_reward_moves_advantages_of_uniform_groups(world: tuple[Any, Any], tmp_path: Path) -> None:
