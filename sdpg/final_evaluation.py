@@ -37,7 +37,7 @@ def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: b
         rows += evaluate(*arguments, identity, 1, temperature=0.0)
         if teacher:
             privileged = Identity(identity.run, f"{identity.method}-teacher", identity.seed, identity.step)
-            rows += evaluate(*arguments, privileged, 1, as_teacher=True)
+            rows += evaluate(*arguments, privileged, settings.final_samples, as_teacher=True, purpose="final")
     return rows
 
 

@@ -247,7 +247,7 @@ SYNTHETIC = """      source:
         count: 8
     digits-b:
 """
-FILE = """      source: {kind: file, path: own.jsonl, columns: {problem: problem, answer: answer, solution: null, id: null}}
+FILE = """      source: {kind: file, path: own.jsonl}
     digits-b:
 """
 
