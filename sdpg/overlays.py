@@ -30,6 +30,10 @@ WHOLE = {
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
+    # Left to itself, ruamel writes null as nothing at all, and every such line would count as changed.
+    yaml.representer.add_representer(
+        type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     yaml.width = 120
     yaml.indent(mapping=2, sequence=4, offset=2)
     return yaml
