@@ -1,5 +1,6 @@
 """Stage ``base``: the initial policy and its accuracies."""
 
+from sdpg import paths
 from sdpg.base import build_base
 from sdpg.errors import entry_point
 from sdpg.params import load_params
@@ -8,7 +9,8 @@ from sdpg.params import load_params
 def main() -> None:
     """Writes models/base, models/base-evaluations and models/base.json."""
     folder = build_base(load_params())
-    print(f"base: the policy is in {folder}, its accuracies in models/base.json. Next: dvc repro")
+    print(f"base: {paths.BASE_METRICS.read_text(encoding='utf-8')}")
+    print(f"The policy is in {folder}, its accuracies in {paths.BASE_METRICS}. Next: dvc repro")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     folder = evaluate_run(load_params(), options.method, options.seed)
-    print(f"evaluate: {folder} holds every answer and the accuracies. Next: dvc repro")
+    print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
+    print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     folder = train_run(load_params(), options.method, options.seed)
-    print(f"train: {folder} holds metrics.csv, curves.csv, rollouts and the policy. Next: dvc repro")
+    print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")
+    print(f"{folder} holds metrics.csv, curves.csv, rollouts and the policy. Next: dvc repro")
 
 
 if __name__ == "__main__":
