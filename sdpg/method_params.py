@@ -47,6 +47,8 @@ class MethodParams(Section):
     reference_in: Literal["loss", "reward"] = "loss"
     """D4: the reference term as a loss, or subtracted from the reward before the advantage (the public GRPO)."""
     alpha: Annotated[float, Field(ge=0)] = 1e-3
+    entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
+    """η: the loss gets -η·H, H the exact entropy of each token's distribution. Not part of the paper."""
 
     def reads(self, field: str) -> bool:
         """Whether the method's terms read a field at all."""

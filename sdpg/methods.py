@@ -11,11 +11,12 @@ from sdpg.params import MethodParams, TrainParams
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each term at one step: α, β(k), λ(k)."""
+    """What multiplies each term at one step: α, β(k), λ(k), and η of the entropy bonus."""
 
     alpha: float
     beta: float
     rlsd_lambda: float
+    entropy_bonus: float = 0.0
 
 
 def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
@@ -27,7 +28,7 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
     if method.token_weighting == "rlsd":
         rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, schedules.window(method.rlsd_decay, total))
     alpha = method.alpha if method.reference != "none" else 0.0
-    return Coefficients(alpha, beta, rlsd_lambda)
+    return Coefficients(alpha, beta, rlsd_lambda, method.entropy_bonus)
 
 
 def needs_reference(method: MethodParams, at: Coefficients) -> bool:
@@ -46,31 +47,42 @@ def teacher_rows(method: MethodParams, at: Coefficients, advantages: Tensor, gat
     return needed
 
 
+def trained_rows(method: MethodParams, at: Coefficients, advantages: Tensor, gates: Tensor) -> Tensor:
+    """(B,) bool: the rows with a term that is not zero; no student pass is made for the others."""
+    if needs_reference(method, at) or at.entropy_bonus > 0:
+        return torch.ones_like(advantages, dtype=torch.bool)
+    needed = torch.zeros_like(advantages, dtype=torch.bool)
+    if method.outcome != "none":
+        # Written so that a NaN counts as something to look at.
+        needed |= ~(advantages == 0)
+    if at.beta > 0:
+        needed |= gates > 0
+    return needed
+
+
 @dataclass(frozen=True)
 class TokenInputs:
     """What the loss reads, per response token.
 
     Attributes:
-        log_probs: (N, V) student log p, float32, with gradient.
         logprobs: (N,) student log-prob of the sampled token, with gradient.
+        entropy: (N,) of the student's distribution, with gradient.
+        divergence: (N,) to the teacher's distribution, with gradient; 0 where the teacher scored nothing.
         old_logprobs: (N,) of π_old.
         advantages: (N,) the row's advantage.
         gates: (N,) the row's gate m_i.
         ref_logprobs: (N,) of π_ref, or None where no term reads it.
-        teacher_tokens: (M,) which of the N tokens the teacher scored.
-        teacher_log_probs: (M, V) teacher log q of those, or None if the teacher scored none.
         gain_logprobs: (N,) student log-probs from which RLSD's Δ is taken: those at the start of the step.
         gain_teacher_logprobs: (N,) teacher log-probs of the sampled tokens at the start of the step, or None.
     """
 
-    log_probs: Tensor
     logprobs: Tensor
+    entropy: Tensor
+    divergence: Tensor
     old_logprobs: Tensor
     advantages: Tensor
     gates: Tensor
     ref_logprobs: Tensor | None
-    teacher_tokens: Tensor
-    teacher_log_probs: Tensor | None
     gain_logprobs: Tensor
     gain_teacher_logprobs: Tensor | None
 
@@ -83,7 +95,7 @@ class TokenLosses:
         outcome: L_out.
         distillation: m_i · divergence to the teacher.
         reference: L_K.
-        total: L_out + β L_OPD + α L_K.
+        total: L_out + β L_OPD + α L_K - η H.
         ratio: ρ, detached.
         weight: RLSD's factor on the advantage, detached; 1 for other methods.
         clipped: bool, the token's ratio was outside the clip range on the side where clipping acts.
@@ -118,18 +130,18 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
         outcome = surrogate if method.outcome == "ppo_clip" else losses.clipped_weight(inputs.logprobs, surrogate)
 
     distillation = zeros
-    if at.beta > 0 and inputs.teacher_log_probs is not None and method.distillation != "none":
-        scored = inputs.log_probs[inputs.teacher_tokens]
-        values = losses.divergence(scored, inputs.teacher_log_probs, method.distillation, method.jsd_beta)
-        if method.kl_clamp is not None:
-            values = values.clamp(max=method.kl_clamp)
-        distillation = zeros.index_put((inputs.teacher_tokens,), values) * inputs.gates
+    if at.beta > 0 and method.distillation != "none":
+        bounded = inputs.divergence if method.kl_clamp is None else inputs.divergence.clamp(max=method.kl_clamp)
+        distillation = bounded * inputs.gates
 
     reference = zeros
     if inputs.ref_logprobs is not None and method.reference != "none":
         reference = losses.reference_term(inputs.logprobs, inputs.ref_logprobs, method.reference)
 
-    # A.3: off-policy, the other two terms are weighted by sg[ρ] as well.
+    # A.3: off-policy, the other terms are weighted by sg[ρ] as well.
     off_policy = ratio.detach() if train.ratio_on_all_terms and train.updates_per_batch > 1 else 1.0
-    total = outcome + off_policy * (at.beta * distillation + at.alpha * reference)
+    others = at.beta * distillation + at.alpha * reference
+    if at.entropy_bonus > 0:
+        others = others - at.entropy_bonus * inputs.entropy
+    total = outcome + off_policy * others
     return TokenLosses(outcome, distillation, reference, total, ratio.detach(), weight, clipped)

@@ -1,5 +1,6 @@
 """Policies: Qwen3-architecture models made from scratch, loaded from a folder, and asked for response logits."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def load_model(folder: Path) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
+    scaled = {
+        name: getattr(model.config.get_text_config(), name, None)
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    }
+    if any(value not in (None, 1, 1.0) for value in scaled.values()):
+        raise UserError(
+            f"{folder} changes its logits after the head ({scaled}), which the losses here do not: "
+            "use a model without, such as Qwen3"
+        )
     return model.to(device())
 
 
@@ -74,13 +84,31 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         tokenizer.save_pretrained(temporary)
 
 
+def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
+    """One forward pass in which ``function`` takes the place of the output embedding's forward.
+
+    It is given the hidden states (N, D) that predict the response tokens, and the head's weight (V, D) and bias; no
+    logits are made for prompt positions. Because it runs inside the model's own forward, wherever that puts its weights
+    (sharded or tied) they are whole here, and gradients that it hands to them are reduced like any other.
+    """
+    head = model.get_output_embeddings()
+
+    def forward(states: Tensor) -> Tensor:
+        return function(states[batch.rows, batch.positions], head.weight, head.bias)
+
+    head.forward = forward
+    try:
+        return model(input_ids=batch.input_ids, use_cache=False).logits
+    finally:
+        del head.forward
+
+
 def response_hidden(model: Any, batch: TokenBatch) -> Tensor:
-    """Hidden states (N, D) that predict the response tokens; no logits are made for prompt positions."""
-    states = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-    return states[batch.rows, batch.positions]
+    """Hidden states (N, D) that predict the response tokens."""
+    return with_head(model, batch, lambda hidden, weight, bias: hidden)
 
 
 def response_logits(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
     """Logits (N, V) of the response tokens divided by the sampling temperature, in float32 or better."""
-    logits = model.get_output_embeddings()(response_hidden(model, batch))
+    logits = with_head(model, batch, torch.nn.functional.linear)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature

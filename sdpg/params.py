@@ -243,6 +243,10 @@ class TrainParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_micro_batch: Positive
     """Padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
+    head_megabytes: Positive = 256
+    """Memory for the logits of as many tokens as fit; changes memory and time, never the gradient."""
+    gradients_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between measurements of each term's own gradient, which cost one update more per term; 0: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward passes; weights and optimiser state are float32."""
     threads: Positive = 1

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from sdpg import losses
+from sdpg.experience import Experience, Signals
 from sdpg.params import MethodParams, TrainParams
+from sdpg.policies import Policies
 from sdpg.prompts import PreparedRow
 from sdpg.records import TOKEN_SIGNALS
 from sdpg.rewards import Verdict
-from sdpg.update import Experience, Policies, Signals
 
 
 def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
@@ -32,18 +32,21 @@ def diagnose(
 
     A method without a teacher of its own is shown the current weights with the privileged prompt.
     """
-    teacher = policies.teacher(method)
+    # Whatever the method distils, what is recorded is D_KL(p‖q).
+    method = method.model_copy(update={"distillation": "kl_student_teacher"})
     found: dict[int, dict[str, list[float]]] = {}
     for group in experience.micro_batches(rows, train.tokens_per_micro_batch, with_teacher=True):
-        device = policies.student.device
-        batch = experience.batch(group, experience.student_prompts, policies.pad_id, device)
-        teacher_batch = experience.batch(group, experience.teacher_prompts, policies.pad_id, device)
-        student = policies.log_probs(policies.student, batch)
-        privileged = policies.log_probs(teacher, teacher_batch, policies.teacher_temperature(train))
+        batch = experience.batch(group, experience.student_prompts, policies.pad_id, policies.student.device)
+        everything = torch.arange(len(batch.rows), device=batch.rows.device)
+        teacher = policies.privileged(experience, group, everything, method, train)
+        _, student = policies.read(policies.student, batch, teacher=teacher)
+        _, reference = policies.read(policies.reference, batch)
         values = {
-            "ref_logprob": losses.token_logprobs(policies.log_probs(policies.reference, batch), batch.targets),
-            "teacher_logprob": losses.token_logprobs(privileged, batch.targets),
-            "kl_to_teacher": losses.divergence(student, privileged, "kl_student_teacher"),
+            "logprob": student.logprobs,
+            "entropy": student.entropy,
+            "ref_logprob": reference.logprobs,
+            "teacher_logprob": student.teacher_logprobs,
+            "kl_to_teacher": student.divergence,
         }
         lengths = [len(experience.responses[row]) for row in group]
         for name, joined in values.items():
@@ -111,9 +114,10 @@ def rollout_rows(
         tokens, starts, ends = token_spans(tokenizer, ids, text)
         per_token: dict[str, Any] = dict.fromkeys(TOKEN_SIGNALS)
         per_token["rollout_logprob"] = experience.rollout_logprobs[index]
-        for name in ("logprob", "entropy", "weight", "loss"):
-            per_token[name] = getattr(signals, name).get(index)
         per_token |= diagnosed.get(index, {})
+        for name in ("logprob", "entropy", "weight", "loss"):
+            # Of the training pass where there was one.
+            per_token[name] = getattr(signals, name).get(index, per_token[name])
         rows.append(
             {
                 **identity,

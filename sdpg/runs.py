@@ -13,6 +13,7 @@ from sdpg.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_folder, write_json, write_text
 from sdpg.models import load_model, save_model, set_threads
 from sdpg.params import Params
+from sdpg.policies import Policies
 from sdpg.prompts import read_prepared
 from sdpg.provenance import fingerprint, git_state, hardware, hash_files, loaded_code, versions
 from sdpg.records import read_evaluations
@@ -21,7 +22,6 @@ from sdpg.rollouts.engines import make_engine
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.tracking import StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
-from sdpg.update import Policies
 
 
 def train_sections(params: Params, method: str) -> dict[str, Any]:
@@ -96,7 +96,14 @@ def _trainer(params: Params, method: str, seed: int, state: Path, verifier: Veri
         method=settings,
         seed=seed,
         state=state,
-        policies=Policies(student, reference, pad_id, params.rollout.temperature, DTYPES[params.train.dtype]),
+        policies=Policies(
+            student,
+            reference,
+            pad_id,
+            params.rollout.temperature,
+            DTYPES[params.train.dtype],
+            params.train.head_megabytes << 20,
+        ),
         tokenizer=tokenizer,
         engine=make_engine(params.rollout.engine, student, tokenizer, params.rollout.batch),
         verifier=verifier,

@@ -20,10 +20,12 @@ from sdpg.advantages import gate, group_advantages
 from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
 from sdpg.errors import UserError
 from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.experience import Experience, Signals
 from sdpg.losses import reference_term
-from sdpg.methods import Coefficients, coefficients, teacher_rows
+from sdpg.methods import Coefficients, coefficients, teacher_rows, trained_rows
 from sdpg.metrics import TIMING_COLUMNS, metric_columns, step_metrics
 from sdpg.params import MethodParams, Params
+from sdpg.policies import Policies
 from sdpg.prompts import PreparedRow, prompt_ids
 from sdpg.provenance import peak_memory_bytes
 from sdpg.recording import diagnose, rollout_rows, sample_rows
@@ -31,7 +33,8 @@ from sdpg.records import write_evaluations, write_rollouts
 from sdpg.rewards import Verdict, Verifier
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
-from sdpg.update import Experience, Policies, Signals, accumulate_gradients
+from sdpg.term_gradients import term_gradients
+from sdpg.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -132,12 +135,12 @@ class Trainer:
                 accuracy = {}
             metrics_log.append({"step": step, **metrics})
             tokens = metrics["response_tokens"] or 0.0
-            generating = watch.seconds["rollout"]
             timing_log.append(
                 {
                     "step": step,
                     **{f"{part}_seconds": watch.seconds[part] for part in watch.seconds},
-                    "rollout_tokens_per_second": tokens / generating,
+                    "rollout_tokens_per_second": tokens / watch.seconds["rollout"],
+                    "update_tokens_per_second": tokens / watch.seconds["update"],
                     "peak_memory_bytes": peak_memory_bytes(),
                 }
             )
@@ -164,15 +167,25 @@ class Trainer:
             diagnosed = diagnose(self.policies, experience, rows, self.method, train)
             watch.lap("diagnostic")
 
+        task = Task(
+            self.policies, experience, self.method, at, train, self.params.rollout.max_tokens,
+            self.state / f"not-finite-step-{step:06d}.json",
+        )  # fmt: skip
+        gradients: dict[str, float | None] = {}
+        if train.gradients_every and (step % train.gradients_every == 0 or step == 1):
+            gradients = term_gradients(task, self.mini_batches(experience)[0])
+            watch.lap("diagnostic")
+
         signals = Signals()
         lr = schedules.learning_rate(step, train.lr, self.warmup, train.lr_starts_at_zero)
-        loss, grad_norm = self.update(step, experience, at, lr, signals)
+        loss, grad_norm = self.update(step, task, lr, signals)
         watch.lap("update")
         metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
-        metrics |= {
+        metrics |= gradients | {
             "loss": loss, "grad_norm": grad_norm, "lr": lr,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(teacher_rows(self.method, at, experience.advantages, experience.gates).sum()),
+            "trained_rows": float(trained_rows(self.method, at, experience.advantages, experience.gates).sum()),
             "truncated": sum(ids[-1] != self.tokenizer.eos_token_id for ids in experience.responses) / len(everyone),
         }  # fmt: skip
         identity = {"run": self.run, "method": self.name, "seed": self.seed, "step": step}
@@ -247,21 +260,20 @@ class Trainer:
         assert kind != "none"
         return torch.stack([reference_term(student[i], reference[i], kind).double().sum() for i in rows])
 
-    def update(
-        self, step: int, experience: Experience, at: Coefficients, lr: float, signals: Signals
-    ) -> tuple[float, float]:
+    def mini_batches(self, experience: Experience) -> list[range]:
+        """The rows of each optimiser update."""
+        size = len(experience.responses) // self.params.train.updates_per_batch
+        return [range(start, start + size) for start in range(0, len(experience.responses), size)]
+
+    def update(self, step: int, task: Task, lr: float, signals: Signals) -> tuple[float, float]:
         """The optimiser updates of one rollout batch; returns loss and gradient norm, averaged over the updates."""
         train = self.params.train
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        size = len(experience.responses) // train.updates_per_batch
         total_loss = total_norm = 0.0
-        for start in range(0, len(experience.responses), size):
+        for rows in self.mini_batches(task.experience):
             self.optimizer.zero_grad(set_to_none=True)
-            total_loss += accumulate_gradients(
-                self.policies, experience, range(start, start + size), self.method, at, train,
-                self.params.rollout.max_tokens, signals, self.state / f"not-finite-step-{step:06d}.json",
-            )  # fmt: skip
+            total_loss += accumulate_gradients(task, rows, signals)
             norm = torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm)
             if not torch.isfinite(norm):
                 raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")

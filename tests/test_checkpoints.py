@@ -12,8 +12,10 @@ import torch
 
 from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
 from sdpg.errors import UserError
+from sdpg.experience import Signals
 from sdpg.methods import Coefficients
-from sdpg.update import Policies, Signals, accumulate_gradients
+from sdpg.policies import Policies
+from sdpg.update import Task, accumulate_gradients
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
 
@@ -30,12 +32,9 @@ def train_steps(policies: Policies, optimizer: torch.optim.Optimizer, steps: ran
             group["lr"] = 1e-2 / step
         optimizer.zero_grad(set_to_none=True)
         experience = tiny_experience(seed=step)
-        losses.append(
-            accumulate_gradients(
-                policies, experience, range(12), METHOD, Coefficients(0.1, 0.5, 0.0), tiny_train(), MAX_TOKENS,
-                Signals(), Path("unused.json"),
-            )
-        )  # fmt: skip
+        at = Coefficients(0.1, 0.5, 0.0)
+        task = Task(policies, experience, METHOD, at, tiny_train(), MAX_TOKENS, Path("unused.json"))
+        losses.append(accumulate_gradients(task, range(12), Signals()))
         optimizer.step()
     return losses
 

@@ -14,11 +14,12 @@ import pytest
 from tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
 import torch
 
+from sdpg.experience import Signals
 from sdpg.files import write_json
 from sdpg.methods import coefficients
 from sdpg.params import MethodParams, load_params
 from sdpg.schedules import learning_rate, window
-from sdpg.update import Signals, accumulate_gradients
+from sdpg.update import Task, accumulate_gradients
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS, TOTAL = 5, 40
@@ -34,16 +35,18 @@ def trace(method: MethodParams) -> list[dict[str, float]]:
     steps = []
     for step in range(1, STEPS + 1):
         kind = method.gate if method.distillation != "none" else "positive"
-        experience, signals = tiny_experience(seed=100 + step, gate_kind=kind), Signals()
+        experience = tiny_experience(seed=100 + step, gate_kind=kind)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, train.lr, window(train.lr_warmup, TOTAL))
         optimizer.zero_grad(set_to_none=True)
-        loss = accumulate_gradients(
-            policies, experience, range(3 * SIBLINGS), method, coefficients(method, step, TOTAL), train, MAX_TOKENS,
-            signals, Path("unused.json"),
-        )  # fmt: skip
-        entropy = signals.mean("entropy")
-        assert entropy is not None
+        at = coefficients(method, step, TOTAL)
+        task = Task(policies, experience, method, at, train, MAX_TOKENS, Path("unused.json"))
+        everyone = range(3 * SIBLINGS)
+        with torch.no_grad():
+            # Of all rows, those included that training does not read.
+            batch = experience.batch(everyone, experience.student_prompts, policies.pad_id, "cpu")
+            entropy = policies.read(policies.student, batch)[1].entropy.mean().item()
+        loss = accumulate_gradients(task, everyone, Signals())
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
         torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
         optimizer.step()

@@ -6,7 +6,15 @@ import pytest
 from tiny import tiny_method, tiny_train
 import torch
 
-from sdpg.methods import Coefficients, TokenInputs, coefficients, needs_reference, teacher_rows, token_losses
+from sdpg.methods import (
+    Coefficients,
+    TokenInputs,
+    coefficients,
+    needs_reference,
+    teacher_rows,
+    token_losses,
+    trained_rows,
+)
 
 LN2 = math.log(2)
 SDPG: dict[str, Any] = {
@@ -16,29 +24,30 @@ SDPG: dict[str, Any] = {
 RLSD: dict[str, Any] = {"outcome": "ppo_clip", "token_weighting": "rlsd", "rlsd_lambda": 0.5, "rlsd_clip": 0.2}
 
 
-def token_inputs(advantages: list[float], gates: list[float], teacher: list[int], seed: int = 0) -> TokenInputs:
-    """Random policies over five tokens; ``teacher`` lists the tokens that the teacher scored."""
+def token_inputs(advantages: list[float], gates: list[float], seed: int = 0) -> TokenInputs:
+    """Random values per token; the three that carry a gradient are leaves."""
     generator = torch.Generator().manual_seed(seed)
     count = len(advantages)
 
-    def random_log_probs(rows: int) -> torch.Tensor:
-        return torch.randn(rows, 5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    def random(low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
 
-    log_probs = random_log_probs(count).requires_grad_()
-    log_q = random_log_probs(count)
-    logprobs = log_probs[:, 1]
+    logprobs = random(-3.0, -0.1).requires_grad_()
     return TokenInputs(
-        log_probs=log_probs,
         logprobs=logprobs,
-        old_logprobs=logprobs.detach() + 0.4 * torch.randn(count, generator=generator, dtype=torch.float64),
+        entropy=random(0.1, 1.5).requires_grad_(),
+        divergence=random(0.0, 2.0).requires_grad_(),
+        old_logprobs=logprobs.detach() + random(-0.4, 0.4),
         advantages=torch.tensor(advantages, dtype=torch.float64),
         gates=torch.tensor(gates, dtype=torch.float64),
-        ref_logprobs=random_log_probs(count)[:, 1],
-        teacher_tokens=torch.tensor(teacher, dtype=torch.long),
-        teacher_log_probs=log_q[teacher] if teacher else None,
+        ref_logprobs=random(-3.0, -0.1),
         gain_logprobs=logprobs.detach(),
         gain_teacher_logprobs=None,
     )
+
+
+def leaves(inputs: TokenInputs) -> list[torch.Tensor]:
+    return [inputs.logprobs, inputs.entropy, inputs.divergence]
 
 
 def test_coefficients_of_the_paper() -> None:
@@ -78,70 +87,89 @@ def test_teacher_rows_are_those_that_a_term_reads() -> None:
     assert rows(0.5, 0.5) == [True, False, True]
 
 
+def test_trained_rows_are_those_with_a_term() -> None:
+    advantages, gates = torch.tensor([1.0, 0.0, -1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+
+    def rows(at: Coefficients, **values: Any) -> list[bool]:
+        return trained_rows(tiny_method(**values), at, advantages, gates).tolist()
+
+    off, distilled = Coefficients(0.0, 0.0, 0.0), {"distillation": "kl_student_teacher"}
+    assert rows(off) == [True, False, True, False]
+    assert rows(dataclasses.replace(off, rlsd_lambda=0.5), **RLSD) == [True, False, True, False]
+    assert rows(dataclasses.replace(off, beta=0.5), **distilled) == [True, False, True, True]
+    assert rows(dataclasses.replace(off, beta=0.5), outcome="none", **distilled) == [True, False, False, True]
+    assert rows(off, outcome="none", **distilled) == [False] * 4
+    assert rows(dataclasses.replace(off, alpha=0.1), reference="k3") == [True] * 4
+    assert rows(dataclasses.replace(off, alpha=0.1), reference="k3", reference_in="reward") == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert rows(dataclasses.replace(off, entropy_bonus=0.1)) == [True] * 4
+    nan = torch.tensor([float("nan"), 0.0])
+    assert trained_rows(tiny_method(), off, nan, torch.zeros(2)).tolist() == [True, False]
+
+
 def test_token_losses_by_hand() -> None:
     half, quarter = math.log(0.5), math.log(0.25)
-    log_probs = torch.tensor([[half, half], [quarter, math.log(0.75)]], dtype=torch.float64, requires_grad=True)
     inputs = TokenInputs(
-        log_probs=log_probs,
-        logprobs=log_probs[:, 0],
-        old_logprobs=log_probs[:, 0].detach(),
+        logprobs=torch.tensor([half, quarter], dtype=torch.float64),
+        entropy=torch.tensor([LN2, 0.3], dtype=torch.float64),
+        divergence=torch.tensor([0.25, 0.5], dtype=torch.float64),
+        old_logprobs=torch.tensor([half, quarter], dtype=torch.float64),
         advantages=torch.tensor([2.0, -1.0], dtype=torch.float64),
         gates=torch.tensor([1.0, 0.0], dtype=torch.float64),
         ref_logprobs=torch.tensor([quarter, quarter], dtype=torch.float64),
-        teacher_tokens=torch.tensor([0]),
-        teacher_log_probs=torch.tensor([[quarter, math.log(0.75)]], dtype=torch.float64),
-        gain_logprobs=log_probs[:, 0].detach(),
+        gain_logprobs=torch.tensor([half, quarter], dtype=torch.float64),
         gain_teacher_logprobs=None,
     )
     terms = token_losses(tiny_method(**SDPG), Coefficients(0.1, 0.5, 0.0), tiny_train(), inputs)
-    kl = 0.5 * LN2 + 0.5 * math.log(2 / 3)
     assert terms.outcome.tolist() == pytest.approx([2 * LN2, -2 * LN2])
-    assert terms.distillation.tolist() == pytest.approx([kl, 0.0])
+    assert terms.distillation.tolist() == [0.25, 0.0]
     assert terms.reference.tolist() == pytest.approx([0.5 + LN2, 1.0])
-    assert terms.total.tolist() == pytest.approx([2 * LN2 + 0.5 * kl + 0.1 * (0.5 + LN2), -2 * LN2 + 0.1])
+    total = [2 * LN2 + 0.5 * 0.25 + 0.1 * (0.5 + LN2), -2 * LN2 + 0.1]
+    assert terms.total.tolist() == pytest.approx(total)
     assert terms.ratio.tolist() == terms.weight.tolist() == [1.0, 1.0]
     assert terms.clipped.tolist() == [False, False]
+    bonus = token_losses(tiny_method(**SDPG), Coefficients(0.1, 0.5, 0.0, 0.2), tiny_train(), inputs)
+    assert bonus.total.tolist() == pytest.approx([total[0] - 0.2 * LN2, total[1] - 0.2 * 0.3])
 
 
 def test_kl_clamp_bounds_the_value_and_stops_the_gradient() -> None:
-    inputs = token_inputs([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [0, 1, 2])
-    at = Coefficients(0.0, 1.0, 0.0)
-    values = token_losses(tiny_method(**SDPG), at, tiny_train(), inputs).distillation
+    inputs = token_inputs([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    at, values = Coefficients(0.0, 1.0, 0.0), inputs.divergence
     bound = values.median().item()
     clamped = token_losses(tiny_method(**SDPG, kl_clamp=bound), at, tiny_train(), inputs).distillation
     assert clamped.tolist() == pytest.approx([min(value, bound) for value in values.tolist()])
-    (slopes,) = torch.autograd.grad(clamped.sum(), inputs.log_probs)
-    assert (slopes.abs().sum(1) == 0).tolist() == (values > bound).tolist()
+    (slopes,) = torch.autograd.grad(clamped.sum(), inputs.divergence)
+    assert (slopes == 0).tolist() == (values > bound).tolist()
 
 
-def test_distillation_is_placed_on_the_tokens_that_the_teacher_scored() -> None:
-    inputs = token_inputs([1.0] * 4, [0.0, 1.0, 0.0, 1.0], [1, 3])
+def test_the_gate_multiplies_the_distillation() -> None:
+    inputs = token_inputs([1.0] * 4, [0.0, 1.0, 0.0, 0.5])
     terms = token_losses(tiny_method(**SDPG), Coefficients(0.0, 1.0, 0.0), tiny_train(), inputs)
-    assert inputs.teacher_log_probs is not None
-    p, log_p = inputs.log_probs.exp(), inputs.log_probs
-    expected = [(p[t] * (log_p[t] - inputs.teacher_log_probs[m])).sum().item() for m, t in enumerate([1, 3])]
-    assert terms.distillation.tolist() == pytest.approx([0.0, expected[0], 0.0, expected[1]])
+    torch.testing.assert_close(terms.distillation, inputs.gates * inputs.divergence)
 
 
 @pytest.mark.parametrize("outcome", ["reinforce", "ppo_clip", "clipped_weight"])
 def test_off_policy_the_ratio_multiplies_the_other_terms_but_carries_no_gradient(outcome: str) -> None:
     """A.3."""
-    inputs = token_inputs([1.0, -1.0, 0.5], [1.0, 0.0, 1.0], [0, 2])
-    method, at = tiny_method(**SDPG | {"outcome": outcome}), Coefficients(0.3, 0.7, 0.0)
+    inputs = token_inputs([1.0, -1.0, 0.5], [1.0, 0.0, 1.0])
+    method, at = tiny_method(**SDPG | {"outcome": outcome}), Coefficients(0.3, 0.7, 0.0, 0.2)
     ratio = (inputs.logprobs - inputs.old_logprobs).exp().detach()
     terms = token_losses(method, at, tiny_train(updates_per_batch=2), inputs)
-    expected = terms.outcome + ratio * (0.7 * terms.distillation + 0.3 * terms.reference)
+    others = 0.7 * terms.distillation + 0.3 * terms.reference - 0.2 * inputs.entropy
+    expected = terms.outcome + ratio * others
     torch.testing.assert_close(terms.total, expected)
-    found = torch.autograd.grad(terms.total.sum(), inputs.log_probs, retain_graph=True)
-    torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), inputs.log_probs, retain_graph=True))
+    found = torch.autograd.grad(terms.total.sum(), leaves(inputs), retain_graph=True)
+    wanted = torch.autograd.grad(expected.sum(), leaves(inputs), retain_graph=True)
+    torch.testing.assert_close(found, wanted)
 
     for train in (tiny_train(updates_per_batch=2, ratio_on_all_terms=False), tiny_train(updates_per_batch=1)):
         terms = token_losses(method, at, train, inputs)
-        torch.testing.assert_close(terms.total, terms.outcome + 0.7 * terms.distillation + 0.3 * terms.reference)
+        torch.testing.assert_close(terms.total, terms.outcome + others)
 
 
 def test_clipped_marks_the_tokens_whose_ratio_was_cut() -> None:
-    inputs = token_inputs([1.0, 1.0, -1.0, -1.0, 0.0, 1.0], [0.0] * 6, [])
+    inputs = token_inputs([1.0, 1.0, -1.0, -1.0, 0.0, 1.0], [0.0] * 6)
     shift = torch.tensor([0.5, -0.5, 0.5, -0.5, 0.5, 0.1], dtype=torch.float64)
     inputs = dataclasses.replace(inputs, old_logprobs=inputs.logprobs.detach() - shift)
     method, at = tiny_method(outcome="ppo_clip"), Coefficients(0.0, 0.0, 0.0)
@@ -151,7 +179,7 @@ def test_clipped_marks_the_tokens_whose_ratio_was_cut() -> None:
 
 
 def test_the_clamp_of_the_log_ratio_reaches_the_loss() -> None:
-    inputs = token_inputs([-1.0, -1.0], [0.0, 0.0], [])
+    inputs = token_inputs([-1.0, -1.0], [0.0, 0.0])
     inputs = dataclasses.replace(inputs, old_logprobs=inputs.logprobs.detach() - torch.tensor([3.0, 1.0]))
     train = tiny_train(log_ratio_clamp=2.0)
     terms = token_losses(tiny_method(outcome="ppo_clip"), Coefficients(0.0, 0.0, 0.0), train, inputs)
@@ -159,7 +187,7 @@ def test_the_clamp_of_the_log_ratio_reaches_the_loss() -> None:
 
 
 def test_rlsd_weights_the_advantage_before_clipping() -> None:
-    inputs = token_inputs([1.0, -1.0, 0.0], [0.0] * 3, [])
+    inputs = token_inputs([1.0, -1.0, 0.0], [0.0] * 3)
     inputs = dataclasses.replace(
         inputs,
         old_logprobs=inputs.logprobs.detach() - math.log(1.5),
@@ -176,13 +204,14 @@ def assert_same_loss(one: tuple[Any, Coefficients], other: tuple[Any, Coefficien
     found = []
     for method, at in (one, other):
         total = token_losses(method, at, tiny_train(updates_per_batch=2), inputs).total
-        found.append((total, *torch.autograd.grad(total.sum(), inputs.log_probs, retain_graph=True)))
+        slopes = torch.autograd.grad(total.sum(), leaves(inputs), retain_graph=True, materialize_grads=True)
+        found.append((total, *slopes))
     for a, b in zip(*found, strict=True):
         assert torch.equal(a, b)
 
 
 def test_rlsd_with_lambda_zero_is_grpo() -> None:
-    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0], [])
+    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0])
     grpo = tiny_method(outcome="ppo_clip", reference="k3", alpha=0.1)
     rlsd = tiny_method(**RLSD, reference="k3", alpha=0.1)
     at = Coefficients(0.1, 0.0, 0.0)
@@ -193,21 +222,21 @@ def test_rlsd_with_lambda_zero_is_grpo() -> None:
 
 
 def test_sdpg_with_beta_zero_is_reinforce_with_a_reference() -> None:
-    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0], [0, 3])
+    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0])
     plain = tiny_method(reference="ufkl", alpha=0.1)
     at = Coefficients(0.1, 0.0, 0.0)
     assert_same_loss((tiny_method(**SDPG), at), (plain, at), inputs)
 
 
 def test_sdpg_with_alpha_zero_is_sdpg_without_a_reference() -> None:
-    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0], [0, 3])
+    inputs = token_inputs([1.0, -1.0, 0.0, 0.3], [1.0, 0.0, 0.0, 1.0])
     without = tiny_method(**{k: v for k, v in SDPG.items() if k not in ("reference", "reference_in", "alpha")})
     at = Coefficients(0.0, 0.5, 0.0)
     assert_same_loss((tiny_method(**SDPG), at), (without, at), inputs)
 
 
 def test_a_uniform_group_with_the_gate_closed_has_the_reference_term_only() -> None:
-    inputs = token_inputs([0.0] * 3, [0.0] * 3, [])
+    inputs = token_inputs([0.0] * 3, [0.0] * 3)
     terms = token_losses(tiny_method(**SDPG), Coefficients(0.1, 0.5, 0.0), tiny_train(), inputs)
     assert terms.outcome.tolist() == terms.distillation.tolist() == [0.0] * 3
     torch.testing.assert_close(terms.total, 0.1 * terms.reference)

@@ -12,6 +12,7 @@ from sdpg.files import write_json_lines
 from sdpg.methods import coefficients
 from sdpg.models import scratch_model
 from sdpg.params import Params, load_params, parse_params
+from sdpg.policies import Policies
 from sdpg.prepare import prepare
 from sdpg.pretraining import pretrain
 from sdpg.recording import token_spans
@@ -20,7 +21,6 @@ from sdpg.rewards import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.tokenizer import pad_and_eos
 from sdpg.trainer import DTYPES, Trainer, step_prompts
-from sdpg.update import Policies
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +59,14 @@ def world() -> tuple[Any, Any]:
 
 
 def trained(
-    world: tuple[Any, Any], params: Params, method: str, state: Path, on_step: Any = lambda step, metrics: None
+    world: tuple[Any, Any],
+    params: Params,
+    method: str,
+    state: Path,
+    on_step: Any = lambda step, metrics: None,
+    right: Any = lambda index: index % 2,
 ) -> Trainer:
+    """Trains with rewards of its own: 1 for the rollouts that ``right`` chooses by their index, else -1."""
     prepared, base = world
     tokenizer = prepared.tokenizer
     student, reference = (scratch_model(params.base.model, tokenizer) for _ in range(2))  # type: ignore[arg-type]
@@ -85,11 +91,11 @@ def trained(
             base_accuracies=dict.fromkeys(sets, 0.0),
             on_step=on_step,
         )
-        # Every other sibling is declared right, so that advantages and gates are there to work with.
+        # Rewards do not hang on a small model's luck, so that advantages and gates are there to work with.
         score = verifier.score
         trainer.verifier = type("Alternating", (), {"score": staticmethod(
             lambda texts, golds, cut: [
-                dataclasses.replace(verdict, reward=1.0 if index % 2 else -1.0)
+                dataclasses.replace(verdict, reward=1.0 if right(index) else -1.0)
                 for index, verdict in enumerate(score(texts, golds, cut))
             ]
         ), "name": "test", "version": "0"})()  # fmt: skip
@@ -106,6 +112,37 @@ def test_recording_cannot_change_training(world: tuple[Any, Any], tmp_path: Path
     silent = trained(world, small(record_rows=0), "sdpg-ufkl", tmp_path / "off")
     assert torch.equal(weights(recorded), weights(silent))
     assert not torch.equal(weights(recorded), weights(trained(world, small(lr=2e-3), "sdpg-ufkl", tmp_path / "lr")))
+
+
+def test_measuring_the_gradient_of_each_term_cannot_change_training(world: tuple[Any, Any], tmp_path: Path) -> None:
+    logged: dict[int, dict[str, float | None]] = {}
+    measured = trained(world, small(gradients_every=2), "sdpg-ufkl", tmp_path / "on", on_step=logged.__setitem__)
+    silent = trained(world, small(gradients_every=0), "sdpg-ufkl", tmp_path / "off")
+    assert torch.equal(weights(measured), weights(silent))
+    assert [step for step in logged if "grad_norm_outcome" in logged[step]] == [1, 2]
+    outcome, distillation = (logged[2][f"grad_norm_{term}"] or 0 for term in ("outcome", "distillation"))
+    assert outcome > 0 and distillation > 0
+    assert abs(logged[2]["grad_cosine_outcome_distillation"] or 0) < 1
+    # The terms' norms bound the norm of their sum.
+    parts = [logged[2][f"grad_norm_{term}"] or 0 for term in ("outcome", "distillation", "reference")]
+    assert (logged[2]["grad_norm"] or 0) <= sum(parts) * 1.0001
+
+
+def test_rows_without_any_term_get_no_training_pass_and_are_recorded(world: tuple[Any, Any], tmp_path: Path) -> None:
+    logged: dict[int, dict[str, float | None]] = {}
+    # The first group is uniform: all wrong.
+    trained(
+        world, small(record_rows=8), "alpha0", tmp_path, on_step=logged.__setitem__, right=lambda index: index in (5, 6)
+    )
+    assert [logged[step]["trained_rows"] for step in (1, 2, 3)] == [4, 4, 4]
+    rows = read_rollouts(tmp_path / "rollouts/step-000001-rank-0.parquet").to_pylist()
+    for row in rows:
+        assert len(row["logprob"]) == len(row["entropy"]) == len(row["kl_to_teacher"]) == row["length"]
+        assert (row["loss"] is None) == (row["weight"] is None) == (row["group"] == 0)
+    entropies = [value for row in rows for value in (row["entropy"] if row["loss"] else [
+        -logprob for logprob in row["rollout_logprob"]
+    ])]  # fmt: skip
+    assert logged[1]["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", list(load_params(ROOT / "params.yaml").methods))

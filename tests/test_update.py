@@ -24,16 +24,20 @@ from torch import Tensor
 
 from sdpg.batches import token_batch
 from sdpg.errors import UserError
+from sdpg.experience import Experience, Signals
 from sdpg.methods import Coefficients, coefficients
 from sdpg.models import response_logits
 from sdpg.params import MethodParams, TrainParams, load_params
-from sdpg.update import Experience, Policies, Signals, accumulate_gradients
+from sdpg.policies import Policies
+from sdpg.update import Task, accumulate_gradients
 
 METHODS = load_params(Path(__file__).parents[1] / "params.yaml").methods
 NORMALISERS: list[Any] = ["group", "batch", "sequence", "constant"]
 KL: dict[str, Any] = {"distillation": "kl_student_teacher", "beta": 1.0}
 AT = Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0)
 OFF = Coefficients(alpha=0.0, beta=0.0, rlsd_lambda=0.0)
+EVERYONE = dataclasses.replace(OFF, entropy_bonus=0.1)
+"""A term that is in every row: without one, rows whose every term is zero are not read."""
 
 
 def run(
@@ -43,9 +47,8 @@ def run(
     """Loss and gradient of the module under test."""
     policies.student.zero_grad(set_to_none=True)
     everyone = range(len(experience.responses)) if rows is None else rows
-    loss = accumulate_gradients(
-        policies, experience, everyone, method, at, train, MAX_TOKENS, signals or Signals(), dump
-    )
+    task = Task(policies, experience, method, at, train, MAX_TOKENS, dump)
+    loss = accumulate_gradients(task, everyone, signals or Signals())
     return loss, gradients(policies.student)
 
 
@@ -55,6 +58,7 @@ def switched_on(method: MethodParams) -> Coefficients:
         alpha=AT.alpha if method.reference != "none" else 0.0,
         beta=AT.beta if method.distillation != "none" else 0.0,
         rlsd_lambda=0.4 if method.token_weighting == "rlsd" else 0.0,
+        entropy_bonus=method.entropy_bonus,
     )
 
 
@@ -126,6 +130,8 @@ def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Co
                 "k3": 1 / w - 1 + torch.log(w),
             }[m.reference]
             rest = rest + at.alpha * term
+        if m.entropy_bonus:
+            rest = rest + at.entropy_bonus * torch.sum(log_p[place].exp() * log_p[place])
         if t.updates_per_batch > 1 and t.ratio_on_all_terms:
             rest = rest * rho.detach()
         total = total + rest
@@ -191,6 +197,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"outcome": "reinforce", "token_weighting": "rlsd", **KL, "reference": "fkl"}, {"normaliser": "constant"},
     ),
     "OPSD": ({"outcome": "none", "distillation": "jsd", "jsd_beta": 0.3, "teacher": "reference", "gate": "all"}, {}),
+    "entropy bonus": ({"outcome": "ppo_clip", **KL, "reference": "k3", "entropy_bonus": 0.2}, {"updates_per_batch": 2}),
+    "entropy bonus alone": ({"outcome": "reinforce", "entropy_bonus": 0.3}, {}),
     "KL to the student": ({"outcome": "reinforce", "distillation": "kl_teacher_student", "reference": "k3"}, {}),
 }  # fmt: skip
 
@@ -226,12 +234,29 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(name: str, normaliser
         )
 
 
+@pytest.mark.parametrize("head_bytes", [1, 2_000, 5_000])
+def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int) -> None:
+    method = tiny_method(**KL, reference="ufkl", entropy_bonus=0.1)
+    at = dataclasses.replace(AT, entropy_bonus=0.1)
+    expected = run(tiny_policies(torch.float64), tiny_experience(), method, at, tiny_train())
+    signals = Signals()
+    small = dataclasses.replace(tiny_policies(torch.float64), head_bytes=head_bytes)
+    assert_close(run(small, tiny_experience(), method, at, tiny_train(), signals=signals), expected, 1e-12)
+    assert all(len(values) == len(tiny_experience().responses[row]) for row, values in signals.loss.items())
+
+
 def test_micro_batches_are_really_different() -> None:
     policies, experience = tiny_policies(), tiny_experience()
     counts = []
     for budget in (1, 50, 90, 10_000):
         with counted_passes(policies.student) as passes:
-            run(policies, experience, tiny_method(), OFF, tiny_train(tokens_per_micro_batch=budget))
+            run(
+                policies,
+                experience,
+                tiny_method(entropy_bonus=0.1),
+                EVERYONE,
+                tiny_train(tokens_per_micro_batch=budget),
+            )
         counts.append(len(passes.seen))
     assert counts[0] == 12
     assert counts[-1] == 1
@@ -250,9 +275,8 @@ def test_mini_batches_are_whole_groups_normalised_on_their_own() -> None:
 def test_gradients_add_up_over_calls() -> None:
     policies, experience = tiny_policies(torch.float64), tiny_experience()
     _, once = run(policies, experience, tiny_method(), OFF, tiny_train())
-    accumulate_gradients(
-        policies, experience, range(12), tiny_method(), OFF, tiny_train(), MAX_TOKENS, Signals(), Path("unused.json")
-    )
+    task = Task(policies, experience, tiny_method(), OFF, tiny_train(), MAX_TOKENS, Path("unused.json"))
+    accumulate_gradients(task, range(12), Signals())
     torch.testing.assert_close(gradients(policies.student), 2 * once)
 
 
@@ -301,7 +325,10 @@ def test_the_teacher_reads_only_the_rows_that_the_loss_needs(
     with counted_passes(policies.student) as passes, counted_passes(policies.reference) as of_reference:
         run(policies, experience, method, switched_on(method), tiny_train())
     assert without_padding(passes.prompts(with_gradient=False)) == padded_prompts(experience, expected)
-    assert len(passes.prompts(with_gradient=True)) == 12
+    # The uniform group, rows 4 to 7, has no term at all unless it is distilled.
+    trained = range(12) if gate == "all" else [0, 1, 2, 3, 8, 9, 10, 11]
+    read = sorted(experience.student_prompts[i] + experience.responses[i] for i in trained)
+    assert without_padding(passes.prompts(with_gradient=True)) == read
     assert of_reference.seen == []
 
 
@@ -342,6 +369,20 @@ def test_the_reference_reads_student_prompts_where_the_loss_has_its_term() -> No
 def test_the_reference_is_not_run_where_no_term_reads_it(values: dict[str, Any], alpha: float) -> None:
     policies = dataclasses.replace(tiny_policies(), reference=None)
     run(policies, tiny_experience(), tiny_method(**values), Coefficients(alpha, 0.0, 0.0), tiny_train())
+
+
+def test_rows_without_any_term_are_not_read_but_count_in_the_normaliser() -> None:
+    policies, experience, signals = tiny_policies(torch.float64), tiny_experience(), Signals()
+    method, at = tiny_method(**KL), dataclasses.replace(AT, alpha=0.0)
+    with counted_passes(policies.student) as passes:
+        found = run(policies, experience, method, at, tiny_train(), signals=signals)
+    uniform = [experience.student_prompts[i] + experience.responses[i] for i in range(4, 8)]
+    assert not [row for row in without_padding(passes.prompts(True) + passes.prompts(False)) if row in uniform]
+    assert sorted(signals.logprob) == [0, 1, 2, 3, 8, 9, 10, 11]
+    expected = plain_loss(policies, experience, method, at, tiny_train())
+    policies.student.zero_grad()
+    expected.backward()
+    assert_close(found, (expected.item(), gradients(policies.student)), 1e-6)
 
 
 # --- limiting cases
@@ -445,7 +486,7 @@ def test_signals_hold_one_value_per_token_of_the_right_row() -> None:
 
 def test_sampled_logprobs_are_those_of_the_update() -> None:
     policies, experience, signals = tiny_policies(torch.float64, 0.7), tiny_experience(), Signals()
-    run(policies, experience, tiny_method(), OFF, tiny_train(), signals=signals)
+    run(policies, experience, tiny_method(), EVERYONE, tiny_train(), signals=signals)
     rows = [1, 7, 4]
     found = policies.sampled_logprobs(policies.student, experience, rows, experience.student_prompts, 50)
     assert sorted(found) == sorted(rows)
@@ -462,10 +503,10 @@ def test_a_term_that_is_not_finite_stops_the_update_and_is_written_out(poison: s
     values: dict[str, Any] = {"outcome": "ppo_clip", **KL, "reference": "ufkl"}
     expected = {"advantage": "outcome", "old_logprob": "ratio", "teacher": "distillation", "reference": "reference"}
     if poison == "advantage":
-        experience.advantages[5] = float("nan")
+        experience.advantages[11] = float("nan")
     elif poison == "old_logprob":
         assert experience.old_logprobs is not None
-        experience.old_logprobs[5][0] = -float("inf")
+        experience.old_logprobs[11][0] = -float("inf")
         values = {"outcome": "none", **KL}
     else:
         next(policies.reference.parameters()).data[5] = float("nan")
@@ -482,12 +523,13 @@ def test_a_term_that_is_not_finite_stops_the_update_and_is_written_out(poison: s
     rows = json.loads(dump.read_text(), parse_constant=refuse)
     bad = [row for row in rows if "nan" in row[expected[poison]] or "inf" in row[expected[poison]]]
     assert bad
-    assert len(rows) == 12
+    # The micro-batch at fault, here that of the rows that the teacher reads.
+    assert len(rows) == 3
     assert all(len(row[expected[poison]]) == len(row["response_ids"]) for row in rows)
     if poison in ("advantage", "old_logprob"):
-        assert [row["problem_id"] for row in bad] == ["problem-1"]
-        assert bad[0]["response_ids"] == experience.responses[5]
-        assert bad[0]["student_prompt_ids"] == experience.student_prompts[5]
+        assert [row["problem_id"] for row in bad] == ["problem-2"]
+        assert bad[0]["response_ids"] == experience.responses[11]
+        assert bad[0]["student_prompt_ids"] == experience.student_prompts[11]
 
 
 def test_finite_terms_leave_no_dump(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.advantages import gate, group_advantages
+from sdpg.experience import Experience
 from sdpg.params import MethodParams, TrainParams
-from sdpg.update import Experience, Policies
+from sdpg.policies import Policies
 
 VOCAB, PAD, EOS = 40, 0, 1
 SIBLINGS = 4

@@ -1,0 +1,65 @@
+"""How large each term's own gradient is, and whether the verifier and the teacher pull the same way."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sdpg.experience import Signals
+from sdpg.methods import needs_reference
+from sdpg.update import Task, accumulate_gradients
+
+COLUMNS = (
+    "grad_norm_outcome", "grad_norm_distillation", "grad_norm_reference", "grad_norm_entropy",
+    "grad_cosine_outcome_distillation",
+)  # fmt: skip
+
+
+def single_terms(task: Task) -> dict[str, Task]:
+    """The task with one of its terms at a time, coefficients as they are; only terms that are at work."""
+    method, at = task.method, task.at
+    nothing = replace(at, alpha=0.0, beta=0.0, entropy_bonus=0.0)
+    silent = method.model_copy(update={"outcome": "none"})
+    found = {}
+    if method.outcome != "none":
+        found["outcome"] = replace(task, at=nothing)
+    if at.beta > 0:
+        found["distillation"] = replace(task, method=silent, at=replace(nothing, beta=at.beta))
+    if needs_reference(method, at):
+        found["reference"] = replace(task, method=silent, at=replace(nothing, alpha=at.alpha))
+    if at.entropy_bonus > 0:
+        found["entropy"] = replace(task, method=silent, at=replace(nothing, entropy_bonus=at.entropy_bonus))
+    return found
+
+
+def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
+    """Norm of each term's gradient over ``rows``, before clipping, and the cosine between outcome and distillation.
+
+    Leaves the student without gradients. A term that is not at work has None; so has the cosine where either gradient
+    is zero.
+    """
+    student = task.policies.student
+    kept: dict[str, list[Tensor]] = {}
+    found: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    for name, single in single_terms(task).items():
+        student.zero_grad(set_to_none=True)
+        accumulate_gradients(single, rows, Signals())
+        gradient = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in student.parameters()
+        ]
+        found[f"grad_norm_{name}"] = _dot(gradient, gradient) ** 0.5
+        if name in ("outcome", "distillation"):
+            kept[name] = gradient
+    student.zero_grad(set_to_none=True)
+    if len(kept) == 2:
+        norms = [found["grad_norm_outcome"], found["grad_norm_distillation"]]
+        product = (norms[0] or 0.0) * (norms[1] or 0.0)
+        if product > 0:
+            found["grad_cosine_outcome_distillation"] = _dot(kept["outcome"], kept["distillation"]) / product
+    return found
+
+
+def _dot(left: list[Tensor], right: list[Tensor]) -> float:
+    return sum((a * b).sum(dtype=torch.float64).item() for a, b in zip(left, right, strict=True))

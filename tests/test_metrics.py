@@ -1,0 +1,68 @@
+import math
+from typing import Any
+
+import pytest
+from tiny import tiny_method
+import torch
+
+from sdpg.experience import Experience, Signals
+from sdpg.metrics import metric_columns, step_metrics
+from sdpg.params import MethodParams
+from sdpg.rewards import Status, Verdict
+
+
+def two_groups(advantages: list[float]) -> Experience:
+    """Two prompts of two responses; the last response has two tokens, the others one."""
+    return Experience(
+        problem_ids=["a", "a", "b", "b"],
+        student_prompts=[[5]] * 4,
+        teacher_prompts=[[5, 6]] * 4,
+        responses=[[1], [1], [1], [7, 1]],
+        rollout_logprobs=[[-0.5], [-1.0], [-2.0], [-3.0, -0.25]],
+        advantages=torch.tensor(advantages, dtype=torch.float64),
+        gates=torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64),
+    )
+
+
+def measured(experience: Experience, signals: Signals, method: MethodParams) -> dict[str, Any]:
+    verdicts = [
+        Verdict(Status.CORRECT if reward > 0 else Status.WRONG, "1", reward) for reward in (1.0, -1.0, -1.0, -1.0)
+    ]
+    return step_metrics(experience, verdicts, signals, {}, 2, method)
+
+
+def test_rows_without_a_pass_enter_the_entropy_by_the_samplers_log_probs() -> None:
+    signals = Signals(entropy={0: [0.3], 3: [0.1, 0.2]}, logprob={0: [-0.5], 3: [-3.0, -0.25]})
+    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), signals, tiny_method())
+    assert found["entropy"] == pytest.approx((0.3 + 1.0 + 2.0 + 0.1 + 0.2) / 5)
+    assert found["sampler_mismatch"] == 0
+    assert found["zero_variance_groups"] == 0.5
+    assert found["gate_rate"] == 0.25
+
+
+def test_clip_fractions_tell_what_the_clip_did() -> None:
+    signals = Signals(
+        ratio={0: [1.5], 1: [0.5], 2: [20.0], 3: [1.1, 0.9]},
+        clipped={0: [1.0], 1: [1.0], 2: [1.0], 3: [0.0, 0.0]},
+    )
+    experience = two_groups([1.0, -1.0, -1.0, 1.0])
+    found = measured(experience, signals, tiny_method(outcome="ppo_clip", dual_clip=10.0))
+    shares = {kind: found[f"clip_fraction_{kind}"] for kind in ("high", "low", "dual")}
+    assert shares == {"high": 0.2, "low": 0.2, "dual": 0.2}
+    assert found["clip_fraction"] == pytest.approx(0.6)
+    unclipped = measured(experience, signals, tiny_method())
+    assert {unclipped[name] for name in unclipped if name.startswith("clip_fraction")} == {None}
+
+
+def test_kl_estimators_by_hand() -> None:
+    signals = Signals(logprob={0: [-0.5], 3: [-3.0, -0.25]}, ref_logprob={0: [-0.7], 3: [-2.5, -0.25]})
+    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), signals, tiny_method(reference="k3"))
+    log_w = [0.2, -0.5, 0.0]
+    assert found["kl_to_reference_k1"] == pytest.approx(sum(log_w) / 3)
+    assert found["kl_to_reference_k3"] == pytest.approx(sum(math.exp(-v) - 1 + v for v in log_w) / 3)
+
+
+def test_every_metric_has_a_column() -> None:
+    found = measured(two_groups([0.0] * 4), Signals(), tiny_method())
+    assert found.keys() <= set(metric_columns())
+    assert len(metric_columns()) == len(set(metric_columns()))

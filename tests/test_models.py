@@ -1,0 +1,39 @@
+import json
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model
+import torch
+
+from sdpg.batches import token_batch
+from sdpg.errors import UserError
+from sdpg.models import load_model, response_hidden, response_logits, with_head
+
+
+@pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(name: str, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    load_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: 1.0}))
+    load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: 30.0}))
+    with pytest.raises(UserError, match=rf"{name}.*30.0.*use a model without"):
+        load_model(tmp_path)
+
+
+def test_the_head_is_given_response_positions_only_and_is_itself_again_afterwards() -> None:
+    model, batch = tiny_model(5), token_batch([[5, 6, 7], [8]], [[9, 1], [2, 3, 1]], 0)
+    seen: list[torch.Size] = []
+
+    def sums(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        seen.append(hidden.shape)
+        assert bias is None
+        assert weight is model.get_output_embeddings().weight
+        return hidden.sum()
+
+    total = with_head(model, batch, sums)
+    assert seen == [(5, 32)]
+    assert total == response_hidden(model, batch).sum()
+    whole = model(input_ids=batch.input_ids).logits
+    torch.testing.assert_close(response_logits(model, batch), whole[batch.rows, batch.positions])
