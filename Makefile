@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure test test-fast lint format mlflow clean
+.PHONY: help install repro configure test test-fast lint format bench mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -27,6 +27,7 @@ help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make test     run the tests"
 	@echo "make lint     ruff and pyright"
+	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
 	@echo "make install  only set up the environment"
 
@@ -66,6 +67,11 @@ lint: $(STAMP)
 format: $(STAMP)
 	ruff check --fix .
 	ruff format .
+
+# BENCH=head step …: some of them.
+bench: $(STAMP)
+	dvc repro base
+	python -m benchmarks $(BENCH)
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"

@@ -135,13 +135,11 @@ class _Terms:
         self.old_logprobs = None
         if experience.old_logprobs is not None:
             self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device)
-        self.gain_teacher_logprobs = None
+        self.stored_teacher = None
         if experience.teacher_logprobs is not None:
-            stored = [experience.teacher_logprobs[i] for i in group]
-            lengths = [len(experience.responses[i]) for i in group]
-            known = [torch.zeros(n) if part is None else part for part, n in zip(stored, lengths, strict=True)]
-            scored = [torch.full((n,), part is not None) for part, n in zip(stored, lengths, strict=True)]
-            self.gain_teacher_logprobs = torch.cat(known).to(device), torch.cat(scored).to(device)
+            stored = [(experience.teacher_logprobs[i], len(experience.responses[i])) for i in group]
+            parts = [torch.zeros(length) if part is None else part for part, length in stored]
+            self.stored_teacher = torch.cat(parts).to(device)
         self.found: dict[str, Tensor] = {}
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
@@ -168,10 +166,9 @@ class _Terms:
         return weighted
 
     def _gain(self, tokens: Tensor, old: Tensor, values: TokenValues) -> Tensor:
-        """log q(y_t) for RLSD's Δ. Rows that the teacher did not score have advantage 0, which no weight changes."""
-        if self.gain_teacher_logprobs is not None:
-            known, scored = (part[tokens] for part in self.gain_teacher_logprobs)
-            return torch.where(scored, known.to(old.dtype), old)
+        """log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0, where sign(A)·Δ is 0."""
+        if self.stored_teacher is not None:
+            return self.stored_teacher[tokens].to(old.dtype)
         return values.teacher_logprobs if self.read_teacher else old
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:

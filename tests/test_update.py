@@ -235,14 +235,19 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(name: str, normaliser
 
 
 @pytest.mark.parametrize("head_bytes", [1, 2_000, 5_000])
-def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int) -> None:
-    method = tiny_method(**KL, reference="ufkl", entropy_bonus=0.1)
-    at = dataclasses.replace(AT, entropy_bonus=0.1)
-    expected = run(tiny_policies(torch.float64), tiny_experience(), method, at, tiny_train())
-    signals = Signals()
+@pytest.mark.parametrize("off_policy", [False, True])
+def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int, off_policy: bool) -> None:
+    values: dict[str, Any] = {**KL, "reference": "ufkl", "entropy_bonus": 0.1}
+    train = tiny_train()
+    if off_policy:
+        values |= {"outcome": "ppo_clip", "token_weighting": "rlsd"}
+        train = tiny_train(updates_per_batch=2)
+    method, signals = tiny_method(**values), Signals()
+    experience, at = tiny_experience(shifted_old=off_policy), switched_on(method)
+    expected = run(tiny_policies(torch.float64), experience, method, at, train)
     small = dataclasses.replace(tiny_policies(torch.float64), head_bytes=head_bytes)
-    assert_close(run(small, tiny_experience(), method, at, tiny_train(), signals=signals), expected, 1e-12)
-    assert all(len(values) == len(tiny_experience().responses[row]) for row, values in signals.loss.items())
+    assert_close(run(small, experience, method, at, train, signals=signals), expected, 1e-12)
+    assert all(len(values) == len(experience.responses[row]) for row, values in signals.loss.items())
 
 
 def test_micro_batches_are_really_different() -> None:
