@@ -1,0 +1,156 @@
+"""The update's loss from the paper's formulas, one row and one token at a time, and how tests call the update."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import (
+    MAX_TOKENS,
+    SIBLINGS,
+    gradients,
+    tiny_policies,
+)
+import torch
+from torch import Tensor
+
+from sdpg.experience import Experience, Signals
+from sdpg.methods import Coefficients
+from sdpg.params import MethodParams, TrainParams, load_params
+from sdpg.policies import Policies
+from sdpg.update import Task, accumulate_gradients
+
+METHODS = load_params(Path(__file__).parents[1] / "params.yaml").methods
+NORMALISERS: list[Any] = ["group", "batch", "sequence", "constant"]
+KL: dict[str, Any] = {"distillation": "kl_student_teacher", "beta": 1.0}
+AT = Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0)
+OFF = Coefficients(alpha=0.0, beta=0.0, rlsd_lambda=0.0)
+EVERYONE = dataclasses.replace(OFF, entropy_bonus=0.1)
+"""A term that is in every row: without one, rows whose every term is zero are not read."""
+
+
+def run(
+    policies: Policies, experience: Experience, method: MethodParams, at: Coefficients, train: TrainParams,
+    rows: range | None = None, signals: Signals | None = None, dump: Path = Path("unused.json"),
+) -> tuple[float, Tensor]:  # fmt: skip
+    """Loss and gradient of the module under test."""
+    policies.student.zero_grad(set_to_none=True)
+    everyone = range(len(experience.responses)) if rows is None else rows
+    task = Task(policies, experience, method, at, train, MAX_TOKENS, dump)
+    loss = accumulate_gradients(task, everyone, signals or Signals())
+    return loss, gradients(policies.student)
+
+
+def switched_on(method: MethodParams) -> Coefficients:
+    """Coefficients that give every term of the method a weight that shows."""
+    return Coefficients(
+        alpha=AT.alpha if method.reference != "none" else 0.0,
+        beta=AT.beta if method.distillation != "none" else 0.0,
+        rlsd_lambda=0.4 if method.token_weighting == "rlsd" else 0.0,
+        entropy_bonus=method.entropy_bonus,
+    )
+
+
+def gate_kind(method: MethodParams) -> str:
+    return method.gate if method.distillation != "none" else "positive"
+
+
+# --- an independent implementation
+
+
+def plain_log_probs(model: Any, prompt: list[int], response: list[int], temperature: float) -> Tensor:
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
+    return torch.log_softmax(logits[len(prompt) - 1 : -1] / temperature, dim=-1)
+
+
+def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Coefficients, t: TrainParams) -> Tensor:
+    """Sum over the tokens of row i."""
+    advantage, response = x.advantages[i].item(), x.responses[i]
+    log_p = plain_log_probs(policies.student, x.student_prompts[i], response, policies.temperature)
+    with torch.no_grad():
+        teacher = policies.student if m.teacher == "current" else policies.reference
+        teacher_temperature = policies.temperature if t.teacher_temperature == "same" else 1.0
+        log_q = plain_log_probs(teacher, x.teacher_prompts[i], response, teacher_temperature)
+        log_ref = plain_log_probs(policies.reference, x.student_prompts[i], response, policies.temperature)
+    total = torch.zeros((), dtype=log_p.dtype)
+    for place, token in enumerate(response):
+        lp = log_p[place, token]
+        old = lp.detach() if x.old_logprobs is None else x.old_logprobs[i][place]
+        log_rho = lp - old
+        if t.log_ratio_clamp is not None:
+            log_rho = torch.clamp(log_rho, -t.log_ratio_clamp, t.log_ratio_clamp)
+        rho = torch.exp(log_rho)
+
+        a = torch.tensor(advantage, dtype=log_p.dtype)
+        if m.token_weighting == "rlsd":
+            stored = x.teacher_logprobs
+            log_q_y = log_q[place, token] if stored is None else stored[i][place]  # type: ignore[index]
+            u = torch.exp(torch.sign(a) * (log_q_y - old))
+            a = a * ((1 - at.rlsd_lambda) + at.rlsd_lambda * torch.clamp(u, 1 - m.rlsd_clip, 1 + m.rlsd_clip))
+
+        if m.outcome == "reinforce":
+            total = total - a * lp
+        elif m.outcome != "none":
+            bounded = torch.clamp(rho, 1 - m.clip_low, 1 + m.clip_high)
+            ell = -torch.minimum(rho * a, bounded * a)
+            if advantage < 0 and m.dual_clip is not None:
+                ell = torch.minimum(ell, -a * m.dual_clip)
+            total = total + (ell if m.outcome == "ppo_clip" else ell.detach() * lp)
+
+        rest = torch.zeros((), dtype=log_p.dtype)
+        if m.distillation != "none" and at.beta > 0 and (m.gate == "all" or advantage > 0):
+            p, q = torch.softmax(log_p[place], -1), torch.softmax(log_q[place], -1)
+            if m.distillation == "kl_student_teacher":
+                kl = torch.sum(p * torch.log(p / q))
+            elif m.distillation == "kl_teacher_student":
+                kl = torch.sum(q * torch.log(q / p))
+            else:
+                mix = m.jsd_beta * q + (1 - m.jsd_beta) * p
+                kl = m.jsd_beta * torch.sum(q * torch.log(q / mix))
+                kl = kl + (1 - m.jsd_beta) * torch.sum(p * torch.log(p / mix))
+            rest = rest + at.beta * (kl if m.kl_clamp is None or kl < m.kl_clamp else kl.detach() * 0 + m.kl_clamp)
+        if m.reference != "none" and m.reference_in == "loss":
+            w = torch.exp(lp - log_ref[place, token])
+            term = {
+                "ufkl": 1 / w + torch.log(w),
+                "urkl": 0.5 * torch.log(w) ** 2,
+                "fkl": 1 / w,
+                "rkl": 0.5 * (torch.log(w) + 1) ** 2,
+                "k3": 1 / w - 1 + torch.log(w),
+            }[m.reference]
+            rest = rest + at.alpha * term
+        if m.entropy_bonus:
+            rest = rest + at.entropy_bonus * torch.sum(log_p[place].exp() * log_p[place])
+        if t.updates_per_batch > 1 and t.ratio_on_all_terms:
+            rest = rest * rho.detach()
+        total = total + rest
+    return total
+
+
+def plain_loss(policies: Policies, x: Experience, m: MethodParams, at: Coefficients, t: TrainParams) -> Tensor:
+    sums = [plain_row(policies, x, i, m, at, t) for i in range(len(x.responses))]
+    lengths = [len(response) for response in x.responses]
+    count = len(sums)
+    if t.normaliser == "group":
+        groups = [range(start, start + SIBLINGS) for start in range(0, count, SIBLINGS)]
+        means = [sum(sums[i] for i in group) / sum(lengths[i] for i in group) for group in groups]
+        return sum(means) / len(means)  # type: ignore[return-value]
+    if t.normaliser == "batch":
+        return sum(sums) / sum(lengths)  # type: ignore[return-value]
+    if t.normaliser == "sequence":
+        return sum(s / length for s, length in zip(sums, lengths, strict=True)) / count  # type: ignore[return-value]
+    return sum(sums) / (count * MAX_TOKENS)  # type: ignore[return-value]
+
+
+def assert_close(found: tuple[float, Tensor], expected: tuple[float, Tensor], tolerance: float) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance, abs=tolerance)
+    assert expected[1].norm() > 1e-3
+    assert (found[1] - expected[1]).norm() / expected[1].norm() < tolerance
+
+
+def compare(method: MethodParams, train: TrainParams, experience: Experience, temperature: float = 1.0) -> None:
+    policies, at = tiny_policies(torch.float64, temperature), switched_on(method)
+    loss = plain_loss(policies, experience, method, at, train)
+    loss.backward()
+    expected = loss.item(), gradients(policies.student)
+    assert_close(run(policies, experience, method, at, train), expected, 1e-6)
