@@ -1,6 +1,10 @@
 """Ragged prompt–response pairs as padded batches, with the places of the response tokens.
 
-Axes: B sequences, L padded length, N response tokens of the batch (all rows joined), V vocabulary, D hidden size.
+Siblings may share a line: their prompt is read once, and behind it each response sees the prompt and itself only. What
+is computed is the same to rounding, with fewer tokens.
+
+Axes: B lines, L padded length, R responses, N response tokens of the batch (all responses joined, in their order),
+V vocabulary, D hidden size.
 """
 
 from collections.abc import Sequence
@@ -9,22 +13,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Line = list[int]
+"""Indices of the responses that stand on one line, behind the prompt that they share."""
+
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded sequences. Under causal attention the padding behind a token cannot reach it, so no mask is needed.
+    """Right-padded lines. Under causal attention padding behind a token cannot reach it.
+
+    The last token of a response is not part of the input: its state would predict nothing that is asked for.
 
     Attributes:
         input_ids: (B, L) prompt and response ids, padded at the right.
-        rows: (N,) which sequence each response token belongs to.
-        positions: (N,) where in the sequence the hidden state stands that predicts the token.
+        owners: (N,) which response each response token belongs to.
+        rows: (N,) on which line its hidden state stands.
+        positions: (N,) where on the line the hidden state stands that predicts the token.
         targets: (N,) the response token ids.
+        position_ids: (B, L) where tokens stand in their own sequence; None where that is their place on the line.
+        mask: (B, 1, L, L) bool, which token (first L) sees which (second L); None where that is all before it.
     """
 
     input_ids: Tensor
+    owners: Tensor
     rows: Tensor
     positions: Tensor
     targets: Tensor
+    position_ids: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def token_batch(
@@ -32,29 +47,81 @@ def token_batch(
     responses: Sequence[Sequence[int]],
     pad_id: int,
     device: torch.device | str = "cpu",
+    lines: Sequence[Line] | None = None,
 ) -> TokenBatch:
-    """Joins each prompt with its response. Prompts must not be empty."""
-    sequences = [[*prompt, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    longest = max(map(len, sequences))
-    padded = [sequence + [pad_id] * (longest - len(sequence)) for sequence in sequences]
-    rows, positions, targets = [], [], []
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        rows += [row] * len(response)
-        # The state at the last prompt token predicts the first response token.
-        positions += range(len(prompt) - 1, len(prompt) - 1 + len(response))
-        targets += response
+    """Joins prompts with their responses. Neither may be empty.
+
+    Args:
+        prompts: (R) of each response.
+        responses: (R).
+        pad_id: padding token.
+        device: where the tensors are made.
+        lines: which responses share a line, in the order of the responses; None gives each a line of its own.
+    """
+    pairs = list(zip(prompts, responses, strict=True))
+    lines = [[index] for index in range(len(pairs))] if lines is None else lines
+    ids: list[list[int]] = []
+    segments: list[list[int]] = []
+    places: list[list[int]] = []
+    owners, rows, positions, targets = [], [], [], []
+    for row, members in enumerate(lines):
+        prompt = list(pairs[members[0]][0])
+        line, segment, place = list(prompt), [0] * len(prompt), list(range(len(prompt)))
+        for number, index in enumerate(members, 1):
+            response = list(pairs[index][1])
+            # The state at the last prompt token predicts the first response token.
+            positions += [len(prompt) - 1, *range(len(line), len(line) + len(response) - 1)]
+            owners += [index] * len(response)
+            rows += [row] * len(response)
+            targets += response
+            line += response[:-1]
+            segment += [number] * (len(response) - 1)
+            place += range(len(prompt), len(prompt) + len(response) - 1)
+        ids.append(line)
+        segments.append(segment)
+        places.append(place)
+    longest = max(map(len, ids))
+
+    def padded(values: list[list[int]], fill: int) -> Tensor:
+        return torch.tensor([line + [fill] * (longest - len(line)) for line in values], device=device)
+
+    position_ids = mask = None
+    if any(len(members) > 1 for members in lines):
+        position_ids = padded(places, 0)
+        # Padding is a segment of its own, so that each of its tokens sees at least itself.
+        segment = padded(segments, -1)
+        seen = (segment.unsqueeze(1) == 0) | (segment.unsqueeze(1) == segment.unsqueeze(2))
+        mask = seen.tril().unsqueeze(1)
     return TokenBatch(
-        input_ids=torch.tensor(padded, dtype=torch.long, device=device),
-        rows=torch.tensor(rows, dtype=torch.long, device=device),
-        positions=torch.tensor(positions, dtype=torch.long, device=device),
-        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        input_ids=padded(ids, pad_id),
+        owners=torch.tensor(owners, device=device),
+        rows=torch.tensor(rows, device=device),
+        positions=torch.tensor(positions, device=device),
+        targets=torch.tensor(targets, device=device),
+        position_ids=position_ids,
+        mask=mask,
     )
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Groups sequence indices by similar length so that rows × longest row stays within the budget.
+def shared_lines(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], limit: int) -> list[Line]:
+    """Puts neighbours with the same prompt on one line as long as it has at most ``limit`` tokens; 0: never."""
+    lines: list[Line] = []
+    length = 0
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        more = len(response) - 1
+        if lines and list(prompts[lines[-1][0]]) == list(prompt) and length + more <= limit:
+            lines[-1].append(index)
+            length += more
+        else:
+            lines.append([index])
+            length = len(prompt) + more
+    return lines
 
-    A sequence longer than the budget forms a group of its own. Every index occurs exactly once.
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Groups line indices by similar length so that lines × longest line stays within the budget.
+
+    A line longer than the budget forms a group of its own. Every index occurs exactly once.
     """
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sdpg.batches import TokenBatch, micro_batches, token_batch
+from sdpg.batches import Line, TokenBatch, micro_batches, shared_lines, token_batch
 
 
 @dataclass
@@ -39,15 +40,26 @@ class Experience:
     old_logprobs: list[Tensor] | None = None
     teacher_logprobs: list[Tensor | None] | None = None
 
-    def batch(self, rows: Sequence[int], prompts: list[list[int]], pad_id: int, device: Any) -> TokenBatch:
-        """The chosen rows under student or teacher prompts."""
-        return token_batch([prompts[i] for i in rows], [self.responses[i] for i in rows], pad_id, device)
+    def micro_batches(
+        self, rows: Sequence[int], prompts: list[list[int]], budget: int, line_tokens: int
+    ) -> list[list[Line]]:
+        """Lines of rows (see :mod:`sdpg.batches`), those of similar length together, within the budget."""
+        responses = [self.responses[i] for i in rows]
+        lines = shared_lines([prompts[i] for i in rows], responses, line_tokens)
+        lengths = [len(prompts[rows[line[0]]]) + sum(len(responses[i]) - 1 for i in line) for line in lines]
+        return [[[rows[i] for i in lines[at]] for at in group] for group in micro_batches(lengths, budget)]
 
-    def micro_batches(self, rows: Sequence[int], budget: int, with_teacher: bool) -> list[list[int]]:
-        """Groups rows by length; where the teacher reads them too, by its longer prompts."""
-        prompts = self.teacher_prompts if with_teacher else self.student_prompts
-        lengths = [len(prompts[i]) + len(self.responses[i]) for i in rows]
-        return [[rows[i] for i in group] for group in micro_batches(lengths, budget)]
+    def token_places(self, rows: Sequence[int], device: Any) -> dict[int, Tensor]:
+        """Row → the places of its response tokens where those of ``rows`` are joined in this order."""
+        parts = torch.arange(sum(len(self.responses[i]) for i in rows), device=device)
+        return dict(zip(rows, parts.split([len(self.responses[i]) for i in rows]), strict=True))
+
+    def batch(self, lines: Sequence[Line], prompts: list[list[int]], pad_id: int, device: Any) -> TokenBatch:
+        """The rows of the lines, in their order, under student or teacher prompts."""
+        rows = [row for line in lines for row in line]
+        order = iter(range(len(rows)))
+        local = [[next(order) for _ in line] for line in lines]
+        return token_batch([prompts[i] for i in rows], [self.responses[i] for i in rows], pad_id, device, local)
 
 
 @dataclass

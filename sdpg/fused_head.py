@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from sdpg.losses import Divergence
 from sdpg.row_kernels import RowValues, divergence_rows, gradient_rows, student_rows
 
-BLOCK_BYTES = 256 * 1024
+BLOCK_BYTES = 512 * 1024
 """On CPUs the row-wise work goes block by block, so that it finds its numbers in the second-level cache."""
 
 
@@ -103,7 +103,7 @@ def fused_head(
     """
     device = hidden.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    job = _Job(ids, token_loss, memory_bytes, temperature, teacher, product)
+    job = _Job(ids, token_loss, memory_bytes, temperature, teacher, product, torch.is_grad_enabled())
     with torch.autocast(device, enabled=False):
         loss, *values = _FusedHead.apply(hidden, weight, bias, job)  # pyright: ignore[reportGeneralTypeIssues]
     return loss, TokenValues(*values)
@@ -111,7 +111,10 @@ def fused_head(
 
 @dataclass(frozen=True)
 class _Job:
-    """What :class:`_FusedHead` is given beside the tensors that get a gradient; ``product`` is for matrix products."""
+    """What :class:`_FusedHead` is given beside the tensors that get a gradient.
+
+    ``product`` is the type of matrix products, ``differentiate`` whether the caller records gradients.
+    """
 
     ids: Tensor
     token_loss: TokenLoss | None
@@ -119,6 +122,7 @@ class _Job:
     temperature: float
     teacher: Teacher | None
     product: torch.dtype
+    differentiate: bool
 
 
 class _FusedHead(torch.autograd.Function):
@@ -126,7 +130,9 @@ class _FusedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, job: _Job) -> Any:
-        work = _Pass(hidden, weight, bias, job, ctx.needs_input_grad[:3])
+        # Under no_grad, too, the inputs say that they need a gradient.
+        needed = tuple(flag and job.differentiate for flag in ctx.needs_input_grad[:3])
+        work = _Pass(hidden, weight, bias, job, needed)
         for start in range(0, len(hidden), work.chunk):
             work.tokens(start, min(start + work.chunk, len(hidden)))
         ctx.save_for_backward(*work.gradients())
@@ -159,7 +165,9 @@ class _Pass:
             rest = torch.ones(count, dtype=torch.bool, device=hidden.device)
             rest[job.teacher.tokens] = False
             self.order, self.scored = torch.cat([job.teacher.tokens, self.order[rest]]), len(job.teacher.tokens)
-        self.hidden, self.ids = hidden[self.order].to(product), job.ids[self.order].unsqueeze(1)
+        in_order = self.scored == 0 or torch.equal(self.order, torch.arange(count, device=hidden.device))
+        self.hidden = (hidden if in_order else hidden[self.order]).to(product)
+        self.ids = job.ids[self.order].unsqueeze(1)
 
         self.chunk = max(1, min(count, chunk_tokens(vocabulary, itemsize, job.memory_bytes)))
         self.block = max(1, min(self.chunk, BLOCK_BYTES // (vocabulary * itemsize))) if on_cpu else self.chunk

@@ -96,11 +96,18 @@ def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor,
     def forward(states: Tensor) -> Tensor:
         return function(states[batch.rows, batch.positions], head.weight, head.bias)
 
+    # An instance may have a forward of its own, as accelerate's hooks give it.
+    before = vars(head).get("forward")
     head.forward = forward
     try:
-        return model(input_ids=batch.input_ids, use_cache=False).logits
+        return model(
+            input_ids=batch.input_ids, attention_mask=batch.mask, position_ids=batch.position_ids, use_cache=False
+        ).logits
     finally:
-        del head.forward
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before
 
 
 def response_hidden(model: Any, batch: TokenBatch) -> Tensor:

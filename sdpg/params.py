@@ -243,6 +243,9 @@ class TrainParams(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_micro_batch: Positive
     """Padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
+    line_tokens: Annotated[int, Field(ge=0)] = 0
+    """Siblings share one line, behind the prompt that they have in common, of up to so many tokens; 0: each has its
+    own. Pays where responses are not much longer than prompts; attention's cost grows with the square of a line."""
     head_megabytes: Positive = 256
     """Memory for the logits of as many tokens as fit; changes memory and time, never the gradient."""
     gradients_every: Annotated[int, Field(ge=0)] = 0

@@ -3,7 +3,7 @@
 Axes: B sequences, N response tokens of a batch, M of them scored by the teacher, D hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.batches import TokenBatch, micro_batches
+from sdpg.batches import TokenBatch
 from sdpg.experience import Experience
 from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models import response_hidden, with_head
@@ -29,6 +29,7 @@ class Policies:
         temperature: of the sampling distribution, by which student and reference logits are divided.
         dtype: of the forward passes; softmax, KL and sums are float32 whatever it is.
         head_bytes: for the logits of a chunk of tokens; see :func:`sdpg.fused_head.fused_head`.
+        line_tokens: siblings share their prompt on lines of up to so many tokens; 0: never.
     """
 
     student: Any
@@ -37,10 +38,19 @@ class Policies:
     temperature: float
     dtype: torch.dtype = torch.float32
     head_bytes: int = 64 << 20
+    line_tokens: int = 0
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Of every forward pass."""
         return torch.autocast(self.student.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def batches(
+        self, experience: Experience, rows: Sequence[int], prompts: list[list[int]], budget: int
+    ) -> Iterator[tuple[list[int], TokenBatch]]:
+        """Micro-batches of at most ``budget`` padded tokens, each with its rows in the order of its tokens."""
+        for lines in experience.micro_batches(rows, prompts, budget, self.line_tokens):
+            batch = experience.batch(lines, prompts, self.pad_id, self.student.device)
+            yield [row for line in lines for row in line], batch
 
     def read(
         self,
@@ -75,24 +85,29 @@ class Policies:
 
     @torch.no_grad()
     def privileged(
-        self, experience: Experience, rows: Sequence[int], tokens: Tensor, method: MethodParams, train: TrainParams
-    ) -> Teacher:
-        """The teacher's pass over ``rows`` under their privileged prompts.
+        self, experience: Experience, tokens: dict[int, Tensor], method: MethodParams, train: TrainParams
+    ) -> Teacher | None:
+        """The teacher's pass over some rows under their privileged prompts; None for no rows.
 
         Args:
             experience: the rollouts.
-            rows: which of them, in the order in which their tokens stand in the student's batch.
-            tokens: (M,) which of the student's tokens are theirs.
+            tokens: row → which tokens of the student's batch are its response.
             method: whose weights play the teacher, and the divergence.
-            train: its temperature.
+            train: its temperature, and the budget of a micro-batch.
         """
         model = self.teacher(method)
-        batch = experience.batch(rows, experience.teacher_prompts, self.pad_id, model.device)
-        with self.autocast():
-            hidden = response_hidden(model, batch)
+        order: list[Tensor] = []
+        hidden: list[Tensor] = []
+        budget = train.tokens_per_micro_batch
+        for members, batch in self.batches(experience, list(tokens), experience.teacher_prompts, budget):
+            with self.autocast():
+                hidden.append(response_hidden(model, batch))
+            order += [tokens[row] for row in members]
+        if not order:
+            return None
         return Teacher(
-            tokens,
-            hidden,
+            torch.cat(order),
+            torch.cat(hidden),
             head=None if model is self.student else model.get_output_embeddings(),
             temperature=self.teacher_temperature(train),
             divergence=None if method.distillation == "none" else method.distillation,
@@ -111,10 +126,7 @@ class Policies:
     ) -> dict[int, Tensor]:
         """Log-probs of the sampled response tokens, row → (T,), without gradient."""
         found: dict[int, Tensor] = {}
-        lengths = [len(prompts[i]) + len(experience.responses[i]) for i in rows]
-        for group in micro_batches(lengths, budget):
-            members = [rows[i] for i in group]
-            batch = experience.batch(members, prompts, self.pad_id, model.device)
+        for members, batch in self.batches(experience, rows, prompts, budget):
             _, values = self.read(model, batch, temperature=temperature)
             parts = values.logprobs.split([len(experience.responses[i]) for i in members])
             found.update(zip(members, parts, strict=True))

@@ -35,10 +35,10 @@ def diagnose(
     # Whatever the method distils, what is recorded is D_KL(p‖q).
     method = method.model_copy(update={"distillation": "kl_student_teacher"})
     found: dict[int, dict[str, list[float]]] = {}
-    for group in experience.micro_batches(rows, train.tokens_per_micro_batch, with_teacher=True):
-        batch = experience.batch(group, experience.student_prompts, policies.pad_id, policies.student.device)
-        everything = torch.arange(len(batch.rows), device=batch.rows.device)
-        teacher = policies.privileged(experience, group, everything, method, train)
+    budget = train.tokens_per_micro_batch
+    for group, batch in policies.batches(experience, rows, experience.student_prompts, budget):
+        places = experience.token_places(group, batch.targets.device)
+        teacher = policies.privileged(experience, places, method, train)
         _, student = policies.read(policies.student, batch, teacher=teacher)
         _, reference = policies.read(policies.reference, batch)
         values = {

@@ -73,7 +73,7 @@ def train_run(params: Params, method: str, seed: int) -> Path:
         ) as tracked,
         Verifier(params.reward) as verifier,
     ):  # fmt: skip
-        trainer = _trainer(params, method, seed, state, verifier, tracked)
+        trainer = make_trainer(params, method, seed, state, verifier, tracked)
         trainer.train()
         folder = assemble(trainer, config)
         for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
@@ -83,7 +83,8 @@ def train_run(params: Params, method: str, seed: int) -> Path:
     return folder
 
 
-def _trainer(params: Params, method: str, seed: int, state: Path, verifier: Verifier, tracked: StageRun) -> Trainer:
+def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: Verifier, tracked: StageRun) -> Trainer:
+    """The trainer of one run, with base, data and problem sets read from where the stages left them."""
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     pad_id, _ = pad_and_eos(tokenizer)
     student = load_model(paths.BASE_MODEL)
@@ -103,6 +104,7 @@ def _trainer(params: Params, method: str, seed: int, state: Path, verifier: Veri
             params.rollout.temperature,
             DTYPES[params.train.dtype],
             params.train.head_megabytes << 20,
+            params.train.line_tokens,
         ),
         tokenizer=tokenizer,
         engine=make_engine(params.rollout.engine, student, tokenizer, params.rollout.batch),

@@ -18,7 +18,7 @@ from sdpg.batches import TokenBatch
 from sdpg.errors import UserError
 from sdpg.experience import Experience, Signals
 from sdpg.files import write_text
-from sdpg.fused_head import TokenValues
+from sdpg.fused_head import Teacher, TokenValues
 from sdpg.methods import (
     Coefficients,
     TokenInputs,
@@ -77,24 +77,24 @@ def accumulate_gradients(task: Task, rows: Sequence[int], signals: Signals) -> f
     asked = task.at if experience.teacher_logprobs is None else replace(task.at, rlsd_lambda=0.0)
     with_teacher = teacher_rows(method, asked, experience.advantages, experience.gates)
     trained = trained_rows(method, task.at, experience.advantages, experience.gates)
+    read = [row for row in rows if trained[row]]
     total = 0.0
-    taught = [row for row in rows if trained[row] and with_teacher[row]]
-    alone = [row for row in rows if trained[row] and not with_teacher[row]]
-    for members, read in ((taught, True), (alone, False)):
-        for group in experience.micro_batches(members, train.tokens_per_micro_batch, read):
-            total += _micro_batch(task, group, weight_of, read, signals)
+    for group, batch in task.policies.batches(
+        experience, read, experience.student_prompts, train.tokens_per_micro_batch
+    ):
+        total += _micro_batch(task, group, batch, weight_of, with_teacher, signals)
     return total
 
 
-def _micro_batch(task: Task, group: list[int], weight_of: Tensor, read_teacher: bool, signals: Signals) -> float:
+def _micro_batch(
+    task: Task, group: list[int], batch: TokenBatch, weight_of: Tensor, with_teacher: Tensor, signals: Signals
+) -> float:
     """Forward and backward pass of a few sequences; returns their part of L."""
     policies, experience = task.policies, task.experience
-    batch = experience.batch(group, experience.student_prompts, policies.pad_id, policies.student.device)
-    terms = _Terms(task, group, batch, weight_of, read_teacher)
-    teacher = None
-    if read_teacher:
-        everything = torch.arange(len(batch.rows), device=batch.rows.device)
-        teacher = policies.privileged(experience, group, everything, task.method, task.train)
+    places = experience.token_places(group, batch.targets.device)
+    taught = {row: tokens for row, tokens in places.items() if with_teacher[row]}
+    teacher = policies.privileged(experience, taught, task.method, task.train)
+    terms = _Terms(task, group, batch, weight_of, teacher)
     loss, values = policies.read(policies.student, batch, terms, teacher)
     row_lengths = [len(experience.responses[i]) for i in group]
     _stop_unless_finite(terms.found, experience, group, row_lengths, task.dump)
@@ -120,12 +120,14 @@ class _Terms:
         found: name → (N,) values of each term, of the weighted loss, and of what went into them.
     """
 
-    def __init__(self, task: Task, group: list[int], batch: TokenBatch, weight_of: Tensor, read_teacher: bool) -> None:
+    def __init__(
+        self, task: Task, group: list[int], batch: TokenBatch, weight_of: Tensor, teacher: Teacher | None
+    ) -> None:
         policies, experience = task.policies, task.experience
-        self.task, self.read_teacher, device = task, read_teacher, batch.rows.device
+        self.task, device = task, batch.targets.device
 
         self.advantages, self.gates, self.weights = (
-            values[group].to(device)[batch.rows] for values in (experience.advantages, experience.gates, weight_of)
+            values[group].to(device)[batch.owners] for values in (experience.advantages, experience.gates, weight_of)
         )
         self.ref_logprobs = None
         if needs_reference(task.method, task.at):
@@ -135,6 +137,9 @@ class _Terms:
         self.old_logprobs = None
         if experience.old_logprobs is not None:
             self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device)
+        self.scored = torch.zeros(len(batch.targets), dtype=torch.bool, device=device)
+        if teacher is not None:
+            self.scored[teacher.tokens] = True
         self.stored_teacher = None
         if experience.teacher_logprobs is not None:
             stored = [(experience.teacher_logprobs[i], len(experience.responses[i])) for i in group]
@@ -169,7 +174,7 @@ class _Terms:
         """log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0, where sign(A)·Δ is 0."""
         if self.stored_teacher is not None:
             return self.stored_teacher[tokens].to(old.dtype)
-        return values.teacher_logprobs if self.read_teacher else old
+        return torch.where(self.scored[tokens], values.teacher_logprobs, old)
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
         for name, part in (vars(terms) | {"loss": weighted}).items():

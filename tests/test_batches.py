@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from sdpg.batches import micro_batches, token_batch
+from sdpg.batches import micro_batches, shared_lines, token_batch
 
 
 @given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 1000))
@@ -29,23 +29,66 @@ def test_micro_batches_by_hand() -> None:
 
 def test_token_batch_by_hand() -> None:
     batch = token_batch([[5, 6, 7], [8]], [[1], [2, 3, 4, 9]], pad_id=0)
-    assert batch.input_ids.tolist() == [[5, 6, 7, 1, 0], [8, 2, 3, 4, 9]]
-    assert batch.rows.tolist() == [0, 1, 1, 1, 1]
+    # The last token of a response is read by nobody.
+    assert batch.input_ids.tolist() == [[5, 6, 7, 0], [8, 2, 3, 4]]
+    assert batch.rows.tolist() == batch.owners.tolist() == [0, 1, 1, 1, 1]
     assert batch.targets.tolist() == [1, 2, 3, 4, 9]
     # The state at a position predicts the token after it.
     assert batch.positions.tolist() == [2, 0, 1, 2, 3]
+    assert batch.mask is batch.position_ids is None
+
+
+def test_a_shared_line_by_hand() -> None:
+    prompts, responses = [[5, 6], [5, 6], [8]], [[1, 2, 3], [4, 9], [7]]
+    batch = token_batch(prompts, responses, pad_id=0, lines=[[0, 1], [2]])
+    assert batch.input_ids.tolist() == [[5, 6, 1, 2, 4], [8, 0, 0, 0, 0]]
+    assert batch.owners.tolist() == [0, 0, 0, 1, 1, 2]
+    assert batch.rows.tolist() == [0, 0, 0, 0, 0, 1]
+    assert batch.targets.tolist() == [1, 2, 3, 4, 9, 7]
+    assert batch.positions.tolist() == [1, 2, 3, 1, 4, 0]
+    assert batch.position_ids is not None and batch.mask is not None
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 0, 0, 0]]
+    assert batch.mask.shape == (2, 1, 5, 5)
+    seen = [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
+    assert batch.mask[0, 0].int().tolist() == seen
+    assert batch.mask[1, 0, 0].int().tolist() == [1, 0, 0, 0, 0]
+    assert batch.mask.any(-1).all(), "a token that sees nothing makes attention NaN"
+
+
+def test_neighbours_with_one_prompt_share_lines_up_to_the_limit() -> None:
+    prompts, responses = [[1, 2]] * 3 + [[3]] * 2, [[7] * 4, [7] * 3, [7], [7] * 2, [7] * 2]
+    assert shared_lines(prompts, responses, 0) == [[0], [1], [2], [3], [4]]
+    assert shared_lines(prompts, responses, 6) == [[0], [1, 2], [3, 4]]
+    assert shared_lines(prompts, responses, 7) == [[0, 1, 2], [3, 4]]
+    assert shared_lines([[1], [2], [1]], [[7]] * 3, 100) == [[0], [1], [2]]
+    assert shared_lines([], [], 5) == []
 
 
 ids = st.lists(st.integers(1, 50), min_size=1, max_size=6)
 
 
-@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=6))
-def test_every_target_stands_one_place_after_its_position(pairs: list[tuple[list[int], list[int]]]) -> None:
-    prompts, responses = [prompt for prompt, _ in pairs], [response for _, response in pairs]
-    batch = token_batch(prompts, responses, pad_id=0)
-    assert (batch.input_ids[batch.rows, batch.positions + 1] == batch.targets).all()
+@given(st.lists(st.tuples(ids, st.lists(ids, min_size=1, max_size=4)), min_size=1, max_size=4), st.integers(0, 30))
+def test_every_position_is_that_of_the_token_before_in_its_own_sequence(
+    groups: list[tuple[list[int], list[list[int]]]], limit: int
+) -> None:
+    prompts = [prompt for prompt, responses in groups for _ in responses]
+    responses = [response for _, group in groups for response in group]
+    lines = shared_lines(prompts, responses, limit)
+    assert [index for line in lines for index in line] == list(range(len(responses)))
+    batch = token_batch(prompts, responses, pad_id=0, lines=lines)
     assert batch.targets.tolist() == [token for response in responses for token in response]
-    assert [batch.rows.tolist().count(row) for row in range(len(pairs))] == [len(response) for response in responses]
+    for owner, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        own = batch.owners == owner
+        for place, (row, at) in enumerate(zip(batch.rows[own].tolist(), batch.positions[own].tolist(), strict=True)):
+            # What the state at this position sees, in the order of its positions, is the sequence up to there.
+            line = batch.input_ids[row]
+            if batch.mask is None or batch.position_ids is None:
+                visible = line[: at + 1].tolist()
+            else:
+                mask, order = batch.mask[row, 0, at], batch.position_ids[row]
+                assert order[mask].tolist() == list(range(int(mask.sum())))
+                visible = line[mask].tolist()
+            assert visible == prompt + response[:place]
 
 
 def test_prompts_and_responses_must_pair_up() -> None:

@@ -44,7 +44,7 @@ def trace(method: MethodParams) -> list[dict[str, float]]:
         everyone = range(3 * SIBLINGS)
         with torch.no_grad():
             # Of all rows, those included that training does not read.
-            batch = experience.batch(everyone, experience.student_prompts, policies.pad_id, "cpu")
+            batch = experience.batch([[row] for row in everyone], experience.student_prompts, policies.pad_id, "cpu")
             entropy = policies.read(policies.student, batch)[1].entropy.mean().item()
         loss = accumulate_gradients(task, everyone, Signals())
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})

@@ -37,3 +37,12 @@ def test_the_head_is_given_response_positions_only_and_is_itself_again_afterward
     assert total == response_hidden(model, batch).sum()
     whole = model(input_ids=batch.input_ids).logits
     torch.testing.assert_close(response_logits(model, batch), whole[batch.rows, batch.positions])
+
+
+def test_a_forward_of_the_heads_own_is_put_back() -> None:
+    model, batch = tiny_model(5), token_batch([[5, 6]], [[7, 1]], 0)
+    head = model.get_output_embeddings()
+    own = head.forward
+    head.forward = own
+    response_hidden(model, batch)
+    assert vars(head)["forward"] is own

@@ -119,6 +119,20 @@ def test_greedy_takes_the_likeliest_token(model: Any) -> None:
         assert completion.rollout_logprobs == pytest.approx(log_probs.max(-1).values.tolist(), abs=1e-4)
 
 
+def test_siblings_whose_prompt_is_read_once_follow_their_own_prompts(model: Any) -> None:
+    """Left-padded prompts of several lengths, some once and some often, in any order."""
+    prompts = [PROMPTS[0], PROMPTS[2], PROMPTS[0], PROMPTS[1], PROMPTS[2], PROMPTS[0]]
+    assert len({len(prompt) for prompt in prompts}) > 1
+    completions = engine(model, 6).generate(prompts, sampling())
+    for prompt, completion in zip(prompts, completions, strict=True):
+        expected = recomputed(model, prompt, completion, 1.0)
+        own = expected[torch.arange(len(completion.ids)), torch.tensor(completion.ids)]
+        torch.testing.assert_close(torch.tensor(completion.rollout_logprobs), own, rtol=1e-4, atol=1e-4)
+    greedy = engine(model, 6).generate(prompts, sampling(temperature=0.0))
+    alone = [engine(model, 1).generate([prompt], sampling(temperature=0.0))[0] for prompt in prompts]
+    assert ids(greedy) == ids(alone)
+
+
 def test_samples_follow_the_distribution(model: Any) -> None:
     count = 4000
     completions = engine(model, count).generate([PROMPTS[3]] * count, sampling(max_tokens=1))

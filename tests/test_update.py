@@ -95,6 +95,25 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(name: str, normaliser
         )
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("line_tokens", [30, 1000])
+def test_siblings_that_share_their_prompt_have_the_same_gradient(name: str, line_tokens: int) -> None:
+    method, alone, shared = METHODS[name], Signals(), Signals()
+    experience = tiny_experience(gate_kind=gate_kind(method))
+    expected = run(tiny_policies(torch.float64), experience, method, switched_on(method), tiny_train(), signals=alone)
+    policies = dataclasses.replace(tiny_policies(torch.float64), line_tokens=line_tokens)
+    with counted_passes(policies.student) as passes:
+        found = run(
+            policies, experience, method, switched_on(method), tiny_train(tokens_per_micro_batch=200), signals=shared
+        )
+    assert_close(found, expected, 1e-6)
+    # Fewer prompts are read than there are responses.
+    assert sum(len(one.input_ids) for one in passes.seen if one.with_gradient) < len(alone.logprob)
+    for signal, stored in vars(alone).items():
+        for row, values in stored.items():
+            assert vars(shared)[signal][row] == pytest.approx(values, rel=1e-5, abs=1e-7)
+
+
 @pytest.mark.parametrize("head_bytes", [1, 2_000, 5_000])
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int, off_policy: bool) -> None:
@@ -117,7 +136,7 @@ def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int,
 
 def test_the_memory_of_the_head_decides_how_many_tokens_are_read_at_once() -> None:
     experience, chunks = tiny_experience(), []
-    batch = experience.batch(range(12), experience.student_prompts, 0, "cpu")
+    batch = experience.batch([[row] for row in range(12)], experience.student_prompts, 0, "cpu")
 
     def token_loss(tokens: Tensor, values: Any) -> Tensor:
         chunks.append(len(tokens))

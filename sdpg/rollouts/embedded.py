@@ -6,6 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -84,8 +85,16 @@ class EmbeddedEngine:
     def _generate_batch(self, prompts: list[Sequence[int]], sampling: Sampling) -> list[Completion]:
         longest = max(map(len, prompts))
         device = self.model.device
-        input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in prompts], device=device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+        distinct = list(dict.fromkeys(map(tuple, prompts)))
+        input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in distinct], device=device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in distinct], device=device)
+        # Siblings have their prompt in common: it is read once, all but its last token, and the cache copied to each.
+        place = {prompt: index for index, prompt in enumerate(distinct)}
+        siblings = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
+        cache = self._read(input_ids[:, :-1], mask[:, :-1]) if longest > 1 and len(distinct) < len(prompts) else None
+        if cache is not None:
+            cache.batch_select_indices(siblings)
+        input_ids, mask = input_ids[siblings], mask[siblings]
         recorder = _SampledLogprobs(sampling)
         # Everything that shapes the distribution happens in the recorder.
         config = GenerationConfig(
@@ -105,6 +114,7 @@ class EmbeddedEngine:
                 attention_mask=mask,
                 generation_config=config,
                 logits_processor=LogitsProcessorList([recorder]),
+                **({} if cache is None else {"past_key_values": cache}),
             )
         finally:
             self.model.generation_config = own
@@ -112,6 +122,15 @@ class EmbeddedEngine:
         responses = output[:, longest:].tolist()
         logprobs = torch.stack(recorder.logprobs, dim=1).tolist()
         return [self._completion(ids, values) for ids, values in zip(responses, logprobs, strict=True)]
+
+    def _read(self, input_ids: Tensor, mask: Tensor) -> DynamicCache:
+        """Keys and values of left-padded prompts."""
+        cache = DynamicCache(config=self.model.config)
+        cast(Any, self.model)(
+            input_ids=input_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return cache
 
     def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
         truncated = self.eos_id not in ids

@@ -1,0 +1,1 @@
+"""Measurements of time and memory against named rivals: ``python -m benchmarks`` (or ``make bench``)."""

@@ -1,0 +1,91 @@
+"""``python -m benchmarks [part of a name …]``: tables on stderr, one JSON line per figure on stdout.
+
+Without names all of them; the lines are also in reports/bench.jsonl. A goal that is missed is no error; results that
+differ between ours and a rival are.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+import json
+import os
+from typing import Any
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from benchmarks import against_trl, gpu, head, sequences, training
+from benchmarks.figures import Figure, SkippedError, Target, console, summary
+from sdpg import paths
+from sdpg.errors import entry_point
+from sdpg.files import write_json_lines
+from sdpg.models import set_threads
+from sdpg.params import load_params
+from sdpg.provenance import git_state
+
+BENCHMARKS: dict[Target, Callable[[], Figure]] = {
+    head.TIME_VS_PLAIN: head.time_vs_plain,
+    head.TIME_VS_TRL: head.time_vs_trl,
+    head.MEMORY_VS_PLAIN: head.memory_vs_plain,
+    training.STEP: training.step_vs_grpo,
+    training.UPDATE: training.update_vs_limit,
+    against_trl.STEP: against_trl.step_vs_trl,
+    gpu.TIME_VS_TRL: gpu.time_vs_trl,
+    gpu.TIME_VS_LIGER: gpu.time_vs_liger,
+    gpu.MEMORY_VS_PLAIN: gpu.memory_vs_plain,
+    gpu.MATMUL_SHARE: gpu.matmul_share,
+    sequences.UPDATE: sequences.update_by_length,
+}
+
+LINES = paths.REPORTS / "bench.jsonl"
+
+
+def measure(target: Target, benchmark: Callable[[], Figure]) -> Figure:
+    """The figure, also where the benchmark says that it cannot be run here."""
+    console.rule(target.name, align="left")
+    try:
+        return benchmark()
+    except SkippedError as reason:
+        console.print(f"skipped: {reason}", markup=False, highlight=False)
+        return target.skipped(str(reason))
+
+
+def machine() -> dict[str, Any]:
+    """What every figure depends on; ``load`` counts processes that wanted a core in the minute before."""
+    git = git_state()
+    return {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": git["commit"],
+        "dirty": git["dirty"],
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the named benchmarks, or all."""
+    names = [target.name for target in BENCHMARKS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"or a part of it, of {', '.join(names)}; default: all"
+    )
+    wanted = parser.parse_args(arguments).names
+    for part in wanted:
+        if not any(part in name for name in names):
+            parser.error(f"no benchmark's name contains {part!r}; there are: {', '.join(names)}")
+    transformers_logging.disable_progress_bar()
+    figures, lines = [], []
+    set_threads(load_params().train.threads)
+    for target, benchmark in BENCHMARKS.items():
+        if not wanted or any(part in target.name for part in wanted):
+            before = machine()
+            figures.append(measure(target, benchmark))
+            lines.append(figures[-1].line() | before)
+            print(json.dumps(lines[-1], ensure_ascii=False), flush=True)
+            # After each, so that a later failure takes nothing away.
+            write_json_lines(LINES, lines)
+    summary(figures)
+    console.print(f"JSON lines: {LINES}")
+
+
+if __name__ == "__main__":
+    entry_point(main)

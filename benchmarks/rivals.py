@@ -1,0 +1,195 @@
+"""One head, four ways: loss and gradients of SDPG-UFKL from the hidden states of student and teacher.
+
+Axes: N tokens, of which the first M have an open gate, D hidden size, V vocabulary. The loss is
+Σ_t (-A_t log p(y_t) + α·UFKL_t + β·m_t·D_KL(p_t‖q_t)) / N, and the entropy of p_t is wanted as a metric, without
+gradient. Every way reads the teacher at open gates only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.figures import SkippedError
+from sdpg import losses
+from sdpg.fused_head import Teacher, TokenValues, fused_head
+
+ALPHA, BETA = 1e-3, 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """The inputs.
+
+    Attributes:
+        hidden: (N, D) of the student.
+        weight: (V, D) of the head.
+        ids: (N,) sampled tokens.
+        teacher_hidden: (M, D) of the teacher, for the first M tokens.
+        advantages: (N,).
+        ref_logprobs: (N,) log π_ref.
+    """
+
+    hidden: Tensor
+    weight: Tensor
+    ids: Tensor
+    teacher_hidden: Tensor
+    advantages: Tensor
+    ref_logprobs: Tensor
+
+    def leaves(self) -> tuple[Tensor, Tensor]:
+        """Hidden states and weight as leaves that want a gradient; no copies."""
+        return self.hidden.detach().requires_grad_(), self.weight.detach().requires_grad_()
+
+    def loss(self, logprobs: Tensor, divergence: Tensor) -> Tensor:
+        """L from log p(y_t) of all tokens, (N,), and the divergence of the first M, (M,)."""
+        per_token = losses.reinforce(logprobs, self.advantages)
+        per_token = per_token + ALPHA * losses.reference_term(logprobs, self.ref_logprobs, "ufkl")
+        return (per_token.sum() + BETA * divergence.sum()) / len(self.ids)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What every way must return."""
+
+    loss: Tensor
+    hidden_gradient: Tensor
+    weight_gradient: Tensor
+    entropy: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return self.loss, self.hidden_gradient, self.weight_gradient, self.entropy
+
+
+Way = Callable[[Work], Result]
+
+
+def make_work(
+    tokens: int,
+    width: int,
+    vocabulary: int,
+    *,
+    open_gates: float = 0.5,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Work:
+    """Random inputs: logits of a few nats' spread, a teacher that is near the student but not equal."""
+    generator = torch.Generator(device).manual_seed(seed)
+    options: dict[str, Any] = {"generator": generator, "device": device}
+    hidden = torch.randn(tokens, width, **options).to(dtype)
+    scored = round(tokens * open_gates)
+    return Work(
+        hidden=hidden,
+        weight=torch.randn(vocabulary, width, **options).mul_(1.5 * width**-0.5).to(dtype),
+        ids=torch.randint(vocabulary, (tokens,), **options),
+        teacher_hidden=hidden[:scored] + torch.randn(scored, width, **options).mul_(0.3).to(dtype),
+        advantages=torch.randn(tokens, **options),
+        ref_logprobs=torch.rand(tokens, **options) * -10,
+    )
+
+
+def ours(work: Work, memory_bytes: int) -> Result:
+    """:func:`sdpg.fused_head.fused_head`."""
+    hidden, weight = work.leaves()
+    scored, count = len(work.teacher_hidden), len(work.ids)
+
+    def token_loss(tokens: Tensor, values: TokenValues) -> Tensor:
+        outcome = losses.reinforce(values.logprobs, work.advantages[tokens])
+        reference = losses.reference_term(values.logprobs, work.ref_logprobs[tokens], "ufkl")
+        return (outcome + ALPHA * reference + BETA * values.divergence) / count
+
+    teacher = Teacher(torch.arange(scored, device=hidden.device), work.teacher_hidden)
+    loss, values = fused_head(
+        hidden, weight, None, work.ids, token_loss, memory_bytes=memory_bytes, teacher=teacher
+    )  # fmt: skip
+    loss.backward()
+    return _result(loss, hidden, weight, values.entropy)
+
+
+def plain(work: Work) -> Result:
+    """Autograd over the logits of student and teacher, kept whole.
+
+    Tokens with an open gate and those without are two products, so that no part of a (N, V) tensor is copied or padded.
+    """
+    hidden, weight = work.leaves()
+    scored = len(work.teacher_hidden)
+    with torch.no_grad():
+        log_q = (work.teacher_hidden @ weight.t()).float().log_softmax(-1)
+    logprobs, entropies, divergence = [], [], log_q.new_zeros(0)
+    for part in (slice(0, scored), slice(scored, None)):
+        log_p = (hidden[part] @ weight.t()).float().log_softmax(-1)
+        logprobs.append(losses.token_logprobs(log_p, work.ids[part]))
+        with torch.no_grad():
+            entropies.append(losses.entropy(log_p))
+        if part.start == 0:
+            divergence = losses.divergence(log_p, log_q, "kl_student_teacher")
+    loss = work.loss(torch.cat(logprobs), divergence)
+    loss.backward()
+    return _result(loss, hidden, weight, torch.cat(entropies))
+
+
+def trl(work: Work) -> Result:
+    """TRL's chunked log-probs and, for tokens with an open gate, its chunked divergence; chunks of TRL's own size."""
+    require("trl")
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    hidden, weight = work.leaves()
+    scored = len(work.teacher_hidden)
+    logprobs, entropy = _trl_logprobs(hidden, weight, work.ids)
+    # β = 1 is D_KL(student‖teacher).
+    divergence, _ = ChunkedDivergenceFunction.apply(
+        hidden[:scored], weight, None, work.teacher_hidden, weight.detach(), None, 1.0
+    )  # pyright: ignore[reportGeneralTypeIssues]
+    loss = work.loss(logprobs, divergence)
+    loss.backward()
+    return _result(loss, hidden, weight, entropy)
+
+
+def liger(work: Work) -> Result:
+    """Liger's fused linear JSD for tokens with an open gate, after TRL's log-probs; needs a GPU."""
+    require("trl")
+    require("liger_kernel")
+    from liger_kernel.ops import LigerFusedLinearJSDFunction  # pyright: ignore[reportMissingImports]
+
+    hidden, weight = work.leaves()
+    scored = len(work.teacher_hidden)
+    logprobs, entropy = _trl_logprobs(hidden, weight, work.ids)
+    # β = 1 is D_KL(student‖teacher), a mean over tokens; gradients are summed in float32, as everywhere here.
+    mean = LigerFusedLinearJSDFunction.apply(
+        hidden[:scored], weight, work.teacher_hidden, weight.detach(), None, 1.0, -100, 1.0, torch.float32
+    )
+    loss = work.loss(logprobs, mean * scored)
+    loss.backward()
+    return _result(loss, hidden, weight, entropy)
+
+
+def require(package: str) -> None:
+    """Raises SkippedError where a rival is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise SkippedError(f"{package.replace('_kernel', '-kernel')} is not installed")
+
+
+def differences(found: Result, expected: Result) -> dict[str, float]:
+    """|found - expected| / |expected| of loss, both gradients and entropy, by name."""
+    pairs = zip(vars(found).items(), expected.tensors(), strict=True)
+    return {name: ((a.double() - b.double()).norm() / b.double().norm()).item() for (name, a), b in pairs}
+
+
+def _trl_logprobs(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    from trl.kernels import ChunkedLogProbFunction
+    from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
+
+    logprobs, entropy, *_ = ChunkedLogProbFunction.apply(
+        hidden, weight, None, ids, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("entropy",)
+    )  # pyright: ignore[reportGeneralTypeIssues]
+    return logprobs, entropy
+
+
+def _result(loss: Tensor, hidden: Tensor, weight: Tensor, entropy: Tensor) -> Result:
+    assert hidden.grad is not None and weight.grad is not None
+    return Result(loss.detach(), hidden.grad, weight.grad, entropy.detach())
