@@ -159,15 +159,12 @@ class _Pass:
         on_cpu = hidden.device.type == "cpu"
         # Logits rounded to bf16 would be no exact loss, and CPU libraries do not multiply bf16 into float32.
         product = torch.promote_types(job.product, torch.float32) if on_cpu else job.product
-        self.weight, self.bias = weight.to(product), bias
+        self.hidden, self.weight, self.bias = hidden, weight.to(product), bias
         self.order, self.scored = torch.arange(count, device=hidden.device), 0
         if job.teacher is not None:
             rest = torch.ones(count, dtype=torch.bool, device=hidden.device)
             rest[job.teacher.tokens] = False
             self.order, self.scored = torch.cat([job.teacher.tokens, self.order[rest]]), len(job.teacher.tokens)
-        in_order = self.scored == 0 or torch.equal(self.order, torch.arange(count, device=hidden.device))
-        self.hidden = (hidden if in_order else hidden[self.order]).to(product)
-        self.ids = job.ids[self.order].unsqueeze(1)
 
         self.chunk = max(1, min(count, chunk_tokens(vocabulary, itemsize, job.memory_bytes)))
         self.block = max(1, min(self.chunk, BLOCK_BYTES // (vocabulary * itemsize))) if on_cpu else self.chunk
@@ -178,7 +175,8 @@ class _Pass:
         self.loss = torch.zeros((), **options)
         self.values = [torch.zeros(count, **options) for _ in range(4)]
         wanted = [flag and job.token_loss is not None for flag in needed]
-        self.hidden_gradient = torch.zeros(hidden.shape, **options) if wanted[0] else None
+        # A token's row is written once, the weight's gradient is a sum over tokens.
+        self.hidden_gradient = torch.zeros_like(hidden) if wanted[0] else None
         self.weight_gradient = torch.zeros(weight.shape, **options) if wanted[1] else None
         self.bias_gradient = torch.zeros(vocabulary, **options) if wanted[2] else None
 
@@ -190,10 +188,11 @@ class _Pass:
 
     def tokens(self, start: int, stop: int) -> None:
         """Values, loss and gradients of one chunk."""
-        order, ids = self.order[start:stop], self.ids[start:stop]
+        order = self.order[start:stop]
+        ids, hidden = self.job.ids[order].unsqueeze(1), self.hidden[order].to(self.weight.dtype)
         logits = self.logits[: stop - start]
-        teacher_logits = self.teacher_logits[: max(0, min(self.scored, stop) - start)]
-        _product(self.hidden[start:stop], self.weight, self.bias, logits)
+        teacher_logits = self.teacher_logits[: max(0, self.scored - start)]
+        _product(hidden, self.weight, self.bias, logits)
         if len(teacher_logits):
             self._teacher_logits(start, teacher_logits)
         values = RowValues.zeros(stop - start, logits)
@@ -208,7 +207,7 @@ class _Pass:
         if all(gradient is None for gradient in gradients):
             return
         self._form(logits, teacher_logits, ids, values, gradients)
-        self._carry(order, logits, self.hidden[start:stop])
+        self._carry(order, logits, hidden)
 
     def _teacher_logits(self, start: int, out: Tensor) -> None:
         teacher = self.job.teacher
