@@ -44,7 +44,7 @@ MEMORY_VS_PLAIN = Target("head_memory_vs_plain", "plain autograd, both logits ke
 def time_vs_plain() -> Figure:
     """Seconds of loss and gradients; and what the memory for logits does to them."""
     agreement()
-    figure = _timed(TIME_VS_PLAIN, "plain", rivals.plain)
+    figure = _timed(TIME_VS_PLAIN, {"plain": rivals.plain, "plain, split": rivals.split})
     _budgets()
     return figure
 
@@ -53,7 +53,7 @@ def time_vs_trl() -> Figure:
     """Seconds of loss and gradients."""
     rivals.require("trl")
     agreement()
-    return _timed(TIME_VS_TRL, "trl", rivals.trl)
+    return _timed(TIME_VS_TRL, {"trl": rivals.trl})
 
 
 def memory_vs_plain() -> Figure:
@@ -93,7 +93,9 @@ def the_work() -> Work:
 
 def all_ways(memory_bytes: int) -> dict[str, Way]:
     """The fused head and its rivals, those that can run here."""
-    ways: dict[str, Way] = {"ours": partial(rivals.ours, memory_bytes=memory_bytes), "plain": rivals.plain}
+    ways: dict[str, Way] = {
+        "ours": partial(rivals.ours, memory_bytes=memory_bytes), "plain": rivals.plain, "plain, split": rivals.split,
+    }  # fmt: skip
     try:
         rivals.require("trl")
         ways["trl"] = rivals.trl
@@ -172,27 +174,36 @@ def _budgets() -> None:
     )  # fmt: skip
 
 
-def _timed(target: Target, name: str, rival: Way) -> Figure:
-    """Ours, the rival and one matrix product in turns: the product says what the machine could do at the time."""
-    work, budget, product = the_work(), head_bytes(), "one product"
+def _timed(target: Target, others: Mapping[str, Way]) -> Figure:
+    """Ours, its rivals and one matrix product in turns: the product says what the machine could do at the time.
+
+    The figure is that against the first of the rivals.
+    """
+    work, budget, product, name = the_work(), head_bytes(), "one product", next(iter(others))
     found = interleaved(
-        {"ours": lambda: rivals.ours(work, budget), name: lambda: rival(work),
-         product: one_product(work.hidden, work.weight)}, REPEATS[name], f"head, {name}",
+        {"ours": lambda: rivals.ours(work, budget)}
+        | {other: partial(way, work) for other, way in others.items()}
+        | {product: one_product(work.hidden, work.weight)}, REPEATS[name], f"head, {name}",
     )  # fmt: skip
-    shares = {way: PRODUCTS * median_ratio(found[product], found[way]) for way in ("ours", name)}
+    shares = {way: PRODUCTS * median_ratio(found[product], found[way]) for way in ("ours", *others)}
+    ratios = {other: median_ratio(found["ours"], found[other]) for other in others}
     medians = {way: statistics.median(taken) for way, taken in found.items()}
     show(
-        "Seconds for loss and gradients", ["", "median", "least", "most", "share of the limit"],
+        "Seconds for loss and gradients",
+        ["", "median", "least", "most", "share of the limit", "ours / it", "limit / it"],
         [(way, f"{medians[way]:.2f}", f"{min(taken):.2f}", f"{max(taken):.2f}",
-          f"{shares[way]:.2f}" if way in shares else "") for way, taken in found.items()],
+          f"{shares[way]:.2f}" if way in shares else "",
+          *((f"{ratios[way]:.3f}", f"{shares[way]:.3f}") if way in ratios else ("", "")))
+         for way, taken in found.items()],
         f"limit: {PRODUCTS} products at the rate of the one measured beside them, "
         f"{UNIT / medians[product] / 1e9:.1f} GFLOP/s with {torch.get_num_threads()} thread(s)",
     )  # fmt: skip
     return target.measured(
-        median_ratio(found["ours"], found[name]),
+        ratios[name],
         seconds=medians,
         range=ratio_range(found["ours"], found[name]),
         repeats=len(found["ours"]),
+        ratios=ratios,
         share_of_limit=shares,
         matmul_gflops=UNIT / medians[product] / 1e9,
         **_sizes(),

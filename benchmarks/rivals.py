@@ -1,4 +1,4 @@
-"""One head, four ways: loss and gradients of SDPG-UFKL from the hidden states of student and teacher.
+"""One head, several ways: loss and gradients of SDPG-UFKL from the hidden states of student and teacher.
 
 Axes: N tokens, of which the first M have an open gate, D hidden size, V vocabulary. The loss is
 Σ_t (-A_t log p(y_t) + α·UFKL_t + β·m_t·D_KL(p_t‖q_t)) / N, and the entropy of p_t is wanted as a metric, without
@@ -112,9 +112,25 @@ def ours(work: Work, memory_bytes: int) -> Result:
 
 
 def plain(work: Work) -> Result:
-    """Autograd over the logits of student and teacher, kept whole.
+    """Autograd over the logits of student and teacher, kept whole."""
+    hidden, weight = work.leaves()
+    scored = len(work.teacher_hidden)
+    with torch.no_grad():
+        log_q = (work.teacher_hidden @ weight.t()).float().log_softmax(-1)
+    log_p = (hidden @ weight.t()).float().log_softmax(-1)
+    logprobs = losses.token_logprobs(log_p, work.ids)
+    divergence = losses.divergence(log_p[:scored], log_q, "kl_student_teacher")
+    with torch.no_grad():
+        entropy = losses.entropy(log_p)
+    loss = work.loss(logprobs, divergence)
+    loss.backward()
+    return _result(loss, hidden, weight, entropy)
 
-    Tokens with an open gate and those without are two products, so that no part of a (N, V) tensor is copied or padded.
+
+def split(work: Work) -> Result:
+    """As :func:`plain`, tuned by hand: tokens with an open gate and those without are two products.
+
+    So no part of a (N, V) tensor is copied or padded on the way back from the divergence.
     """
     hidden, weight = work.leaves()
     scored = len(work.teacher_hidden)

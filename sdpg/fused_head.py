@@ -24,6 +24,8 @@ from sdpg.row_kernels import RowValues, divergence_rows, gradient_rows, student_
 
 BLOCK_BYTES = 512 * 1024
 """On CPUs the row-wise work goes block by block, so that it finds its numbers in the second-level cache."""
+GPU_BLOCK_BYTES = 64 << 20
+"""On GPUs too, so that its scratch rows stay small beside the logits of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ class _Pass:
             self.order, self.scored = torch.cat([job.teacher.tokens, self.order[rest]]), len(job.teacher.tokens)
 
         self.chunk = max(1, min(count, chunk_tokens(vocabulary, itemsize, job.memory_bytes)))
-        self.block = max(1, min(self.chunk, BLOCK_BYTES // (vocabulary * itemsize))) if on_cpu else self.chunk
+        block_bytes = BLOCK_BYTES if on_cpu else GPU_BLOCK_BYTES
+        self.block = max(1, min(self.chunk, block_bytes // (vocabulary * itemsize)))
         self.logits = torch.empty(self.chunk, vocabulary, **options)
         self.teacher_logits = torch.empty(min(self.chunk, self.scored), vocabulary, **options)
         self.scratch = torch.empty(2, self.block, vocabulary, **options)

@@ -72,7 +72,7 @@ def rounded_weight_gradient(work: Work) -> Result:
 def test_plain_agrees_with_ours(work: Work) -> None:
     found = rivals.ours(work, memory_bytes=7 * 2 * 300 * 4)
     assert found.hidden_gradient.abs().sum() > 0 and found.weight_gradient.abs().sum() > 0
-    head.check({"plain": rivals.plain(work), "ours": found}, 2e-6)
+    head.check({"plain": rivals.plain(work), "plain, split": rivals.split(work), "ours": found}, 2e-6)
     with pytest.raises(UserError, match=r"rounded: weight_gradient differs from plain autograd's by .* 1e-05"):
         head.check({"plain": rivals.plain(work), "rounded": rounded_weight_gradient(work)}, head.TOLERANCE)
 
@@ -86,7 +86,7 @@ def test_trl_agrees_with_ours(work: Work) -> None:
 def test_matrix_products_are_counted(work: Work) -> None:
     unit = 2 * 24 * 16 * 300
     counts = {name: timing.matmul_operations(partial(way, work)) / unit for name, way in head.all_ways(1 << 20).items()}
-    assert counts == {"ours": 3.5, "plain": 3.5, "trl": 7.0}
+    assert counts == {"ours": 3.5, "plain": 3.5, "plain, split": 3.5, "trl": 7.0}
 
 
 def test_peak_leaves_out_what_is_returned() -> None:
