@@ -1,13 +1,14 @@
 # `make repro` and `make test` set up what they need. Nothing after the installation uses the network.
 #
-#   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3]
+#   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
+#   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #
-# PROFILE, PRESET, METHODS and SEEDS are written into params.yaml, and the change is shown before anything runs.
+# PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure test test-fast lint format bench mlflow clean
+.PHONY: help install repro configure test test-fast lint format bench benchmarks compare coverage mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -28,6 +29,9 @@ help:
 	@echo "make test     run the tests"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
+	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
+	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
+	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
 	@echo "make install  only set up the environment"
 
@@ -39,7 +43,8 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)
 
 configure: $(STAMP)
-	@python -m pipelines.configure --profile '$(PROFILE)' --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)'
+	@python -m pipelines.configure --profile '$(PROFILE)' --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)' \
+	  --benchmarks '$(BENCHMARKS)'
 
 # With several jobs, each training run is a process of its own; DVC's lock file is taken only while it is written.
 repro: configure
@@ -72,6 +77,19 @@ format: $(STAMP)
 bench: $(STAMP)
 	dvc repro base
 	python -m benchmarks $(BENCH)
+
+# The evaluation of any model folder. MODEL='a b': several, compared by problem.
+benchmarks: $(STAMP)
+	@python -m pipelines.benchmarks $(foreach model,$(MODEL),--model '$(model)') $(if $(DIR),--dir '$(DIR)') \
+	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(GREEDY),--greedy) \
+	  $(if $(OUT),--out '$(OUT)')
+
+# COMPARE='train.lr …': what is compared beside the methods. Fails where the runs are not matched.
+compare: $(STAMP)
+	@python -m pipelines.compare '$(A)' '$(B)' $(foreach path,$(COMPARE),--compare '$(path)')
+
+coverage: $(STAMP)
+	python -m pipelines.coverage
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import against_trl, gpu, head, sequences, training
+from benchmarks import against_trl, gpu, head, scoring, sequences, training
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -34,6 +34,8 @@ BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     gpu.MEMORY_VS_PLAIN: gpu.memory_vs_plain,
     gpu.MATMUL_SHARE: gpu.matmul_share,
     sequences.UPDATE: sequences.update_by_length,
+    scoring.RATE: scoring.ordinary_rate,
+    scoring.DUPLICATES_VS_ONE_BY_ONE: scoring.duplicates_vs_one_by_one,
 }
 
 LINES = paths.REPORTS / "bench.jsonl"

@@ -1,4 +1,4 @@
-"""Writes a profile, a preset, methods or seeds into params.yaml and shows the change."""
+"""Writes a profile, a preset, methods, seeds or benchmarks into params.yaml and shows the change."""
 
 import argparse
 
@@ -13,8 +13,8 @@ def main() -> None:
     parser.add_argument("--preset", help="a file in presets/, without .yaml")
     parser.add_argument("--methods", help="'all', or names separated by spaces")
     parser.add_argument("--seeds", help="how many seeds, counted from 0")
-    options = parser.parse_args()
-    change = configure(profile=options.profile, preset=options.preset, methods=options.methods, seeds=options.seeds)
+    parser.add_argument("--benchmarks", help="names separated by spaces, of catalogue.yaml or of params.yaml")
+    change = configure(**vars(parser.parse_args()))
     print(change or "params.yaml stays as it is.")
 
 

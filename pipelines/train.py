@@ -5,6 +5,7 @@ import argparse
 from sdpg.errors import entry_point
 from sdpg.params import load_params
 from sdpg.runs import train_run
+from sdpg.watch import read_history, watch_summary
 
 
 def main() -> None:
@@ -13,8 +14,10 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    folder = train_run(load_params(), options.method, options.seed)
+    params = load_params()
+    folder = train_run(params, options.method, options.seed)
     print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")
+    print(watch_summary(read_history(folder / "metrics.csv"), params.watch).text())
     print(f"{folder} holds metrics.csv, curves.csv, rollouts and the policy. Next: dvc repro")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import errno
+import os
 import sys
 
 
@@ -12,12 +13,19 @@ class UserError(Exception):
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns a :class:`UserError` into one message on stderr and exit code 2; other exceptions keep their traceback."""
+    """Turns a :class:`UserError` into one message on stderr and exit code 2; other exceptions keep their traceback.
+
+    A full disk is one message too, and a reader of the output that closed it is none.
+    """
     try:
         yield
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever reads the output, such as head, has seen enough. Python's last flush must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

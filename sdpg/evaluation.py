@@ -100,6 +100,7 @@ def evaluate(
             "extracted_answer": verdict.extracted_answer,
             "gold": row.answer,
             "length": len(completion.ids),
+            "truncated": completion.truncated,
             "temperature": temperature,
             "verifier": verifier.name,
             "verifier_version": verifier.version,

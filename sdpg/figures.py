@@ -1,6 +1,6 @@
-"""The figure of the paper's kind: a panel per benchmark, then training reward, entropy and response length."""
+"""Figures of the paper's kind: a panel per benchmark, then training reward, entropy and response length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
 import math
@@ -17,6 +17,7 @@ from sdpg.results import Results, Run
 from sdpg.statistics import Array
 
 Theme = Literal["light", "dark"]
+FileFormat = Literal["svg", "png"]
 
 PALETTE: dict[Theme, tuple[str, ...]] = {
     "light": ("#4d4d4d", "#e69f00", "#b2609a", "#0072b2", "#d55e00", "#009e73", "#3fa0d8", "#8a7a00"),
@@ -35,11 +36,23 @@ TRAINING_PANELS = {
     "entropy": "Entropy (nats per token)",
     "length": "Response length (tokens)",
 }
+PAPER_FIGURES = {
+    3: ("grpo", "rlsd", "sdpg-urkl", "sdpg-ufkl"),
+    5: ("sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0"),
+    6: ("grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl"),
+}
+"""Number of a figure of the paper → the methods in it: 3 (Qwen3-4B), 5 (ablations), 6 (Qwen3-1.7B)."""
 
 
-def _style(results: Results, method: str) -> int:
-    # By the place under `methods`, not in the run: a method keeps its colour whichever others are run.
-    return list(results.params.methods).index(method)
+def line_style(results: Results, method: str, theme: Theme) -> dict[str, Any]:
+    """Colour and dashes of a method, the same in every figure and whichever others are run."""
+    place = list(results.params.methods).index(method)
+    return {"color": PALETTE[theme][place % len(PALETTE[theme])], "linestyle": DASHES[place % len(DASHES)]}
+
+
+def marker(results: Results, method: str) -> str:
+    """What marks a method's points."""
+    return MARKERS[list(results.params.methods).index(method) % len(MARKERS)]
 
 
 def smooth(values: NDArray[np.floating], width: int) -> Array:
@@ -54,26 +67,52 @@ def smoothing_width(steps: int) -> int:
 
 
 def _draw(
-    axes: Axes, results: Results, theme: Theme, series: Callable[[Run], tuple[Array, Array]], markers: bool
-) -> None:
-    for method, runs in results.runs.items():
+    axes: Axes, results: Results, methods: Sequence[str], theme: Theme, series: Callable[[Run], tuple[Array, Array]],
+    markers: bool,
+) -> None:  # fmt: skip
+    for method in methods:
+        runs = results.runs[method]
         drawn = [series(run) for run in runs]
         length = min(len(x) for x, _ in drawn)
         x, stacked = drawn[0][0][:length], np.stack([y[:length] for _, y in drawn])
-        style = _style(results, method)
-        colour = PALETTE[theme][style % len(PALETTE[theme])]
-        axes.plot(x, stacked.mean(axis=0), color=colour, linestyle=DASHES[style % len(DASHES)], linewidth=1.8,
-                  marker=MARKERS[style % len(MARKERS)] if markers else None, markersize=4.5,
-                  label=results.title(method))  # fmt: skip
+        style = line_style(results, method, theme)
+        axes.plot(x, stacked.mean(axis=0), **style, linewidth=1.8, markersize=4.5,
+                  marker=marker(results, method) if markers else None, label=results.title(method))  # fmt: skip
         if len(runs) > 1:
-            axes.fill_between(x, stacked.min(axis=0), stacked.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                x, stacked.min(axis=0), stacked.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
+            )
 
 
-def _panels(figure: Figure, results: Results, theme: Theme) -> None:
+def tidy(panel: Axes, theme: Theme) -> None:
+    """Grid and frame as every panel has them."""
+    _, ink, line = INK[theme]
+    panel.grid(color=line, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(colors=ink, length=0)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.spines[["left", "bottom"]].set_color(line)
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib shows as it stands."""
+    return text.replace("$", r"\$")
+
+
+def legend(figure: Figure, panel: Axes) -> None:
+    """What the lines are, above all panels."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(
+        handles, [plain_text(label) for label in labels], loc="outside upper center", ncols=min(len(labels), 5),
+        frameon=False, handlelength=3,
+    )  # fmt: skip
+
+
+def _panels(figure: Figure, results: Results, methods: Sequence[str], theme: Theme) -> None:
     columns = 3
     rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / columns)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    first = next(iter(results.runs.values()))[0]
+    first = results.runs[methods[0]][0]
     width = smoothing_width(len(first.metrics["step"]))
     samples = results.params.evaluation.samples
     axes = iter(grid)
@@ -86,47 +125,51 @@ def _panels(figure: Figure, results: Results, theme: Theme) -> None:
 
     for benchmark, title in results.benchmarks.items():
         panel = next(axes)
-        panel.set_title(f"{title}, mean@{samples}".replace("$", r"\$"))
-        _draw(panel, results, theme, partial(benchmark_series, name=benchmark), markers=True)
+        panel.set_title(plain_text(f"{title}, mean@{samples}"))
+        _draw(panel, results, methods, theme, partial(benchmark_series, name=benchmark), markers=True)
     for metric, title in TRAINING_PANELS.items():
         panel = next(axes)
         panel.set_title(title)
-        _draw(panel, results, theme, partial(metric_series, name=metric), markers=False)
+        _draw(panel, results, methods, theme, partial(metric_series, name=metric), markers=False)
     for panel in axes:
         panel.set_visible(False)
-    _, ink, line = INK[theme]
     for panel in grid:
-        panel.grid(color=line, linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.tick_params(colors=ink, length=0)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color(line)
+        tidy(panel, theme)
         panel.set_xlabel("training step")
-    handles, labels = grid[0].get_legend_handles_labels()
-    escaped = [label.replace("$", r"\$") for label in labels]
-    figure.legend(
-        handles, escaped, loc="outside upper center", ncols=min(len(labels), 5), frameon=False, handlelength=3
-    )
+    legend(figure, grid[0])
     seeds = len(results.params.run.seeds)
     over = "one seed" if seeds == 1 else f"line: mean of {seeds} seeds, band: their range"
-    figure.supxlabel(f"{over}; training panels: moving mean of {width} steps", fontsize=9, color=ink)
+    figure.supxlabel(f"{over}; training panels: moving mean of {width} steps", fontsize=9, color=INK[theme][1])
 
 
-def curves(results: Results, file_format: Literal["svg", "png"], theme: Theme = "light") -> bytes:
-    """The figure as the bytes of a file; the same results give the same bytes."""
+def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw: Callable[[Figure], None]) -> bytes:
+    """A figure of so many inches as the bytes of a file; the same drawing gives the same bytes."""
     background, ink, _ = INK[theme]
-    rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / 3)
     settings: dict[Any, Any] = {
         "svg.hashsalt": "sdpg", "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11,
         "text.color": ink, "axes.labelcolor": ink, "axes.titlecolor": ink,
         "figure.facecolor": background, "axes.facecolor": background, "savefig.facecolor": background,
     }  # fmt: skip
     with rc_context(settings):
-        figure = Figure(figsize=(12, 3.3 * rows + 0.8), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        _panels(figure, results, theme)
+        draw(figure)
         out = BytesIO()
         # A date or a version in the file would make equal figures differ.
         metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
         figure.savefig(out, format=file_format, dpi=150, metadata=metadata)
     return out.getvalue()
+
+
+def curves(
+    results: Results, file_format: FileFormat, theme: Theme = "light", methods: Sequence[str] | None = None
+) -> bytes:
+    """Six panels over training steps, of all methods that were run or of some."""
+    rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / 3)
+    chosen = list(results.runs) if methods is None else methods
+    return drawn((12, 3.3 * rows + 0.8), file_format, theme, lambda figure: _panels(figure, results, chosen, theme))
+
+
+def figure_methods(results: Results, number: int) -> list[str]:
+    """The methods of a figure of the paper that were run, in its order."""
+    return [method for method in PAPER_FIGURES[number] if method in results.runs]

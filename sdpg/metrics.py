@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 import math
 
+from sdpg import watch
 from sdpg.experience import Experience, Signals
 from sdpg.params import MethodParams
 from sdpg.rewards import Status, Verdict
@@ -32,7 +33,7 @@ def metric_columns() -> list[str]:
         "loss", "grad_norm", *TERM_GRADIENTS, "lr", "alpha", "beta", "rlsd_lambda",
         "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_reference_k1", "kl_to_reference_k3",
         "ratio", "clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual",
-        "rlsd_weight", "sampler_mismatch", "sampler_mismatch_max",
+        "rlsd_weight", "sampler_mismatch", "sampler_mismatch_max", *watch.LEAKS, *watch.COLUMNS,
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Writing profiles, presets and choices of methods and seeds into params.yaml, and showing what changes.
+"""Writing profiles, presets and choices of methods, seeds and benchmarks into params.yaml, and showing what changes.
 
 An overlay (profiles/*.yaml, presets/*.yaml) is a part of the tree. Its values replace those in params.yaml, key by key;
 the text ``(unset)`` removes a key, and below ``data.benchmarks`` the overlay's set replaces the whole set.
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from sdpg.errors import UserError
 from sdpg.files import write_text
 from sdpg.params import PARAMS_FILE, parse_params, read_yaml
 
+CATALOGUE = Path("catalogue.yaml")
+"""Public benchmarks, each in the form of a row of ``data.benchmarks``."""
 UNSET = "(unset)"
 WHOLE = {
     ("data", "train"),
@@ -67,6 +69,7 @@ def configure(
     preset: str | None = None,
     methods: str | None = None,
     seeds: str | None = None,
+    benchmarks: str | None = None,
 ) -> str:
     """Changes params.yaml and returns the change as a diff; empty where nothing changes.
 
@@ -76,6 +79,7 @@ def configure(
         preset: name of a file in presets/.
         methods: ``all``, or names separated by spaces or commas.
         seeds: how many seeds, counted from 0.
+        benchmarks: names separated by spaces or commas, of the catalogue or of rows that params.yaml has already.
 
     Raises:
         UserError: if a name is unknown or the resulting tree is not valid; the file is then left as it was.
@@ -88,8 +92,10 @@ def configure(
     for kind, name in (("preset", preset), ("profile", profile)):
         if name:
             merge(tree, {**read_overlay(kind, name, root), kind: name})
+    if benchmarks:
+        tree["data"]["benchmarks"] = _chosen_benchmarks(tree["data"]["benchmarks"], benchmarks, root)
     if methods:
-        tree["run"]["methods"] = _flow(list(tree["methods"]) if methods == "all" else methods.replace(",", " ").split())
+        tree["run"]["methods"] = _flow(list(tree["methods"]) if methods == "all" else _names(methods))
     if seeds:
         if not seeds.isdecimal() or int(seeds) < 1:
             raise UserError(f"SEEDS={seeds} is not a number of seeds: give 1, 2, 3, …")
@@ -104,6 +110,25 @@ def configure(
             before.splitlines(True), after.splitlines(True), "params.yaml (before)", "params.yaml", n=1
         )
     )
+
+
+def _names(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _chosen_benchmarks(present: Mapping[str, Any], text: str, root: Path) -> CommentedMap:
+    """Rows of ``data.benchmarks`` by name; one that is present stays as it is, as its revision may be pinned."""
+    read_yaml(root / CATALOGUE)  # names a file that is missing or malformed
+    known = {**_yaml().load((root / CATALOGUE).read_text(encoding="utf-8")), **present}
+    chosen = CommentedMap()
+    for name in _names(text):
+        if name not in known:
+            raise UserError(
+                f"BENCHMARKS names {name!r}; there are: {', '.join(sorted(known))}. A further one is a row in "
+                f"{CATALOGUE}, or under data.benchmarks in {PARAMS_FILE}"
+            )
+        chosen[name] = known[name]
+    return chosen
 
 
 def _dump(yaml: YAML, tree: Any) -> str:

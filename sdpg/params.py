@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
+from sdpg.watch_params import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -81,6 +82,8 @@ class BenchmarkParams(Section):
 
     title: str
     """How tables and figures call it."""
+    problems: Positive | None = None
+    """How many the set has once repeated ones are dropped; any other number stops the pipeline. ``None``: unknown."""
     source: Source
 
 
@@ -194,8 +197,9 @@ class RolloutParams(Section):
 class RewardParams(Section):
     """The verifier and what its verdicts are worth."""
 
-    verifier: Literal["math_verify", "string_match"] = "math_verify"
-    """D18: math-verify on the last balanced \\boxed, or the public code's normalised string match."""
+    verifier: Literal["math_verify", "math_verify_only", "exact", "string_match"] = "math_verify"
+    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; or the public
+    code's normalised string match. See docs/verifiers.md."""
     answer_format: Literal["boxed", "answer_line"] = "boxed"
     """D14: \\boxed{…}, or a line ``Answer: …``."""
     correct: float = 1.0
@@ -309,6 +313,7 @@ class Params(Section):
     train: TrainParams
     evaluation: EvaluationParams
     methods: Annotated[dict[Name, MethodParams], Field(min_length=1)]
+    watch: WatchParams
     tracking: TrackingParams
     report: ReportParams
 

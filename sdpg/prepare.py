@@ -13,7 +13,16 @@ from transformers import PreTrainedTokenizerBase
 from sdpg.context import check_context
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder, write_json, write_json_lines
-from sdpg.params import HubModel, LocalModel, Params, PromptParams, ScratchModel, Source, SyntheticSource
+from sdpg.params import (
+    BenchmarkParams,
+    HubModel,
+    LocalModel,
+    Params,
+    PromptParams,
+    ScratchModel,
+    Source,
+    SyntheticSource,
+)
 from sdpg.problems import (
     Problem,
     ProblemSet,
@@ -47,11 +56,13 @@ REASONS = (
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """Rows that can be used, and what became of the others: ``read`` = rows + ``dropped``."""
+    """Rows that can be used, and what became of the others: ``read`` = rows + ``dropped``; ``commit`` as in a
+    :class:`~sdpg.problems.ProblemSet`."""
 
     rows: list[PreparedRow]
     read: int
     dropped: Counter[str] = field(default_factory=Counter)
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,12 @@ class Prepared:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Counts, prompt lengths and overlaps, as data/prepare.json holds them."""
+        """Counts, prompt lengths, overlaps and commits of hub datasets, as data/prepare.json holds them."""
         return {
             "vocabulary": len(self.tokenizer),
             "sets": {name: _set_metrics(prepared) for name, prepared in self.sets.items()},
             "overlap": self.overlaps,
+            "commits": {name: prepared.commit for name, prepared in self.sets.items() if prepared.commit is not None},
         }
 
 
@@ -148,17 +160,26 @@ def _prepare_set(
     if not rows:
         where = "data.train" if name == "train" else f"data.benchmarks.{name}"
         raise UserError(
-            f"{where}: no usable problem is left of {problems.read} (dropped: {_dropped_text(dropped) or 'none'}): "
+            f"{where}: no usable problem is left of {problems.read} (dropped: {dropped_text(dropped) or 'none'}): "
             "correct the source and its columns, or raise the limits under prompts"
         )
-    return PreparedSet(rows, problems.read, dropped)
+    return PreparedSet(rows, problems.read, dropped, problems.commit)
+
+
+def _check_count(name: str, benchmark: BenchmarkParams, problems: ProblemSet) -> None:
+    if benchmark.problems not in (None, len(problems.problems)):
+        raise UserError(
+            f"data.benchmarks.{name}.problems is {benchmark.problems}, but of {problems.read} rows of its source "
+            f"{len(problems.problems)} are usable (dropped: {dropped_text(problems.dropped) or 'none'}): this is "
+            "another benchmark than the row says, or another version of it. Correct its source, or problems"
+        )
 
 
 def _without_overlap(problems: ProblemSet, benchmark_keys: frozenset[str]) -> ProblemSet:
     kept = [problem for problem in problems.problems if text_key(problem.problem) not in benchmark_keys]
     dropped = problems.dropped.copy()
     dropped["overlaps_benchmark"] += len(problems.problems) - len(kept)
-    return ProblemSet(kept, problems.read, dropped)
+    return ProblemSet(kept, problems.read, dropped, problems.commit)
 
 
 def prepare(params: Params) -> Prepared:
@@ -175,6 +196,7 @@ def prepare(params: Params) -> Prepared:
     drawn: frozenset[str] = frozenset()
     for name, benchmark in data.benchmarks.items():
         benchmark_problems[name] = load_problems(benchmark.source, name, data, exclude=drawn)
+        _check_count(name, benchmark, benchmark_problems[name])
         drawn |= {problem.problem for problem in benchmark_problems[name].problems}
     source = load_problems(data.train, "train", data, needs_solution=hint_needs_solution(prompts), exclude=drawn)
 
@@ -198,7 +220,7 @@ def prepare(params: Params) -> Prepared:
     return Prepared(
         tokenizer=tokenizer,
         # Of the rows read, those of the validation set count there.
-        train=PreparedSet(train, usable.read - len(validation), usable.dropped),
+        train=PreparedSet(train, usable.read - len(validation), usable.dropped, usable.commit),
         validation=PreparedSet(validation, len(validation)),
         benchmarks=benchmarks,
         overlaps=overlaps,
@@ -219,11 +241,12 @@ def write_prepared(prepared: Prepared, folder: Path) -> None:
     write_json(folder / "prepare.json", prepared.metrics)
 
 
-def _dropped_text(dropped: Counter[str]) -> str:
+def dropped_text(dropped: Counter[str]) -> str:
+    """Reasons and counts, in the order of :data:`REASONS`; empty where nothing was dropped."""
     return ", ".join(f"{reason} {dropped[reason]}" for reason in REASONS if dropped[reason])
 
 
-def _table(rows: Sequence[Sequence[object]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[object]]) -> list[str]:
     """Aligned columns, the first to the left."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
@@ -245,7 +268,7 @@ def summary(prepared: Prepared, data_folder: Path) -> str:
         spans = [values.get(f"{who}_tokens") for who in ("student", "teacher")]
         shown = ["–" if span is None else f"{span['min']}–{span['max']}" for span in spans]
         counts.append((name, values["read"], values["kept"], *shown))
-        if reasons := _dropped_text(prepared.sets[name].dropped):
+        if reasons := dropped_text(prepared.sets[name].dropped):
             drops.append(f"dropped from {name}: {reasons}")
     overlaps: list[Sequence[object]] = [
         ("overlap with train", "exact in source", "exact", "n-gram", "training problems")
@@ -257,10 +280,14 @@ def summary(prepared: Prepared, data_folder: Path) -> str:
     first = prepared.train.rows[0]
     return "\n".join(
         [
-            *_table(counts),
+            *aligned(counts),
             *drops,
+            *[
+                f"{name} is commit {commit}: name it as the source's revision to stay with it"
+                for name, commit in metrics["commits"].items()
+            ],
             "",
-            *_table(overlaps),
+            *aligned(overlaps),
             "",
             f"student prompt of {first.id}:",
             first.student_prompt + "⟨response⟩",

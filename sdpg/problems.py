@@ -5,10 +5,11 @@ Everything here is counted: a row that cannot be used is dropped under the name 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import math
 from pathlib import Path
 import random
+import re
 from typing import Any, TypeVar, cast
 
 import pyarrow as pa
@@ -36,11 +37,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """What a source gave: ``read`` rows, of which ``dropped`` counts the unusable ones by reason."""
+    """What a source gave: ``read`` rows, of which ``dropped`` counts the unusable ones by reason.
+
+    ``commit`` is what a hub source's revision stood for; ``None`` for files, and for hub data from a local folder.
+    """
 
     problems: list[Problem]
     read: int
     dropped: Counter[str] = field(default_factory=Counter)
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Overlap:
 
 
 P = TypeVar("P", bound=Problem)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def text_key(text: str) -> str:
@@ -122,6 +129,7 @@ class _Rows:
     count: int
     origin: str
     lines: Path | None = None
+    commit: str | None = None
 
     def place(self, index: int) -> str:
         """Names a row in an error."""
@@ -156,26 +164,59 @@ def _read_hub(source: HubSource, where: str, folder: Path) -> _Rows:
 
     origin = f"dataset {source.id}" + (f" ({source.config})" if source.config else "")
     local = folder / source.id
-    path = str(local) if local.is_dir() else source.id
+
+    def load(path: str) -> Dataset:
+        try:
+            dataset = load_dataset(path, source.config, revision=source.revision, split=source.split)
+        except ConnectionError:
+            raise
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(
+                f"{where}: {origin}, split {source.split!r}, revision {source.revision!r} does not load: {error}\n"
+                f"Correct id, config, revision or split, or put the dataset's files, README.md included, into {local}"
+            ) from None
+        assert isinstance(dataset, Dataset), "one split was asked for"
+        return dataset
+
+    commit = None
     try:
-        dataset = load_dataset(path, source.config, revision=source.revision, split=source.split)
+        dataset = load(str(local) if local.is_dir() else source.id)
+        if not local.is_dir():
+            commit = _commit(dataset)
+            # Without the hub, datasets takes the version that it loaded last, whatever the revision.
+            if commit is not None and _COMMIT.fullmatch(source.revision) and commit != source.revision:
+                raise ConnectionError(f"revision is {source.revision}, but only commit {commit} is at hand")
     except ConnectionError as error:
-        raise UserError(
-            f"{where}: {origin} cannot be reached ({error}). Go online once, or put its files, README.md included, "
-            f"into {local} and run again"
-        ) from None
-    except (OSError, ValueError, DatasetsError) as error:
-        raise UserError(
-            f"{where}: {origin}, split {source.split!r}, revision {source.revision!r} does not load: {error}\n"
-            f"Correct id, config, revision or split, or put the dataset's files, README.md included, into {local}"
-        ) from None
-    assert isinstance(dataset, Dataset), "one split was asked for"
+        snapshot = _snapshot(source)
+        if snapshot is None:
+            raise UserError(
+                f"{where}: {origin} cannot be reached ({error}). Go online once, or put its files, README.md included, "
+                f"into {local} and run again"
+            ) from None
+        dataset, commit = load(str(snapshot)), snapshot.name
     needed = _needed_columns(source.columns)
     for column in needed:
         if column not in dataset.column_names:
             raise _missing_column(f"{where}: {origin}", column, dataset.column_names)
     rows = cast(Iterable[dict[str, Any]], dataset.select_columns(needed))
-    return _Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""))
+    return _Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""), commit=commit)
+
+
+def _commit(dataset: Any) -> str | None:
+    """The commit of a dataset from the hub, by which its cache folder is named; a local folder's has another name."""
+    name = Path(dataset.cache_files[0]["filename"]).parent.name
+    return name if _COMMIT.fullmatch(name) else None
+
+
+def _snapshot(source: HubSource) -> Path | None:
+    """The dataset's files in the hub's cache, in a folder named by their commit; ``None`` where there are none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.id, repo_type="dataset", revision=source.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _read_file(source: FileSource, where: str, folder: Path) -> _Rows:
@@ -250,12 +291,48 @@ def _clean(rows: _Rows, columns: ColumnMap, name: str, needs_solution: bool) -> 
             if identifier in owners:
                 raise UserError(
                     f"{rows.place(index)}: id {identifier!r} belongs to another problem already "
-                    f"({rows.place(owners[identifier])}): make ids unique, or set columns.id: null to number "
-                    "the problems"
+                    f"({rows.place(owners[identifier])}): make ids unique, or leave them out (in params.yaml: "
+                    "columns.id: null), and problems are numbered"
                 )
             owners[identifier] = index
             kept[key] = Problem(identifier, problem, answer, solution, rows.origin)
-    return ProblemSet(list(kept.values()), rows.count, dropped)
+    return ProblemSet(list(kept.values()), rows.count, dropped, rows.commit)
+
+
+def read_benchmark(path: Path) -> ProblemSet:
+    """Reads a benchmark as JSON Lines: ``answer``, ``problem`` or ``question``, and ``id`` where there is one.
+
+    Stricter than :func:`load_problems`, since a benchmark that has lost problems is another benchmark: only repeated
+    problems are dropped, and counted.
+
+    Raises:
+        UserError: naming the line that is no JSON object, lacks a part, or contradicts another.
+    """
+    lines = read_json_lines(path)
+    rows = _Rows([], len(lines), str(path), path)
+    parts: list[dict[str, Any]] = []
+    answers: dict[str, tuple[str, int]] = {}
+    for index, row in enumerate(lines):
+        text = "problem" if "problem" in row else "question"
+        for column in (text, "answer"):
+            if column not in row or not normalise_answer(_cell(rows, index, row, column)):
+                what = "is empty" if column in row else f"is missing; there are: {', '.join(sorted(row)) or 'none'}"
+                raise UserError(
+                    f"{rows.place(index)}: {column!r} {what}. Each line needs `answer` and `problem` (or `question`): "
+                    "fill them in or remove the line"
+                )
+        part = {"problem": row[text], "answer": row["answer"], "id": row.get("id")}
+        key, answer = text_key(_cell(rows, index, part, "problem")), normalise_answer(_cell(rows, index, row, "answer"))
+        known, owner = answers.setdefault(key, (answer, index))
+        if known != answer:
+            raise UserError(
+                f"{rows.place(index)}: the answer is {answer!r}, but for the same problem {known!r} "
+                f"({rows.place(owner)}): correct one, or remove it"
+            )
+        parts.append(part)
+    if not parts:
+        raise UserError(f"{path} holds no problem: write one JSON object a line, with `problem` and `answer`")
+    return _clean(replace(rows, rows=parts), ColumnMap(id="id"), path.stem, False)
 
 
 def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:

@@ -139,6 +139,7 @@ def rollout_rows(
                 "advantage": float(experience.advantages[index]),
                 "gate": float(experience.gates[index]),
                 "length": len(ids),
+                "truncated": ids[-1] != tokenizer.eos_token_id,
             }
         )
     return rows

@@ -15,7 +15,7 @@ from sdpg.files import replaced_file
 
 VALIDATION = "validation"
 """The name under which the validation set stands beside the benchmarks."""
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 VERSION_KEY = b"sdpg_schema_version"
 
 TOKEN_SIGNALS = (
@@ -54,6 +54,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("advantage", pa.float64()),
         ("gate", pa.float64()),
         ("length", pa.int64()),
+        ("truncated", pa.bool_()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), b"sdpg_kind": b"rollout"},
 )
@@ -74,13 +75,15 @@ EVALUATION_SCHEMA = pa.schema(
         ("extracted_answer", pa.string()),
         ("gold", pa.string()),
         ("length", pa.int64()),
+        ("truncated", pa.bool_()),
         ("temperature", pa.float64()),
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), b"sdpg_kind": b"evaluation"},
 )
-"""``temperature`` is 0 for greedy decoding; ``status`` is ``correct`` where the answer was right."""
+"""``temperature`` is 0 for greedy decoding; ``status`` is ``correct`` where the answer was right; ``truncated`` where
+the response was cut at the token limit, whether or not it held an answer by then."""
 
 
 def write_rollouts(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -14,7 +14,8 @@ from sdpg.tables import BASELINE, FinalRow, MainRow, plus
 
 MAIN_HEADER = ("Benchmark", "Method", "Last", "interval by problem", "over seeds", "Best on the test set (step)",
                "Selected on validation (step)", "problems × samples × seeds")  # fmt: skip
-PAIRED_HEADER = ("Benchmark", "Method − GRPO", "Last, difference", "interval", "p")
+PAIRED_HEADER = ("Benchmark", "Method − GRPO", "Last, difference", "interval", "p", "p, Holm",
+                 "What would tell them apart")  # fmt: skip
 CLAIMS_HEADER = ("Claim", "Source", "Verdict", "Numbers", "Why", "Measured as")
 
 
@@ -59,7 +60,9 @@ def paired_cells(row: MainRow) -> tuple[str, ...] | None:
     if row.difference is None or row.difference_low is None or row.difference_high is None or row.difference_p is None:
         return None
     interval = f"{plus(row.difference_low)} to {plus(row.difference_high)}"
-    return row.benchmark_title, row.title, plus(row.difference), interval, p_text(row.difference_p)
+    adjusted = "–" if row.difference_p_holm is None else p_text(row.difference_p_holm)
+    return (row.benchmark_title, row.title, plus(row.difference), interval, p_text(row.difference_p), adjusted,
+            row.needed or "too few problems or samples to say")  # fmt: skip
 
 
 def final_header(rows: Sequence[FinalRow], temperature: float) -> tuple[str, ...]:
@@ -115,14 +118,14 @@ def notes(results: Results) -> list[str]:
         "with the highest validation accuracy, the earliest of equals. The series begins with the base at step 0. "
         "Means over seeds; in brackets the step, for each seed where they differ.",
         f"Interval by problem: {report.confidence:.0%}, for Last, conditional on the trained policies: seeds and "
-        f"samples are averaged for each problem, then problems are resampled (BCa, {report.resamples} resamples; "
-        "Clopper-Pearson limits where nearly all problems agree). It says nothing about another training seed.",
+        "samples are averaged for each problem; score limits with the number of problems that their variance is worth "
+        "(docs/statistics.md has their coverage). It says nothing about another training seed.",
         "Over seeds: t interval of Last from three seeds up.",
     ]
     if BASELINE in results.runs:
         title = baseline.title if baseline else "GRPO"
-        lines.append(f"Difference to {title}: of Last, paired by problem; p from sign-flip permutations; not corrected "
-                     "for the number of comparisons.")  # fmt: skip
+        lines.append(f"Difference to {title}: of Last, paired by problem; p from sign-flip permutations, and adjusted "
+                     "by Holm's method for all comparisons of the table.")  # fmt: skip
     else:
         lines.append("GRPO was not run, so that there is no difference to it.")
     return lines
@@ -140,7 +143,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def csv_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A CSV with one column per key; lists and dictionaries become JSON, null an empty cell."""
+    """A CSV with one column per key; evidence has columns of its own, other containers become JSON, null is empty."""
+    rows = [
+        {key: value for key, value in row.items() if key != "evidence"}
+        | {f"evidence_{key}": value for key, value in row.get("evidence", {}).items()}
+        for row in rows
+    ]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

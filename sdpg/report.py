@@ -1,7 +1,8 @@
-"""Writes `reports/`: tables, claims, choices, the figure, and one HTML page that holds them all."""
+"""Writes `reports/`: tables, claims, choices, figures, and one HTML page that holds them all."""
 
 from base64 import b64encode
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 import json
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdpg import rendering
+from sdpg import rendering, report_parts
 from sdpg.choices import choices_markdown, resolve
 from sdpg.claims import Judged, judge_all
-from sdpg.figures import curves
-from sdpg.files import replaced_file, write_json, write_text
+from sdpg.figures import PAPER_FIGURES, FileFormat, Theme, curves, figure_methods
+from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.paper import TABLES
 from sdpg.params import Params
+from sdpg.problem_figures import heatmap, pass_curves
 from sdpg.results import Results, read_results
 from sdpg.tables import FinalRow, MainRow, final_json, final_rows, greedy_headline, main_json, main_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
+FIGURES = "figures"
+"""Folder of the figures but for the curves: which there are depends on the methods that were run."""
 
 
 def _commits(results: Results) -> list[str]:
@@ -41,7 +45,7 @@ def what_was_run(results: Results) -> str:
     """One sentence: commit, profile, preset, methods, steps, problems, samples, seeds."""
     params = results.params
     run = next(iter(results.runs.values()))[0]
-    final = {title: run.final[name, False] for name, title in results.benchmarks.items()}
+    final = {title: run.final[name, False].counts for name, title in results.benchmarks.items()}
     samples = sorted({counts.samples for counts in final.values()})
     in_training = sorted({results.last(run.method, name)[0].samples for name in results.benchmarks})
     listed = ", ".join(f"{len(counts.problems)} ({title})" for title, counts in final.items())
@@ -67,7 +71,39 @@ def _provenance(results: Results) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _markdown(results: Results, headline: str, main: list[MainRow], final: list[FinalRow], claims: list[Judged]) -> str:
+@dataclass(frozen=True)
+class Contents:
+    """All numbers of a report, computed before the first file is written."""
+
+    results: Results
+    headline: str
+    main: list[MainRow]
+    final: list[FinalRow]
+    claims: list[Judged]
+    contamination: list[tuple[str, ...]]
+    watch: list[tuple[tuple[str, ...], list[str]]]
+    matched: list[tuple[str, ...]]
+
+
+def _contents(params: Params, root: Path) -> Contents:
+    results = read_results(params, root)
+    final = final_rows(results)
+    return Contents(
+        results, greedy_headline(final, params.report.confidence), main_rows(results), final, judge_all(results),
+        report_parts.contamination(results, root), report_parts.watch_rows(results),
+        report_parts.matched_rows(results),
+    )  # fmt: skip
+
+
+def _evidence_markdown(rows: list[MainRow] | list[FinalRow]) -> str:
+    table = report_parts.evidence_table(rows)
+    return rendering.markdown_table(
+        ("Benchmark", *table.header), [(row.benchmark_title, *cells) for row, cells in table.rows]
+    )
+
+
+def _markdown(contents: Contents) -> str:
+    results, headline, main, final = contents.results, contents.headline, contents.main, contents.final
     sizes = rendering.shared_sizes(final)
     paired = [cells for row in main if (cells := rendering.paired_cells(row))]
     parts = [
@@ -84,45 +120,102 @@ def _markdown(results: Results, headline: str, main: list[MainRow], final: list[
             rendering.final_header(final, results.params.evaluation.temperature),
             [rendering.final_cells(row, sizes) for row in final],
         ),
+        "## What stands behind these accuracies",
+        "Last:",
+        _evidence_markdown(main),
+        "Final policy, larger samples:",
+        _evidence_markdown(final),
         "## The paper's claims on these runs",
         "Intervals are conditional on the trained policies: they do not say what another training seed would give.",
         "Where the paper names a step of its 400, the same fraction of our run is meant.",
-        rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, claims)),
+        rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, contents.claims)),
+        "## Leakage and collapse",
+        rendering.markdown_table(report_parts.WATCH_HEADER, [cells for cells, _ in contents.watch]),
+        "\n".join(
+            f"- {rendering.escape_markdown(f'{cells[0]}: {word}')}" for cells, words in contents.watch for word in words
+        ),
+        "## Matched baselines",
+        rendering.markdown_table(report_parts.MATCHED_HEADER, contents.matched),
+        "## Contamination",
+        rendering.markdown_table(report_parts.CONTAMINATION_HEADER, contents.contamination),
         "## What the paper reports",
     ]
     for table in TABLES:
         cells = rendering.markdown_table(rendering.paper_header(table), rendering.paper_cells(table))
         parts += [f"{table.label}.", cells]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _image(svg: bytes) -> str:
-    return "data:image/svg+xml;base64," + b64encode(svg).decode()
+Draw = Callable[[FileFormat, Theme], bytes]
 
 
-def _html(
-    results: Results, headline: str, main: list[MainRow], final: list[FinalRow], claims: list[Judged], figure: bytes
-) -> str:
+def _figures(results: Results) -> dict[str, Draw]:
+    """File name → how it is drawn: all curves, those of the paper's figures, and the figures by problem."""
+    found: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
+    for number in PAPER_FIGURES:
+        if methods := figure_methods(results, number):
+            found[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
+    return found | {
+        "problems": lambda form, theme: heatmap(results, form, theme),
+        "pass": lambda form, theme: pass_curves(results, form, theme),
+    }
+
+
+def _picture(draw: Draw) -> tuple[str, str]:
+    """A figure as data addresses, light and dark."""
+    light, dark = ("data:image/svg+xml;base64," + b64encode(draw("svg", theme)).decode() for theme in ("light", "dark"))
+    return light, dark
+
+
+def _paper_figures(results: Results, pictures: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """The paper's figures with which of their methods were run."""
+    return [
+        {
+            "number": number,
+            "picture": pictures.get(f"figure-{number}"),
+            "shown": ", ".join(results.title(method) for method in methods if method in results.runs),
+            "missing": ", ".join(
+                results.params.methods[method].title if method in results.params.methods else method
+                for method in methods if method not in results.runs
+            ),
+        }
+        for number, methods in PAPER_FIGURES.items()
+    ]  # fmt: skip
+
+
+def _html(contents: Contents) -> str:
+    results, final = contents.results, contents.final
     sizes = rendering.shared_sizes(final)
+    pictures = {name: _picture(draw) for name, draw in _figures(results).items()}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     template = environment.get_template("report.html.j2")
     return template.render(
-        headline=headline,
+        headline=contents.headline,
         run=what_was_run(results),
         main_header=rendering.MAIN_HEADER[1:],
-        main=[(row, rendering.main_cells(row)[1:]) for row in main],
+        main=[(row, rendering.main_cells(row)[1:]) for row in contents.main],
         notes=rendering.notes(results),
         paired_header=rendering.PAIRED_HEADER,
-        paired=[(row, cells[1:]) for row in main if (cells := rendering.paired_cells(row))],
+        paired=[(row, cells[1:]) for row in contents.main if (cells := rendering.paired_cells(row))],
         final_note=rendering.final_note(),
         final_header=rendering.final_header(final, results.params.evaluation.temperature)[1:],
         final=[(row, rendering.final_cells(row, sizes)[1:]) for row in final],
-        light=_image(figure),
-        dark=_image(curves(results, "svg", "dark")),
-        claims=claims,
+        evidence=[
+            ("Last", report_parts.evidence_table(contents.main)),
+            ("Final policy, larger samples", report_parts.evidence_table(final)),
+        ],
+        pictures=pictures,
+        paper_figures=_paper_figures(results, pictures),
+        claims=contents.claims,
+        watch_header=report_parts.WATCH_HEADER,
+        watch=contents.watch,
+        matched_header=report_parts.MATCHED_HEADER,
+        matched=contents.matched,
+        contamination_header=report_parts.CONTAMINATION_HEADER,
+        contamination=contents.contamination,
         paper=[(table, rendering.paper_header(table), rendering.paper_cells(table)) for table in TABLES],
         choices=resolve(results.params),
         provenance=_provenance(results),
@@ -143,30 +236,33 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
     Raises:
         UserError: if a run or an evaluation is missing, unfinished or damaged: names the folder and the stage to run.
     """
-    results = read_results(params, root)
-    main, final, claims = main_rows(results), final_rows(results), judge_all(results)
-    headline = greedy_headline(final, params.report.confidence)
-    images = {"curves.svg": curves(results, "svg"), "curves.png": curves(results, "png")}
+    contents = _contents(params, root)
+    figures = _figures(contents.results)
+    images = {f"curves.{form}": figures["curves"](form, "light") for form in ("svg", "png")}
+    others = {f"{name}.svg": draw("svg", "light") for name, draw in figures.items() if name != "curves"}
     texts = {
-        "table.md": _markdown(results, headline, main, final, claims),
-        "table.csv": rendering.csv_table(main_json(main)),
-        "table.tex": rendering.latex_table(results, main),
+        "table.md": _markdown(contents),
+        "table.csv": rendering.csv_table(main_json(contents.main)),
+        "table.tex": rendering.latex_table(contents.results, contents.main),
         "choices.md": choices_markdown(params),
-        "report.html": _html(results, headline, main, final, claims, images["curves.svg"]),
+        "report.html": _html(contents),
     }
     values = {
-        "table.json": main_json(main),
-        "final.json": final_json(final),
-        "claims.json": [asdict(claim) for claim in claims],
+        "table.json": main_json(contents.main),
+        "final.json": final_json(contents.final),
+        "claims.json": [asdict(claim) for claim in contents.claims],
     }
     folder = root / "reports"
     for name, text in texts.items():
         write_text(folder / name, text)
     for name, content in images.items():
         _write_bytes(folder / name, content)
+    with replaced_folder(folder / FIGURES) as temporary:
+        for name, content in others.items():
+            (temporary / name).write_bytes(content)
     for name, value in values.items():
         write_json(folder / name, value)
-    return [folder / name for name in (*texts, *images, *values)]
+    return [folder / name for name in (*texts, *images, *values, *(f"{FIGURES}/{name}" for name in others))]
 
 
 def print_table(root: Path = Path(), console: Console | None = None) -> None:

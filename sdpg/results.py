@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from sdpg.errors import UserError
+from sdpg.extraction import normalise_answer
 from sdpg.params import Params, read_yaml
 from sdpg.records import VALIDATION, read_evaluations
-from sdpg.statistics import Array, ProblemCounts, accuracy_matrix, count_correct
+from sdpg.statistics import Array, ProblemCounts, accuracy_matrix
+from sdpg.summaries import COLUMNS, EvaluationSummary, summarise
 
-COLUMNS = ["method", "benchmark", "problem_id", "status", "temperature"]
 BASE = "base"
 BASE_TEACHER = "base-teacher"
 
@@ -27,7 +28,7 @@ class Run:
     config: dict[str, Any]
     curves: dict[str, Array]
     metrics: dict[str, Array]
-    final: dict[tuple[str, bool], ProblemCounts]
+    final: dict[tuple[str, bool], EvaluationSummary]
     """(benchmark, greedy or not) → the final policy's larger samples."""
 
     @property
@@ -35,12 +36,11 @@ class Run:
         """Step of the last in-training evaluation."""
         return int(self.curves["step"][-1])
 
-    def evaluation(self, step: int) -> dict[str, ProblemCounts]:
-        """In-training evaluation of a step: benchmark → counts."""
+    def evaluation(self, step: int) -> dict[str, EvaluationSummary]:
+        """In-training evaluation of a step: benchmark → its answers."""
         path = self.folder / "evaluations" / f"step-{step:06d}.parquet"
         _require(path, f"train@{self.method}-{self.seed}")
-        counts = count_correct(read_evaluations(path, COLUMNS), str(path))
-        return {benchmark: found for (_, benchmark, greedy), found in counts.items() if not greedy}
+        return {benchmark: found for (_, benchmark, greedy), found in _read_answers(path).items() if not greedy}
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Results:
     params: Params
     runs: dict[str, list[Run]]
     """Method → its runs in the order of ``run.seeds``."""
-    base: dict[tuple[str, str, bool], ProblemCounts]
-    """(``base`` or ``base-teacher``, benchmark, greedy or not) → counts."""
+    base: dict[tuple[str, str, bool], EvaluationSummary]
+    """(``base`` or ``base-teacher``, benchmark, greedy or not) → its answers."""
 
     @property
     def benchmarks(self) -> dict[str, str]:
@@ -62,15 +62,19 @@ class Results:
         """How tables call a method."""
         return self.params.method(method).title
 
+    def last_answers(self, method: str, benchmark: str) -> list[EvaluationSummary]:
+        """The last in-training evaluation, one entry a seed."""
+        return [_pick(run.evaluation(run.last_step), benchmark, run) for run in self.runs[method]]
+
     def last(self, method: str, benchmark: str) -> list[ProblemCounts]:
         """Counts of the last in-training evaluation, one entry a seed."""
-        return [_pick(run.evaluation(run.last_step), benchmark, run) for run in self.runs[method]]
+        return [found.counts for found in self.last_answers(method, benchmark)]
 
     def at_step(self, method: str, step: int) -> Array:
         """Accuracy per problem at an evaluation step, seeds averaged, the problems of all benchmarks in one row."""
         evaluations = [(run, run.evaluation(step)) for run in self.runs[method]]
         parts = [
-            accuracy_matrix([_pick(found, benchmark, run) for run, found in evaluations]).mean(axis=0)
+            accuracy_matrix([_pick(found, benchmark, run).counts for run, found in evaluations]).mean(axis=0)
             for benchmark in self.benchmarks
         ]
         return np.concatenate(parts)
@@ -82,7 +86,11 @@ class Results:
         return np.mean([run.metrics[name][:shortest] for run in runs], axis=0)
 
 
-def _pick(found: dict[str, ProblemCounts], benchmark: str, run: Run) -> ProblemCounts:
+def _read_answers(path: Path) -> dict[tuple[str, str, bool], EvaluationSummary]:
+    return summarise(read_evaluations(path, COLUMNS), str(path), normalise_answer)
+
+
+def _pick(found: dict[str, EvaluationSummary], benchmark: str, run: Run) -> EvaluationSummary:
     if benchmark not in found:
         raise UserError(f"{run.folder}/evaluations have no rows of benchmark {benchmark!r}: the run is older than "
                         f"data.benchmarks; run the stage train@{run.method}-{run.seed}")  # fmt: skip
@@ -127,10 +135,10 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
     _require(config, f"train@{name}")
     final = root / "evaluations" / name / "final.parquet"
     _require(final, f"evaluate@{name}")
-    counts = count_correct(read_evaluations(final, COLUMNS), str(final))
+    answers = _read_answers(final)
     for benchmark in benchmarks:
         for greedy in (False, True):
-            if (method, benchmark, greedy) not in counts:
+            if (method, benchmark, greedy) not in answers:
                 raise UserError(f"{final} has no {'greedy' if greedy else 'sampled'} rows of {method} on "
                                 f"{benchmark!r}: run the stage evaluate@{name} again")  # fmt: skip
     return Run(
@@ -138,7 +146,7 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
         config=read_yaml(config) or {},
         curves=_read_csv(folder / "curves.csv", ["step", *benchmarks, VALIDATION], f"train@{name}"),
         metrics=_read_csv(folder / "metrics.csv", ["step", "reward", "entropy", "length"], f"train@{name}"),
-        final={(benchmark, greedy): found for (_, benchmark, greedy), found in counts.items()},
+        final={(benchmark, greedy): found for (_, benchmark, greedy), found in answers.items()},
     )  # fmt: skip
 
 
@@ -147,7 +155,7 @@ def read_results(params: Params, root: Path) -> Results:
     benchmarks = list(params.data.benchmarks)
     path = root / "models" / "base-evaluations" / "sampled.parquet"
     _require(path, "base")
-    base = count_correct(read_evaluations(path, COLUMNS), str(path))
+    base = _read_answers(path)
     for benchmark in benchmarks:
         for greedy in (False, True):
             if (BASE, benchmark, greedy) not in base:

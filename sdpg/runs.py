@@ -22,6 +22,7 @@ from sdpg.rollouts.engines import make_engine
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.tracking import StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
+from sdpg.watch import read_history, watch_summary
 
 
 def train_sections(params: Params, method: str) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
     return {
         "method": tree["methods"][method],
         "data": {"benchmarks": list(tree["data"]["benchmarks"])},
-        **{section: tree[section] for section in ("rollout", "reward", "train")},
+        **{section: tree[section] for section in ("rollout", "reward", "train", "watch")},
         "evaluation": evaluation,
     }
 
@@ -46,6 +47,7 @@ def describe_run(params: Params, method: str, seed: int, identity: str, inputs: 
         "params": params.model_dump(mode="json"),
         "inputs": inputs,
         "git": git_state(),
+        "code": loaded_code(),
         "versions": versions(),
         "hardware": hardware(),
         "command": f"dvc repro train@{method}-{seed}",
@@ -139,10 +141,12 @@ def assemble(trainer: Trainer, config: dict[str, Any]) -> Path:
             yaml.dump(config, file)
         last = (state / "curves.csv").read_text(encoding="utf-8").splitlines()
         names, values = last[0].split(","), last[-1].split(",")
+        watched = watch_summary(read_history(state / "metrics.csv"), trainer.params.watch)
         write_json(
             folder / "summary.json",
             {"method": trainer.name, "seed": trainer.seed, "steps": int(values[0]),
-             "accuracy": {name: float(value) for name, value in zip(names[1:], values[1:], strict=True)}},
+             "accuracy": {name: float(value) for name, value in zip(names[1:], values[1:], strict=True)},
+             "watch": watched.numbers()},
         )  # fmt: skip
         write_text(folder / "COMPLETE", config["fingerprint"] + "\n")
     return target

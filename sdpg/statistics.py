@@ -1,8 +1,9 @@
-"""Estimators of the tables: pass@k, intervals by problem, spread over seeds, paired comparison. Imports no torch.
+"""Estimators of the tables: accuracies, intervals over problems, seeds or both, paired comparison. Imports no torch.
 
 Axes: S seeds, P problems. The sampling unit is the problem: an interval says how far the number would move with another
 set of problems of the same kind, given the policies that were trained. Spread over training seeds is another question
-with its own estimator, :func:`seed_interval`.
+with its own estimator, :func:`seed_interval`; :func:`two_way_interval` asks both at once. docs/statistics.md says which
+to use when, and how often each holds the truth.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,16 @@ from numpy.typing import ArrayLike, NDArray
 import pyarrow as pa
 from scipy import stats
 
+from sdpg.at_k import pass_at_k as pass_at_k
 from sdpg.errors import UserError
-
-FEWEST_DEVIATING = 6
-"""With fewer problems than this off the commonest value, a bootstrap cannot see its own tails (and no sign-flip test
-of so few problems can reach p < 0.05), so that intervals come from :func:`_agreement_interval` instead."""
+from sdpg.intervals import (
+    FEWEST_DEVIATING,
+    agreement_limits,
+    crossed_bootstrap,
+    deviating,
+    score_limits,
+    skewed_limits,
+)
 
 Array = NDArray[np.float64]
 
@@ -91,76 +97,92 @@ def accuracy_matrix(counts: Sequence[ProblemCounts]) -> Array:
     return np.stack([each.accuracy for each in counts])
 
 
-def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Array:
-    """Unbiased estimate, per problem, that at least one of k answers is right, from c right ones of n.
+class StandardErrors(NamedTuple):
+    """A mean accuracy and two answers to "give or take how much?"."""
 
-    1 - C(n-c, k)/C(n, k) (Chen et al. 2021, arXiv 2107.03374), as a product of k ratios in [0, 1]: no factorial
-    overflows.
+    mean: float
+    by_problem: float | None
+    """With another set of problems of the same kind and new answers; ``None`` for one problem."""
+    by_sample: float | None
+    """With new answers to the same problems; ``None`` for one answer per problem."""
 
-    Args:
-        n: Answers per problem; a number or an array of the shape of ``c``.
-        c: Right answers per problem.
-        k: At most the smallest n.
+
+def standard_errors(counts: ProblemCounts) -> StandardErrors:
+    """mean@n with its standard error clustered by problem, and that of sampling alone.
+
+    With p_i = c_i/n: by problem sd(p_i)/√P, the sd with P - 1, which holds the sampling too; by sample
+    √(Σ_i p_i(1-p_i)/(n-1))/P, the unbiased variance of each problem's mean, p_i(1-p_i)/(n-1), summed.
     """
-    n, c = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
-    if k < 1 or np.any(n < k):
-        raise ValueError(f"pass@{k} needs at least {max(k, 1)} answers a problem and k of at least 1")
-    if np.any(c < 0) or np.any(c > n):
-        raise ValueError("more right answers than answers")
-    all_wrong = np.ones(c.shape)
-    for drawn in range(k):
-        all_wrong *= np.clip((n - c - drawn) / (n - drawn), 0.0, 1.0)
-    return 1.0 - all_wrong
+    accuracy, n = counts.accuracy, counts.samples
+    problems = len(accuracy)
+    by_problem = float(accuracy.std(ddof=1) / np.sqrt(problems)) if problems > 1 else None
+    by_sample = float(np.sqrt((accuracy * (1 - accuracy) / (n - 1)).sum()) / problems) if n > 1 else None
+    return StandardErrors(float(accuracy.mean()), by_problem, by_sample)
 
 
-def _deviating(values: Array) -> tuple[float, int, int]:
-    """The commonest value, and how many values lie below and above it (up to rounding)."""
-    rounded = values.round(12)
-    distinct, counts = np.unique(rounded, return_counts=True)
-    commonest = distinct[counts.argmax()]
-    return float(commonest), int((rounded < commonest).sum()), int((rounded > commonest).sum())
-
-
-def _agreement_interval(values: Array, confidence: float, lowest: float, highest: float) -> tuple[float, float]:
-    """Limits of the mean where (nearly) all problems agree on one value v.
-
-    One-sided Clopper-Pearson limits bound the shares d and u of problems that lie below and above v; each could pull as
-    far as the end of the scale: [v - d(v - lowest), v + u(highest - v)]. With all problems wrong this is
-    [0, 1 - ((1-confidence)/2)^(1/P)], the exact two-sided form of the rule of three.
-    """
-    value, *deviating = _deviating(values)
-    below, above = (
-        float(stats.beta.ppf((1 + confidence) / 2, count + 1, len(values) - count)) if count < len(values) else 1.0
-        for count in deviating
-    )
-    return value - below * (value - lowest), value + above * (highest - value)
-
-
-def _interval(
-    values: Array, confidence: float, resamples: int, seed: int, lowest: float, highest: float
-) -> tuple[float, float]:
+def _one_per_problem(values: Array) -> None:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"one value per problem is expected, not an array of shape {values.shape}")
-    if sum(_deviating(values)[1:]) < FEWEST_DEVIATING:
-        return _agreement_interval(values, confidence, lowest, highest)
-    found = stats.bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
-    return max(lowest, float(found.low)), min(highest, float(found.high))
+
+
+def _agreed(values: Array, lowest: float, highest: float) -> bool:
+    """Whether too few accuracies are off the commonest for an estimate of their spread.
+
+    At an end of the scale a single deviating problem is enough: score limits are made for that.
+    """
+    value, below, above = deviating(values)
+    return below + above < (1 if value in (lowest, highest) else FEWEST_DEVIATING)
 
 
 def mean_interval(per_problem: ArrayLike, confidence: float, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean accuracy and its interval over problems, the policy being fixed.
 
-    A BCa bootstrap over problems; where fewer than :data:`FEWEST_DEVIATING` problems differ from the commonest value,
-    the conservative limits of :func:`_agreement_interval`. Always within [0, 1].
+    Score limits with the number of problems that the accuracies' variance is worth
+    (:func:`sdpg.intervals.score_limits`); where all problems agree, or fewer than :data:`FEWEST_DEVIATING` differ from
+    a commonest value inside the scale, the conservative :func:`sdpg.intervals.agreement_limits`. Always within [0, 1].
 
     Args:
         per_problem: Accuracies in [0, 1], (P,), already averaged over samples and seeds.
+        confidence: Of the interval.
+        resamples: Without effect, as is ``seed``: these limits have a closed form. Here so that every interval is
+            called alike.
     """
     values = np.asarray(per_problem, dtype=np.float64)
-    return Interval(float(values.mean()), *_interval(values, confidence, resamples, seed, 0.0, 1.0))
+    _one_per_problem(values)
+    mean = float(values.mean())
+    if _agreed(values, 0.0, 1.0):
+        return Interval(mean, *agreement_limits(values, confidence, 0.0, 1.0))
+    problems = len(values)
+    critical = float(stats.t.ppf((1 + confidence) / 2, problems - 1))
+    return Interval(mean, *score_limits(mean, float(values.var(ddof=1)) / problems, problems, critical))
+
+
+def two_way_interval(matrix: ArrayLike, confidence: float, resamples: int = 10_000, seed: int = 0) -> Interval | None:
+    """Mean accuracy and its interval over training seeds and problems jointly; ``None`` for fewer than two seeds.
+
+    How far the mean would move with other seeds *and* other problems of the same kind. Seeds and problems are crossed
+    (every seed answers every problem), so both are resampled in each draw of
+    :func:`sdpg.intervals.crossed_bootstrap`; the variance of the draws goes into the score limits, with a t quantile
+    whose degrees of freedom say how little a few seeds tell of their own spread. Where the problems (nearly) agree,
+    :func:`sdpg.intervals.agreement_limits` if they are wider.
+
+    Args:
+        matrix: Accuracies in [0, 1], (S, P), already averaged over samples; P of at least 2.
+    """
+    values = np.asarray(matrix, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise ValueError(f"seeds × problems, two or more of them, are expected, not an array of shape {values.shape}")
+    if len(values) < 2:
+        return None
+    mean = float(values.mean())
+    limits = []
+    if _agreed(values.mean(axis=0), 0.0, 1.0):
+        limits.append(agreement_limits(values.mean(axis=0), confidence, 0.0, 1.0))
+    if np.ptp(values) > 0:
+        means, freedom = crossed_bootstrap(values, resamples, seed)
+        critical = float(stats.t.ppf((1 + confidence) / 2, freedom))
+        limits.append(score_limits(mean, float(means.var()), values.shape[1], critical))
+    return Interval(mean, min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def seed_interval(values: Sequence[float], confidence: float) -> Interval | None:
@@ -177,9 +199,10 @@ def paired_difference(
 ) -> Difference:
     """Mean of a - b over the same problems, its interval, and the p-value of a sign-flip permutation test.
 
-    The interval is a BCa bootstrap of the differences (where few differ from the commonest: as in
-    :func:`mean_interval`, on the scale [-1, 1]). The test flips the sign of each problem's difference: exact where 2^P
-    is at most ``resamples``, else random, and the same for the same ``seed``.
+    The interval is :func:`sdpg.intervals.skewed_limits` of the differences; where fewer than :data:`FEWEST_DEVIATING`
+    differ from the commonest, :func:`sdpg.intervals.agreement_limits` on the scale [-1, 1], so that it is no narrower
+    than the test allows. The test flips the sign of each problem's difference: exact where 2^P is at most
+    ``resamples``, else random, and the same for the same ``seed``.
 
     Args:
         a: Accuracy per problem, (P,).
@@ -188,12 +211,17 @@ def paired_difference(
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
         raise ValueError(f"paired values need equal shapes, not {first.shape} and {second.shape}")
-    low, high = _interval(first - second, confidence, resamples, seed, -1.0, 1.0)
+    differences = first - second
+    _one_per_problem(differences)
+    if sum(deviating(differences)[1:]) < FEWEST_DEVIATING:
+        low, high = agreement_limits(differences, confidence, -1.0, 1.0)
+    else:
+        low, high = skewed_limits(differences, confidence)
     p_value = stats.permutation_test(
         (first, second), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", vectorized=True,
         n_resamples=resamples, alternative="two-sided", rng=np.random.default_rng(seed),
     ).pvalue  # fmt: skip
-    return Difference(float((first - second).mean()), low, high, min(1.0, float(p_value)))
+    return Difference(float(differences.mean()), max(-1.0, low), min(1.0, high), min(1.0, float(p_value)))
 
 
 def batch_interval(series: ArrayLike, confidence: float, batches: int = 5) -> Interval:

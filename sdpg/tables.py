@@ -5,12 +5,16 @@ step with the highest validation accuracy (the earliest of equals). The series b
 samples of the final policy are another evaluation and have a table of their own.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from sdpg.at_k import pass_at_k
+from sdpg.comparisons import holm, needed_sizes
 from sdpg.errors import UserError
+from sdpg.evidence import Evidence, gather, pooled
+from sdpg.intervals import FEWEST_DEVIATING
 from sdpg.results import BASE, BASE_TEACHER, VALIDATION, Results
 from sdpg.statistics import (
     Array,
@@ -20,9 +24,9 @@ from sdpg.statistics import (
     accuracy_matrix,
     mean_interval,
     paired_difference,
-    pass_at_k,
     seed_interval,
 )
+from sdpg.summaries import EvaluationSummary
 
 BASELINE = "grpo"
 BASE_GREEDY = "base-greedy"
@@ -60,6 +64,12 @@ class MainRow:
     difference_high: float | None
     difference_p: float | None
     """``last`` minus GRPO's, paired by problem; null for GRPO itself, for the base, and where GRPO was not run."""
+    difference_p_holm: float | None
+    """The same, adjusted for the number of comparisons in the table."""
+    needed: str | None
+    """How many problems or samples would tell the two apart, in words; null where there are too few to say."""
+    evidence: Evidence
+    """Behind ``last``."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class FinalRow:
     problems: int
     samples: int
     seeds: int
+    evidence: Evidence
+    """Behind ``mean``."""
 
 
 def plus(value: float) -> str:
@@ -128,7 +140,8 @@ def spread_words(seeds: int, interval: Interval | None) -> str:
 
 
 def _base_main_row(results: Results, benchmark: str, greedy: bool) -> MainRow:
-    counts = results.base[BASE, benchmark, greedy]
+    answers = results.base[BASE, benchmark, greedy]
+    counts = answers.counts
     last = _interval(results, counts.accuracy)
     temperature = results.params.evaluation.temperature
     return MainRow(
@@ -140,13 +153,15 @@ def _base_main_row(results: Results, benchmark: str, greedy: bool) -> MainRow:
         best=last.mean, best_steps=[0], selected=last.mean, selected_steps=[0],
         problems=len(counts.problems), samples=counts.samples, seeds=0,
         seed_spread="–", seed_low=None, seed_high=None,
-        difference=None, difference_low=None, difference_high=None, difference_p=None,
+        difference=None, difference_low=None, difference_high=None, difference_p=None, difference_p_holm=None,
+        needed=None, evidence=gather([answers], results.params.report),
     )  # fmt: skip
 
 
 def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
     runs = results.runs[method]
-    counts = results.last(method, benchmark)
+    answers = results.last_answers(method, benchmark)
+    counts = [each.counts for each in answers]
     matrix = accuracy_matrix(counts)
     lasts = [float(run.curves[benchmark][-1]) for run in runs]
     for run, last, measured in zip(runs, lasts, matrix.mean(axis=1), strict=True):
@@ -158,9 +173,10 @@ def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
     # argmax takes the first of equals: the earliest step.
     selected = [int(np.argmax(run.curves[VALIDATION])) for run in runs]
     seeds = seed_interval(lasts, results.params.report.confidence)
-    difference = None
+    difference = needed = None
     if BASELINE in results.runs and method != BASELINE:
         difference = compare_last(results, method, BASELINE, benchmark)
+        needed = _needed(results, counts, results.last(BASELINE, benchmark))
     return MainRow(
         method=method,
         title=results.title(method),
@@ -178,7 +194,27 @@ def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
         difference_low=difference.low if difference else None,
         difference_high=difference.high if difference else None,
         difference_p=difference.p_value if difference else None,
+        difference_p_holm=None,
+        needed=needed, evidence=gather(answers, results.params.report),
     )  # fmt: skip
+
+
+def _needed(results: Results, ours: list[ProblemCounts], theirs: list[ProblemCounts]) -> str | None:
+    """In words, from the answers of all seeds put together; nothing where they are too few."""
+    a, b = pooled(ours), pooled(theirs)
+    if len(a.problems) < FEWEST_DEVIATING or a.samples < 2 or a.samples != b.samples:
+        return None
+    return needed_sizes(a, b, results.params.report.confidence).words()
+
+
+def _adjusted(rows: list[MainRow]) -> list[MainRow]:
+    """The rows with the p-values of their differences adjusted for how many there are."""
+    places = [at for at, row in enumerate(rows) if row.difference_p is not None]
+    adjusted = holm([rows[at].difference_p or 0.0 for at in places])
+    rows = list(rows)
+    for at, p_value in zip(places, adjusted.tolist(), strict=True):
+        rows[at] = replace(rows[at], difference_p_holm=p_value)
+    return rows
 
 
 def main_rows(results: Results) -> list[MainRow]:
@@ -187,7 +223,7 @@ def main_rows(results: Results) -> list[MainRow]:
     for benchmark in results.benchmarks:
         rows += [_base_main_row(results, benchmark, greedy) for greedy in (False, True)]
         rows += [_method_main_row(results, method, benchmark) for method in results.runs]
-    return rows
+    return _adjusted(rows)
 
 
 def pass_sizes(samples: int) -> list[int]:
@@ -197,8 +233,9 @@ def pass_sizes(samples: int) -> list[int]:
 
 def _final_row(
     results: Results, method: str, title: str, benchmark: str,
-    sampled: list[ProblemCounts], greedy: list[ProblemCounts], gains: bool, seeds: int,
+    found: list[EvaluationSummary], found_greedy: list[EvaluationSummary], gains: bool, seeds: int,
 ) -> FinalRow:  # fmt: skip
+    sampled, greedy = [each.counts for each in found], [each.counts for each in found_greedy]
     accuracy = accuracy_matrix(sampled).mean(axis=0)
     mean = _interval(results, accuracy)
     samples = min(counts.samples for counts in sampled)
@@ -210,7 +247,7 @@ def _final_row(
     greedy_mean = _interval(results, greedy_accuracy) if greedy_accuracy is not None else None
     gain = greedy_gain = None
     if gains:
-        base, base_greedy = results.base[BASE, benchmark, False], results.base[BASE, benchmark, True]
+        base, base_greedy = (results.base[BASE, benchmark, flag].counts for flag in (False, True))
         _same_problems(benchmark, method, sampled[0], "the base", base)
         gain = compare(results, accuracy, base.accuracy)
         if greedy_accuracy is not None:
@@ -224,6 +261,7 @@ def _final_row(
         greedy_high=greedy_mean.high if greedy_mean else None,
         gain=gain, greedy_gain=greedy_gain,
         problems=len(sampled[0].problems), samples=samples, seeds=seeds,
+        evidence=gather(found, results.params.report),
     )  # fmt: skip
 
 
@@ -267,7 +305,7 @@ def greedy_headline(rows: list[FinalRow], confidence: float) -> str:
 
 def main_json(rows: list[MainRow]) -> list[dict[str, Any]]:
     """Rows as plain dictionaries."""
-    return [asdict(row) for row in rows]
+    return [asdict(row) | {"evidence": evidence_json(row.evidence)} for row in rows]
 
 
 def final_json(rows: list[FinalRow]) -> list[dict[str, Any]]:
@@ -278,5 +316,10 @@ def final_json(rows: list[FinalRow]) -> list[dict[str, Any]]:
         values["pass_at"] = {str(k): interval._asdict() for k, interval in row.pass_at.items()}
         for name in ("gain", "greedy_gain"):
             values[name] = values[name]._asdict() if values[name] else None
-        plain.append(values)
+        plain.append(values | {"evidence": evidence_json(row.evidence)})
     return plain
+
+
+def evidence_json(evidence: Evidence) -> dict[str, Any]:
+    """As a plain dictionary."""
+    return asdict(evidence) | {"joint": evidence.joint._asdict() if evidence.joint else None}

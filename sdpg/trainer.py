@@ -21,6 +21,7 @@ from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
 from sdpg.errors import UserError
 from sdpg.evaluation import Identity, accuracies, evaluate
 from sdpg.experience import Experience, Signals
+from sdpg.leakage import leak_shares
 from sdpg.losses import reference_term
 from sdpg.methods import Coefficients, coefficients, teacher_rows, trained_rows
 from sdpg.metrics import TIMING_COLUMNS, metric_columns, step_metrics
@@ -35,6 +36,7 @@ from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.term_gradients import term_gradients
 from sdpg.update import Task, accumulate_gradients
+from sdpg.watch import Watch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -122,11 +124,16 @@ class Trainer:
         curves_log = CsvLog(self.state / "curves.csv", ["step", *self.sets])
         if done == 0 and len((self.state / "curves.csv").read_text().splitlines()) == 1:
             curves_log.append({"step": 0, **self.base_accuracies})
+        alarms = Watch(metrics_log.path, self.params.watch)
         self.engine.sync_weights()
         bar = tqdm(range(1, train.steps + 1), initial=done, desc=self.run, unit="step")
         for step in range(done + 1, train.steps + 1):
             watch = Stopwatch()
             metrics = self.step(step, watch)
+            rings, news = alarms.see(step, metrics)
+            metrics |= rings
+            for line in news:
+                tqdm.write(f"{self.run}, step {step}: {line}")
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
@@ -181,7 +188,7 @@ class Trainer:
         loss, grad_norm = self.update(step, task, lr, signals)
         watch.lap("update")
         metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
-        metrics |= gradients | {
+        metrics |= gradients | leak_shares(texts, chosen, self.params.watch) | {
             "loss": loss, "grad_norm": grad_norm, "lr": lr,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(teacher_rows(self.method, at, experience.advantages, experience.gates).sum()),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sdpg.files import write_json
 from sdpg.params import Params, parse_params, read_yaml
 from sdpg.records import write_evaluations
 
@@ -36,7 +37,7 @@ def _rows(
             "run": f"{method}-{seed}", "method": method, "seed": seed, "step": step, "benchmark": benchmark,
             "problem_id": f"{benchmark}/{problem:03d}", "sample": sample, "prompt": "p", "completion": "c",
             "status": "correct" if sample < count else "wrong", "reward": 1.0 if sample < count else -1.0,
-            "extracted_answer": "1", "gold": "1", "length": 1, "temperature": temperature,
+            "extracted_answer": "1", "gold": "1", "length": 1, "truncated": False, "temperature": temperature,
             "verifier": "math_verify", "verifier_version": "0",
         }
         for problem, count in enumerate(right)
@@ -53,6 +54,9 @@ def write_base(root: Path, problems: int = 10, samples: int = 4, right: int = 1,
         rows += _rows("base", 0, 0, benchmark, greedy, 1, 0.0)
         rows += _rows("base-teacher", 0, 0, benchmark, [samples] * problems, samples, 1.0)
     write_evaluations(root / "models" / "base-evaluations" / "sampled.parquet", rows)
+    counts = ("exact_in_source", "exact", "exact_validation", "ngram_problems", "ngram_train")
+    overlap = {name: {count: place + 10 for place, count in enumerate(counts)} for name in BENCHMARKS}
+    write_json(root / "data" / "prepare.json", {"overlap": overlap})
 
 
 def write_run(

@@ -2,6 +2,7 @@ from functools import partial
 import importlib.util
 import json
 from pathlib import Path
+import random
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ from tiny import tiny_experience
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import gpu, head, rivals, sequences, timing, training
+from benchmarks import gpu, head, rivals, scoring, sequences, timing, training
 from benchmarks.figures import SkippedError, Target
 from benchmarks.gpu import Setting
 from benchmarks.rivals import Result, Work, differences, make_work
 from sdpg.errors import UserError
+from sdpg.extraction import extract_boxed, is_integer
 from sdpg.params import load_params
+from sdpg.verification import math_verify_equal
 
 PROMISED = ["name", "ratio", "against", "goal", "met"]
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")
@@ -59,7 +62,8 @@ def test_names_goals_and_rivals() -> None:
         "head_time_vs_plain": "<= 0.6", "head_time_vs_trl": "<= 0.25", "head_memory_vs_plain": "<= 0.15",
         "sdpg_step_vs_grpo": "<= 1.2", "sdpg_update_vs_limit": "<= 1.05", "grpo_step_vs_trl": "<= 0.6",
         "head_gpu_time_vs_trl": "<= 0.5", "head_gpu_time_vs_liger": "<= 0.5", "head_gpu_memory_vs_plain": "<= 0.05",
-        "head_gpu_matmul_share": ">= 0.6", "sequences": None,
+        "head_gpu_matmul_share": ">= 0.6", "sequences": None, "score_rate": ">= 2000",
+        "score_duplicates_vs_one_by_one": ">= 5",
     }  # fmt: skip
     assert all(target.against for target in command.BENCHMARKS)
 
@@ -200,3 +204,28 @@ def test_parts_of_a_step() -> None:
     ]
     assert training.totals(rows) == [6.0, 8.0, 14.0]
     assert training.part_medians(rows) == {"rollout": 2.0, "reward": 2.0, "update": 4.0, "record": 10.0}
+
+
+def test_ordinary_answers_have_the_shares_that_are_told() -> None:
+    assert sum(scoring.SHARES.values()) == pytest.approx(1)
+    responses = scoring.ordinary(problems=1500, siblings=1, seed=0)
+    golds = [gold for _, gold in responses]
+    answers = [extract_boxed(text) for text, _ in responses]
+    assert len(responses) == 1500
+    # 0.8 of 0.95, 0.15 of 0.95, each within four standard deviations.
+    assert sum(map(is_integer, golds)) / 1500 == pytest.approx(0.8 / 0.95, abs=0.04)
+    assert answers.count(None) / 1500 == pytest.approx(scoring.SHARES["no answer"], abs=0.023)
+    assert 0.05 < scoring.asked_share(responses) < 0.2
+
+
+def test_forms_of_an_expression_are_equal_to_math_verify() -> None:
+    at = random.Random(0)
+    assert all(math_verify_equal(*scoring.expression_forms(at)) for _ in range(40))
+
+
+def test_scoring_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PROBLEMS": 20, "REPEATS": 1, "DUPLICATES": 40, "DISTINCT": 5, "WORKERS": 1}.items():
+        monkeypatch.setattr(scoring, name, value)
+    line = scoring.ordinary_rate().line()
+    assert line["ratio"] > 0 and line["shares"] == scoring.SHARES
+    assert scoring.duplicates_vs_one_by_one().line()["ratio"] > 0

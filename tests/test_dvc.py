@@ -47,10 +47,10 @@ def test_a_stage_depends_on_the_modules_that_it_imports(stage: str) -> None:
 
 def test_training_depends_on_the_parameters_in_its_fingerprint() -> None:
     sections = train_sections(load_params(ROOT / "params.yaml"), "sdpg-ufkl")
-    expected = {"methods.${item.method}", "data.benchmarks", "rollout", "reward", "train"}
+    expected = {"methods.${item.method}", "data.benchmarks", "rollout", "reward", "train", "watch"}
     expected |= {f"evaluation.{key}" for key in sections["evaluation"]}
     assert set(STAGES["train"]["params"]) == expected
-    assert set(sections) == {"method", "data", "rollout", "reward", "train", "evaluation"}
+    assert set(sections) == {"method", "data", "rollout", "reward", "train", "evaluation", "watch"}
 
 
 def test_every_section_is_read_by_a_stage_or_says_why_not() -> None:

@@ -128,7 +128,7 @@ def test_files_and_json_schema(one_seed: Results, tmp_path: Path, capsys: pytest
     written = write_reports(one_seed.params, tmp_path)
     assert {path.name for path in written} == {
         "table.md", "table.csv", "table.tex", "table.json", "final.json", "claims.json", "choices.md", "curves.svg",
-        "curves.png", "report.html",
+        "curves.png", "report.html", "figure-3.svg", "figure-6.svg", "problems.svg", "pass.svg",
     }  # fmt: skip
     rows = json.loads((tmp_path / "reports" / "table.json").read_text())
     assert len(rows) == 3 * 4

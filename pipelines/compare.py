@@ -1,0 +1,29 @@
+"""Whether two runs are matched: what differs between them beside the thing compared."""
+
+import argparse
+import json
+
+from sdpg.errors import entry_point
+from sdpg.matched import compare_runs, comparison_text, read_record
+
+
+def main() -> None:
+    """``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if they are matched, 1 if not, 2 for a wrong input."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs=2, metavar="RUN", help="a name below runs/, or a run's folder")
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="PATH",
+        help="what is compared beside the methods, such as train.lr; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    comparison = compare_runs(*map(read_record, options.runs), declared=options.compare)
+    if options.json:
+        print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(comparison_text(comparison))
+    raise SystemExit(0 if comparison.matched else 1)
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,35 @@
+"""Scores stored rollouts and evaluations again with another verifier; needs neither model nor GPU.
+
+Prints who changed and what it does to the table. The runs stay as they are; verdicts, changes and tables are written
+to reports/rescore/<verifier>.
+"""
+
+import argparse
+from pathlib import Path
+
+from pipelines.verifier_options import add_verifier_options, overrides
+from sdpg import paths
+from sdpg.errors import entry_point
+from sdpg.rescoring import find_run
+from sdpg.rescoring_report import write_rescored
+
+DEFAULT = "math_verify"
+
+
+def main() -> None:
+    """``python -m pipelines.rescore grpo-0 sdpg-ufkl-0 --verifier string_match``."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.rescore", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a name like grpo-0, a run's folder, or base")
+    add_verifier_options(parser)
+    parser.set_defaults(verifier=DEFAULT)
+    parser.add_argument("--out", type=Path, help="folder of the results; an earlier result there is replaced")
+    parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
+    options = parser.parse_args()
+    runs = [find_run(name, overrides(options), Path()) for name in options.runs]
+    target = options.out or paths.REPORTS / "rescore" / options.verifier
+    print(write_rescored(runs, target, with_audit=options.audit))
+    print(f"{target} holds verdicts/, changes.jsonl, report.md and rescore.json.")
+
+
+if __name__ == "__main__":
+    entry_point(main)

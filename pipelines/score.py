@@ -1,0 +1,44 @@
+"""Scores a JSON Lines file of {id, completion, answer}; prints {id, status, extracted_answer, reward} a line.
+
+Values that no option gives are those of the reward section of params.yaml, where there is one. Standard output holds
+the JSON lines and nothing else; counts, rate and the name of the verifier go to standard error.
+"""
+
+import argparse
+import os
+import sys
+
+from pipelines.verifier_options import add_verifier_options, overrides
+from sdpg.audit import audit, listed
+from sdpg.errors import entry_point
+from sdpg.params import PARAMS_FILE, RewardParams, load_params
+from sdpg.rewards import Verifier
+from sdpg.scoring import score_file
+
+SHOWN = 50
+"""Disagreements that are printed."""
+
+
+def main() -> None:
+    """``python -m pipelines.score FILE``; the file ``-`` is standard input."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.score", description=__doc__)
+    parser.add_argument("file", help="JSON Lines, or - for standard input")
+    add_verifier_options(parser)
+    parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
+    options = parser.parse_args()
+    params = load_params().reward if PARAMS_FILE.exists() else RewardParams()
+    params = params.model_copy(update=overrides(options))
+    with Verifier(params) as verifier:
+        try:
+            scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit)
+        except BrokenPipeError:
+            # Whoever reads has enough, say `head`; else Python would complain once more as it flushes at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        print(scored.summary(verifier), file=sys.stderr)
+    if options.audit:
+        print(listed(audit(params, scored.pairs), SHOWN), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    entry_point(main)

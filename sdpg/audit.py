@@ -1,0 +1,97 @@
+"""Where exact match and math-verify disagree: each distinct pair of gold and answer asked both, counted and listed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sdpg.extraction import normalise_answer
+from sdpg.params import RewardParams
+from sdpg.refusals import refusal
+from sdpg.rewards import Status, Verifier
+from sdpg.verification import Pair
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A pair on which exact match says one thing and math-verify another, or does not answer."""
+
+    gold: str
+    answer: str
+    """As extracted."""
+    count: int
+    """How many answers have this pair."""
+    exact: Status
+    """By normalised strings alone."""
+    math_verify: Status
+    """By math-verify alone."""
+    verdict: Status
+    """Of the verifier that asks both."""
+    refused_for: str | None
+    """The rule that refuses the answer whatever its value."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What became of all pairs."""
+
+    pairs: int
+    answers: int
+    disagreements: list[Disagreement]
+    """The commonest first."""
+    timeouts: list[Disagreement]
+    """Pairs on which math-verify was stopped; not in ``disagreements``."""
+
+    def summary(self) -> str:
+        """One sentence for people."""
+        told = sum(found.count for found in self.disagreements)
+        kinds = [
+            ("equal by exact match alone", Status.CORRECT, None),
+            ("equal by math-verify alone and accepted", Status.WRONG, Status.CORRECT),
+            ("equal by math-verify alone and refused by a rule", Status.WRONG, Status.WRONG),
+            ("equal by math-verify alone, the verdict timed out", Status.WRONG, Status.TIMEOUT),
+        ]
+        parts = []
+        for words, exact, verdict in kinds:
+            count = sum(found.exact is exact and verdict in (None, found.verdict) for found in self.disagreements)
+            if count:
+                parts.append(f"{count:,} {words}")
+        return (
+            f"audit: exact match and math-verify disagree on {len(self.disagreements):,} of {self.pairs:,} distinct "
+            f"pairs ({told:,} of {self.answers:,} answers){': ' if parts else ''}{', '.join(parts)}; math-verify was "
+            f"stopped on {len(self.timeouts):,}"
+        )
+
+
+def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
+    """Asks both about every pair, which costs a call of math-verify for each, integers included.
+
+    Args:
+        params: time limit and workers; ``verifier`` is not read.
+        pairs: (gold, extracted answer) → how many answers have it.
+    """
+    found: dict[str, list[Status]] = {}
+    for name in ("exact", "math_verify_only", "math_verify"):
+        with Verifier(params.model_copy(update={"verifier": name})) as verifier:
+            found[name] = verifier.compare(list(pairs))
+    disagreements, timeouts = [], []
+    for (gold, answer), exact, asked, verdict in zip(pairs, *found.values(), strict=True):
+        if exact is not asked:
+            rule = refusal(normalise_answer(gold), normalise_answer(answer)) if exact is Status.WRONG else None
+            one = Disagreement(gold, answer, pairs[gold, answer], exact, asked, verdict, rule)
+            (timeouts if asked is Status.TIMEOUT else disagreements).append(one)
+    for each in (disagreements, timeouts):
+        each.sort(key=lambda one: -one.count)
+    return Audit(len(pairs), sum(pairs.values()), disagreements, timeouts)
+
+
+def listed(audit: Audit, most: int) -> str:
+    """The sentence and the first pairs, one a line; long answers are cut."""
+    lines = [audit.summary()]
+    for one in (found := [*audit.disagreements, *audit.timeouts])[:most]:
+        why = f" ({one.refused_for})" if one.refused_for else ""
+        lines.append(
+            f"  {one.count:>5} × gold {one.gold[:60]!r}, answer {one.answer[:60]!r}: exact match {one.exact}, "
+            f"math-verify {one.math_verify}, verdict {one.verdict}{why}"
+        )
+    if len(found) > most:
+        lines.append(f"  … and {len(found) - most:,} more")
+    return "\n".join(lines)

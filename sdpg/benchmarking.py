@@ -1,0 +1,346 @@
+"""The whole evaluation of any model folder on local benchmark files: what is asked, answered, and left behind.
+
+Prompts, decoding and verifier are those of params.yaml, and so is the code. Everything that can be known to be wrong is
+said before anything is written; a finished benchmark is one folder, renamed into place, and is not sampled again while
+nothing that its answers hang on has changed.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from sdpg.base import WEIGHTS_AND_TOKENIZER
+from sdpg.context import model_context
+from sdpg.errors import UserError
+from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.files import replaced_folder, write_json
+from sdpg.models import load_model, set_threads
+from sdpg.params import BaseParams, LocalModel, Params, PromptParams
+from sdpg.prepare import dropped_text
+from sdpg.problems import ProblemSet, read_benchmark
+from sdpg.prompts import PreparedRow, chat_prompt, generation_header, prompt_ids, render_student
+from sdpg.provenance import fingerprint, hash_files, versions
+from sdpg.records import read_evaluations, write_evaluations
+from sdpg.rewards import Verifier
+from sdpg.rollouts import Completion, RolloutEngine, Sampling
+from sdpg.rollouts.engines import make_engine
+from sdpg.tokenizer import load_tokenizer
+from sdpg.tracking import stage_run
+
+OUTPUT = Path("benchmarked")
+"""Where results lie; no stage of dvc.yaml reads or writes there."""
+ANSWERS = "answers.parquet"
+ANSWERING_CODE = (
+    "evaluation.py", "extraction.py", "models.py", "refusals.py", "rewards.py", "rollouts/*.py", "seeds.py",
+    "tokenizer.py", "verification.py",
+)  # fmt: skip
+"""Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
+ANSWERING_PACKAGES = ("torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model that can be asked; ``name`` is the last two parts of its path, by which results are called."""
+
+    path: Path
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One file, as one model is asked: ``rows`` are the prompts that fit, of ``problems`` distinct problems.
+
+    ``dropped`` counts the lines that are not asked, by reason.
+    """
+
+    name: str
+    rows: list[PreparedRow]
+    problems: int
+    dropped: Counter[str]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How much is asked: ``samples`` answers a problem at the evaluation temperature (0: none), and one greedily."""
+
+    samples: int
+    limit: int | None = None
+    """Only the first so many problems of each file that fit."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A model on a benchmark: ``folder`` holds answers.parquet and summary.json; ``None`` where nothing was asked."""
+
+    model: ModelFolder
+    benchmark: Benchmark
+    folder: Path | None
+
+
+def read_benchmarks(folder: Path) -> dict[str, ProblemSet]:
+    """Every .jsonl file of a folder, by its name without the ending.
+
+    Raises:
+        UserError: if there is none, or a line cannot be used.
+    """
+    if not folder.is_dir():
+        raise UserError(f"DIR {folder} is no folder: name the folder that holds the benchmarks as .jsonl files")
+    files = sorted(folder.glob("*.jsonl"))
+    if not files:
+        raise UserError(
+            f"DIR {folder} holds no .jsonl file: put one file a benchmark there, with `id`, `problem` and `answer` in "
+            "each line"
+        )
+    return {file.stem: read_benchmark(file) for file in files}
+
+
+def open_model(path: Path, params: Params) -> ModelFolder:
+    """Looks at a model folder without loading its weights.
+
+    Raises:
+        UserError: if configuration, safetensors weights, tokenizer or chat template are missing or damaged, or the
+            limits of params.yaml do not fit the model's context.
+    """
+    if not path.is_dir():
+        raise UserError(f"MODEL {path} is no folder: name a folder with config.json, *.safetensors and a tokenizer")
+    if not (path / "config.json").is_file():
+        raise UserError(f"MODEL {path} has no config.json: copy the whole model folder, or correct the path")
+    weights = list(path.glob("*.safetensors"))
+    if not weights:
+        raise UserError(f"MODEL {path} has no *.safetensors weights: convert them first; other formats are not loaded")
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"MODEL {path}: {file.name} is damaged ({error}): copy it again") from None
+    tokenizer = load_tokenizer(path)
+    generation_header(tokenizer, params.prompts)
+    context = model_context(BaseParams(folder=str(path.parent), model=LocalModel(kind="folder", path=path.name)))
+    prompt, response = params.prompts.max_student_tokens, params.evaluation.max_tokens
+    if context is not None and prompt + response > context:
+        raise UserError(
+            f"prompts.max_student_tokens ({prompt}) + evaluation.max_tokens ({response}) = {prompt + response} tokens, "
+            f"but the context of {path} is {context}: lower one of the two in params.yaml"
+        )
+    files = [file for pattern in WEIGHTS_AND_TOKENIZER for file in path.glob(pattern)]
+    name = "-".join(part for part in Path(os.path.abspath(path)).parts[-2:] if part != os.sep)
+    return ModelFolder(path, name, tokenizer, hash_files(files, path))
+
+
+def open_models(paths: Sequence[Path], params: Params) -> list[ModelFolder]:
+    """Looks at several model folders, whose names must differ."""
+    models = [open_model(path, params) for path in paths]
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1:
+            raise UserError(
+                f"{count} of the models would be called {name}: name each folder once, and rename one where the last "
+                "two parts of their paths are equal"
+            )
+    return models
+
+
+def ask(
+    name: str, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, prompts: PromptParams, limit: int | None
+) -> Benchmark:
+    """Renders the student prompts as the ``prepare`` stage does; those that are too long are dropped and counted."""
+    rows: list[PreparedRow] = []
+    dropped = problems.dropped.copy()
+    for done, problem in enumerate(problems.problems):
+        if len(rows) == limit:
+            dropped["over_limit"] += len(problems.problems) - done
+            break
+        prompt = chat_prompt(tokenizer, render_student(prompts, problem), prompts)
+        tokens = len(prompt_ids(tokenizer, prompt))
+        if tokens > prompts.max_student_tokens:
+            dropped["student_prompt_too_long"] += 1
+        else:
+            rows.append(
+                PreparedRow(
+                    **asdict(problem), student_prompt=prompt, teacher_prompt=None, student_tokens=tokens,
+                    teacher_tokens=None,
+                )
+            )  # fmt: skip
+    return Benchmark(name, rows, len(problems.problems), dropped)
+
+
+def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: Asking) -> str:
+    """A fingerprint of everything that the answers and verdicts of a model on a benchmark hang on."""
+    package = Path(__file__).parent
+    installed = versions()
+    return fingerprint(
+        "benchmark",
+        benchmark.name,
+        [(row.id, row.student_prompt, row.answer) for row in benchmark.rows],
+        model.digest,
+        asking.samples,
+        params.evaluation.model_dump(mode="json", exclude={"samples", "final_samples"}),
+        params.reward.model_dump(mode="json"),
+        params.rollout.engine,
+        hash_files([file for pattern in ANSWERING_CODE for file in package.glob(pattern)], package),
+        {package: installed[package] for package in ANSWERING_PACKAGES},
+    )
+
+
+def benchmark_models(
+    params: Params,
+    paths: Sequence[Path],
+    folder: Path,
+    asking: Asking,
+    out: Path = OUTPUT,
+    say: Callable[[str], object] = tqdm.write,
+) -> list[Answered]:
+    """Asks every model every benchmark of a folder, but for what is finished already.
+
+    Args:
+        params: decoding, prompts, verifier; threads and tracking.
+        paths: model folders.
+        folder: holds the benchmarks, one .jsonl file each.
+        asking: how much is asked.
+        out: results lie in ``<out>/<model>/<benchmark>-<fingerprint>``.
+        say: told of each benchmark that is finished.
+
+    Returns:
+        Each model on each benchmark, by model.
+
+    Raises:
+        UserError: for input that cannot be used, before anything is written.
+    """
+    sets = read_benchmarks(folder)
+    models = open_models(paths, params)
+    asked = [
+        [ask(name, problems, model.tokenizer, params.prompts, asking.limit) for name, problems in sets.items()]
+        for model in models
+    ]
+    for model, benchmarks in zip(models, asked, strict=True):
+        if not any(benchmark.rows for benchmark in benchmarks):
+            drops = "; ".join(f"{benchmark.name}: {dropped_text(benchmark.dropped)}" for benchmark in benchmarks)
+            raise UserError(
+                f"no problem of {folder} can be asked of {model.path} ({drops}): raise prompts.max_student_tokens, now "
+                f"{params.prompts.max_student_tokens}, in params.yaml as far as the model's context allows"
+            )
+    set_threads(params.train.threads)
+    return [
+        answered
+        for model, benchmarks in zip(models, asked, strict=True)
+        for answered in _ask_model(params, model, benchmarks, asking, out, say)
+    ]
+
+
+def _ask_model(
+    params: Params,
+    model: ModelFolder,
+    benchmarks: list[Benchmark],
+    asking: Asking,
+    out: Path,
+    say: Callable[[str], object],
+) -> list[Answered]:
+    identities = {b.name: identify(model, b, params, asking) for b in benchmarks if b.rows}
+    folders = {name: out / model.name / f"{name}-{identity}" for name, identity in identities.items()}
+    waiting = []
+    for benchmark in benchmarks:
+        if benchmark.name not in folders:
+            say(f"{model.path}, {benchmark.name}: nothing to ask ({dropped_text(benchmark.dropped)})")
+        elif folders[benchmark.name].is_dir():
+            say(f"{model.path}, {benchmark.name}: finished before, taken from {folders[benchmark.name]}")
+        else:
+            waiting.append(benchmark)
+    if waiting:
+        _answer(params, model, waiting, asking, folders, fingerprint(identities), say)
+    return [Answered(model, benchmark, folders.get(benchmark.name)) for benchmark in benchmarks]
+
+
+def _answer(
+    params: Params,
+    model: ModelFolder,
+    benchmarks: list[Benchmark],
+    asking: Asking,
+    folders: dict[str, Path],
+    identity: str,
+    say: Callable[[str], object],
+) -> None:
+    policy = load_model(model.path)
+    settings = params.evaluation
+    inputs = {"model": (model.path, model.digest)}
+    logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(asking)}, "evaluation": settings.model_dump()}
+    answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (asking.samples + 1)
+    with (
+        stage_run(params, "benchmarks", f"benchmarks {model.name}", identity, inputs, logged) as tracked,
+        Verifier(params.reward) as verifier,
+        tqdm(total=answers, desc=f"all of {model.name}", unit="answer", leave=False) as bar,
+    ):
+        engine = _Counted(make_engine(params.rollout.engine, policy, model.tokenizer, settings.batch), bar.update)
+        for benchmark in benchmarks:
+            who = Identity(f"{model.name}, {benchmark.name}", model.name, 0, 0)
+            arguments = (engine, model.tokenizer, verifier, {benchmark.name: benchmark.rows}, settings, who)
+            purpose = f"benchmarks/{benchmark.name}"
+            rows = evaluate(*arguments, asking.samples, purpose=purpose) if asking.samples else []
+            rows += evaluate(*arguments, 1, temperature=0.0, purpose=purpose)
+            folder = folders[benchmark.name]
+            with replaced_folder(folder) as temporary:
+                write_evaluations(temporary / ANSWERS, [row | {"run": model.name} for row in rows])
+                write_json(temporary / "summary.json", _summary(params, model, benchmark, asking, verifier))
+            say(f"{model.path}, {benchmark.name}: {len(benchmark.rows)} of {benchmark.problems} problems, {folder}")
+        # Of all benchmarks, also those that were finished before an interruption.
+        tracked.log_step(0, {key: value for folder in folders.values() for key, value in _metrics(folder).items()})
+
+
+def _metrics(folder: Path) -> dict[str, float]:
+    rows = read_evaluations(folder / ANSWERS, ["benchmark", "status", "temperature"]).to_pylist()
+    ways = {"greedy": [row for row in rows if row["temperature"] == 0]}
+    ways["sampled"] = [row for row in rows if row["temperature"] > 0]
+    return {f"{way}/{name}": value for way, found in ways.items() for name, value in accuracies(found).items()}
+
+
+def _summary(
+    params: Params, model: ModelFolder, benchmark: Benchmark, asking: Asking, verifier: Verifier
+) -> dict[str, Any]:
+    """What the answers beside it hang on, in words."""
+    return {
+        "model": model.path.as_posix(),
+        "model_digest": model.digest,
+        "benchmark": benchmark.name,
+        "problems": benchmark.problems,
+        "asked": len(benchmark.rows),
+        "dropped": dict(benchmark.dropped),
+        "asking": asdict(asking),
+        "evaluation": params.evaluation.model_dump(mode="json", exclude={"samples", "final_samples"}),
+        "prompts": params.prompts.model_dump(mode="json", include={"student", "system", "chat_template_kwargs"}),
+        "reward": params.reward.model_dump(mode="json"),
+        "verifier_version": verifier.version,
+        "versions": versions(),
+    }
+
+
+class _Counted(RolloutEngine):
+    """An engine whose finished answers are counted over all calls, for one bar with the time that is left."""
+
+    def __init__(self, engine: RolloutEngine, count: Callable[[int], object]) -> None:
+        self.engine, self.count = engine, count
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: Callable[[int], object] = lambda finished: None,
+    ) -> list[Completion]:
+        """As the engine does."""
+
+        def both(finished: int) -> None:
+            self.count(finished)
+            progress(finished)
+
+        return self.engine.generate(prompts, sampling, both)
+
+    def sync_weights(self) -> None:
+        """As the engine does."""
+        self.engine.sync_weights()

@@ -1,0 +1,131 @@
+"""Several comparisons at once, and how many problems or answers would tell two methods apart. Imports no torch.
+
+Axes: P problems, n answers per problem.
+"""
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
+
+from sdpg.intervals import FEWEST_DEVIATING
+from sdpg.statistics import ProblemCounts
+
+Array = NDArray[np.float64]
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """p-values adjusted for their number by Holm's step-down method (1979), in the given order.
+
+    With p_(1) ≤ … ≤ p_(m): the adjusted p_(i) is the largest of (m - j + 1)·p_(j) over j ≤ i, at most 1. Calling those
+    under 5% significant, one of them is wrong with a probability of at most 5%, however the comparisons hang together.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(values), 0, -1) * values[order]))
+    return adjusted
+
+
+@dataclass(frozen=True)
+class NeededSizes:
+    """What it would take to find a difference as large as the one that was observed, were it the true one."""
+
+    difference: float
+    """Mean over problems of a - b, as observed."""
+    between_variance: float
+    """τ²: of the difference between problems, sampling removed."""
+    sampling_variance: float
+    """ω²: of the difference between one answer of a and one of b to the same problem, averaged over problems."""
+    problems: int
+    samples: int
+    """As they were compared."""
+    confidence: float
+    power: float
+    detectable: float
+    """The smallest true difference that this many problems and samples find with that power."""
+    needed_problems: int | None
+    """At so many samples per problem; ``None`` where the observed difference is 0."""
+    needed_samples: int | None
+    """Per problem, at so many problems; ``None`` where no number suffices."""
+
+    def words(self) -> str:
+        """One sentence for readers of the report."""
+        aim = f"be found at {self.confidence:.0%} confidence with probability {self.power:.0%}"
+        shown = f"{self.difference:+.3f}".replace("-", "−")
+        if self.needed_problems is None:
+            return (f"The observed difference is 0; a true one of {self.detectable:.3f} would {aim} with these "
+                    f"{self.problems} problems and {self.samples} samples each.")  # fmt: skip
+        if self.needed_samples is not None and self.needed_samples <= self.samples:
+            return (f"A true difference of {shown} would {aim} with these {self.problems} problems and "
+                    f"{self.samples} samples each; so would any from {self.detectable:.3f} up.")  # fmt: skip
+        more = f"or {self.needed_samples} samples for each of these {self.problems}"
+        if self.needed_samples is None:
+            more = (f"no number of samples suffices for these {self.problems} problems, as the difference itself "
+                    "changes too much from problem to problem")  # fmt: skip
+        return (f"For a true difference of {shown} to {aim}, it takes {self.needed_problems} problems with "
+                f"{self.samples} samples each; {more}.")  # fmt: skip
+
+
+def _noncentrality(problems: int, confidence: float, power: float) -> float:
+    """λ_P: how many standard errors a true difference must be, for a two-sided paired t test to find it."""
+    critical = stats.t.ppf((1 + confidence) / 2, problems - 1)
+    return float(special.nctdtrinc(problems - 1, 1 - power, critical))
+
+
+def sizes_for(
+    difference: float,
+    between_variance: float,
+    sampling_variance: float,
+    problems: int,
+    samples: int,
+    confidence: float,
+    power: float = 0.8,
+) -> NeededSizes:
+    """What finds a difference, its variances being known.
+
+    The standard error of the mean of P problems with n samples is √((τ² + ω²/n)/P), τ² between problems and ω² of
+    sampling; a paired t test finds a true difference δ of λ_P standard errors (the noncentrality at this power). So P
+    grows until P·δ² ≥ λ_P²(τ² + ω²/n), and at given P, n = ω²/(P·δ²/λ_P² - τ²), where that is positive. At least six
+    problems, as for any finding.
+    """
+    here = _noncentrality(problems, confidence, power)
+    variance = between_variance + sampling_variance / samples
+    needed_problems = needed_samples = None
+    if difference != 0:
+        normal = stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)
+        needed_problems = max(FEWEST_DEVIATING, math.floor(normal**2 * variance / difference**2))
+        while needed_problems * difference**2 < _noncentrality(needed_problems, confidence, power) ** 2 * variance:
+            needed_problems += 1
+        allowed = problems * difference**2 / here**2 - between_variance
+        if allowed > 0:
+            needed_samples = max(1, math.ceil(sampling_variance / allowed))
+    return NeededSizes(
+        difference, between_variance, sampling_variance, problems, samples, confidence, power,
+        detectable=here * math.sqrt(variance / problems),
+        needed_problems=needed_problems, needed_samples=needed_samples,
+    )  # fmt: skip
+
+
+def needed_sizes(a: ProblemCounts, b: ProblemCounts, confidence: float, power: float = 0.8) -> NeededSizes:
+    """How many problems, or samples per problem, would tell a from b, from their answers to the same problems.
+
+    :func:`sizes_for` the observed difference D̄, D_i = (a_i - b_i)/n, as if it were the true one; where it is uncertain,
+    so are these sizes. The variance of D over problems is τ² + ω²/n: ω² is the mean over problems of
+    (p_a(1-p_a) + p_b(1-p_b))·n/(n-1), and τ² = max(0, s²_D - ω²/n).
+
+    Raises:
+        ValueError: if problems or samples differ, or there are fewer than two samples or six problems.
+    """
+    problems, n = len(a.problems), a.samples
+    if a.problems != b.problems or n != b.samples:
+        raise ValueError("the same problems with equally many samples are needed")
+    if n < 2 or problems < FEWEST_DEVIATING:
+        raise ValueError(f"two samples and {FEWEST_DEVIATING} problems are needed, not {n} and {problems}")
+    differences = a.accuracy - b.accuracy
+    one_answer = a.accuracy * (1 - a.accuracy) + b.accuracy * (1 - b.accuracy)
+    sampling = float(one_answer.mean() * n / (n - 1))
+    between = max(0.0, float(differences.var(ddof=1)) - sampling / n)
+    return sizes_for(float(differences.mean()), between, sampling, problems, n, confidence, power)

@@ -1,0 +1,66 @@
+"""What stands behind an accuracy: its standard errors, how answers ended, and what a vote of them would be worth.
+
+Axes: S seeds, P problems, n answers per problem and seed. Imports no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from sdpg.at_k import majority_at_k
+from sdpg.params import ReportParams
+from sdpg.statistics import Interval, ProblemCounts, accuracy_matrix, standard_errors, two_way_interval
+from sdpg.summaries import EvaluationSummary
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Of one policy, or the same method's policies over seeds, on one benchmark."""
+
+    error_problems: float | None
+    """Standard error of the accuracy with another set of problems (clustered by problem), the policies being fixed."""
+    error_samples: float | None
+    """With new answers to the same problems."""
+    joint: Interval | None
+    """With other problems and other training seeds, jointly; from two seeds up."""
+    majority: float
+    """maj@n: accuracy of the commonest of the n answers to a problem."""
+    majority_of: int
+    length: float
+    """Mean tokens of an answer."""
+    truncated: float
+    """Share of answers cut at the token limit."""
+    statuses: dict[str, float]
+    """Share of each verdict that occurs."""
+
+
+def pooled(counts: Sequence[ProblemCounts]) -> ProblemCounts:
+    """The seeds' answers to each problem put together."""
+    accuracy_matrix(counts)  # Raises where the problems differ.
+    return ProblemCounts(
+        counts[0].problems, np.sum([each.correct for each in counts], axis=0), sum(each.samples for each in counts)
+    )
+
+
+def gather(found: Sequence[EvaluationSummary], report: ReportParams) -> Evidence:
+    """From one evaluation a seed."""
+    counts = [each.counts for each in found]
+    by_sample = [standard_errors(each).by_sample for each in counts]
+    known = [error for error in by_sample if error is not None]
+    votes = min(each.samples for each in counts)
+    statuses = sorted({status for each in found for status in each.status_shares})
+    return Evidence(
+        error_problems=standard_errors(pooled(counts)).by_problem,
+        # Answers of different seeds are independent: the variance of a mean of S means.
+        error_samples=math.hypot(*known) / len(known) if len(known) == len(by_sample) else None,
+        joint=two_way_interval(accuracy_matrix(counts), report.confidence, report.resamples, report.seed),
+        majority=float(np.mean([majority_at_k(each.answers, votes).mean() for each in found])),
+        majority_of=votes,
+        length=float(np.mean([each.mean_length for each in found])),
+        truncated=float(np.mean([each.truncated for each in found])),
+        statuses={
+            status: float(np.mean([each.status_shares.get(status, 0.0) for each in found])) for status in statuses
+        },
+    )

@@ -1,0 +1,143 @@
+"""A response's final answer: where it stands, and its form without packaging. Imports nothing of the project."""
+
+from fractions import Fraction
+import re
+
+MAX_ANSWER_CHARACTERS = 1_000
+"""A longer extracted answer is wrong without a look: no gold answer comes near, and parsing it would cost seconds."""
+MAX_NESTING = 12
+"""So is an answer with deeper brackets: math-verify's parser takes time that is exponential in the depth."""
+STRING_MATCH_WINDOW = 500
+"""D18: the public code looks for \\boxed in so many final characters only."""
+
+_TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<skip>\\[{}]|\\\\(?!boxed))|(?P<open>\{)|(?P<close>\})")
+_ANSWER_LINE = re.compile(r"^[ \t*#>]*(?:final[ \t]+)?answer[ \t*]*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
+_DELIMITERS = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_NUMBER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:(?:,|\{,\}|\\,)[0-9]{3})+)(?:\.0*)?")
+_INTEGER = re.compile(r"-?[0-9]+")
+# No longer than an answer may be, and int() refuses numbers beyond 4300 digits.
+_DIGITS = r"[0-9]{1,1000}"
+_QUOTIENT = re.compile(
+    rf"(-?)(?:({_DIGITS})\s*/\s*({_DIGITS})|\\[dtc]?frac\s*\{{\s*(-?{_DIGITS})\s*\}}\s*\{{\s*({_DIGITS})\s*\}}|"
+    r"\\[dtc]?frac([0-9])([0-9]))"
+)
+_DECIMAL = re.compile(rf"-?(?:{_DIGITS})?\.{_DIGITS}|-?{_DIGITS}")
+
+_UNWRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|overline|boxed)\{([^{}]*)\}")
+_UNITS = re.compile(
+    r"(?<=[0-9}])(?:square|sq|cubic)?(?:degrees?|dollars?|cents?|units?|percent|points?|hours?|minutes?|seconds?|days?|"
+    r"(?:centi|kilo)?met(?:er|re)s?|inch(?:es)?|feet|foot|miles?|mph|[ck]m)(?:\^\{?[23]\}?)?$"
+)
+_DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\s|\^\{?\\circ\}?|°|\\?[$%]")
+
+
+def extract_boxed(text: str) -> str | None:
+    """The trimmed content of the last balanced ``\\boxed{…}`` after the last ``</think>``; ``None`` without one.
+
+    "Last" goes by where a box opens, so of nested boxes the inner one counts. One pass: linear in the text's length.
+    """
+    text = text.rpartition("</think>")[2]
+    opened: list[int | None] = []
+    last = (-1, -1)
+    for token in _TOKEN.finditer(text):
+        if token["box"]:
+            opened.append(token.end())
+        elif token["open"]:
+            opened.append(None)
+        elif token["close"] and opened:
+            start = opened.pop()
+            if start is not None:
+                last = max(last, (start, token.start()))
+    return text[last[0] : last[1]].strip() if last[0] >= 0 else None
+
+
+def extract_answer_line(text: str) -> str | None:
+    """What follows the last ``Answer:`` that begins a line after the last ``</think>``; ``None`` without one."""
+    lines = _ANSWER_LINE.findall(text.rpartition("</think>")[2])
+    return lines[-1].rstrip(" \t\r*") or None if lines else None
+
+
+def normalise_answer(text: str) -> str:
+    r"""An answer without its packaging: spaces, math delimiters, ``\text{…}`` around all of it, a final period.
+
+    Whole numbers come out in their one canonical form: ``1,234``, ``027``, ``27.0`` and ``+5`` become ``1234``, ``27``,
+    ``27`` and ``5``. Anything else (``336^\circ``, ``\frac{1}{2}``) stays as it is written. For gold answers too.
+    """
+    before = None
+    while text != before:
+        before = text
+        text = text.strip().removeprefix("\\$").strip("$").strip()
+        if text.endswith(".") and not text.endswith(("\\right.", "\\left.")):
+            text = text[:-1]
+        if match := _DELIMITERS.fullmatch(text):
+            text = match[1] or match[2] or ""
+        elif (match := _WRAPPER.fullmatch(text)) and balanced(match[1]):
+            text = match[1]
+    if match := _NUMBER.fullmatch(text.replace("−", "-")):
+        # Digits are compared as text, so numbers beyond Python's 4300-digit limit of int() are no special case.
+        digits = re.sub(r"[^0-9]", "", match[2]).lstrip("0") or "0"
+        return f"-{digits}" if match[1] == "-" and digits != "0" else digits
+    return text
+
+
+def without_spacing(text: str) -> str:
+    """A normalised answer without what LaTeX needs for looks alone: sizes, and spaces beside signs and brackets."""
+    text = re.sub(r"\\(?:left|right)(?![a-zA-Z.])|\\displaystyle(?![a-zA-Z])", "", text)
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    return re.sub(r"\s*([-+*/=,;:()\[\]{}^_&])\s*", r"\1", text).strip()
+
+
+def normalise_string(text: str) -> str:
+    """The string_match verifier's form (D18): spaces, sizing, wrappers, units, dollar signs and number commas removed.
+
+    In the manner of Minerva's normalisation, as the public code; ``027`` and ``27.0`` stay different from ``27``.
+    """
+    text = _DROPPED.sub("", text.split("=")[-1])
+    before = None
+    while text != before:
+        before = text
+        text = _UNWRAPPED.sub(r"\1", text)
+    text = _UNITS.sub("", text.rstrip("."))
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    text = re.sub(r"\\frac([0-9a-z])([0-9a-z])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\\sqrt([0-9a-z])", r"\\sqrt{\1}", text)
+    without_commas = text.replace("{,}", "").replace(",", "")
+    return without_commas if is_integer(without_commas) else text
+
+
+def balanced(text: str) -> bool:
+    """Whether every brace of a text closes and none closes that was not open; ``\\{`` and ``\\}`` are no braces."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += bool(token["box"] or token["open"]) - bool(token["close"])
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def nesting(text: str) -> int:
+    """Most brackets of any kind that are open at once; one that never closes stays open."""
+    depth = deepest = 0
+    for bracket in re.findall(r"[(\[{)\]}]", text):
+        depth = depth + 1 if bracket in "([{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def is_integer(text: str) -> bool:
+    """Whether a normalised answer is a whole number."""
+    return _INTEGER.fullmatch(text) is not None
+
+
+def rational(text: str) -> Fraction | None:
+    r"""The exact value of a whole number, a decimal, ``a/b`` or ``\frac{a}{b}``; ``None`` for anything else."""
+    text = text.replace("−", "-")
+    if _DECIMAL.fullmatch(text):
+        return Fraction(text)
+    if not (match := _QUOTIENT.fullmatch(text)):
+        return None
+    numerator, denominator = (int(part) for part in match.groups()[1:] if part is not None)
+    if denominator == 0:
+        return None
+    return Fraction(-numerator if match[1] else numerator, denominator)

@@ -1,0 +1,142 @@
+"""Whether responses show that the privileged context was seen: mentions of it, and long copies of its solution.
+
+Axes: P prompts, G responses per prompt, B = P·G responses.
+"""
+
+from collections.abc import Sequence
+import re
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sdpg.prompts import PreparedRow
+from sdpg.watch_params import WatchParams
+
+COLUMNS = ("leak_mentions", "leak_spans")
+QUOTED = 4
+"""So many words in a row that stand in the student prompt too are quoted from there; fewer may stand anywhere."""
+WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """Runs of letters, digits and underscores, whatever their case; spacing, signs and LaTeX's backslashes vanish."""
+    return WORD.findall(text.casefold())
+
+
+class WordRuns:
+    """Every run of consecutive words of a text, as a suffix automaton: linear in the text, time and memory."""
+
+    def __init__(self, text: Sequence[str]) -> None:
+        self.following: list[dict[str, int]] = [{}]
+        self.shorter = [-1]
+        """State → the state of its longest suffix that can also be followed otherwise."""
+        self.longest = [0]
+        last = 0
+        for word in text:
+            state = self._add({}, self.longest[last] + 1)
+            before = last
+            while before >= 0 and word not in self.following[before]:
+                self.following[before][word] = state
+                before = self.shorter[before]
+            if before < 0:
+                self.shorter[state] = 0
+            else:
+                known = self.following[before][word]
+                if self.longest[known] > self.longest[before] + 1:
+                    known = self._split(known, before, word)
+                self.shorter[state] = known
+            last = state
+
+    def _add(self, following: dict[str, int], longest: int, shorter: int = -1) -> int:
+        self.following.append(following)
+        self.longest.append(longest)
+        self.shorter.append(shorter)
+        return len(self.longest) - 1
+
+    def _split(self, known: int, before: int, word: str) -> int:
+        clone = self._add(self.following[known].copy(), self.longest[before] + 1, self.shorter[known])
+        self.shorter[known] = clone
+        while before >= 0 and self.following[before].get(word) == known:
+            self.following[before][word] = clone
+            before = self.shorter[before]
+        return clone
+
+    def endings(self, other: Sequence[str]) -> list[int]:
+        """For each word of ``other``, the length of the longest run that ends with it and stands in the text too."""
+        state = length = 0
+        lengths = []
+        for word in other:
+            while state and word not in self.following[state]:
+                state = self.shorter[state]
+                length = self.longest[state]
+            if word in self.following[state]:
+                state = self.following[state][word]
+                length += 1
+            lengths.append(length)
+        return lengths
+
+
+def _quoted(lengths: Sequence[int]) -> list[bool]:
+    """Which words lie in a run of at least QUOTED words, from the lengths of the runs that end at each."""
+    quoted, left = [False] * len(lengths), 0
+    for place in range(len(lengths) - 1, -1, -1):
+        # Never less than what is left of a run that ends later: its beginning ends here.
+        if lengths[place] >= QUOTED:
+            left = lengths[place]
+        quoted[place] = left > 0
+        left = max(0, left - 1)
+    return quoted
+
+
+def copied_words(completion: Sequence[str], solution: WordRuns, prompt: WordRuns) -> int:
+    """The most words that one run, common to completion and solution, holds beside quotations of the prompt.
+
+    A word of the completion is quoted if it lies in a run of :data:`QUOTED` or more words of the completion that stands
+    in the student prompt too. Of every run of words that stands both in the completion and in the solution, the words
+    that are not quoted are counted; the largest count is returned. So a restated problem is no copy, and a copy is not
+    hidden by a restated problem in its middle.
+    """
+    own = [0]
+    for quoted in _quoted(prompt.endings(completion)):
+        own.append(own[-1] + (not quoted))
+    runs = enumerate(solution.endings(completion), start=1)
+    return max((own[end] - own[end - length] for end, length in runs), default=0)
+
+
+def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
+    """(B) whether a text matches any of the patterns; by RE2, in time linear in the text whatever the pattern.
+
+    Runs of whitespace count as one space, so that a pattern need not think of line breaks.
+    """
+    found = [False] * len(texts)
+    array = pa.array([" ".join(text.split()) for text in texts], pa.large_string())
+    for pattern in patterns:
+        options = pc.MatchSubstringOptions(pattern, ignore_case=True)
+        matches = pc.call_function("match_substring_regex", [array], options).to_pylist()
+        found = [a or b for a, b in zip(found, matches, strict=True)]
+    return found
+
+
+def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
+    """(G) whether each response repeats at least so many words of the problem's solution; see :func:`copied_words`."""
+    solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
+    return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
+
+
+def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: WatchParams) -> dict[str, float | None]:
+    """The metrics ``leak_mentions`` and ``leak_spans`` of a step.
+
+    Args:
+        texts: (B) completions, siblings side by side.
+        problems: (P); only a solution that its teacher prompt shows is privileged, and the others have no spans.
+        watch: patterns and length of a span.
+    """
+    siblings = len(texts) // len(problems)
+    copies: list[bool] = []
+    for index, problem in enumerate(problems):
+        if watch.span_words and problem.solution and problem.solution in (problem.teacher_prompt or ""):
+            copies += repeats(texts[index * siblings : (index + 1) * siblings], problem, watch.span_words)
+    return {
+        "leak_mentions": sum(mentions(texts, watch.mentions)) / len(texts),
+        "leak_spans": sum(copies) / len(copies) if copies else None,
+    }

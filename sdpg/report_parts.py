@@ -1,0 +1,125 @@
+"""Parts of the report that stand beside the tables: evidence, contamination, watch, matched baselines."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+import json
+from pathlib import Path
+from typing import Any
+
+from sdpg.errors import UserError
+from sdpg.evidence import Evidence
+from sdpg.matched import Comparison, matched_to_baseline
+from sdpg.rendering import limits, number
+from sdpg.results import Results
+from sdpg.statistics import Interval
+from sdpg.tables import FinalRow, MainRow
+from sdpg.watch import ALARMS, watch_summary
+
+PREPARED = Path("data/prepare.json")
+STATUSES = {
+    "correct": "correct", "wrong": "wrong", "no_answer": "no answer", "truncated": "cut, no answer",
+    "timeout": "time-out",
+}  # fmt: skip
+"""In the order of the columns; others that occur follow."""
+CONTAMINATION_HEADER = (
+    "Benchmark", "problems that stand in the training source", "left in the training set", "in validation",
+    "problems that share an n-gram with training", "training problems that share one",
+)  # fmt: skip
+WATCH_HEADER = ("Run", *ALARMS, "mentions of a hint, largest share", "copied solutions, largest share")
+MATCHED_HEADER = ("Run", "against", "matched", "differs in what is compared", "differs elsewhere")
+
+
+@dataclass(frozen=True)
+class EvidenceTable:
+    """What stands behind the accuracies of one kind of evaluation."""
+
+    header: tuple[str, ...]
+    rows: list[tuple[Any, tuple[str, ...]]]
+    """(the table's row, its cells without the benchmark)."""
+
+
+def _error(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _joint(interval: Interval | None) -> str:
+    return "–" if interval is None else limits(interval.low, interval.high)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share else "0"
+
+
+def statuses_of(rows: Iterable[Evidence]) -> list[str]:
+    """The statuses that occur, those of :data:`STATUSES` first."""
+    found = {status for evidence in rows for status in evidence.statuses}
+    return [status for status in STATUSES if status in found] + sorted(found - STATUSES.keys())
+
+
+def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTable:
+    """Standard errors, joint intervals, votes, lengths and statuses; of Last or of the larger samples."""
+    statuses = statuses_of(row.evidence for row in rows)
+    header = (
+        "Policy", "accuracy", "s.e. over problems", "s.e. of sampling", "interval over problems and seeds", "maj@n",
+        "mean tokens", "cut at the limit", *[STATUSES.get(status, status) for status in statuses],
+    )  # fmt: skip
+    found = []
+    for row in rows:
+        evidence = row.evidence
+        mean = row.last if isinstance(row, MainRow) else row.mean
+        cells = (
+            row.title, number(mean), _error(evidence.error_problems), _error(evidence.error_samples),
+            _joint(evidence.joint), f"{evidence.majority:.3f} (n = {evidence.majority_of})", f"{evidence.length:.1f}",
+            _percent(evidence.truncated), *[_percent(evidence.statuses.get(status, 0.0)) for status in statuses],
+        )  # fmt: skip
+        found.append((row, cells))
+    return EvidenceTable(header, found)
+
+
+def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
+    """What the benchmarks and the training problems have in common, as the prepare stage counted it.
+
+    Raises:
+        UserError: if data/prepare.json is missing or damaged.
+    """
+    path = root / PREPARED
+    try:
+        overlap = json.loads(path.read_text(encoding="utf-8"))["overlap"]
+        return [
+            (title, *(str(overlap[name][key]) for key in
+                      ("exact_in_source", "exact", "exact_validation", "ngram_problems", "ngram_train")))
+            for name, title in results.benchmarks.items()
+        ]  # fmt: skip
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: run the stage prepare (dvc repro prepare)") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged or older than the benchmarks ({error}): run the stage prepare") from None
+
+
+def watch_rows(results: Results) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Per run its alarms and leak shares, and in words what rang."""
+    found = []
+    for runs in results.runs.values():
+        for run in runs:
+            summary = watch_summary(run.metrics, results.params.watch)
+            alarms = [
+                "off" if ring is None else "–" if ring.first_step is None else f"from step {ring.first_step}"
+                for ring in (summary.alarms[alarm] for alarm in ALARMS)
+            ]
+            leaks = ["not measured" if share is None else _percent(share.max) for share in summary.leaks.values()]
+            words = [f"{alarm}: {ring.reason}. {ring.remedy}." for alarm, ring in summary.ringing.items()]
+            found.append(((run.folder.name, *alarms, *leaks), words))
+    return found
+
+
+def _paths(comparison: Comparison, rest: bool) -> str:
+    differences = comparison.rest if rest else comparison.compared
+    return ", ".join(difference.path for difference in differences) or "–"
+
+
+def matched_rows(results: Results) -> list[tuple[str, ...]]:
+    """Per run, whether it differs from the baseline of its seed in what is compared alone."""
+    return [
+        (found.b, found.a, "yes" if found.matched else "NO", _paths(found, rest=False), _paths(found, rest=True))
+        for found in matched_to_baseline(results)
+    ]

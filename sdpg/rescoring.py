@@ -1,0 +1,258 @@
+"""Stored rollouts and evaluations scored again, with no model: what another verifier says of the same completions.
+
+Imports no torch. A run is never written to: everything goes to a folder of its own.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from sdpg import paths
+from sdpg.errors import UserError
+from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
+from sdpg.records import read_evaluations, read_rollouts
+from sdpg.results import BASE
+from sdpg.rewards import Verdict, Verifier
+from sdpg.verification import Pair
+
+ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
+"""What a file holds: training's rollouts, its evaluations, or the larger samples of the final policy."""
+
+ROLLOUT_COLUMNS = ["run", "method", "seed", "step", "problem_id", "group", "sibling", "completion", "status", "reward",
+                   "extracted_answer", "gold", "truncated"]  # fmt: skip
+EVALUATION_COLUMNS = ["run", "method", "seed", "step", "benchmark", "problem_id", "sample", "completion", "status",
+                      "reward", "extracted_answer", "gold", "truncated", "temperature"]  # fmt: skip
+
+VERDICT_SCHEMA = pa.schema(
+    [
+        ("run", pa.string()),
+        ("method", pa.string()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("benchmark", pa.string()),
+        ("problem_id", pa.string()),
+        ("group", pa.int64()),
+        ("sample", pa.int64()),
+        ("temperature", pa.float64()),
+        ("gold", pa.string()),
+        ("old_status", pa.string()),
+        ("old_reward", pa.float64()),
+        ("old_extracted_answer", pa.string()),
+        ("status", pa.string()),
+        ("reward", pa.float64()),
+        ("extracted_answer", pa.string()),
+        ("verifier", pa.string()),
+        ("verifier_version", pa.string()),
+    ]
+)
+"""One row per stored answer. Rollouts have a group and no benchmark and temperature; ``sample`` is their sibling."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run's folder, what is to be scored in it, and how it was scored."""
+
+    name: str
+    files: dict[Path, str]
+    """File → what it holds."""
+    folders: tuple[Path, ...]
+    """Where the run's outputs lie."""
+    params: RewardParams
+    positive_gate: bool
+    """Whether the run's gate depends on the advantage."""
+
+
+@dataclass
+class Accuracy:
+    """Answers of one evaluation on one benchmark: how many, and how many right, then and now."""
+
+    answers: int = 0
+    old: int = 0
+    new: int = 0
+    changed: int = 0
+
+
+@dataclass
+class StepRewards:
+    """Rollouts of one step: sums of rewards, then and now, and how many signs differ."""
+
+    rollouts: int = 0
+    old: float = 0.0
+    new: float = 0.0
+    changed: int = 0
+    advantages: int = 0
+    """Advantages whose sign (above, below or exactly 0) differs."""
+    gates: int = 0
+
+
+@dataclass
+class Tally:
+    """Everything that is counted over the files of all runs."""
+
+    accuracies: dict[tuple[str, str, int, str, str, bool], Accuracy] = field(default_factory=dict)
+    """(run, kind, step, method, benchmark, greedy or not) → counts."""
+    steps: dict[tuple[str, int], StepRewards] = field(default_factory=dict)
+    """(run, step) → sums."""
+    statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """(old status, new status) → answers."""
+    pairs: Counter[Pair] = field(default_factory=Counter)
+    """(gold, extracted answer) → answers; filled where an audit asks for it."""
+
+
+def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
+    """The stored answers of a run, and the reward section that it was trained with, with some values replaced.
+
+    Args:
+        name: of a folder in runs/, the path of such a folder, or ``base``.
+        overrides: fields of the reward section.
+        root: the project's folder.
+
+    Raises:
+        UserError: if there is no such run, it holds no records, or its configuration cannot be read.
+    """
+    if name == BASE:
+        sampled = root / paths.BASE_EVALUATIONS / "sampled.parquet"
+        if not sampled.exists():
+            raise UserError(f"{sampled} does not exist: run the stage base (dvc repro base)")
+        params = _reward_params(None, overrides, root)
+        return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, positive_gate=True)
+    folder = root / "runs" / name
+    if not folder.is_dir():
+        folder = Path(name).resolve()
+    if not folder.is_dir():
+        there = sorted(path.name for path in (root / "runs").glob("*") if path.is_dir())
+        raise UserError(f"{name!r} is neither a run nor a folder; runs/ has: {', '.join(there) or 'none'}")
+    final = folder.parent.parent / "evaluations" / folder.name / "final.parquet"
+    files = dict.fromkeys(sorted(folder.glob("rollouts/*.parquet")), ROLLOUTS)
+    files |= dict.fromkeys(sorted(folder.glob("evaluations/*.parquet")), TRAINING)
+    files |= {final: FINAL} if final.exists() else {}
+    if not files:
+        raise UserError(f"{folder} holds no rollouts/*.parquet and no evaluations/*.parquet: name a run's folder")
+    config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
+    tree = config.get("params", {})
+    gate = tree.get("methods", {}).get(config.get("method"), {}).get("gate", "positive")
+    params = _reward_params(tree.get("reward"), overrides, root)
+    return StoredRun(folder.name, files, (folder, final.parent), params, positive_gate=gate == "positive")
+
+
+def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], root: Path) -> RewardParams:
+    if section is None:
+        params = load_params(root / PARAMS_FILE).reward if (root / PARAMS_FILE).exists() else RewardParams()
+        section = params.model_dump()
+    try:
+        return RewardParams(**(section | overrides))
+    except ValidationError as error:
+        raise UserError(f"the reward section that the run was made with is not valid any more: {error}") from None
+
+
+def rescore(
+    runs: Sequence[StoredRun], folder: Path, keep_pairs: bool = False
+) -> tuple[Tally, list[dict[str, Any]], dict[str, str]]:
+    """Scores every stored answer again and writes one Parquet file of verdicts per file of records.
+
+    Args:
+        runs: with the verifier in their parameters.
+        folder: gets ``verdicts/<run>/…``.
+        keep_pairs: fill ``pairs`` of the tally, for an audit.
+
+    Returns:
+        The tally, the rows whose status changed (of :data:`VERDICT_SCHEMA`, with ``kind``), and verifier → version.
+    """
+    tally, changes, versions = Tally(), [], {}
+    total = sum(pq.read_metadata(path).num_rows for run in runs for path in run.files)
+    with tqdm(total=total, desc="rescore", unit="answer", delay=5, leave=False) as bar:
+        for run in runs:
+            with Verifier(run.params) as verifier:
+                versions[verifier.name] = verifier.version
+                for path, kind in run.files.items():
+                    rows = _scored(path, kind, verifier)
+                    target = folder / "verdicts" / run.name / f"{kind}-{path.name}"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    pq.write_table(pa.Table.from_pylist(rows, schema=VERDICT_SCHEMA), target, compression="zstd")
+                    _count(tally, run, kind, rows)
+                    if keep_pairs:
+                        tally.pairs.update(
+                            (row["gold"], row["extracted_answer"]) for row in rows if row["extracted_answer"]
+                        )
+                    changes += [{"kind": kind, **row} for row in rows if row["status"] != row["old_status"]]
+                    bar.update(len(rows))
+    return tally, changes, versions
+
+
+def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
+    if kind == ROLLOUTS:
+        stored = read_rollouts(path, ROLLOUT_COLUMNS).to_pylist()
+    else:
+        stored = read_evaluations(path, EVALUATION_COLUMNS).to_pylist()
+    verdicts = verifier.score(
+        [row["completion"] for row in stored], [row["gold"] for row in stored],
+        [row["truncated"] for row in stored],
+    )  # fmt: skip
+    return [_verdict_row(row, verdict, verifier) for row, verdict in zip(stored, verdicts, strict=True)]
+
+
+def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
+    kept = {name: row.get(name) for name in VERDICT_SCHEMA.names}
+    return kept | {
+        "sample": row["sibling"] if "sibling" in row else row["sample"],
+        "old_status": row["status"],
+        "old_reward": row["reward"],
+        "old_extracted_answer": row["extracted_answer"],
+        "status": str(verdict.status),
+        "reward": verdict.reward,
+        "extracted_answer": verdict.extracted_answer,
+        "verifier": verifier.name,
+        "verifier_version": verifier.version,
+    }
+
+
+def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) -> None:
+    tally.statuses.update((row["old_status"], row["status"]) for row in rows)
+    if kind == ROLLOUTS:
+        for row, (old, new) in zip(rows, advantage_signs(rows), strict=True):
+            step = tally.steps.setdefault((run.name, row["step"]), StepRewards())
+            step.rollouts += 1
+            step.old += row["old_reward"]
+            step.new += row["reward"]
+            step.changed += row["status"] != row["old_status"]
+            step.advantages += old != new
+            step.gates += run.positive_gate and (old > 0) != (new > 0)
+        return
+    for row in rows:
+        key = (run.name, kind, row["step"], row["method"], row["benchmark"], row["temperature"] == 0)
+        accuracy = tally.accuracies.setdefault(key, Accuracy())
+        accuracy.answers += 1
+        accuracy.old += row["old_status"] == "correct"
+        accuracy.new += row["status"] == "correct"
+        accuracy.changed += row["status"] != row["old_status"]
+
+
+def advantage_signs(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Sign of each rollout's advantage, by the stored and by the new verdicts of its group, a penalty left out.
+
+    A right answer is above the mean of its group and a wrong one below, unless the group is uniform.
+    """
+    sizes, old, new = Counter(), Counter(), Counter()
+    for row in rows:
+        sizes[row["group"]] += 1
+        old[row["group"]] += row["old_status"] == "correct"
+        new[row["group"]] += row["status"] == "correct"
+
+    def sign(right: bool, solved: int, size: int) -> int:
+        if solved in (0, size):
+            return 0
+        return 1 if right else -1
+
+    for row in rows:
+        group = row["group"]
+        yield (
+            sign(row["old_status"] == "correct", old[group], sizes[group]),
+            sign(row["status"] == "correct", new[group], sizes[group]),
+        )

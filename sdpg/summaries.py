@@ -1,0 +1,83 @@
+"""Evaluation rows → what the statistics need, per method, benchmark and way of decoding. Imports no torch."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from sdpg.at_k import Answer
+from sdpg.errors import UserError
+from sdpg.statistics import ProblemCounts, count_correct
+
+COLUMNS = [
+    "method",
+    "benchmark",
+    "problem_id",
+    "sample",
+    "status",
+    "extracted_answer",
+    "length",
+    "truncated",
+    "temperature",
+]
+"""Of :data:`sdpg.records.EVALUATION_SCHEMA`, what :func:`summarise` reads."""
+
+Row = tuple[Answer, str, int, bool]
+"""Answer, status, length, whether it was cut."""
+
+
+@dataclass(frozen=True)
+class EvaluationSummary:
+    """One method's answers to one benchmark."""
+
+    counts: ProblemCounts
+    answers: tuple[tuple[Answer, ...], ...]
+    """Per problem of ``counts``, in order of samples: for :func:`sdpg.at_k.majority_at_k`."""
+    mean_length: float
+    """In tokens."""
+    truncated: float
+    """Share of answers that were cut at the token limit, whether or not they held an answer by then."""
+    status_shares: dict[str, float]
+    """Share of each status that occurs, in order of names."""
+
+
+def summarise(
+    table: pa.Table, source: str, canonical: Callable[[str], str] = str.strip
+) -> dict[tuple[str, str, bool], EvaluationSummary]:
+    """Groups evaluation rows by (method, benchmark, greedy or not), as :func:`sdpg.statistics.count_correct` does.
+
+    Args:
+        table: Rows with :data:`COLUMNS`, of one seed and step.
+        source: What errors call the table.
+        canonical: Wrong answers vote together where this makes them equal; give it the verifier's own normal form,
+            so that "1,234" and "1234" are one answer.
+
+    Raises:
+        UserError: if the problems of a group have different numbers of answers, or one has a sample twice.
+    """
+    counts = count_correct(table, source)
+    columns = [table.column(name).to_pylist() for name in COLUMNS]
+    groups: dict[tuple[str, str, bool], dict[tuple[str, int], Row]] = {key: {} for key in counts}
+    for method, benchmark, problem, sample, status, extracted, length, cut, temperature in zip(*columns, strict=True):
+        rows = groups[method, benchmark, temperature == 0]
+        if (problem, sample) in rows:
+            raise UserError(f"{source}: problem {problem} of {benchmark} has sample {sample} twice: the file holds "
+                            "several evaluations; run the stage that writes it again")  # fmt: skip
+        says = None if extracted is None else canonical(extracted)
+        rows[problem, sample] = ((says, status == "correct"), status, length, cut)
+    return {key: _summary(counts[key], rows) for key, rows in groups.items()}
+
+
+def _summary(counts: ProblemCounts, rows: dict[tuple[str, int], Row]) -> EvaluationSummary:
+    answers: dict[str, list[Answer]] = {problem: [] for problem in counts.problems}
+    for (problem, _), (answer, *_) in sorted(rows.items(), key=lambda row: row[0]):
+        answers[problem].append(answer)
+    statuses = Counter(status for _, status, _, _ in rows.values())
+    return EvaluationSummary(
+        counts,
+        answers=tuple(tuple(given) for given in answers.values()),
+        mean_length=sum(length for _, _, length, _ in rows.values()) / len(rows),
+        truncated=sum(cut for *_, cut in rows.values()) / len(rows),
+        status_shares={status: statuses[status] / len(rows) for status in sorted(statuses)},
+    )
