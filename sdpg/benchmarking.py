@@ -12,7 +12,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +32,7 @@ from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 from sdpg.tokenizer import load_tokenizer
 from sdpg.tracking import stage_run
+from sdpg.weights import check_weights
 
 OUTPUT = Path("benchmarked")
 """Where results lie; no stage of dvc.yaml reads or writes there."""
@@ -114,15 +114,7 @@ def open_model(path: Path, params: Params) -> ModelFolder:
         raise UserError(f"MODEL {path} is no folder: name a folder with config.json, *.safetensors and a tokenizer")
     if not (path / "config.json").is_file():
         raise UserError(f"MODEL {path} has no config.json: copy the whole model folder, or correct the path")
-    weights = list(path.glob("*.safetensors"))
-    if not weights:
-        raise UserError(f"MODEL {path} has no *.safetensors weights: convert them first; other formats are not loaded")
-    for file in weights:
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"MODEL {path}: {file.name} is damaged ({error}): copy it again") from None
+    check_weights(path, "MODEL")
     tokenizer = load_tokenizer(path)
     generation_header(tokenizer, params.prompts)
     context = model_context(BaseParams(folder=str(path.parent), model=LocalModel(kind="folder", path=path.name)))

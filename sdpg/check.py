@@ -5,8 +5,6 @@ DVC removes a stage's outputs before it runs the stage, so a mistake that the st
 
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from sdpg import paths
 from sdpg.context import check_context
 from sdpg.errors import UserError
@@ -14,6 +12,7 @@ from sdpg.files import write_json, write_text
 from sdpg.params import FileSource, LocalModel, Params
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
+from sdpg.weights import check_weights
 
 CHECKED = Path("data/check.json")
 LAST_GOOD = paths.STATE / "checked"
@@ -34,7 +33,7 @@ def check_inputs(params: Params) -> None:
     check_context(params)
     model = params.base.model
     if isinstance(model, LocalModel):
-        _check_weights(Path(params.base.folder) / model.path)
+        check_weights(Path(params.base.folder) / model.path, "base.model.path")
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())
@@ -46,15 +45,3 @@ def check_inputs(params: Params) -> None:
         write_text(LAST_GOOD, identity)
     connect(params.tracking)
     write_json(CHECKED, {"valid": True})
-
-
-def _check_weights(folder: Path) -> None:
-    files = list(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"base.model.path: {folder} has no *.safetensors weights: convert them first")
-    for file in files:
-        try:
-            with safe_open(file, framework="numpy") as weights:
-                weights.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"base.model.path: {file} is damaged ({error}): copy it again") from None

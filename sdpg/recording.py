@@ -97,7 +97,7 @@ def rollout_rows(
     """Rows of :data:`sdpg.records.ROLLOUT_SCHEMA`, in the order of the rollouts.
 
     Args:
-        identity: run, method, seed, step.
+        identity: run, method, seed, step, and by which verifier in which version the rollouts were judged.
         tokenizer: of the policy.
         prepared: (P) the step's problems.
         experience: (B) rollouts.

@@ -55,6 +55,8 @@ ROLLOUT_SCHEMA = pa.schema(
         ("gate", pa.float64()),
         ("length", pa.int64()),
         ("truncated", pa.bool_()),
+        ("verifier", pa.string()),
+        ("verifier_version", pa.string()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), b"sdpg_kind": b"rollout"},
 )

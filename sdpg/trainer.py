@@ -195,7 +195,10 @@ class Trainer:
             "trained_rows": float(trained_rows(self.method, at, experience.advantages, experience.gates).sum()),
             "truncated": sum(ids[-1] != self.tokenizer.eos_token_id for ids in experience.responses) / len(everyone),
         }  # fmt: skip
-        identity = {"run": self.run, "method": self.name, "seed": self.seed, "step": step}
+        identity = {
+            "run": self.run, "method": self.name, "seed": self.seed, "step": step,
+            "verifier": self.verifier.name, "verifier_version": self.verifier.version,
+        }  # fmt: skip
         write_rollouts(
             self.state / "rollouts" / f"step-{step:06d}-rank-0.parquet",
             rollout_rows(identity, self.tokenizer, chosen, experience, texts, verdicts, signals, diagnosed),

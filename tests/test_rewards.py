@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
-from sdpg.extraction import MAX_ANSWER_CHARACTERS, normalise_answer
+from sdpg.extraction import MAX_ANSWER_CHARACTERS, MAX_NESTING, normalise_answer
 from sdpg.files import read_json_lines
 from sdpg.params import RewardParams
 from sdpg.rewards import Status, Verdict, Verifier
@@ -292,6 +293,16 @@ def test_what_may_be_rounded_or_has_more_parts_is_asked(scripted: Verifier, gold
 def test_different_whole_numbers_of_any_length_need_no_worker(scripted: Verifier) -> None:
     before = len(calls())
     assert scripted.compare([("9" * 5000, "9" * 900), ("9" * 5000, "-1")]) == [Status.WRONG] * 2
+    assert len(calls()) == before
+
+
+@pytest.mark.parametrize("name", ["math_verify", "math_verify_only"])
+def test_deep_or_long_or_unbalanced_answers_need_no_worker(scripted: Verifier, name: Any) -> None:
+    before = len(calls())
+    verifier = Verifier(RewardParams(verifier=name), verify=scripted_verify)
+    deep = ["(" * (MAX_NESTING + 1) + "x", "{" * (MAX_NESTING + 1) + "x" + "}" * (MAX_NESTING + 1)]
+    answers = [*deep, "x+" * MAX_ANSWER_CHARACTERS, "x}", ""]
+    assert verifier.compare([("y", answer) for answer in answers]) == [Status.WRONG] * 5
     assert len(calls()) == before
 
 
