@@ -17,7 +17,7 @@ from benchmarks import against_trl, gpu, head, scoring, sequences, training
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.files import write_json_lines
+from sdpg.files import read_json_lines, write_json_lines
 from sdpg.models import set_threads
 from sdpg.params import load_params
 from sdpg.provenance import git_state
@@ -75,16 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not any(part in name for name in names):
             parser.error(f"no benchmark's name contains {part!r}; there are: {', '.join(names)}")
     transformers_logging.disable_progress_bar()
-    figures, lines = [], []
+    figures: list[Figure] = []
+    # Those of other figures stay as they were measured.
+    lines = {line["name"]: line for line in read_json_lines(LINES)} if LINES.is_file() else {}
     set_threads(load_params().train.threads)
     for target, benchmark in BENCHMARKS.items():
         if not wanted or any(part in target.name for part in wanted):
             before = machine()
             figures.append(measure(target, benchmark))
-            lines.append(figures[-1].line() | before)
-            print(json.dumps(lines[-1], ensure_ascii=False), flush=True)
+            lines[target.name] = figures[-1].line() | before
+            print(json.dumps(lines[target.name], ensure_ascii=False), flush=True)
             # After each, so that a later failure takes nothing away.
-            write_json_lines(LINES, lines)
+            write_json_lines(LINES, list(lines.values()))
     summary(figures)
     console.print(f"JSON lines: {LINES}")
 

@@ -170,15 +170,13 @@ def liger(work: Work) -> Result:
     """Liger's fused linear JSD for tokens with an open gate, after TRL's log-probs; needs a GPU."""
     require("trl")
     require("liger_kernel")
-    from liger_kernel.ops import LigerFusedLinearJSDFunction  # pyright: ignore[reportMissingImports]
+    from liger_kernel.transformers import LigerFusedLinearJSD  # pyright: ignore[reportMissingImports]
 
     hidden, weight = work.leaves()
     scored = len(work.teacher_hidden)
     logprobs, entropy = _trl_logprobs(hidden, weight, work.ids)
-    # β = 1 is D_KL(student‖teacher), a mean over tokens; gradients are summed in float32, as everywhere here.
-    mean = LigerFusedLinearJSDFunction.apply(
-        hidden[:scored], weight, work.teacher_hidden, weight.detach(), None, 1.0, -100, 1.0, torch.float32
-    )
+    # β = 1 is D_KL(student‖teacher), a mean over tokens.
+    mean = LigerFusedLinearJSD(jsd_beta=1.0)(hidden[:scored], weight, work.teacher_hidden, weight.detach(), None)
     loss = work.loss(logprobs, mean * scored)
     loss.backward()
     return _result(loss, hidden, weight, entropy)

@@ -23,7 +23,7 @@ def main() -> None:
     write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in found]})
     outside = [row for row in found if row.verdict == "outside"]
     print(coverage_table(found))
-    print(f"\n{len(outside)} of {sum(row.judged for row in found)} cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
+    print(f"\n{len(outside)} of {sum(row.judged for row in found)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
           f"{options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
     raise SystemExit(1 if outside else 0)
 

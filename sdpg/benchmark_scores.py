@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sdpg.benchmarking import ANSWERS, Answered
+from sdpg.comparisons import holm
 from sdpg.params import ReportParams
 from sdpg.prepare import aligned, dropped_text
 from sdpg.records import read_evaluations
@@ -159,10 +160,11 @@ def status_rows(scores: Sequence[Scores]) -> Rows:
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Rows:
     """The differences, header first."""
-    rows: Rows = [("benchmark", "difference", "asked how", "problems", "mean (interval)", "p")]
+    rows: Rows = [("benchmark", "difference", "asked how", "problems", "mean (interval)", "p", "p, Holm")]
+    adjusted = holm([c.difference.p_value for c in comparisons]).tolist()
     rows += [
         (c.benchmark, f"{c.model} − {c.other}", c.way, str(c.problems), signed(c.difference),
-         p_text(c.difference.p_value)) for c in comparisons
+         p_text(c.difference.p_value), p_text(p_value)) for c, p_value in zip(comparisons, adjusted, strict=True)
     ]  # fmt: skip
     return rows
 

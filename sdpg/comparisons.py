@@ -3,7 +3,8 @@
 Axes: P problems, n answers per problem.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -29,6 +30,10 @@ def holm(p_values: ArrayLike) -> Array:
     return adjusted
 
 
+LIKE_NORMAL = 100_000
+"""From so many problems on, the t distribution is the normal one for this purpose."""
+
+
 @dataclass(frozen=True)
 class NeededSizes:
     """What it would take to find a difference as large as the one that was observed, were it the true one."""
@@ -41,7 +46,7 @@ class NeededSizes:
     """ω²: of the difference between one answer of a and one of b to the same problem, averaged over problems."""
     problems: int
     samples: int
-    """As they were compared."""
+    """Per problem, of all seeds together, as they were compared."""
     confidence: float
     power: float
     detectable: float
@@ -50,23 +55,26 @@ class NeededSizes:
     """At so many samples per problem; ``None`` where the observed difference is 0."""
     needed_samples: int | None
     """Per problem, at so many problems; ``None`` where no number suffices."""
+    seeds: int = 1
+    """Whose answers were compared, of each side."""
 
     def words(self) -> str:
         """One sentence for readers of the report."""
         aim = f"be found at {self.confidence:.0%} confidence with probability {self.power:.0%}"
         shown = f"{self.difference:+.3f}".replace("-", "−")
+        each = "each" if self.seeds == 1 else f"each over {self.seeds} seeds"
         if self.needed_problems is None:
             return (f"The observed difference is 0; a true one of {self.detectable:.3f} would {aim} with these "
-                    f"{self.problems} problems and {self.samples} samples each.")  # fmt: skip
+                    f"{self.problems} problems and {self.samples} samples {each}.")  # fmt: skip
         if self.needed_samples is not None and self.needed_samples <= self.samples:
             return (f"A true difference of {shown} would {aim} with these {self.problems} problems and "
-                    f"{self.samples} samples each; so would any from {self.detectable:.3f} up.")  # fmt: skip
+                    f"{self.samples} samples {each}; so would any from {self.detectable:.3f} up.")  # fmt: skip
         more = f"or {self.needed_samples} samples for each of these {self.problems}"
         if self.needed_samples is None:
             more = (f"no number of samples suffices for these {self.problems} problems, as the difference itself "
                     "changes too much from problem to problem")  # fmt: skip
         return (f"For a true difference of {shown} to {aim}, it takes {self.needed_problems} problems with "
-                f"{self.samples} samples each; {more}.")  # fmt: skip
+                f"{self.samples} samples {each}; {more}.")  # fmt: skip
 
 
 def _noncentrality(problems: int, confidence: float, power: float) -> float:
@@ -97,7 +105,10 @@ def sizes_for(
     if difference != 0:
         normal = stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)
         needed_problems = max(FEWEST_DEVIATING, math.floor(normal**2 * variance / difference**2))
-        while needed_problems * difference**2 < _noncentrality(needed_problems, confidence, power) ** 2 * variance:
+        while (
+            needed_problems < LIKE_NORMAL
+            and needed_problems * difference**2 < _noncentrality(needed_problems, confidence, power) ** 2 * variance
+        ):
             needed_problems += 1
         allowed = problems * difference**2 / here**2 - between_variance
         if allowed > 0:
@@ -109,23 +120,32 @@ def sizes_for(
     )  # fmt: skip
 
 
-def needed_sizes(a: ProblemCounts, b: ProblemCounts, confidence: float, power: float = 0.8) -> NeededSizes:
+def needed_sizes(
+    a: Sequence[ProblemCounts], b: Sequence[ProblemCounts], confidence: float, power: float = 0.8
+) -> NeededSizes:
     """How many problems, or samples per problem, would tell a from b, from their answers to the same problems.
 
-    :func:`sizes_for` the observed difference D̄, D_i = (a_i - b_i)/n, as if it were the true one; where it is uncertain,
-    so are these sizes. The variance of D over problems is τ² + ω²/n: ω² is the mean over problems of
-    (p_a(1-p_a) + p_b(1-p_b))·n/(n-1), and τ² = max(0, s²_D - ω²/n).
+    :func:`sizes_for` the observed difference D̄, as if it were the true one; where it is uncertain, so are these sizes.
+    D_i is the difference of the accuracies over all S seeds and their n samples each. Its variance over problems is
+    τ² + ω²/(Sn): ω² is the mean over problems and seeds of (p_a(1-p_a) + p_b(1-p_b))·n/(n-1), which more samples of
+    the same policies would shrink, and τ² = max(0, s²_D - ω²/(Sn)), in which what differs between seeds remains.
+
+    Args:
+        a: One entry a seed.
+        b: As many.
 
     Raises:
-        ValueError: if problems or samples differ, or there are fewer than two samples or six problems.
+        ValueError: if problems, samples or seeds differ, or there are fewer than two samples or six problems.
     """
-    problems, n = len(a.problems), a.samples
-    if a.problems != b.problems or n != b.samples:
-        raise ValueError("the same problems with equally many samples are needed")
+    problems, n, seeds = len(a[0].problems), a[0].samples, len(a)
+    if len({(each.problems, each.samples) for each in (*a, *b)}) > 1 or len(b) != seeds:
+        raise ValueError("the same problems with equally many samples and seeds are needed")
     if n < 2 or problems < FEWEST_DEVIATING:
         raise ValueError(f"two samples and {FEWEST_DEVIATING} problems are needed, not {n} and {problems}")
-    differences = a.accuracy - b.accuracy
-    one_answer = a.accuracy * (1 - a.accuracy) + b.accuracy * (1 - b.accuracy)
-    sampling = float(one_answer.mean() * n / (n - 1))
-    between = max(0.0, float(differences.var(ddof=1)) - sampling / n)
-    return sizes_for(float(differences.mean()), between, sampling, problems, n, confidence, power)
+    more = np.sum([each.correct for each in a], axis=0) - np.sum([each.correct for each in b], axis=0)
+    one_answer = [each.accuracy * (1 - each.accuracy) for each in (*a, *b)]
+    sampling = float(np.mean(one_answer) * 2 * n / (n - 1))
+    between = max(0.0, float((more / (n * seeds)).var(ddof=1)) - sampling / (n * seeds))
+    # From whole numbers: a tie is exactly 0.
+    difference = int(more.sum()) / (n * seeds * problems)
+    return replace(sizes_for(difference, between, sampling, problems, n * seeds, confidence, power), seeds=seeds)

@@ -45,7 +45,7 @@ class Experience:
     ) -> list[list[Line]]:
         """Lines of rows (see :mod:`sdpg.batches`), those of similar length together, within the budget."""
         responses = [self.responses[i] for i in rows]
-        lines = shared_lines([prompts[i] for i in rows], responses, line_tokens)
+        lines = shared_lines([prompts[i] for i in rows], responses, min(line_tokens, budget))
         lengths = [len(prompts[rows[line[0]]]) + sum(len(responses[i]) - 1 for i in line) for line in lines]
         return [[[rows[i] for i in lines[at]] for at in group] for group in micro_batches(lengths, budget)]
 

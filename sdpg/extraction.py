@@ -14,7 +14,7 @@ _TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<skip>\\[{}]|\\\\(?!boxed))|(?P<o
 _ANSWER_LINE = re.compile(r"^[ \t*#>]*(?:final[ \t]+)?answer[ \t*]*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DELIMITERS = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{(.*)\}", re.DOTALL)
-_NUMBER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:(?:,|\{,\}|\\,)[0-9]{3})+)(?:\.0*)?")
+_NUMBER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:(?:,(?:\\[!,]\s*)?|\{,\}|\\,)[0-9]{3})+)(?:\.0*)?")
 _INTEGER = re.compile(r"-?[0-9]+")
 # No longer than an answer may be, and int() refuses numbers beyond 4300 digits.
 _DIGITS = r"[0-9]{1,1000}"

@@ -95,7 +95,8 @@ def fused_head(
         ids: (N,) the sampled tokens.
         token_loss: per-token loss; its derivatives with respect to logprobs, entropy and divergence are taken by
             autograd on (C,) values, and carried to hidden, weight and bias here. None: values only.
-        memory_bytes: for the logits of a chunk; it decides memory and time, not the result.
+        memory_bytes: for the float32 logits of a chunk, student's and teacher's; it decides memory and time, not the
+            result. Beside it a chunk takes some scratch rows and, where products are in a half type, their factor.
         temperature: the student's logits are divided by this.
         teacher: what the teacher scored, or None.
 
@@ -219,7 +220,11 @@ class _Pass:
         if teacher.head is None:
             _product(hidden.to(self.weight.dtype), self.weight, self.bias, out)
         else:
-            out.copy_(teacher.head(hidden))
+            # As the student's product: in the type of the products on a GPU, in float32 or better on a CPU.
+            half = self.weight.dtype.itemsize == 2
+            own = next(teacher.head.parameters()).dtype
+            with torch.autocast(hidden.device.type, dtype=self.weight.dtype if half else None, enabled=half):
+                out.copy_(teacher.head(hidden if half else hidden.to(own)))
 
     def _blocks(self, count: int, scored: int) -> Any:
         """Slices of rows, with those of them that the teacher scored, and scratch rows."""

@@ -21,6 +21,7 @@ TIMING_COLUMNS = (
     "rollout_tokens_per_second",
     "update_tokens_per_second",
     "peak_memory_bytes",
+    "peak_gpu_bytes",
 )
 
 

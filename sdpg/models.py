@@ -84,6 +84,18 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         tokenizer.save_pretrained(temporary)
 
 
+def can_share_lines(model: Any) -> bool:
+    """Whether the model's attention obeys the mask of shared lines (:mod:`sdpg.batches`) in every layer.
+
+    Other attention implementations read a boolean mask in another way, layers with a sliding window drop the window
+    under a mask of ours, and recurrent layers know no mask at all.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    full = set(kinds) == {"full_attention"} if kinds else getattr(config, "sliding_window", None) is None
+    return config._attn_implementation == "sdpa" and full
+
+
 def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
     """One forward pass in which ``function`` takes the place of the output embedding's forward.
 

@@ -126,7 +126,8 @@ def _markdown(contents: Contents) -> str:
         "Final policy, larger samples:",
         _evidence_markdown(final),
         "## The paper's claims on these runs",
-        "Intervals are conditional on the trained policies: they do not say what another training seed would give.",
+        "Intervals are conditional on the trained policies: they do not say what another training seed would give. "
+        "They are not corrected for their number.",
         "Where the paper names a step of its 400, the same fraction of our run is meant.",
         rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, contents.claims)),
         "## Leakage and collapse",

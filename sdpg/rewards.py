@@ -21,10 +21,10 @@ from sdpg.extraction import (
     without_spacing,
 )
 from sdpg.params import RewardParams
-from sdpg.refusals import refusal, stated_number
+from sdpg.refusals import exact_part, refusal, stated_number
 from sdpg.verification import Pair, PairPool, every_side_equal, math_verify_equal
 
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """To be raised whenever extraction, :func:`normalise_answer`, a refusal or the way of asking math-verify changes."""
 STRING_MATCH_VERSION = "1"
 """To be raised whenever a rule of :func:`normalise_string` or its extraction changes."""
@@ -175,7 +175,7 @@ class Verifier:
 
     def _decide_exactly(self, gold: str, answer: str) -> Status | None:
         """The verdict on two rational numbers, but for unequal decimals: math-verify allows those to be rounded."""
-        stated = normalise_answer(stated_number(answer))
+        stated = normalise_answer(stated_number(exact_part(gold, answer)))
         wanted, given = rational(gold), rational(stated)
         if wanted is None or given is None or (wanted != given and "." in gold + stated):
             return None

@@ -11,7 +11,7 @@ from sdpg.checkpoints import load_checkpoint
 from sdpg.errors import UserError
 from sdpg.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_folder, write_json, write_text
-from sdpg.models import load_model, save_model, set_threads
+from sdpg.models import can_share_lines, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
 from sdpg.prompts import read_prepared
@@ -90,6 +90,11 @@ def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: 
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     pad_id, _ = pad_and_eos(tokenizer)
     student = load_model(paths.BASE_MODEL)
+    if params.train.line_tokens and not can_share_lines(student):
+        raise UserError(
+            f"train.line_tokens is {params.train.line_tokens}, but the base's attention is not plain full attention by "
+            "sdpa in every layer, so that siblings on one line would see each other: set it to 0"
+        )
     settings = params.methods[method]
     needed = settings.reference != "none" or params.train.record_rows > 0 or settings.teacher == "reference"
     reference = load_model(paths.BASE_MODEL).requires_grad_(False) if needed else None

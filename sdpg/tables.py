@@ -13,7 +13,7 @@ import numpy as np
 from sdpg.at_k import pass_at_k
 from sdpg.comparisons import holm, needed_sizes
 from sdpg.errors import UserError
-from sdpg.evidence import Evidence, gather, pooled
+from sdpg.evidence import Evidence, gather
 from sdpg.intervals import FEWEST_DEVIATING
 from sdpg.results import BASE, BASE_TEACHER, VALIDATION, Results
 from sdpg.statistics import (
@@ -200,11 +200,11 @@ def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
 
 
 def _needed(results: Results, ours: list[ProblemCounts], theirs: list[ProblemCounts]) -> str | None:
-    """In words, from the answers of all seeds put together; nothing where they are too few."""
-    a, b = pooled(ours), pooled(theirs)
-    if len(a.problems) < FEWEST_DEVIATING or a.samples < 2 or a.samples != b.samples:
+    """In words; nothing where there are too few problems or samples."""
+    fewest = min(each.samples for each in ours)
+    if len(ours[0].problems) < FEWEST_DEVIATING or fewest < 2 or {each.samples for each in theirs} != {fewest}:
         return None
-    return needed_sizes(a, b, results.params.report.confidence).words()
+    return needed_sizes(ours, theirs, results.params.report.confidence).words()
 
 
 def _adjusted(rows: list[MainRow]) -> list[MainRow]:

@@ -149,6 +149,7 @@ class Trainer:
                     "rollout_tokens_per_second": tokens / watch.seconds["rollout"],
                     "update_tokens_per_second": tokens / watch.seconds["update"],
                     "peak_memory_bytes": peak_memory_bytes(),
+                    "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
                 }
             )
             self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
@@ -284,6 +285,11 @@ class Trainer:
         for rows in self.mini_batches(task.experience):
             self.optimizer.zero_grad(set_to_none=True)
             total_loss += accumulate_gradients(task, rows, signals)
+            for parameter in self.policies.student.parameters():
+                # Where no row has a term no pass was made: the gradient is 0, which the optimiser's momentum and decay
+                # must see, and not missing.
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
             norm = torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm)
             if not torch.isfinite(norm):
                 raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")

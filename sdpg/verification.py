@@ -18,7 +18,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from sdpg.refusals import numbers_before
+from sdpg.refusals import exact_part, last_side, numbers_before
 
 WORKER_MEMORY_BYTES = 4 << 30
 """Address space of one worker: an answer like 9^{9^9} must exhaust its worker, not the machine."""
@@ -46,8 +46,14 @@ def math_verify_equal(gold: str, answer: str) -> bool:
 
 
 def every_side_equal(gold: str, answer: str) -> bool:
-    """As :func:`math_verify_equal`, and of a chain of equations every side that is a number must equal ``gold``."""
-    return all(math_verify_equal(gold, part) for part in (answer, *numbers_before(gold, answer)))
+    """Whether an answer, or its last side where math-verify cannot read the names before it, equals ``gold``.
+
+    Of a chain of equations every side that is plainly a number must equal it too.
+    """
+    answer = exact_part(gold, answer)
+    last = last_side(gold, answer).strip()
+    equal = math_verify_equal(gold, answer) or (last not in ("", answer) and math_verify_equal(gold, last))
+    return equal and all(math_verify_equal(gold, part) for part in numbers_before(gold, answer))
 
 
 def _parsed(text: str) -> list[Any]:

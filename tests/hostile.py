@@ -138,7 +138,7 @@ def _several(gold: str, at: random.Random) -> str:
 def _equations(gold: str, at: random.Random) -> str:
     other = at.randint(205, 999)
     return _box(at.choice([f"{other}={gold}", f"x={other}={gold}", f"{gold}={other}", f"{other}\\neq{gold}",
-                           f"{other}<{gold}", f"{gold}<{other}", f"{gold}={other}={gold}", f"{other}+1={gold}",
+                           f"{other}<{gold}", f"{gold}<{other}", f"{gold}={other}={gold}", f"{other}.0={gold}",
                            f"y={gold}+{other}", f"\\text{{Answer: }}{other}={gold}"]))  # fmt: skip
 
 

@@ -3,6 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
+from tiny import tiny_experience
 
 from sdpg.batches import micro_batches, shared_lines, token_batch
 
@@ -94,3 +95,14 @@ def test_every_position_is_that_of_the_token_before_in_its_own_sequence(
 def test_prompts_and_responses_must_pair_up() -> None:
     with pytest.raises(ValueError, match="argument"):
         token_batch([[1], [2]], [[3]], pad_id=0)
+
+
+def test_shared_lines_stay_within_the_budget_of_a_micro_batch() -> None:
+    experience = tiny_experience()
+    for budget in (24, 40, 200):
+        for group in experience.micro_batches(range(12), experience.student_prompts, budget, line_tokens=1000):
+            lines = [
+                len(experience.student_prompts[line[0]]) + sum(len(experience.responses[i]) - 1 for i in line)
+                for line in group
+            ]
+            assert len(lines) * max(lines) <= budget

@@ -38,7 +38,7 @@ def test_variances_by_hand() -> None:
     # Of 4 answers: D = 1/4, 1/2, 1/4, 1/2, 0, 0, 1/2, 1/2, mean 5/16.
     a = counts([1, 2, 2, 3, 0, 4, 4, 4], 4)
     b = counts([0, 0, 1, 1, 0, 4, 2, 2], 4)
-    found = needed_sizes(a, b, 0.95)
+    found = needed_sizes([a], [b], 0.95)
     differences = np.array([0.25, 0.5, 0.25, 0.5, 0, 0, 0.5, 0.5])
     # p(1-p) in sixteenths: a 3, 4, 4, 3, 0, 0, 0, 0; b 0, 0, 3, 3, 0, 0, 4, 4. Mean (14 + 14)/16/8, times 4/3.
     sampling = 28 / 16 / 8 * 4 / 3
@@ -61,7 +61,7 @@ def test_needed_problems_are_the_fewest_with_the_power() -> None:
     rng = np.random.default_rng(4)
     difficulty = rng.beta(0.8, 0.8, 40)
     a, b = (counts(rng.binomial(16, p).tolist(), 16) for p in (np.clip(difficulty + 0.05, 0, 1), difficulty))
-    found = needed_sizes(a, b, 0.95)
+    found = needed_sizes([a], [b], 0.95)
     variance = found.between_variance + found.sampling_variance / 16
     assert found.needed_problems is not None
     shifts = [
@@ -90,7 +90,8 @@ def found_share(rng: np.random.Generator, problems: int, samples: int, lead: flo
 
 def test_so_many_problems_find_the_difference_with_the_power_that_was_promised() -> None:
     rng = np.random.default_rng(0)
-    found = needed_sizes(*drawn(rng, 200_000, 8, 0.06, 0.1), 0.95)  # so many that the estimates are the truth
+    # So many that the estimates are the truth.
+    found = needed_sizes(*([one] for one in drawn(rng, 200_000, 8, 0.06, 0.1)), 0.95)
     assert found.between_variance == pytest.approx(0.1**2, rel=0.05)
     assert found.needed_problems is not None
     assert 120 < found.needed_problems < 170
@@ -108,7 +109,7 @@ def test_so_many_samples_find_the_difference_with_the_power_that_was_promised() 
 
 def test_no_number_of_samples_helps_where_problems_disagree() -> None:
     rng = np.random.default_rng(1)
-    found = needed_sizes(*drawn(rng, 30, 32, 0.02, 0.25), 0.95)
+    found = needed_sizes(*([one] for one in drawn(rng, 30, 32, 0.02, 0.25)), 0.95)
     assert found.needed_samples is None
     assert found.needed_problems is not None
     assert found.needed_problems > 30
@@ -118,25 +119,63 @@ def test_no_number_of_samples_helps_where_problems_disagree() -> None:
 
 
 def test_words() -> None:
-    enough = needed_sizes(counts([16, 20, 24, 20] * 20, 32), counts([8, 12, 16, 12] * 20, 32), 0.95)
+    enough = needed_sizes([counts([16, 20, 24, 20] * 20, 32)], [counts([8, 12, 16, 12] * 20, 32)], 0.95)
     aim = "be found at 95% confidence with probability 80%"
     assert enough.words().startswith(f"A true difference of +0.250 would {aim} with these 80 problems and 32 samples")
-    more = needed_sizes(counts([16, 20, 24, 20] * 3, 32), counts([17, 21, 25, 21] * 3, 32), 0.95)
+    more = needed_sizes([counts([16, 20, 24, 20] * 3, 32)], [counts([17, 21, 25, 21] * 3, 32)], 0.95)
     assert more.needed_samples is not None
     assert more.words().startswith("For a true difference of −0.031 to be found")
     assert more.words().endswith(f"or {more.needed_samples} samples for each of these 12.")
-    same = needed_sizes(counts([1] * 10, 2), counts([1] * 10, 2), 0.95)
+    same = needed_sizes([counts([1] * 10, 2)], [counts([1] * 10, 2)], 0.95)
     assert (same.needed_problems, same.needed_samples) == (None, None)
     assert same.words().startswith("The observed difference is 0; a true one of ")
 
 
 def test_a_difference_that_never_varies_still_needs_six_problems() -> None:
-    found = needed_sizes(counts([2] * 8, 2), counts([0] * 8, 2), 0.95)
+    found = needed_sizes([counts([2] * 8, 2)], [counts([0] * 8, 2)], 0.95)
     assert (found.needed_problems, found.needed_samples, found.detectable) == (6, 1, 0.0)
 
 
 def test_sizes_need_the_same_problems_and_two_samples() -> None:
     with pytest.raises(ValueError, match="same problems"):
-        needed_sizes(counts([1] * 8, 2), counts([1] * 9, 2), 0.95)
+        needed_sizes([counts([1] * 8, 2)], [counts([1] * 9, 2)], 0.95)
     with pytest.raises(ValueError, match="two samples and 6 problems"):
-        needed_sizes(counts([1] * 8, 1), counts([1] * 8, 1), 0.95)
+        needed_sizes([counts([1] * 8, 1)], [counts([1] * 8, 1)], 0.95)
+
+
+def test_seeds_that_disagree_are_no_sampling_that_more_answers_would_remove() -> None:
+    # Two seeds, each sure of every problem, and of different ones: no answer is left to chance.
+    a = [counts([4, 0, 4, 0, 4, 4, 0, 0], 4), counts([0, 4, 4, 0, 4, 0, 4, 0], 4)]
+    b = [counts([0, 0, 4, 0, 4, 0, 0, 0], 4), counts([0, 0, 0, 0, 4, 0, 4, 0], 4)]
+    found = needed_sizes(a, b, 0.95)
+    # Per problem (8ths): 4, 4, 4, 0, 0, 4, 0, 0.
+    differences = np.array([0.5, 0.5, 0.5, 0, 0, 0.5, 0, 0])
+    assert (found.sampling_variance, found.difference, found.samples) == (0.0, 0.25, 8)
+    assert found.between_variance == pytest.approx(differences.var(ddof=1))
+    assert found.needed_samples is None
+    assert "8 samples each over 2 seeds" in found.words()
+
+
+def test_variances_of_two_seeds_by_hand() -> None:
+    a, b = counts([0, 2, 4, 2, 0, 2, 4, 2], 4), counts([0] * 8, 4)
+    found = needed_sizes([a, a], [b, b], 0.95)
+    # p(1-p) is 1/4 for half of a's problems; D = 0, 1/2, 1, 1/2, …, with 8 answers to each problem.
+    assert found.sampling_variance == pytest.approx(1 / 8 * 4 / 3)
+    assert found.between_variance == pytest.approx(1 / 7 - 1 / 6 / 8)
+
+
+def test_a_tie_is_exactly_no_difference() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        right = rng.integers(0, 25, 30)
+        found = needed_sizes([counts(right.tolist(), 24)], [counts(rng.permutation(right).tolist(), 24)], 0.95)
+        assert (found.difference, found.needed_problems) == (0.0, None)
+
+
+def test_the_smallest_difference_there_can_be_needs_many_problems_and_no_long_time() -> None:
+    right = [12] * 300
+    found = needed_sizes([counts([13, *right[1:]], 96)], [counts(right, 96)], 0.95)
+    assert found.needed_problems is not None
+    variance = found.between_variance + found.sampling_variance / 96
+    normal = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
+    assert found.needed_problems == pytest.approx(normal**2 * variance / found.difference**2, rel=1e-4)

@@ -267,3 +267,13 @@ def test_without_gradient_one_product_yields_loss_and_values() -> None:
     assert loss.item() == expected.item()
     assert values.logprobs.isfinite().all()
     assert products.count == 1
+
+
+def test_a_teachers_own_head_in_float32_reads_states_of_an_autocast_pass() -> None:
+    inputs = example(dtype=torch.float32)
+    assert inputs.teacher is not None
+    inputs = replace(inputs, teacher=replace(inputs.teacher, hidden=inputs.teacher.hidden.bfloat16()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, found = fused(inputs, None)
+    exact = replace(inputs, teacher=replace(inputs.teacher, hidden=inputs.teacher.hidden.float()))
+    torch.testing.assert_close(found.divergence, fused(exact, None)[1].divergence)

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model
 import torch
+from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 
 from sdpg.batches import token_batch
 from sdpg.errors import UserError
-from sdpg.models import load_model, response_hidden, response_logits, with_head
+from sdpg.models import can_share_lines, load_model, response_hidden, response_logits, with_head
 
 
 @pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
@@ -46,3 +47,19 @@ def test_a_forward_of_the_heads_own_is_put_back() -> None:
     head.forward = own
     response_hidden(model, batch)
     assert vars(head)["forward"] is own
+
+
+def test_siblings_share_lines_only_under_full_attention_by_sdpa() -> None:
+    model = tiny_model(0)
+    assert model.config._attn_implementation == "sdpa"
+    assert can_share_lines(model)
+    model.config._attn_implementation = "eager"
+    assert not can_share_lines(model)
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8,
+             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
+    for config, shared in (
+        (Qwen3Config(**sizes, use_sliding_window=True, sliding_window=4, max_window_layers=1), False),
+        (MistralConfig(**sizes, sliding_window=4), False),
+        (MistralConfig(**sizes, sliding_window=None), True),
+    ):
+        assert can_share_lines(AutoModelForCausalLM.from_config(config)) == shared

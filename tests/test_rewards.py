@@ -128,9 +128,9 @@ def test_answer_line_format() -> None:
 
 def test_names_and_versions() -> None:
     assert Verifier(RewardParams()).name == "math_verify"
-    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.2"
-    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.2"
-    assert Verifier(RewardParams(verifier="exact")).version == "2"
+    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.3"
+    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.3"
+    assert Verifier(RewardParams(verifier="exact")).version == "3"
     assert Verifier(RewardParams(verifier="string_match")).name == "string_match"
     assert Verifier(RewardParams(verifier="string_match")).version == "1"
 
@@ -282,7 +282,7 @@ def test_what_exact_arithmetic_and_spacing_decide_needs_no_worker(scripted: Veri
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"), [("1/3", "0.333333"), ("204", "204.0000001"), ("204", "203+1=204"), ("204", "204x")]
+    ("gold", "answer"), [("1/3", "0.333333"), ("204", "204.0000001"), ("204", "204.0=204"), ("204", "204x")]
 )
 def test_what_may_be_rounded_or_has_more_parts_is_asked(scripted: Verifier, gold: str, answer: str) -> None:
     before = len(calls())

@@ -6,7 +6,7 @@ import pytest
 from tiny import EOS, PAD, VOCAB, tiny_model
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, Qwen3NextConfig
 from transformers.utils.logging import warning_once
 
 from sdpg.batches import token_batch
@@ -214,3 +214,20 @@ def test_an_update_is_seen_at_once() -> None:
     assert ids(after) != ids(before)
     expected = recomputed(model, PROMPTS[0], after[0], 1.0)
     assert after[0].ids == expected.argmax(-1).tolist()
+
+
+def test_layers_whose_state_cannot_be_copied_are_generated_without_a_shared_cache(model: Any) -> None:
+    sizes = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    hybrid = SimpleNamespace(
+        config=Qwen3NextConfig(**sizes, num_key_value_heads=1, layer_types=["linear_attention", "full_attention"])
+    )
+    own = engine(model)
+    prompts = [PROMPTS[2]] * 3 + [PROMPTS[4]]
+    expected = own.generate(prompts, sampling(temperature=0.0))
+    own.model, real = hybrid, own.model
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    assert own._read(ids, ids + 1) is None
+    own.model = real
+    assert own._read(ids, ids + 1) is not None
+    own._read = lambda *_: None
+    assert [one.ids for one in own.generate(prompts, sampling(temperature=0.0))] == [one.ids for one in expected]

@@ -98,7 +98,7 @@ def test_the_command_prints_every_case_and_fails_where_one_is_outside(
     assert [row["verdict"] for row in written["cases"]] == ["ok", "ok"]
     assert all(row["repeats"] == 200 and row["monte_carlo_error"] > 0 for row in written["cases"])
     assert printed.startswith(coverage_table([simulate(case, 200) for case in few]))
-    assert "0 of 2 cases outside 92%–97%" in printed
+    assert "0 of 2 judged cases outside 92%–97%" in printed
     # Of two repeats none, one or both hold it: always outside.
     assert run(monkeypatch, "--repeats", "2") == 1
     monkeypatch.setattr(sys, "argv", ["coverage", "--repeats", "0"])

@@ -138,11 +138,20 @@ def test_rows_without_any_term_get_no_training_pass_and_are_recorded(world: tupl
     rows = read_rollouts(tmp_path / "rollouts/step-000001-rank-0.parquet").to_pylist()
     for row in rows:
         assert len(row["logprob"]) == len(row["entropy"]) == len(row["kl_to_teacher"]) == row["length"]
+        assert row["truncated"] == (row["completion_ids"][-1] != world[0].tokenizer.eos_token_id)
+        assert (row["verifier"], row["verifier_version"]) == ("test", "0")
         assert (row["loss"] is None) == (row["weight"] is None) == (row["group"] == 0)
     entropies = [value for row in rows for value in (row["entropy"] if row["loss"] else [
         -logprob for logprob in row["rollout_logprob"]
     ])]  # fmt: skip
     assert logged[1]["entropy"] == pytest.approx(sum(entropies) / len(entropies), rel=1e-5)
+
+
+def test_a_step_without_any_term_has_a_gradient_of_zero_and_not_none(world: tuple[Any, Any], tmp_path: Path) -> None:
+    trainer = trained(world, small(record_rows=0, lr=0.1, lr_warmup=0.0), "alpha0", tmp_path, right=lambda index: False)
+    before = torch.cat([p.detach().flatten() for p in world[1].parameters()])
+    # Nothing but the weight decay of three steps moves the weights.
+    torch.testing.assert_close(weights(trainer), before * (1 - 0.1 * 0.1) ** 3)
 
 
 @pytest.mark.parametrize("method", list(load_params(ROOT / "params.yaml").methods))

@@ -6,7 +6,7 @@ import pytest
 
 from sdpg.audit import audit, listed
 from sdpg.params import RewardParams
-from sdpg.refusals import numbers_before, refusal, stated_number
+from sdpg.refusals import exact_part, last_side, numbers_before, refusal, stated_number
 from sdpg.rewards import Status, Verifier
 from sdpg.verification import every_side_equal, math_verify_equal
 
@@ -19,6 +19,58 @@ FOOLING = [
 ]  # fmt: skip
 """Wrong answers that math-verify alone holds to be right."""
 
+RIGHT = [
+    (r"\frac12", r"P(X=2)=\frac12"), (r"\frac{1}{2}", r"P\left(X=2\right)=\frac{1}{2}"),
+    (r"\frac{\sqrt{3}}{2}", r"\sin 60^\circ=\frac{\sqrt3}{2}"), ("1/2", r"\cos(60^\circ)=\frac12"),
+    ("1", r"\tan 45^\circ=1"), ("30", r"\arcsin\frac12=30^\circ"), (r"30^\circ", r"\arcsin\frac12=30^\circ"),
+    ("120", "10(12)=120"), ("120", "(10)(12)=120"), ("25", "5(5)=25"), (r"16\pi", r"\pi (4)^2=16\pi"),
+    ("25", "31_8 = 25"), ("25", "31_8=25_{10}"), ("10", "1010_2=10_{10}"), ("55", r"1+2+\cdots+10=55"),
+    ("3", r"13 \bmod 10=3"), ("3", r"13\equiv 3 \pmod{10}"), ("3", r"x\equiv 3\pmod{10}"),
+    ("10", r"\text{lcm}(2,5)=10"), ("10", r"\operatorname{lcm}(2,5)=10"), ("10", r"\mathrm{lcm}(2,5)=10"),
+    (r"\frac{3}{8}", r"P(3\text{ heads})=\frac38"), ("55", r"\text{Sum of first 10 terms}=55"),
+    ("10", r"\text{Var}(2X)=10"), (r"2\sqrt{3}", r"2\sqrt{3}\approx 3.464"), (r"16\pi", r"16\pi\approx 50.27"),
+    (r"\frac{1}{3}", r"\frac13\approx 0.333"), (r"2\sqrt{3}", r"r=2\sqrt3\approx 3.46"),
+    ("1,-2", r"x=1 \text{ or } x=-2"), ("1,-2", r"1 \text{ and } -2"), ("-1,3", r"-1\text{ or }3"),
+    ("1,2,3", r"1, 2, \text{ and } 3"), (r"2+\sqrt{3},2-\sqrt{3}", r"2+\sqrt3 \text{ and } 2-\sqrt3"),
+    (r"\pm 2", "2, -2"), ("2000", r"2,\!000"), ("10080", r"10,\!080"), ("11111111100", r"11,\! 111,\! 111,\! 100"),
+    (r"2,\!000", "2000"), ("2000", r"2,\,000"), ("2000", r"2,\!000\text{ cm}"), ("60", r"60\text{ miles per hour}"),
+    ("25", r"25\text{ km per hour}"), ("12", r"12\text{ feet per second}"), ("4", r"4\text{ times}"),
+    ("3", r"3\text{ quarters}"), ("12", r"12\text{ base pairs}"), ("3", r"3\text{ and no others}"),
+    ("-3", r"-3\text{ (not valid otherwise)}"), ("300", r"300\text{ K}"), ("25", r"25\text{ cm squared}"),
+    ("24", "4!=24"), ("720", "6!=720"), ("720", "N=6!=720"), ("120", r"5\cdot4!=120"), ("720", "n!=720"),
+    (r"\frac{1}{2}", r"P(X > 2)=\frac12"), (r"\frac12", r"P(2\le X\le 3)=\frac12"), ("36", r"3\text{ dozen}=36"),
+    ("204", "x = 100+104 = 204"), ("204", "100+105=204"),
+    ("3", r"3\ (\text{mod } 10)"), ("3", r"7\equiv 3\pmod 4"), ("5", r"5\text{ more}"), ("7", r"7\text{ over par}"),
+    ("10", r"\binom52=10"), ("8", r"\max\{3,8\}=8"), ("5", "d((1,2),(4,6))=5"),
+    (r"\frac{1}{2}", r"\Pr[X>2]=\frac{1}{2}"), (r"\pm 2", r"2\text{ or }-2"), (r"1\pm\sqrt2", r"1+\sqrt2, 1-\sqrt2"),
+    ("12", r"\text{Area}=3\times4=12\text{ cm}^2"), ("(1,2)", "(x,y)=(1,2)"), ("1:2", "1:2"),
+    (r"\frac12", r"0.5=\frac12"),
+]  # fmt: skip
+"""Right answers that a rule could take for wrong ones: names that hold numbers, units, remarks, lists, approximations.
+
+``100+105=204`` is none, but a sum before an equals sign is not worth a rule.
+"""
+
+WRONG = [
+    ("204", r"204\text{ or 205}"), ("204", r"\{204,205\}"), ("204", r"204\text{ squared}"),
+    ("204", r"204\text{ cubed}"), ("204", r"204\text{ doubled}"), ("204", r"204\text{ factorial}"),
+    ("204", r"205\text{ no}=204"), ("204", "(205=204)"), ("204", "x=(205=204)"), ("204", "(205=204"),
+    ("204", "205=204)"), ("204", "204(x=205)"), ("204", r"x\approx 204"), ("204", "204!=204"), ("204", "205!=204"),
+    ("204", r"\text{over }204"), ("204", r"204\text{ or two hundred five}"), ("204", "[204]"),
+    ("204", r"\left[204\right]"), ("204", "x=[204]"), ("204", r"\badcommand( = 204"), ("204", "(( = 204"),
+    ("204", r"203.9\approx 204"), ("204", r"205\equiv 204"), ("204", r"\text{Answer: }205=204"),
+    ("204", r"205\text{ or }x=204"), ("204", "(205)=204"), ("204", r"\left(205\right)=204"), ("204", "x>204"),
+    ("204", "(x>5)>204"), ("204", r"204\text{ (base eight)}"), ("204", r"205,\!000=204"), ("204", "1,203"),
+    ("3", "3:1"), ("25", "[25]"), ("3", r"3\colon 1"), ("3", r"3\text{ and no four}"),
+    ("x^2+1", r"x^2+1\text{ or 778}"), ("x^2+1", r"x^2+1\text{ or }778"), ("x^2+1", r"x^2+1\text{ thousand}"),
+    ("x^2+1", r"x^2+1\text{ m}+205\text{ m}"), (r"\frac{1}{2}", r"0.6=\frac{1}{2}"), ("1,-2", "1,-3"),
+    ("1,-2", r"1\text{ or }-3"),
+    ("204", r"205\,=204"), ("204", "{205}=204"), ("204", "(205=204)=204"), ("204", r"\left(205=204\right)"),
+    ("204", r"204\approx"), ("204", "[205=204]"), ("204", r"205\approx 204"), ("204", "204) = (204"),
+    ("204", r"2,\!04"),
+]  # fmt: skip
+"""Wrong answers beside those."""
+
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[Verifier]:
@@ -29,6 +81,16 @@ def verifier() -> Iterator[Verifier]:
 @pytest.mark.parametrize(("gold", "answer"), FOOLING)
 def test_what_fools_math_verify_is_refused(gold: str, answer: str, verifier: Verifier) -> None:
     assert math_verify_equal(gold, answer)
+    assert verifier.compare([(gold, answer)]) == [Status.WRONG]
+
+
+@pytest.mark.parametrize(("gold", "answer"), RIGHT)
+def test_what_is_right_is_not_refused(gold: str, answer: str, verifier: Verifier) -> None:
+    assert verifier.compare([(gold, answer)]) == [Status.CORRECT]
+
+
+@pytest.mark.parametrize(("gold", "answer"), WRONG)
+def test_what_is_wrong_stays_wrong(gold: str, answer: str, verifier: Verifier) -> None:
     assert verifier.compare([(gold, answer)]) == [Status.WRONG]
 
 
@@ -52,6 +114,10 @@ def test_a_formula_within_an_answer_that_does_not_parse_is_not_the_answer(text: 
         ("203{}1", "several numbers with nothing between them"),
         (r"\left(203\right)1", "several numbers with nothing between them"),
         (r"205\text{ or }x=204", "a number among words before the equals sign"),
+        (r"\text{not }204", "a word that another number follows"),
+        (r"204\text{ squared}", "the word 'squared'"),
+        (r"\left[204\right]", "a list or an interval"),
+        ("204:1", "a ratio"),
         (r"204\%", "a percentage against a number that is none"),
         (r"204 percent", "a percentage against a number that is none"),
         ("204_8", "a number of another base"),
@@ -61,7 +127,7 @@ def test_a_formula_within_an_answer_that_does_not_parse_is_not_the_answer(text: 
         ("[204,204]", "a list or an interval"),
         ("204;", "a list or an interval"),
         (r"\fbox{204}", "a box within the answer"),
-        ("x!=204", "a relation that is no equation"),
+        ("x !=204", "a relation that is no equation"),
         ("x>=204", "a relation that is no equation"),
         (r"\not= 204", "a relation that is no equation"),
         (r"x \ne y = 204", "a relation that is no equation"),
@@ -106,7 +172,7 @@ def test_what_may_stand_beside_a_number(answer: str) -> None:
         ("x^2", "2 x x", None),
         (r"\log_{2}3", r"\log_2 3", None),
         ("3.14", r"\pi\approx 3.14", None),
-        ("x^2", "y!=x^2", "a relation that is no equation"),
+        ("x^2", "y !=x^2", "a relation that is no equation"),
         ("(1,2)", "1<x<2", None),
         ("x<5", "x<5", None),
         ("1,2", "1, 2", None),
@@ -121,9 +187,10 @@ def test_rules_depend_on_the_gold_answer(gold: str, answer: str, reason: str | N
 @pytest.mark.parametrize(
     ("answer", "sides"),
     [
-        ("204", []), ("x=204", []), ("205=204", ["205"]), ("x=205=204", ["205"]), ("100+104 = 204", ["100+104"]),
-        (r"\theta=204", []), (r"\sqrt{4}=204", [r"\sqrt{4}"]), (r"\text{Answer: }205=204", [r"\text{Answer: }205"]),
+        ("204", []), ("x=204", []), ("205=204", ["205"]), ("x=205=204", ["205"]), ("100+104 = 204", []),
+        (r"\theta=204", []), (r"\sqrt{4}=204", []), (r"\text{Answer: }205=204", ["205"]),
         (r"\text{Area}=204", []), (r"\sum_{i=1}^{204} 1", []), (r"203.9\approx 204", ["203.9"]), ("204=", ["204"]),
+        ("4!=24", ["4!"]), (r"205\,=204", ["205"]), ("{205}=204", ["205"]), ("(205=204)=204", ["205", "204"]),
     ],
 )  # fmt: skip
 def test_numbers_before(answer: str, sides: list[str]) -> None:
@@ -143,10 +210,34 @@ def test_stated_number(answer: str, number: str) -> None:
     assert stated_number(answer) == number
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "part"),
+    [
+        (r"2\sqrt{3}", r"r=2\sqrt3\approx 3.46", r"r=2\sqrt3"), ("204", r"x\approx 204", r"x\approx 204"),
+        (r"\pi", r"\pi\approx 3.14", r"\pi"), ("3.14", r"\pi\approx 3.14", r"\pi\approx 3.14"),
+        ("5", r"5\,\left(\approx 4.99\right)", r"5\,"), ("5", "5", "5"), ("5", r"\approx 5", r"\approx 5"),
+    ],
+)  # fmt: skip
+def test_exact_part(gold: str, answer: str, part: str) -> None:
+    assert exact_part(gold, answer) == part
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "last"),
+    [
+        ("3", r"13\equiv 3 \pmod{10}", " 3"), ("3", r"x=3\ (\text{mod } 10)", "3"), ("1,2", "x=1,2", "x=1,2"),
+        (r"3\pmod{10}", r"13\equiv 3\pmod{10}", r" 3\pmod{10}"), ("x=3", "x=3", "x=3"), ("3", "((=3", "((=3"),
+        ("3", "P(X=2)=3", "3"), ("3", "x=(4=3)", "3"),
+    ],
+)  # fmt: skip
+def test_last_side(gold: str, answer: str, last: str) -> None:
+    assert last_side(gold, answer) == last
+
+
 def test_each_side_of_a_chain_counts() -> None:
     assert every_side_equal("204", "x = 100+104 = 204")
-    assert not every_side_equal("204", "x = 100+105 = 204")
-    assert math_verify_equal("204", "x = 100+105 = 204")
+    assert not every_side_equal("204", "x = 205 = 204")
+    assert math_verify_equal("204", "x = 205 = 204")
 
 
 # Audit

@@ -91,7 +91,9 @@ class EmbeddedEngine:
         # Siblings have their prompt in common: it is read once, all but its last token, and the cache copied to each.
         place = {prompt: index for index, prompt in enumerate(distinct)}
         siblings = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
-        cache = self._read(input_ids[:, :-1], mask[:, :-1]) if longest > 1 and len(distinct) < len(prompts) else None
+        cache = None
+        if longest > 1 and len(distinct) < len(prompts):
+            cache = self._read(input_ids[:, :-1], mask[:, :-1])
         if cache is not None:
             cache.batch_select_indices(siblings)
         input_ids, mask = input_ids[siblings], mask[siblings]
@@ -123,9 +125,11 @@ class EmbeddedEngine:
         logprobs = torch.stack(recorder.logprobs, dim=1).tolist()
         return [self._completion(ids, values) for ids, values in zip(responses, logprobs, strict=True)]
 
-    def _read(self, input_ids: Tensor, mask: Tensor) -> DynamicCache:
-        """Keys and values of left-padded prompts."""
+    def _read(self, input_ids: Tensor, mask: Tensor) -> DynamicCache | None:
+        """Keys and values of left-padded prompts; None where a layer's state cannot be copied, as in recurrent ones."""
         cache = DynamicCache(config=self.model.config)
+        if not all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
+            return None
         cast(Any, self.model)(
             input_ids=input_ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache, use_cache=True, logits_to_keep=1,
