@@ -244,6 +244,11 @@ def test_evaluation_is_reproducible_and_counts_what_it_says(world: tuple[Any, An
         assert rows == evaluate(*arguments, samples=3)
         greedy = evaluate(*arguments, samples=1, temperature=0.0)
         privileged = evaluate(*arguments, samples=1, as_teacher=True)
+        short = params.evaluation.model_copy(update={"max_tokens": 2})
+        cut = evaluate(engine, prepared.tokenizer, verifier, sets, short, identity, samples=1)
+    # Nobody answers in two tokens.
+    assert all(row["truncated"] and row["length"] == 2 for row in cut)
+    assert {row["truncated"] for row in rows if row["length"] < params.evaluation.max_tokens} == {False}
     assert [(row["problem_id"], row["sample"]) for row in rows] == [
         (row.id, sample) for row in sets["chain-3"] for sample in range(3)
     ]
