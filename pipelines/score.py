@@ -5,7 +5,6 @@ the JSON lines and nothing else; counts, rate and the name of the verifier go to
 """
 
 import argparse
-import os
 import sys
 
 from pipelines.verifier_options import add_verifier_options, overrides
@@ -29,12 +28,7 @@ def main() -> None:
     params = load_params().reward if PARAMS_FILE.exists() else RewardParams()
     params = params.model_copy(update=overrides(options))
     with Verifier(params) as verifier:
-        try:
-            scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit)
-        except BrokenPipeError:
-            # Whoever reads has enough, say `head`; else Python would complain once more as it flushes at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
+        scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit)
         print(scored.summary(verifier), file=sys.stderr)
     if options.audit:
         print(listed(audit(params, scored.pairs), SHOWN), file=sys.stderr)

@@ -84,7 +84,7 @@ def _score(rows: Sequence[dict[str, Any]], counts: ProblemCounts, report: Report
     sizes = [2**power for power in range(1, counts.samples.bit_length())]
     verdicts = Counter(row["status"] for row in rows)
     return Score(
-        mean=mean_interval(counts.accuracy, report.confidence, report.resamples, report.seed),
+        mean=mean_interval(counts.accuracy, report.confidence),
         pass_at={k: float(pass_at_k(counts.samples, counts.correct, k).mean()) for k in sizes},
         length=sum(row["length"] for row in rows) / len(rows),
         statuses={str(status): verdicts[status] / len(rows) for status in Status},

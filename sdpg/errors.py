@@ -38,3 +38,5 @@ def entry_point(main: Callable[[], None]) -> None:
     """Runs ``main`` as a command line program whose user errors are one message and exit code 2."""
     with readable_errors():
         main()
+        # Here, and not as the interpreter ends, so that a reader that has left is noticed above.
+        sys.stdout.flush()

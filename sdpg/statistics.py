@@ -134,7 +134,7 @@ def _agreed(values: Array, lowest: float, highest: float) -> bool:
     return below + above < (1 if value in (lowest, highest) else FEWEST_DEVIATING)
 
 
-def mean_interval(per_problem: ArrayLike, confidence: float, resamples: int = 10_000, seed: int = 0) -> Interval:
+def mean_interval(per_problem: ArrayLike, confidence: float) -> Interval:
     """Mean accuracy and its interval over problems, the policy being fixed.
 
     Score limits with the number of problems that the accuracies' variance is worth
@@ -144,8 +144,6 @@ def mean_interval(per_problem: ArrayLike, confidence: float, resamples: int = 10
     Args:
         per_problem: Accuracies in [0, 1], (P,), already averaged over samples and seeds.
         confidence: Of the interval.
-        resamples: Without effect, as is ``seed``: these limits have a closed form. Here so that every interval is
-            called alike.
     """
     values = np.asarray(per_problem, dtype=np.float64)
     _one_per_problem(values)

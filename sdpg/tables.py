@@ -105,8 +105,7 @@ def plus(value: float) -> str:
 
 
 def _interval(results: Results, values: Array) -> Interval:
-    report = results.params.report
-    return mean_interval(values, report.confidence, report.resamples, report.seed)
+    return mean_interval(values, results.params.report.confidence)
 
 
 def compare(results: Results, a: Array, b: Array) -> Difference:

@@ -29,3 +29,6 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     code, errors = run("[print('x' * 100) for _ in range(100_000)]", reader="head -n 1")
     assert (code, errors) == (141, "")
+    # So little that it is written only as the program ends, when nobody reads any more.
+    code, errors = run("import time; time.sleep(1); print('x')", reader="exec 0<&-")
+    assert (code, errors) == (141, "")

@@ -155,8 +155,8 @@ def test_values_of_params_yaml_and_options(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(line(id="x" * 1000 + str(n)) for n in range(5000)))
-    command = f"{sys.executable} -m pipelines.score a.jsonl | head -n 1"
+    command = ["sh", "-c", f"{sys.executable} -m pipelines.score a.jsonl | head -n 1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert json.loads(done.stdout)["status"] == "correct"
     assert done.stderr == ""
