@@ -19,19 +19,39 @@ PACKAGES = (
 )  # fmt: skip
 
 
+DIFF_CHARACTERS = 200_000
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    result = subprocess.run(
+        ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
+    )
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
 def git_state(root: Path = Path()) -> dict[str, Any]:
     """Commit and whether the tree differs from it; both None outside a git checkout.
 
     dvc.lock does not count, as DVC rewrites it in every run; new modules do, as they may be imported.
     """
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "sdpg", "pipelines")
+    return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed or new)}
 
-    def git(*arguments: str) -> str | None:
-        result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-        return result.stdout.strip() if result.returncode == 0 else None
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    new = git("status", "--porcelain", "--untracked-files=all", "--", "sdpg", "pipelines")
-    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed or new)}
+def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
+    """How tracked files differ from the commit, and the names of modules that are not tracked yet.
+
+    None outside a git checkout, empty where nothing differs; cut after ``limit`` characters, which it says.
+    """
+    diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".", ":!dvc.lock")
+    if diff is None:
+        return None
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", "sdpg", "pipelines")
+    parts = [diff, f"Not tracked:\n{new}" if new else ""]
+    text = "\n\n".join(part for part in parts if part)
+    left = len(text) - limit
+    return text if left <= 0 else f"{text[:limit]}\n… {left:,} more characters were left out"
 
 
 def versions() -> dict[str, str]:

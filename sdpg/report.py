@@ -64,9 +64,10 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 def _provenance(results: Results) -> list[dict[str, Any]]:
     """Per run what its config.yaml records, without the parameters, which the choices and params.yaml show."""
+    left_out = ("params", "method", "seed", "diff")
     return [
         {"name": run.folder.name,
-         "entries": _flat({key: value for key, value in run.config.items() if key not in ("params", "method", "seed")})}
+         "entries": _flat({key: value for key, value in run.config.items() if key not in left_out})}
         for runs in results.runs.values() for run in runs
     ]  # fmt: skip
 

@@ -10,12 +10,12 @@ from sdpg import paths
 from sdpg.checkpoints import load_checkpoint
 from sdpg.errors import UserError
 from sdpg.evaluation import accuracies, read_problem_sets
-from sdpg.files import replaced_folder, write_json, write_text
+from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.models import can_share_lines, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
 from sdpg.prompts import read_prepared
-from sdpg.provenance import fingerprint, git_state, hardware, hash_files, loaded_code, versions
+from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, versions
 from sdpg.records import read_evaluations
 from sdpg.rewards import Verifier
 from sdpg.rollouts.engines import make_engine
@@ -47,6 +47,7 @@ def describe_run(params: Params, method: str, seed: int, identity: str, inputs: 
         "params": params.model_dump(mode="json"),
         "inputs": inputs,
         "git": git_state(),
+        "diff": git_diff(),
         "code": loaded_code(),
         "versions": versions(),
         "hardware": hardware(),
@@ -76,6 +77,8 @@ def train_run(params: Params, method: str, seed: int) -> Path:
         Verifier(params.reward) as verifier,
     ):  # fmt: skip
         trainer = make_trainer(params, method, seed, state, verifier, tracked)
+        # Written first, so that a run in progress says what it is to whoever looks at it.
+        write_config(state, config)
         trainer.train()
         folder = assemble(trainer, config)
         for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
@@ -83,6 +86,13 @@ def train_run(params: Params, method: str, seed: int) -> Path:
     # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
     # cache, the run could not be had again without training.
     return folder
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes ``config.yaml``, what a run hangs on, into a folder that need not be there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced_file(folder / "config.yaml") as temporary, temporary.open("w", encoding="utf-8") as file:
+        YAML().dump(config, file)
 
 
 def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: Verifier, tracked: StageRun) -> Trainer:
@@ -141,9 +151,7 @@ def assemble(trainer: Trainer, config: dict[str, Any]) -> Path:
         for name in ("rollouts", "evaluations"):
             shutil.copytree(state / name, folder / name)
         save_model(trainer.policies.student, trainer.tokenizer, folder / "policy")
-        yaml = YAML()
-        with (folder / "config.yaml").open("w", encoding="utf-8") as file:
-            yaml.dump(config, file)
+        write_config(folder, config)
         last = (state / "curves.csv").read_text(encoding="utf-8").splitlines()
         names, values = last[0].split(","), last[-1].split(",")
         watched = watch_summary(read_history(state / "metrics.csv"), trainer.params.watch)
