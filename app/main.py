@@ -1,0 +1,60 @@
+"""`make app`: compares runs, and opens any rollout down to the token. `streamlit run app/main.py -- --folder PATH …`"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+import sys
+
+import streamlit as st
+
+from app import selection, sources, ui
+
+
+class Parser(ArgumentParser):
+    """Raises instead of ending the process: the server goes on, and the page says what is wrong."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def options() -> list[Path]:
+    """Folders given after ``--``."""
+    parser = Parser(prog="streamlit run app/main.py --", add_help=False)
+    parser.add_argument("--folder", type=Path, action="append", default=[], help="a project, or a folder of runs")
+    return parser.parse_args(sys.argv[1:]).folder
+
+
+def sidebar(found: sources.Found) -> None:
+    """Links to all pages, with the selection, and what could not be read."""
+    for page in selection.PAGES:
+        selection.link(page)
+    if found.notices:
+        with st.expander(f"{len(found.notices)} not shown", icon=":material/warning:"):
+            for notice in found.notices:
+                st.markdown(f"**{ui.plain(notice.path)}** {ui.plain(notice.text)}")
+
+
+st.set_page_config(page_title="SDPG workbench", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
+pages = {
+    name: st.Page(selection.view(name), title=title, icon=icon, url_path=name, default=name == "overview")
+    for name, (title, icon) in selection.PAGES.items()
+}
+page = st.navigation(list(pages.values()), position="hidden")
+try:
+    folders = options()
+except ValueError as error:
+    st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder"))
+    st.stop()
+found = st.session_state["_found"] = sources.discover(Path(), folders)
+links = st.sidebar.container()
+if found.only_sample:
+    st.info(
+        "There are no runs here yet. This is a **sample**, made by a real run of the tiny profile and bundled with the "
+        "app. `make repro` makes your own runs in minutes.",
+        icon=":material/science:",
+    )
+try:
+    page.run()
+finally:
+    # After the page, whose widgets decide what is selected, and so what the links carry.
+    with links:
+        sidebar(found)

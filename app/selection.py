@@ -1,0 +1,100 @@
+"""What is selected, in the URL, and links from one page to another that carry it along."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import streamlit as st
+
+T = TypeVar("T")
+
+PAGES = {
+    "overview": ("Overview", ":material/table_rows:"),
+    "compare": ("Compare", ":material/show_chart:"),
+    "tables": ("Tables", ":material/table_chart:"),
+    "problems": ("Problems", ":material/grid_on:"),
+    "rollouts": ("Rollouts", ":material/view_list:"),
+    "rollout": ("Rollout", ":material/notes:"),
+    "gating": ("Gating", ":material/filter_alt:"),
+    "diff": ("Diff", ":material/difference:"),
+    "sweeps": ("Sweeps", ":material/tune:"),
+    "provenance": ("Provenance", ":material/fingerprint:"),
+}
+"""File below views/ and path in the URL → title and icon."""
+CONTEXT = ("rev", "run", "step", "group", "sibling", "benchmark", "problem")
+"""Selections that the pages share: the sidebar's links carry them from page to page."""
+
+
+def view(page: str) -> str:
+    """A page's file, as Streamlit's links name it."""
+    return f"views/{page}.py"
+
+
+def choose(
+    label: str,
+    options: Sequence[T],
+    key: str,
+    *,
+    shown: Callable[[T], str] = str,
+    first: T | None = None,
+    **arguments: Any,
+) -> T:
+    """A select box whose choice is in the URL as ``key``; what the URL names and is not there gives way to ``first``.
+
+    Args:
+        options: not empty; texts, or values whose ``str`` tells them apart.
+        first: chosen where nothing was; the first option if left out.
+    """
+    texts = {str(option): option for option in options}
+    default = str(first) if first is not None and str(first) in texts else next(iter(texts))
+    if st.session_state.get(key, "") not in texts and st.query_params.get(key) not in texts:
+        st.session_state[key] = default
+    chosen = st.selectbox(
+        label, list(texts), index=None, key=key, bind="query-params",
+        format_func=lambda text: shown(texts[text]) if text in texts else str(text), **arguments,
+    )  # fmt: skip
+    return texts[chosen if chosen in texts else default]
+
+
+def choose_many(
+    label: str,
+    options: Sequence[str],
+    key: str,
+    *,
+    shown: Callable[[str], str] = str,
+    first: Sequence[str] = (),
+    **arguments: Any,
+) -> list[str]:
+    """A list whose choices are in the URL as ``key``; what the URL names and is not there is left out."""
+    known = [text for text in st.session_state.get(key, []) if text in options]
+    if key in st.session_state and known != st.session_state[key]:
+        st.session_state[key] = known
+    if key not in st.session_state and key not in st.query_params:
+        st.session_state[key] = [text for text in first if text in options]
+    return st.multiselect(label, list(options), key=key, bind="query-params", format_func=shown, **arguments)
+
+
+def context(**changes: Any) -> dict[str, Any]:
+    """What is selected now, as parameters of a link; ``changes`` go over it, and None leaves one out."""
+    params: dict[str, Any] = {}
+    for key in CONTEXT:
+        if values := st.query_params.get_all(key):
+            params[key] = values if len(values) > 1 else values[0]
+    for key, value in changes.items():
+        params[key] = [str(each) for each in value] if isinstance(value, list | tuple) else value
+    return {key: value if isinstance(value, list) else str(value) for key, value in params.items() if value is not None}
+
+
+def link(page: str, label: str | None = None, **changes: Any) -> None:
+    """A link to another page with the selection, some of it changed."""
+    title, icon = PAGES[page]
+    st.page_link(view(page), label=label or title, icon=icon, query_params=context(**changes))
+
+
+def go(page: str, **changes: Any) -> None:
+    """Switches to another page with the selection, some of it changed: what a click on a table's row does."""
+    st.switch_page(view(page), query_params=context(**changes))
+
+
+def selected_rows(state: Mapping[str, Any] | Any) -> list[int]:
+    """Row numbers that are selected in a ``st.dataframe(on_select=…)``."""
+    return list(state["selection"]["rows"])

@@ -1,0 +1,249 @@
+"""What pages read of a run: metrics, curves, rollouts, evaluations, cached until the file changes. Imports no torch.
+
+Nothing is read that a page does not show: the index of a run's rollouts reads scalars and each rollout's mean KL, and
+tokens are read for one step at a time.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+import io
+from pathlib import Path
+import re
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from app.sources import RunEntry
+from sdpg.errors import UserError
+from sdpg.records import read_evaluations, read_rollouts
+
+STEP = re.compile(r"^step-(\d{6})(?:-rank-\d+)?\.parquet$")
+ROW = ["step", "problem_id", "group", "sibling", "reward", "status", "extracted_answer", "gold", "advantage", "gate",
+       "length", "truncated", "verifier", "verifier_version"]  # fmt: skip
+"""Columns of the index that a rollout's row has itself."""
+MEANS = ("kl_to_teacher", "entropy")
+"""Per-token values of which the index holds each rollout's mean; NaN where they were not recorded."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
+    """Keeps the last ``size`` results of a reader of one file; a file that was written anew is read anew.
+
+    Callers must not change what they are given.
+    """
+
+    def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
+        @lru_cache(maxsize=size)
+        def kept(path: Path, stamp: tuple[int, int]) -> T:
+            del stamp
+            return read(path)
+
+        @wraps(read)
+        def stamped(path: Path) -> T:
+            try:
+                return kept(path, _stamp(path))
+            except (FileNotFoundError, NotADirectoryError):
+                raise UserError(f"{path} does not exist: run the stage that writes it") from None
+
+        return stamped
+
+    return decorate
+
+
+@cached_by_file(256)
+def _read_csv(path: Path) -> pd.DataFrame:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # A run in progress may be in the middle of a line.
+    text = text[: text.rfind("\n") + 1]
+    try:
+        table = pd.read_csv(io.StringIO(text))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} is damaged ({error}): run the stage that writes it again") from None
+    if "step" not in table:
+        raise UserError(f"{path} has no column step: run the stage that writes it again")
+    broken = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    if broken:
+        raise UserError(f"{path} holds something that is no number in column {broken[0]}: run its stage again")
+    return table
+
+
+def metrics(run: RunEntry) -> pd.DataFrame:
+    """metrics.csv: a row per training step, NaN where a step had nothing to measure."""
+    return _read_csv(run.path("metrics.csv"))
+
+
+def curves(run: RunEntry) -> pd.DataFrame:
+    """curves.csv: a row per evaluation, from the base at step 0; accuracies per benchmark and on validation."""
+    return _read_csv(run.path("curves.csv"))
+
+
+def timing(run: RunEntry) -> pd.DataFrame:
+    """timing.csv: seconds, tokens a second and memory, a row per training step."""
+    return _read_csv(run.path("timing.csv"))
+
+
+def benchmarks(run: RunEntry) -> dict[str, str]:
+    """The run's benchmarks: name → title."""
+    entries = (run.params.get("data") or {}).get("benchmarks") or {}
+    return {name: str((entry or {}).get("title") or name) for name, entry in entries.items()}
+
+
+def _steps(run: RunEntry, folder: str) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for name in run.names(folder):
+        if match := STEP.match(name):
+            found.setdefault(int(match.group(1)), []).append(f"{folder}/{name}")
+    return found
+
+
+def rollout_steps(run: RunEntry) -> list[int]:
+    """Steps whose rollouts were written."""
+    return list(_steps(run, "rollouts"))
+
+
+def evaluation_steps(run: RunEntry) -> list[int]:
+    """Steps at which the run was evaluated in training; the base's step 0 is not among them."""
+    return list(_steps(run, "evaluations"))
+
+
+def readable(table: pa.Table) -> pa.Table:
+    """The same rows, bytes that are no UTF-8 replaced (those of a lone surrogate are none)."""
+    for place, column in enumerate(table.columns):
+        kind = column.type
+        if not (pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            mended = pa.chunked_array([_mended(chunk) for chunk in column.chunks], type=kind)
+            table = table.set_column(place, table.schema.field(place), mended)
+    return table
+
+
+def _mended(chunk: pa.Array) -> pa.Array:
+    if pa.types.is_list(chunk.type):
+        whole = pa.ListArray.from_arrays(chunk.offsets, _mended(chunk.values), mask=chunk.is_null())
+        return whole.cast(chunk.type)
+    values = [
+        None if value is None else value.decode("utf-8", "replace") for value in chunk.view(pa.binary()).to_pylist()
+    ]
+    return pa.array(values, type=pa.string())
+
+
+@cached_by_file(6)
+def _step_table(path: Path) -> pa.Table:
+    return readable(read_rollouts(path))
+
+
+def step_rollouts(run: RunEntry, step: int) -> pa.Table:
+    """Every column of a step's rollouts, :data:`sdpg.records.ROLLOUT_SCHEMA`, of all ranks."""
+    names = _steps(run, "rollouts").get(step)
+    if not names:
+        raise UserError(f"{run.label_of('rollouts')} has no records of step {step}: choose another step")
+    tables = [_step_table(run.path(name)) for name in names]
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+
+
+def rollout(run: RunEntry, step: int, group: int, sibling: int) -> dict[str, Any]:
+    """One rollout's row, per-token lists included."""
+    table = step_rollouts(run, step)
+    here = pc.and_(pc.equal(table["group"], group), pc.equal(table["sibling"], sibling))
+    places = np.flatnonzero(here.to_numpy(zero_copy_only=False))
+    if len(places) == 0:
+        raise UserError(f"{run.label_of('rollouts')}: step {step} has no group {group} with a sibling {sibling}")
+    return table.slice(int(places[0]), 1).to_pylist()[0]
+
+
+def _row_means(column: pa.ChunkedArray) -> np.ndarray:
+    """Mean of each row's list, (B,); NaN where there is none."""
+    lists = column.combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):  # no rows at all
+        return np.zeros(0)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    ends = np.cumsum(lengths)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(lengths > 0, (sums[ends] - sums[ends - lengths]) / np.maximum(lengths, 1), np.nan)
+
+
+@cached_by_file(2048)
+def _index_of_file(path: Path) -> pd.DataFrame:
+    table = readable(read_rollouts(path, [*ROW, *MEANS]))
+    frame = table.select(ROW).to_pandas()
+    for name in MEANS:
+        frame[name] = _row_means(table.column(name))
+    return frame
+
+
+def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
+    """A row per recorded rollout: :data:`ROW`, and the means of :data:`MEANS`; and notices of files left out."""
+    frames, notices = [], []
+    for names in _steps(run, "rollouts").values():
+        for name in names:
+            try:
+                frames.append(_index_of_file(run.path(name)))
+            except UserError as error:
+                notices.append(str(error))
+    if not frames:
+        return pd.DataFrame({name: [] for name in (*ROW, *MEANS)}), notices
+    return pd.concat(frames, ignore_index=True), notices
+
+
+def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[int, int, int]]:
+    """(step, group, sibling) of the rollouts whose text holds ``text``, whatever its case."""
+    found = set()
+    for names in _steps(run, "rollouts").values():
+        for name in names:
+            table = readable(read_rollouts(run.path(name), ["step", "group", "sibling", column]))
+            hits = table.filter(pc.match_substring(table[column], text, ignore_case=True))
+            found |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return found
+
+
+@cached_by_file(32)
+def _answers(path: Path) -> pa.Table:
+    return readable(read_evaluations(path))
+
+
+def evaluation(run: RunEntry, step: int) -> pa.Table:
+    """In-training evaluation of a step, :data:`sdpg.records.EVALUATION_SCHEMA`."""
+    names = _steps(run, "evaluations").get(step)
+    if not names:
+        raise UserError(f"{run.label_of('evaluations')} has no evaluation at step {step}: choose another step")
+    return pa.concat_tables([_answers(run.path(name)) for name in names])
+
+
+def final(run: RunEntry) -> pa.Table:
+    """The final policy's larger samples.
+
+    Raises:
+        UserError: if the stage evaluate was not run for it.
+    """
+    if run.final is None:
+        raise UserError(f"{run.place.files.label}evaluations/{run.name} does not exist: run the stage "
+                        f"evaluate@{run.name} (dvc repro evaluate@{run.name})")  # fmt: skip
+    return _answers(run.place.files.path(run.final))
+
+
+def base(run: RunEntry) -> pa.Table:
+    """The base's evaluations beside the run: methods ``base`` and ``base-teacher``."""
+    name = "models/base-evaluations/sampled.parquet"
+    if not run.place.files.exists(name):
+        raise UserError(f"{run.place.files.label}{name} does not exist: run the stage base (dvc repro base)")
+    return _answers(run.place.files.path(name))
+
+
+def recorded_tokens(run: RunEntry) -> int:
+    """Response tokens on record."""
+    return int(index(run)[0]["length"].sum())

@@ -1,0 +1,89 @@
+"""What every page shows alike: notices, text that is shown as text, colours, the choice of a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import re
+from typing import Any
+
+import streamlit as st
+
+from app import selection, sources
+from sdpg.errors import UserError
+from sdpg.figures import DASHES, PALETTE
+
+STATUSES = ("correct", "wrong", "no_answer", "truncated", "timeout")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$:&])")
+
+
+def plain(text: Any) -> str:
+    """Text for a place that reads Markdown, shown as it is: no markup, link, formula, icon or HTML."""
+    return _MARKDOWN.sub(r"\\\1", printable(str(text))).replace("\n", "  \n")
+
+
+def printable(text: str) -> str:
+    """Text that can be sent to a page: lone surrogates replaced, control characters made visible.
+
+    Line ends and tabs stay. Characters that turn the direction of what follows, or have no width, are shown by their
+    code, since they would make a text look like another.
+    """
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t" or 0x20 <= code < 0x7F:
+        return character
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "␡"
+    if 0x80 <= code < 0xA0 or code in (0xAD, 0x061C, 0xFEFF) or 0x200B <= code <= 0x200F or 0x2028 <= code <= 0x202E:
+        return f"⟨U+{code:04X}⟩"
+    if 0x2060 <= code <= 0x206F or 0xFFF9 <= code <= 0xFFFB or 0xE0000 <= code <= 0xE007F:
+        return f"⟨U+{code:04X}⟩"
+    if 0xD800 <= code < 0xE000:
+        return "�"
+    return character
+
+
+@contextmanager
+def guard() -> Iterator[None]:
+    """Shows a :class:`UserError` as a notice where the content would have been; the rest of the page goes on."""
+    try:
+        yield
+    except UserError as error:
+        st.error(plain(error), icon=":material/warning:")
+
+
+def colour(place: int) -> str:
+    """Of the method or run at a place of a list; the report's figures use the same."""
+    return PALETTE["dark" if is_dark() else "light"][place % len(PALETTE["light"])]
+
+
+def dash(place: int) -> list[int]:
+    """Of a line, saying again what its colour says."""
+    names = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [6, 2, 2, 2]}
+    kind = DASHES[place % len(DASHES)]
+    return names[kind] if isinstance(kind, str) else [3, 1, 1, 1, 1, 1]
+
+
+def is_dark() -> bool:
+    """Whether the reader's theme is dark."""
+    return st.context.theme.type == "dark"
+
+
+def found() -> sources.Found:
+    """The runs of this session."""
+    return st.session_state["_found"]
+
+
+def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -> sources.RunEntry:
+    """The run that the page is about, as in the URL."""
+    runs = found().runs
+    chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first)
+    return runs[chosen]
+
+
+def empty(text: str) -> None:
+    """Says that there is nothing to show, and why."""
+    st.info(plain(text), icon=":material/info:")

@@ -1,0 +1,5 @@
+"""diff."""
+
+import streamlit as st
+
+st.header("diff")

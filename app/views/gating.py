@@ -1,0 +1,5 @@
+"""gating."""
+
+import streamlit as st
+
+st.header("gating")

@@ -1,0 +1,5 @@
+"""problems."""
+
+import streamlit as st
+
+st.header("problems")

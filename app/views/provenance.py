@@ -1,0 +1,5 @@
+"""provenance."""
+
+import streamlit as st
+
+st.header("provenance")

@@ -1,0 +1,5 @@
+"""rollout."""
+
+import streamlit as st
+
+st.header("rollout")

@@ -1,0 +1,5 @@
+"""rollouts."""
+
+import streamlit as st
+
+st.header("rollouts")

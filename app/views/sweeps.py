@@ -1,0 +1,5 @@
+"""sweeps."""
+
+import streamlit as st
+
+st.header("sweeps")

@@ -1,0 +1,5 @@
+"""tables."""
+
+import streamlit as st
+
+st.header("tables")
