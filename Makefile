@@ -1,6 +1,7 @@
 # `make repro` and `make test` set up what they need. Nothing after the installation uses the network.
 #
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
+#   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #
 # PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
@@ -8,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure test test-fast lint format bench benchmarks compare coverage mlflow clean
+.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -26,6 +27,7 @@ export DVC_NO_ANALYTICS := true
 
 help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
+	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make test     run the tests"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
@@ -58,10 +60,17 @@ repro: configure
 	@dvc repro
 	@python -m pipelines.show
 
-test: $(STAMP)
+# FOLDER='a b': other projects or folders of runs, beside this project's.
+app: $(STAMP)
+	streamlit run app/main.py $(if $(FOLDER),-- $(foreach folder,$(FOLDER),--folder '$(folder)'))
+
+browser:
+	@tests/install_browser.sh
+
+test: $(STAMP) browser
 	python -m pytest
 
-test-fast: $(STAMP)
+test-fast: $(STAMP) browser
 	python -m pytest -m 'not slow'
 
 lint: $(STAMP)

@@ -6,7 +6,8 @@ import sys
 
 import streamlit as st
 
-from app import selection, sources, ui
+from app import revisions, selection, sources, ui
+from sdpg.errors import UserError
 
 
 class Parser(ArgumentParser):
@@ -21,6 +22,31 @@ def options() -> list[Path]:
     parser = Parser(prog="streamlit run app/main.py --", add_help=False)
     parser.add_argument("--folder", type=Path, action="append", default=[], help="a project, or a folder of runs")
     return parser.parse_args(sys.argv[1:]).folder
+
+
+def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
+    """Commits and experiments whose runs are shown beside the others, chosen in the sidebar or named by the URL."""
+    listed = {each.key: each for each in revisions.list_revisions()}
+    named, keys, notices = st.query_params.get_all("rev"), {}, []
+    for rev in dict.fromkeys([*named, *st.session_state.get("rev", [])]):
+        try:
+            each = revisions.find_revision(Path(), rev)
+        except UserError as error:
+            notices.append(sources.Notice(rev[:80], str(error)))
+            continue
+        listed.setdefault(each.key, each)
+        keys[rev] = each.key
+    if (known := [keys[rev] for rev in named if rev in keys]) != named:
+        st.query_params["rev"] = known  # a branch moves, and a link should not
+    if not listed:
+        return [], notices
+    chosen = selection.choose_many(
+        "Other commits", list(listed), "rev", shown=lambda key: listed[key].label, placeholder="None",
+        help="Runs of other commits and of DVC experiments, read through DVC; nothing is checked out.",
+    )  # fmt: skip
+    with st.spinner("Reading other commits", show_time=True):
+        places, unknown = revisions.open_revisions(Path(), chosen)
+    return places, notices + unknown
 
 
 def sidebar(found: sources.Found) -> None:
@@ -44,8 +70,11 @@ try:
 except ValueError as error:
     st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder"))
     st.stop()
-found = st.session_state["_found"] = sources.discover(Path(), folders)
 links = st.sidebar.container()
+with st.sidebar:
+    places, unknown = other_commits()
+found = st.session_state["_found"] = sources.discover(Path(), folders, places)
+found.notices.extend(unknown)
 if found.only_sample:
     st.info(
         "There are no runs here yet. This is a **sample**, made by a real run of the tiny profile and bundled with the "

@@ -1,6 +1,6 @@
 """What is selected, in the URL, and links from one page to another that carry it along."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -46,13 +46,32 @@ def choose(
     """
     texts = {str(option): option for option in options}
     default = str(first) if first is not None and str(first) in texts else next(iter(texts))
-    if st.session_state.get(key, "") not in texts and st.query_params.get(key) not in texts:
-        st.session_state[key] = default
+    take_from_url(key, texts, default)
     chosen = st.selectbox(
-        label, list(texts), index=None, key=key, bind="query-params",
-        format_func=lambda text: shown(texts[text]) if text in texts else str(text), **arguments,
+        label, list(texts), key=key, format_func=lambda text: shown(texts[text]) if text in texts else str(text),
+        **arguments,
     )  # fmt: skip
-    return texts[chosen if chosen in texts else default]
+    return texts[put_into_url(key, chosen if chosen in texts else default)]
+
+
+def take_from_url(key: str, texts: Collection[str | None], default: str) -> None:
+    """Sets a widget's state, before it is made, to what a link or the address says.
+
+    ``bind="query-params"`` would put into the URL what is shown, which says more than what is meant.
+    """
+    asked, before = st.query_params.get(key), st.session_state.get(f"_url_{key}")
+    if asked in texts and (asked != before or st.session_state.get(key) not in texts):
+        st.session_state[key] = asked
+    elif st.session_state.get(key) not in texts:
+        st.session_state[key] = default
+
+
+def put_into_url(key: str, chosen: str) -> str:
+    """Writes what was chosen into the URL, and gives it back."""
+    if st.query_params.get(key) != chosen:
+        st.query_params[key] = chosen
+    st.session_state[f"_url_{key}"] = chosen
+    return chosen
 
 
 def choose_many(
@@ -65,12 +84,30 @@ def choose_many(
     **arguments: Any,
 ) -> list[str]:
     """A list whose choices are in the URL as ``key``; what the URL names and is not there is left out."""
-    known = [text for text in st.session_state.get(key, []) if text in options]
-    if key in st.session_state and known != st.session_state[key]:
-        st.session_state[key] = known
-    if key not in st.session_state and key not in st.query_params:
-        st.session_state[key] = [text for text in first if text in options]
-    return st.multiselect(label, list(options), key=key, bind="query-params", format_func=shown, **arguments)
+    asked, before = st.query_params.get_all(key), st.session_state.get(f"_url_{key}")
+    state = st.session_state.get(key)
+    if asked and (state is None or asked != before):
+        state = asked
+    st.session_state[key] = [text for text in (first if state is None else state) if text in options]
+    chosen = st.multiselect(label, list(options), key=key, format_func=shown, **arguments)
+    if st.query_params.get_all(key) != chosen:
+        st.query_params[key] = chosen
+    st.session_state[f"_url_{key}"] = chosen
+    return chosen
+
+
+def segments(label: str, options: Sequence[str], key: str, *, first: str | None = None, **arguments: Any) -> str:
+    """One of a few choices side by side; the URL holds what is shown, and one it does not know gives way to ``first``.
+
+    Args:
+        options: not empty; short texts, which are themselves in the URL.
+        first: chosen where nothing was; the first option if left out.
+    """
+    default = first if first in options else options[0]
+    if st.session_state.get(key) not in options and st.query_params.get(key) not in options:
+        st.session_state[key] = default
+    chosen = st.segmented_control(label, list(options), key=key, bind="query-params", required=True, **arguments)
+    return chosen if chosen in options else default
 
 
 def context(**changes: Any) -> dict[str, Any]:

@@ -225,8 +225,11 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
         if entry.config.get("fingerprint") not in finished:
             runs[entry.id] = entry
     for place in places:
-        for entry in _project(place, notices):
-            runs[entry.id] = entry
+        try:
+            for entry in _project(place, notices):
+                runs[entry.id] = entry
+        except UserError as error:
+            notices.append(Notice(f"{place.files.label}runs", str(error)))
     for folder, key in zip(folders, _keys(folders), strict=True):
         if not folder.is_dir():
             notices.append(Notice(str(folder), "is no folder: give --folder a project, or a folder with run folders"))
@@ -258,13 +261,14 @@ def _id(place: Place, name: str) -> str:
 
 def _entry(place: Place, folder: str, name: str, kind: Kind, notices: list[Notice]) -> RunEntry | None:
     """The run in a folder; None, and a notice, where it cannot be read."""
-    if not place.files.names(folder):
-        notices.append(Notice(f"{place.files.label}{folder}", "is empty: its stage did not finish; run it again"))
-        return None
     try:
+        if not place.files.names(folder):
+            notices.append(Notice(f"{place.files.label}{folder}", "is empty: its stage did not finish; run it again"))
+            return None
         config = read_config(place.files.path(f"{folder}/config.yaml"))
     except UserError as error:
-        notices.append(Notice(f"{place.files.label}{folder}/config.yaml", str(error)))
+        path = f"{place.files.label}{folder}/config.yaml"
+        notices.append(Notice(path, str(error).removeprefix(path).lstrip()))
         return None
     if kind != "in progress" and not place.files.exists(f"{folder}/COMPLETE"):
         notices.append(Notice(f"{place.files.label}{folder}/COMPLETE", "does not exist: the run is shown as far as it "
@@ -277,12 +281,15 @@ def _subfolders(files: Files, folder: str) -> Iterator[str]:
     """Names of visible subfolders; what a killed process left behind starts with a dot."""
     for name in files.names(folder):
         inside = f"{folder}/{name}" if folder else name
-        if not name.startswith(".") and (files.names(inside) or _is_folder(files, inside)):
+        if not name.startswith(".") and _is_folder(files, inside):
             yield name
 
 
 def _is_folder(files: Files, name: str) -> bool:
-    return isinstance(files, LocalFiles) and files.path(name).is_dir()
+    try:
+        return bool(files.names(name)) or (isinstance(files, LocalFiles) and files.path(name).is_dir())
+    except UserError:
+        return True  # a folder of another commit whose list of files is not at hand, as its notice will say
 
 
 def _project(place: Place, notices: list[Notice], kind: Kind = "finished") -> Iterator[RunEntry]:

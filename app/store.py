@@ -71,6 +71,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is damaged ({error}): run the stage that writes it again") from None
     if "step" not in table:
         raise UserError(f"{path} has no column step: run the stage that writes it again")
+    if table.empty:
+        return table.astype(float)  # a run before its first step
     broken = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     if broken:
         raise UserError(f"{path} holds something that is no number in column {broken[0]}: run its stage again")
@@ -178,26 +180,36 @@ def _row_means(column: pa.ChunkedArray) -> np.ndarray:
 
 
 @cached_by_file(2048)
-def _index_of_file(path: Path) -> pd.DataFrame:
+def _index_of_file(path: Path) -> pa.Table:
     table = readable(read_rollouts(path, [*ROW, *MEANS]))
-    frame = table.select(ROW).to_pandas()
-    for name in MEANS:
-        frame[name] = _row_means(table.column(name))
-    return frame
+    means = {name: pa.array(_row_means(table.column(name)), from_pandas=True) for name in MEANS}
+    table = table.select(ROW)
+    for name, values in means.items():
+        table = table.append_column(name, values)
+    return table
+
+
+@lru_cache(maxsize=4)
+def _joined(files: tuple[tuple[Path, tuple[int, int]], ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    tables, notices = [], []
+    for path, _ in files:
+        try:
+            tables.append(_index_of_file(path))
+        except UserError as error:
+            notices.append(str(error))
+    if not tables:
+        return pd.DataFrame({name: [] for name in (*ROW, *MEANS)}), tuple(notices)
+    return pa.concat_tables(tables).to_pandas(), tuple(notices)
 
 
 def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
-    """A row per recorded rollout: :data:`ROW`, and the means of :data:`MEANS`; and notices of files left out."""
-    frames, notices = [], []
-    for names in _steps(run, "rollouts").values():
-        for name in names:
-            try:
-                frames.append(_index_of_file(run.path(name)))
-            except UserError as error:
-                notices.append(str(error))
-    if not frames:
-        return pd.DataFrame({name: [] for name in (*ROW, *MEANS)}), notices
-    return pd.concat(frames, ignore_index=True), notices
+    """A row per recorded rollout: :data:`ROW`, and the means of :data:`MEANS`; and notices of files left out.
+
+    The table is kept and must not be changed.
+    """
+    paths = [run.path(name) for names in _steps(run, "rollouts").values() for name in names]
+    frame, notices = _joined(tuple((path, _stamp(path)) for path in paths))
+    return frame, list(notices)
 
 
 def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[int, int, int]]:

@@ -12,12 +12,15 @@ from sdpg.errors import UserError
 from sdpg.figures import DASHES, PALETTE
 
 STATUSES = ("correct", "wrong", "no_answer", "truncated", "timeout")
+_ADDRESS = re.compile(r":(?=//)|www(?=\.)|\S(?=@)", re.IGNORECASE)
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$:&])")
 
 
 def plain(text: Any) -> str:
     """Text for a place that reads Markdown, shown as it is: no markup, link, formula, icon or HTML."""
-    return _MARKDOWN.sub(r"\\\1", printable(str(text))).replace("\n", "  \n")
+    # A word joiner, which has no width, keeps addresses from becoming links: no escape does.
+    shown = _ADDRESS.sub("\\g<0>\u2060", printable(str(text)))
+    return _MARKDOWN.sub(r"\\\1", shown).replace("\n", "  \n")
 
 
 def printable(text: str) -> str:
@@ -82,6 +85,12 @@ def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -
     runs = found().runs
     chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first)
     return runs[chosen]
+
+
+def grid(count: int, columns: int = 3) -> Iterator[Any]:
+    """Places for so many charts, row by row, so that a narrow page stacks them in their order."""
+    for start in range(0, count, columns):
+        yield from st.columns(columns)[: count - start]
 
 
 def empty(text: str) -> None:

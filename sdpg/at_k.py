@@ -6,6 +6,7 @@ replacement, which is unbiased for k fresh answers; nothing is drawn at random.
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,6 +93,14 @@ def majority_at_k(answers: Sequence[Sequence[Answer]], k: int) -> Array:
     return np.array([_majority(given, k) for given in answers])
 
 
+@lru_cache(maxsize=4096)
+def _drawn(size: int, n: int, k: int) -> Array:
+    """Probabilities that 0 … ``size`` of so many answers are drawn, each with probability k/n."""
+    chances = stats.binom.pmf(np.arange(size + 1), size, k / n)
+    chances.setflags(write=False)
+    return chances
+
+
 def _majority(answers: Sequence[Answer], k: int) -> float:
     n = len(answers)
     _check(k, n, "maj")
@@ -100,7 +109,7 @@ def _majority(answers: Sequence[Answer], k: int) -> float:
     silent = n - correct - wrong.total()
     # Drawing k of n without replacement is drawing each answer by itself with any one probability, given that k come
     # out. With k/n that condition is never improbable, and no term over- or underflows.
-    drawn = {size: stats.binom.pmf(np.arange(size + 1), size, k / n) for size in {correct, silent, n, *wrong.values()}}
+    drawn = {size: _drawn(size, n, k) for size in {correct, silent, n, *wrong.values()}}
     total = 0.0
     for votes in range(1, min(correct, k) + 1):
         others = k - votes

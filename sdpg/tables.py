@@ -217,10 +217,16 @@ def _adjusted(rows: list[MainRow]) -> list[MainRow]:
 
 
 def main_rows(results: Results) -> list[MainRow]:
-    """The main table: per benchmark the base at temperature and greedy, then each method in the order of the run."""
+    """The main table: per benchmark the base at temperature and greedy, then each method in the order of the run.
+
+    Where the base was not evaluated, it has no row.
+    """
     rows = []
     for benchmark in results.benchmarks:
-        rows += [_base_main_row(results, benchmark, greedy) for greedy in (False, True)]
+        rows += [
+            _base_main_row(results, benchmark, greedy)
+            for greedy in (False, True) if (BASE, benchmark, greedy) in results.base
+        ]  # fmt: skip
         rows += [_method_main_row(results, method, benchmark) for method in results.runs]
     return _adjusted(rows)
 
@@ -277,7 +283,7 @@ def final_rows(results: Results) -> list[FinalRow]:
             rows.append(_final_row(results, method, results.title(method), benchmark,
                                    [run.final[benchmark, False] for run in runs],
                                    [run.final[benchmark, True] for run in runs],
-                                   gains=True, seeds=len(runs)))  # fmt: skip
+                                   gains=(BASE, benchmark, False) in results.base, seeds=len(runs)))  # fmt: skip
     return rows
 
 

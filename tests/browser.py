@@ -35,7 +35,8 @@ def app(root: Path, *folders: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(PROJECT / "app" / "main.py"), f"--server.port={port}",
                "--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false",
-               "--server.fileWatcherType=none", "--client.toolbarMode=minimal", "--"]  # fmt: skip
+               "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
+               "--theme.primaryColor=#0072b2", "--"]  # fmt: skip
     command += [part for folder in folders for part in ("--folder", str(folder))]
     log = root / ".app.log"
     with log.open("w") as output:
@@ -69,10 +70,10 @@ def chromium() -> Iterator[Browser]:
 
 def settled(page: Page) -> None:
     """Waits until the page's script has run and its elements stand still."""
-    page.wait_for_selector("[data-testid=stMain]")
+    page.wait_for_selector("[data-testid=stMainBlockContainer] h2, [data-testid=stMainBlockContainer] [role=alert]")
     page.wait_for_function(
-        "() => !document.querySelector('[data-testid=stStatusWidget]') && !document.querySelector('[data-stale=true]')"
-        " && document.querySelector('[data-testid=stMainBlockContainer]')?.innerText.length > 0"
+        "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+        " && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')"
     )
     page.wait_for_timeout(150)
 

@@ -1,5 +1,287 @@
-"""compare."""
+"""Any runs over steps: curves, metrics, schedules; how their parameters differ; two runs problem by problem."""
 
+from collections.abc import Callable, Sequence
+
+import pandas as pd
 import streamlit as st
 
-st.header("compare")
+from app import charts, differing, exports, paired, selection, store, ui
+from app.charts import Style
+from app.series import COEFFICIENTS, Panel, Series, deviation, group, panel, schedule_panel
+from app.sources import RunEntry
+from sdpg.errors import UserError
+from sdpg.rendering import p_text
+from sdpg.tables import plus
+
+TRAINING = {
+    "reward": "Training reward",
+    "entropy": "Entropy (nats per token)",
+    "length": "Response length (tokens)",
+}
+FIRST_METRICS = ("kl_to_teacher_gated", "gate_rate", "grad_norm")
+WINDOWS = (1, 3, 5, 9, 15, 25, 51)
+MOST_AT_FIRST = 12
+
+
+def choose_runs() -> list[RunEntry]:
+    """The runs that are compared."""
+    runs = ui.found().runs
+    here = [id for id, run in runs.items() if run.kind in ("finished", "sample") and not run.place.key]
+    first = (here or list(runs))[:MOST_AT_FIRST]
+    chosen = selection.choose_many("Runs", list(runs), "runs", shown=lambda id: runs[id].label, first=first,
+                                   placeholder="Choose runs")  # fmt: skip
+    return [runs[id] for id in chosen]
+
+
+def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
+    """Whether seeds are put together, and the window of the moving mean in steps."""
+    together = len({(run.method, run.seed) for run in runs}) > len({run.method for run in runs})
+    left, right = st.columns([1, 2], vertical_alignment="center")
+    with left:
+        band = st.toggle("Seeds as a band", value=True, key="band", bind="query-params", disabled=not together,
+                         help="Runs of one method that differ in their seed alone: the line is their mean, the band "
+                         "their range from the smallest to the largest.")  # fmt: skip
+    with right:
+        window = st.select_slider("Moving mean of training metrics, in steps", WINDOWS, value=5, key="smooth",
+                                  bind="query-params")  # fmt: skip
+    return band and together, window
+
+
+def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
+    """What lines and bands are, in words."""
+    seeds = max(len(series.runs) for series in shown)
+    parts = ["line: mean over seeds, band: their range (smallest to largest)"] if seeds > 1 else []
+    if smoothed and window > 1:
+        parts.append(f"training metrics: moving mean of {window} steps, raw values faint")
+    return "; ".join(parts)
+
+
+def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str = "") -> None:
+    """The panels, three a row, with their legend and what they can be saved as."""
+    styles = charts.styles([series.name for series in shown], [series.place for series in shown])
+    drawn = [each for each in panels if len(each.table)]
+    st.html(charts.legend(styles))
+    for place, each in zip(ui.grid(len(drawn)), drawn, strict=True):
+        with place:
+            st.altair_chart(
+                charts.lines(each.table, styles, title=each.title, points=each.points, form=each.form), width="stretch"
+            )
+    if note:
+        st.caption(ui.plain(note[0].upper() + note[1:] + "."))
+    for text in dict.fromkeys(text for each in panels for text in each.notes):
+        st.warning(ui.plain(text), icon=":material/warning:")
+    if missing := [each.title for each in panels if not len(each.table)]:
+        st.caption(ui.plain(f"Not measured in these runs: {', '.join(missing)}."))
+    if drawn:
+        save(drawn, styles, name, note)
+
+
+def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str) -> None:
+    """Buttons that make the file when they are clicked."""
+    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
+        ("Figure (SVG)", "svg", "image/svg+xml", lambda: exports.figure(panels, styles, "svg", note)),
+        ("Figure (PNG)", "png", "image/png", lambda: exports.figure(panels, styles, "png", note)),
+        ("Data (CSV)", "csv", "text/csv", lambda: exports.data(panels)),
+    ]
+    with st.container(horizontal=True):
+        for label, ending, kind, make in files:
+            st.download_button(label, make, f"{name}.{ending}", kind, on_click="ignore", icon=":material/download:",
+                               key=f"save_{name}_{ending}")  # fmt: skip
+
+
+def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
+    """Benchmarks of all runs, with the samples behind each point where they agree."""
+    titles: dict[str, str] = {}
+    for run in runs:
+        titles = {**store.benchmarks(run), **titles}
+    samples = {(run.params.get("evaluation") or {}).get("samples") for run in runs}
+    at = f", mean@{samples.pop()}" if len(samples) == 1 else ""
+    return {name: f"{title}{at}" for name, title in titles.items()}
+
+
+def curves(runs: Sequence[RunEntry]) -> None:
+    """The six panels of the paper's figure, or however many benchmarks there are."""
+    band, window = options(runs)
+    shown = group(runs, band)
+    panels = [panel(title, shown, store.curves, name, points=True) for name, title in titles_of(runs).items()]
+    panels += [panel(title, shown, store.metrics, name, window) for name, title in TRAINING.items()]
+    draw(panels, shown, "curves", drawn_note(shown, window, smoothed=True))
+
+
+def metrics(runs: Sequence[RunEntry]) -> None:
+    """Whatever else was logged."""
+    columns: dict[str, Callable[[RunEntry], pd.DataFrame]] = {}
+    for run in runs:
+        for read in (store.metrics, store.timing, store.curves):
+            with ui.guard():
+                columns = {**{str(name): read for name in read(run) if name != "step"}, **columns}
+    first = [name for name in FIRST_METRICS if name in columns]
+    chosen = selection.choose_many(
+        "Metrics", sorted(columns), "logged", first=first, placeholder="Choose metrics",
+        help="As docs/metrics.md defines them, of metrics.csv, timing.csv and curves.csv.",
+    )  # fmt: skip
+    band, window = options(runs)
+    if not chosen:
+        ui.empty("No metric is chosen.")
+        return
+    shown = group(runs, band)
+    panels = [
+        panel(name, shown, store.curves, name, points=True, form=".4g") if columns[name] is store.curves
+        else panel(name, shown, columns[name], name, window, points=_sparse(runs, columns[name], name), form=".4g")
+        for name in chosen
+    ]  # fmt: skip
+    draw(panels, shown, "metrics", drawn_note(shown, window, smoothed=True))
+
+
+def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], name: str) -> bool:
+    """Whether a metric was measured at so few steps that a line alone would hide it."""
+    for run in runs:
+        try:
+            table = read(run)
+        except UserError:
+            continue
+        if name in table and (measured := int(table[name].notna().to_numpy().sum())):
+            return measured < len(table) / 3
+    return False
+
+
+def schedules(runs: Sequence[RunEntry]) -> None:
+    """Coefficients as the parameters ask for, and as metrics.csv says that they were applied."""
+    shown = group(runs, seeds_together=True)
+    panels = {name: schedule_panel(title, shown, name) for name, title in COEFFICIENTS.items()}
+    found = [
+        (COEFFICIENTS[name], series.name, deviation(each.table, series.name))
+        for name, each in panels.items()
+        for series in shown
+    ]
+    differing_ones = [(title, name, gap) for title, name, gap in found if gap]
+    if differing_ones:
+        for title, name, (step, meant, applied) in differing_ones:
+            st.error(ui.plain(f"{name}: {title} was {applied:.6g} at step {step}, but the parameters give {meant:.6g}"),
+                     icon=":material/warning:")  # fmt: skip
+    else:
+        st.success("What was applied at each step is what the parameters give.", icon=":material/check:")
+    draw(list(panels.values()), shown, "schedules",
+         "lines: worked out from the run's parameters; points: as applied, from metrics.csv")  # fmt: skip
+
+
+def parameters(runs: Sequence[RunEntry]) -> None:
+    """What differs, and whether the runs are matched."""
+    if len(runs) < 2:
+        ui.empty("Choose a second run to compare parameters with.")
+        return
+    with ui.guard():
+        found = differing.differences(runs)
+        if found.matched:
+            st.success(ui.plain(f"Matched: nothing that may change a result differs beside {found.compared_words}."),
+                       icon=":material/check:")  # fmt: skip
+        else:
+            kinds = ", ".join(dict.fromkeys(each.kind for each in found.rest))
+            st.warning(ui.plain(f"Not matched: results may also differ because of {kinds}."), icon=":material/warning:")
+        for caveat in found.caveats:
+            st.caption(ui.plain(f"Caveat: {caveat}."))
+        for title, leaves in (("What is compared", found.compared), ("Everything else that may matter", found.rest)):
+            if leaves:
+                st.subheader(title)
+                st.dataframe(differing.highlighted(leaves, runs), hide_index=True, width="stretch", height="content")
+        st.subheader("Budget")
+        st.dataframe(differing.budgets(runs), hide_index=True, width="stretch")
+        if found.without_effect:
+            with st.expander(f"{len(found.without_effect)} on record, without effect on any of the runs"):
+                st.dataframe(differing.table(found.without_effect, runs), hide_index=True, width="stretch")
+
+
+def by_problem(runs: Sequence[RunEntry]) -> None:
+    """Two runs on the same problems."""
+    if len(runs) < 2:
+        ui.empty("Choose a second run: problems are compared between two.")
+        return
+    known = {run.id: run for run in runs}
+    pairs = [run.id for run in runs[1:] if run.seed == runs[0].seed and run.method != runs[0].method]
+    left, middle, right = st.columns([2, 2, 3])
+    with left:
+        second = known[selection.choose("Run", list(known), "second", shown=lambda id: known[id].label,
+                                        first=(pairs or list(known))[-1])]  # fmt: skip
+    with middle:
+        first = known[selection.choose("minus", list(known), "first", shown=lambda id: known[id].label)]
+    with right:
+        which = selection.choose("Answers", list(paired.EVALUATIONS), "answers", shown=paired.EVALUATIONS.__getitem__)
+    if first.id == second.id:
+        ui.empty("These are one run: choose another.")
+        return
+    with ui.guard():
+        found, left_out = paired.compare(first, second, which)
+        for text in left_out:
+            st.caption(ui.plain(text))
+        if found:
+            show_paired(found, first, second)
+
+
+def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntry) -> None:
+    """The table of differences with intervals, and a chart per benchmark."""
+    names = (first.id, second.id)
+    rows = pd.DataFrame(paired.rows(found, *names))
+    limits = zip(rows["low"], rows["high"], strict=True)
+    level = f"{paired.confidence(first):.0%}"
+    summary = pd.DataFrame({
+        "Benchmark": rows["benchmark"].map(ui.printable), ui.printable(second.id): rows[second.id],
+        ui.printable(first.id): rows[first.id], "Difference": [plus(value) for value in rows["difference"]],
+        f"{level} interval": [f"{plus(low)} to {plus(high)}" for low, high in limits],
+        "p": rows["p"].map(p_text), "p, Holm": rows["p, Holm"].map(p_text),
+        "Problems": rows["problems"], "Samples": rows["samples"],
+    })  # fmt: skip
+    accuracy = {ui.printable(name): st.column_config.NumberColumn(format="%.3f") for name in names}
+    st.dataframe(summary, hide_index=True, width="stretch", column_config=accuracy)
+    st.caption(
+        ui.plain(f"{second.id} − {first.id}, paired by problem: says how the difference would move with other problems "
+                 f"of the same kind, and nothing of other seeds. p: sign-flip permutations; Holm: adjusted for the "
+                 f"{len(found)} benchmarks here.")
+    )  # fmt: skip
+    each_problem = pd.concat([one.by_problem.assign(benchmark=one.title) for one in found], ignore_index=True)
+    for place, (number, one) in zip(ui.grid(len(found)), enumerate(found), strict=True):
+        with place:
+            problem_chart(one, number)
+    st.download_button("Data (CSV)", lambda: each_problem.to_csv(index=False).encode("utf-8", "replace"),
+                       f"{second.name}-minus-{first.name}.csv", "text/csv", on_click="ignore",
+                       icon=":material/download:", key="save_problems")  # fmt: skip
+
+
+def problem_chart(one: paired.Paired, number: int) -> None:
+    """Differences by problem, the largest first; a click names the problem and links to its page."""
+    state = st.altair_chart(
+        charts.ranked(one.by_problem, title=one.title, y="difference in accuracy"),
+        on_select="rerun", selection_mode="pick", key=f"ranked_{number}", width="stretch",
+    )  # fmt: skip
+    picked = (state["selection"] or {}).get("pick") or []
+    table = one.by_problem
+    gaps = one.second.accuracy - one.first.accuracy
+    up, down = int((gaps > 0).sum()), int((gaps < 0).sum())
+    st.caption(f"{up} problems up, {down} down, {len(table) - up - down} equal. Click to choose a problem.")
+    if picked:
+        row = table[table["problem"] == picked[0]["problem"]].iloc[0]
+        st.markdown(ui.plain(f"{row['problem']}: {row['first']:.3f} → {row['second']:.3f}"))
+        selection.link("problems", "Open this problem", benchmark=one.benchmark, problem=row["problem"])
+
+
+def page() -> None:
+    """Compare."""
+    st.header("Compare")
+    if not ui.found().runs:
+        ui.empty("No run can be shown: the sidebar says what was left out, and why.")
+        return
+    runs = choose_runs()
+    part = selection.segments("What", list(PARTS), "part", label_visibility="collapsed")
+    if not runs:
+        ui.empty("No run is chosen.")
+        return
+    PARTS[part](runs)
+
+
+PARTS: dict[str, Callable[[Sequence[RunEntry]], None]] = {
+    "Curves": curves,
+    "Metrics": metrics,
+    "Schedules": schedules,
+    "Parameters": parameters,
+    "Problems": by_problem,
+}
+page()

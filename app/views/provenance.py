@@ -1,5 +1,184 @@
-"""provenance."""
+"""What a run hangs on, and how to make it again."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
-st.header("provenance")
+from app import charts, mlflow_link, run_rows, selection, ui
+from app.provenance_files import commands, leaves, params_yaml, sizes, verifier
+from app.sources import RunEntry
+
+SYSTEM = {
+    "cpu_utilization_percentage": "CPU (%)",
+    "system_memory_usage_megabytes": "Memory in use (MB)",
+    "gpu_0_utilization_percentage": "GPU 0 (%)",
+    "gpu_0_memory_usage_megabytes": "GPU 0 memory (MB)",
+    "disk_usage_megabytes": "Disk in use (MB)",
+    "network_receive_megabytes": "Network, received (MB)",
+}
+
+
+def header(run: RunEntry) -> None:
+    """The facts that tell runs apart, and where the run can be looked at."""
+    git = run.config.get("git") or {}
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{ui.plain(run.title)}**")
+        st.markdown(f":gray-badge[{ui.plain(run.kind_label)}]")
+        if git.get("dirty"):
+            st.markdown(":orange-badge[:material/edit: uncommitted changes]")
+        elif git.get("dirty") is False:
+            st.markdown(":green-badge[:material/check: as committed]")
+    facts = {
+        "Commit": git.get("commit"), "Fingerprint": run.config.get("fingerprint"),
+        "Code": run.config.get("code"), "Profile": run.params.get("profile"), "Preset": run.params.get("preset"),
+        "Verifier": verifier(run), "Found in": run.label_of(""),
+    }  # fmt: skip
+    st.dataframe(_two_columns(facts), hide_index=True, width="stretch", column_config=_named("What", "Value"))
+
+
+def _two_columns(facts: Mapping[str, Any]) -> pd.DataFrame:
+    known = {name: value for name, value in facts.items() if value not in (None, "")}
+    return pd.DataFrame({"name": list(map(str, known)), "value": [ui.printable(_words(v)) for v in known.values()]})
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _named(first: str, second: str) -> dict[str, Any]:
+    return {"name": st.column_config.TextColumn(first, width="small"), "value": st.column_config.TextColumn(second)}
+
+
+def reproduce(run: RunEntry) -> None:
+    """The commands, and the files that they need."""
+    st.subheader("Make it again")
+    st.code(commands(run), language="bash")
+    with st.container(horizontal=True):
+        st.download_button("params.yaml, as recorded", lambda: params_yaml(run), "params.yaml", "application/yaml",
+                           on_click="ignore", icon=":material/download:", key="save_params")  # fmt: skip
+        if diff := run.config.get("diff"):
+            text = (str(diff) + "\n").encode("utf-8", "replace")
+            st.download_button("changes.diff", text, "changes.diff", "text/x-diff", on_click="ignore",
+                               icon=":material/download:", key="save_diff")  # fmt: skip
+    if run.kind in ("in progress", "unfinished"):
+        st.caption("An interrupted run goes on where it stopped when its command is given again.")
+
+
+def changes(run: RunEntry) -> None:
+    """How the tree differed from its commit."""
+    git, diff = run.config.get("git") or {}, run.config.get("diff")
+    if diff:
+        lines = str(diff).count("\n") + 1
+        with st.expander(f"Uncommitted changes, {lines:,} lines", expanded=lines <= 40, icon=":material/difference:"):
+            st.code(ui.printable(str(diff)), language="diff", height=420 if lines > 25 else "content")
+    elif git.get("dirty"):
+        st.info("The tree had changes that were not committed, and what they were was not recorded: the code's digest "
+                "tells whether another run had the same.", icon=":material/info:")  # fmt: skip
+
+
+def parameters(run: RunEntry) -> None:
+    """All of them, searchable."""
+    st.subheader("Parameters")
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    with left:
+        wanted = st.text_input("Search", key="param", bind="query-params", placeholder="beta, train.lr, math_verify …")
+    with right:
+        others = st.toggle("Other methods too", key="other_methods", bind="query-params")
+    everything = leaves(run.params)
+    own = f"methods.{run.method}."
+    words = wanted.lower().split()
+    shown = [
+        (path, value) for path, value in everything
+        if (others or not path.startswith("methods.") or path.startswith(own))
+        and all(word in f"{path} {value}".lower() for word in words)
+    ]  # fmt: skip
+    if shown:
+        table = pd.DataFrame(
+            {"name": [ui.printable(path) for path, _ in shown], "value": [ui.printable(value) for _, value in shown]}
+        )
+        st.dataframe(table, hide_index=True, width="stretch", height=min(38 + 35 * len(table), 420),
+                     column_config=_named("Path", "Value"))  # fmt: skip
+        st.caption(f"{len(shown)} of {len(everything)}")
+    else:
+        ui.empty("No parameter has all of these words.")
+
+
+def environment(run: RunEntry) -> None:
+    """Versions, hardware, inputs."""
+    columns = st.columns([2, 2, 3])
+    sections = (("Versions", "versions", "Package", "Version"), ("Hardware", "hardware", "Part", "What"),
+                ("Inputs", "inputs", "Input", "Digest"))  # fmt: skip
+    for column, (title, key, first, second) in zip(columns, sections, strict=True):
+        with column:
+            st.subheader(title)
+            facts = run.config.get(key)
+            if isinstance(facts, Mapping) and facts:
+                st.dataframe(_two_columns(facts), hide_index=True, width="stretch", height="content",
+                             column_config=_named(first, second))  # fmt: skip
+            else:
+                ui.empty("Not recorded.")
+
+
+def files(run: RunEntry) -> None:
+    """What there is on disk."""
+    st.subheader("Files")
+    table = sizes(run)
+    number = st.column_config.NumberColumn(format="%,.1f")
+    st.dataframe(table, hide_index=True, width="stretch", height="content", column_config={"Kilobytes": number})
+    if table["Kilobytes"].isna().to_numpy().any():
+        st.caption("No size: in another commit, and not fetched. Weights are never fetched.")
+
+
+def mlflow(run: RunEntry) -> None:
+    """What MLflow recorded of it, on demand."""
+    st.subheader("MLflow")
+    if not st.toggle("Look the run up", key="mlflow", bind="query-params", help="By its fingerprint, in the store that "
+                     "its parameters name. Loading MLflow takes some seconds."):  # fmt: skip
+        return
+    with st.spinner("Asking MLflow", show_time=True):
+        found = mlflow_link.lookup(run)
+    if not found:
+        ui.empty("The store has no run with this fingerprint.")
+    for each in found:
+        tracked(each)
+    if found:
+        st.caption("Its pages, after `make mlflow` in the project's folder:")
+        st.code("make mlflow\n" + "\n".join(ui.printable(each.address) for each in found), language="bash")
+
+
+def tracked(each: mlflow_link.Tracked) -> None:
+    """One run of MLflow."""
+    begun = "" if each.started is None else f"{datetime.fromtimestamp(each.started / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+    took = "" if each.started is None or each.ended is None else run_rows.duration((each.ended - each.started) / 1000)
+    facts = {"Run": each.id, "Name": each.name, "Status": each.status, "Begun": begun, "Took": took,
+             "Metrics": f"{len(each.metrics)}"}  # fmt: skip
+    st.dataframe(_two_columns(facts), hide_index=True, width="stretch", column_config=_named("What", "Value"))
+    measured = [name for name in SYSTEM if name in set(each.system["metric"])]
+    for place, name in zip(ui.grid(len(measured)), measured, strict=True):
+        table = each.system[each.system["metric"] == name].assign(series=SYSTEM[name])
+        with place:
+            st.altair_chart(
+                charts.lines(table, charts.styles([SYSTEM[name]]), title=SYSTEM[name], x="seconds", form=",.1f",
+                             height=150, points=len(table) < 10), width="stretch"
+            )  # fmt: skip
+
+
+def page() -> None:
+    """Provenance."""
+    st.header("Provenance")
+    if not ui.found().runs:
+        ui.empty("No run can be shown: the sidebar says what was left out, and why.")
+        return
+    run = ui.choose_run()
+    for part in (header, reproduce, changes, parameters, environment, files, mlflow):
+        with ui.guard():
+            part(run)
+    selection.link("compare", "Compare it with others")
+
+
+page()

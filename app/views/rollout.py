@@ -1,5 +1,107 @@
-"""rollout."""
+"""One rollout down to the token: its text coloured by a signal, both prompts, the verdict."""
+
+from typing import Any
 
 import streamlit as st
 
-st.header("rollout")
+from app import rollout_choice, rollout_files, selection, store, tokens, ui
+from app.places import places
+from app.rollout_choice import Chosen
+
+
+def chosen_token(chosen: Chosen) -> int | None:
+    """The token that the URL names, unless it belongs to a rollout that was looked at before."""
+    if st.session_state.get("_token_of", chosen.key) != chosen.key and "token" in st.query_params:
+        del st.query_params["token"]
+    st.session_state["_token_of"] = chosen.key
+    text = st.query_params.get("token", "")
+    return int(text) if text.isdecimal() and len(text) < 9 and int(text) < len(chosen.row["tokens"]) else None
+
+
+def keep_token(key: str, token: int) -> None:
+    """Puts the token that a reader clicked into the URL."""
+    if key == st.session_state.get("_token_of"):
+        st.query_params["token"] = str(token)
+
+
+def find_problem(chosen: Chosen) -> None:
+    """Any problem that the run has met: choosing one goes to the step where it was met first."""
+    with st.popover("Find a problem", icon=":material/search:"):
+        known = places(chosen.run)
+
+        def go_there() -> None:
+            step, group = known[st.session_state["find_problem"]][0]
+            st.session_state["step"], st.session_state["group"] = str(step), str(group)
+            st.session_state["find_problem"] = None
+
+        st.selectbox(f"Of {len(known):,} problems in the run's records", list(known), index=None, key="find_problem",
+                     format_func=lambda problem: tokens.cut(problem, 80), on_change=go_there)  # fmt: skip
+
+
+def more_of_it(chosen: Chosen) -> None:
+    """Links: neighbours in the group, the same problem at other steps, the pages that show more."""
+    row, here = chosen.row, chosen.link
+    group = rollout_choice.members(store.step_rollouts(chosen.run, row["step"]), row["group"])
+    siblings = sorted(group["sibling"].to_pylist())
+    at = siblings.index(row["sibling"])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if at > 0:
+            selection.link("rollout", f"← Sibling {siblings[at - 1]}", **here | {"sibling": siblings[at - 1]})
+        if at + 1 < len(siblings):
+            selection.link("rollout", f"Sibling {siblings[at + 1]} →", **here | {"sibling": siblings[at + 1]})
+        selection.link("rollouts", "The whole group", **here)
+        selection.link("diff", "Compare with another", **here)
+        find_problem(chosen)
+    others = [place for place in places(chosen.run).get(row["problem_id"], []) if place[0] != row["step"]]
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if others:
+            st.caption("The same problem at", width="content")
+            for step, number in others[:20]:
+                selection.link("rollout", f"step {step}", **here | {"step": step, "group": number, "sibling": None})
+        else:
+            st.caption("This problem stands in no other recorded step of the run.")
+
+
+def alone(chosen: Chosen, data: dict[str, Any]) -> str:
+    """The rollout as one HTML file."""
+    run, row = chosen.run, chosen.row
+    git = run.config.get("git") or {}
+    commit = f", commit {str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else ""
+    lines = [
+        f"{tokens.cut(row['problem_id'], 200)}, group {row['group']}, sibling {row['sibling']}",
+        f"Run {run.name}{commit}. Made by the SDPG workbench; this file asks for nothing from anywhere.",
+    ]
+    return tokens.standalone(data, f"{run.title}, step {row['step']}", lines, row["completion"])
+
+
+def downloads(chosen: Chosen, data: dict[str, Any]) -> None:
+    """The rollout as files, made when a button is pressed."""
+    row = chosen.row
+    name = f"{chosen.run.name.replace('/', '-')}-step-{row['step']}-group-{row['group']}-sibling-{row['sibling']}"
+    with st.container(horizontal=True):
+        for label, ending, kind, make in (
+            ("JSONL", "jsonl", "application/jsonl", lambda: rollout_files.as_json_lines([row])),
+            ("Parquet", "parquet", "application/vnd.apache.parquet", lambda: rollout_files.as_parquet([row])),
+            ("HTML", "html", "text/html", lambda: alone(chosen, data).encode("utf-8", "replace")),
+        ):
+            st.download_button(label, make, f"{name}.{ending}", kind, on_click="ignore", icon=":material/download:")
+
+
+def page() -> None:
+    """All of it."""
+    left, right = st.columns([5, 6], vertical_alignment="bottom")
+    left.header("Rollout")
+    with ui.guard():
+        with right:
+            run = ui.choose_run()
+        chosen = rollout_choice.choose_rollout(run)
+        readings = chosen.readings()
+        signal = rollout_choice.choose_signal(readings)
+        data = tokens.strip_data(chosen.row, readings, signal, chosen.key, token=chosen_token(chosen))
+        data |= {"facts": tokens.facts(chosen.row, chosen.limit), "prompts": tokens.prompts(chosen.row)}
+        tokens.mount(data, "strip", keep_token)
+        more_of_it(chosen)
+        downloads(chosen, data)
+
+
+page()

@@ -1,5 +1,237 @@
-"""rollouts."""
+"""Rollouts: run → step → group of siblings → one rollout; filters, search, download."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
 import streamlit as st
 
-st.header("rollouts")
+from app import filters, selection, store, ui
+from app.filters import Filter
+from app.sources import RunEntry
+
+STEP, RUN = "this step", "whole run"
+WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"), "both": filters.TEXTS}
+CLIP = 1200  # characters of a completion that are shown here
+CARDS = 16  # siblings whose completions are shown at once
+LEGEND = "● correct, ○ wrong, ∅ no answer, … truncated without an answer, t timeout"
+
+
+def filters_chosen(index: pd.DataFrame) -> Filter:
+    """The filters, behind one button that says how many are set."""
+    set_now = ("status", "reward", "gate", "min_length", "max_length", "kl", "flagged")
+    count = sum(name in st.query_params for name in set_now)
+    with st.popover(f"Filters ({count})" if count else "Filters", icon=":material/filter_list:"):
+        flagged = st.toggle("Only groups without variance", key="flagged", bind="query-params",
+                            help="All siblings have the same reward: every advantage is 0.")  # fmt: skip
+        statuses = selection.choose_many("Status", ui.STATUSES, "status", placeholder="all")
+        rewards = sorted({f"{value:g}" for value in index["reward"]}, key=float)
+        reward = selection.choose_many("Reward", rewards, "reward", placeholder="all")
+        gate = selection.segments("Gate", ("any", "open", "closed"), "gate")
+        left, right = st.columns(2)
+        shortest = left.number_input("Tokens, from", 0, value=None, step=1, key="min_length", bind="query-params")
+        longest = right.number_input("to", 0, value=None, step=1, key="max_length", bind="query-params")
+        low, high = st.slider(
+            "KL to teacher, quantiles (%)", 0, 100, (0, 100), 5, key="kl", bind="query-params",
+            help="Of each rollout's mean, among the rollouts on which it was recorded; the others are left out.",
+        )  # fmt: skip
+    return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged)  # pyright: ignore[reportArgumentType]
+
+
+def download(run: RunEntry, chosen: pd.DataFrame) -> None:
+    """Files of what passes; made when a button is pressed."""
+    keys = chosen[["step", "group", "sibling"]]
+    with st.popover("Download", icon=":material/download:", disabled=chosen.empty):
+        st.caption(f"{len(chosen):,} rollouts, {int(chosen['length'].sum()):,} response tokens")
+        tokens = st.toggle("With token signals in JSONL", value=True, help="About 250 bytes a token.")
+        name = f"{run.name.replace('/', '-')}-rollouts"
+        st.download_button("JSONL", lambda: filters.jsonl_of(run, keys, tokens), f"{name}.jsonl",
+                           "application/jsonl", on_click="ignore", width="stretch")  # fmt: skip
+        st.download_button("Parquet", lambda: filters.parquet_of(run, keys), f"{name}.parquet",
+                           "application/vnd.apache.parquet", on_click="ignore", width="stretch")  # fmt: skip
+
+
+def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, bool] | None:
+    """Run, the rollouts in scope, those that pass, and whether the scope is the whole run; None without records."""
+    row = st.columns([3, 2, 3])
+    with row[0]:
+        run = ui.choose_run()
+    steps = store.rollout_steps(run)
+    if not steps:
+        ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
+        return None
+    with row[1]:
+        step = selection.choose("Step", steps, "step", first=str(steps[-1]))
+    with row[2]:
+        whole = selection.segments("Listed", (STEP, RUN), "scope") == RUN
+    bar = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
+    text = bar[0].text_input("Search", key="q", bind="query-params", type="search", label_visibility="collapsed",
+                             placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
+    with bar[1]:
+        within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
+    index, notices = store.index(run)
+    for notice in notices:
+        st.warning(ui.plain(notice), icon=":material/warning:")
+    scope = index if whole else index[index["step"] == step].reset_index(drop=True)
+    with bar[2]:
+        chosen = filters_chosen(index)
+    hits = filters.search(run, steps if whole else [step], text, WITHIN[within]) if text else None
+    passes = filters.passing(scope, chosen, hits)
+    with bar[3]:
+        download(run, scope[passes])
+    return run, scope, scope[passes], whole
+
+
+def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> None:
+    """What is listed, in one line."""
+    flagged = int(table["flagged"].sum())
+    right = (chosen["status"] == "correct").mean() if len(chosen) else 0.0
+    what = f"{len(chosen):,} of {len(scope):,} rollouts" if len(chosen) < len(scope) else f"{len(scope):,} rollouts"
+    inside = (chosen["gate"] > 0).mean() if len(chosen) else 0.0
+    parts = [
+        f"**{what}** in {len(table):,} groups", f"{right:.0%} correct", f"{flagged:,} groups without variance",
+        f"gate open for {inside:.0%}",
+        f"KL recorded on {int(chosen['kl_to_teacher'].notna().sum()):,}",
+    ]  # fmt: skip
+    st.markdown(" · ".join(parts))
+
+
+def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
+    """A row per group; selecting one shows its siblings."""
+    shown = pd.DataFrame({
+        "step": table["step"], "group": table["group"], "problem": table["problem_id"].map(ui.printable),
+        "siblings": table["marks"], "reward": table["reward"], "correct": table["correct"],
+        "flag": table["flagged"].map({True: "no variance", False: ""}), "gate": table["gate"],
+        "tokens": table["length"], "range": [f"{low}–{high}" for low, high in zip(table["shortest"], table["longest"],
+                                                                                  strict=True)],
+        "KL": table["kl"],
+    })  # fmt: skip
+    if not whole:
+        shown = shown.drop(columns="step")
+    where = [at for at, key in enumerate(zip(table["step"], table["group"], strict=True)) if key == current]
+    # A list of other groups is another widget, so that no row stays selected that means something else now.
+    key = f"groups-{hash((run.id, *zip(table['step'], table['group'], strict=True)))}"
+    st.dataframe(
+        shown, hide_index=True, key=key, selection_mode="single-row",
+        on_select=lambda: _choose_group(key, table), selection_default={"selection": {"rows": where}},
+        height="content" if len(shown) <= 9 else 360, placeholder="–",
+        column_config={
+            "siblings": st.column_config.TextColumn(help=LEGEND),
+            "reward": st.column_config.NumberColumn("mean reward", format="%.2f"),
+            "correct": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
+            "flag": st.column_config.TextColumn(help="no variance: all rewards are equal, every advantage is 0"),
+            "gate": st.column_config.NumberColumn("gate open", format="percent"),
+            "tokens": st.column_config.NumberColumn("mean tokens", format="%.0f"),
+            "range": st.column_config.TextColumn("tokens", alignment="right"),
+            "KL": st.column_config.NumberColumn("KL to teacher", format="%.3f", help="Mean of the siblings on which "
+                                                "it was recorded, nats per token; empty without one"),
+        },
+    )  # fmt: skip
+    st.caption(f"Siblings: {LEGEND}. Select a row to see them below.")
+
+
+def _choose_group(key: str, table: pd.DataFrame) -> None:
+    rows = selection.selected_rows(st.session_state[key])
+    if rows:
+        row = table.iloc[rows[0]]
+        st.session_state["step"] = str(row["step"])
+        st.query_params["group"] = str(row["group"])
+
+
+def current_group(table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
+    """Step and group that the URL names, if listed; else the first listed."""
+    group = st.query_params.get("group", "")
+    keys = list(zip(table["step"].tolist(), table["group"].tolist(), strict=True))
+    if group.isdigit() and (step, int(group)) in keys:
+        return (step, int(group))  # pyright: ignore[reportReturnType]
+    return keys[0] if keys else None
+
+
+def clipped(text: str) -> str:
+    """Text that fits on a card, and how much more there is."""
+    text = ui.printable(text[: CLIP + 1])
+    return text if len(text) <= CLIP else f"{text[:CLIP]} … (cut off here; Rollout shows all of it)"
+
+
+def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing: set[int]) -> None:
+    """One group: its problem, its siblings with their numbers, and what each of them wrote."""
+    its = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
+    rows = its.to_dict("records")
+    problem = str(rows[0]["problem_id"])
+    st.subheader(ui.plain(f"Step {step}, group {group}: {problem}"))
+    if its["reward"].nunique() == 1:
+        st.warning("All rewards of this group are equal: no variance, every advantage is 0.",
+                   icon=":material/horizontal_rule:")  # fmt: skip
+    written = filters.texts(run, step, group)
+    if written:
+        first = next(iter(written.values()))
+        st.code(clipped(first["student_prompt"] or ""), language=None, wrap_lines=True)
+        gold = ui.plain(rows[0]["gold"])
+        st.markdown(f"Gold answer **{gold}**")
+    shown = pd.DataFrame({
+        "sibling": its["sibling"],
+        "verdict": [f"{filters.MARKS.get(row['status'], '?')} {row['status']}" for row in rows],
+        "answer": [ui.printable(row["extracted_answer"] or "") for row in rows],
+        "reward": its["reward"], "advantage": its["advantage"], "tokens": its["length"],
+        "gate": (its["gate"] > 0).map({True: "open", False: "closed"}), "KL": its["kl_to_teacher"],
+        "entropy": its["entropy"],
+        "text": [ui.printable((written.get(row["sibling"], {}).get("completion") or "")[:160]) for row in rows],
+    })  # fmt: skip
+    state = st.dataframe(
+        shown, hide_index=True, key=f"siblings-{run.id}-{step}-{group}", selection_mode="single-row", on_select="rerun",
+        height="content" if len(shown) <= 16 else 600, placeholder="–",
+        column_config={
+            "reward": st.column_config.NumberColumn(format="%.2f"),
+            "advantage": st.column_config.NumberColumn(format="%+.3f"),
+            "KL": st.column_config.NumberColumn("KL to teacher", format="%.3f", help="nats per token; empty where it "
+                                                "was not recorded"),
+            "entropy": st.column_config.NumberColumn(format="%.3f", help="nats per token"),
+            "text": st.column_config.TextColumn("completion", width="large"),
+        },
+    )  # fmt: skip
+    st.caption("Select a sibling to open it down to the token.")
+    if picked := selection.selected_rows(state):
+        selection.go("rollout", run=run.id, step=step, group=group, sibling=rows[picked[0]]["sibling"])
+    cards(run, rows, written, passing)
+
+
+def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int]) -> None:
+    """What each sibling wrote, two beside each other."""
+    columns = st.columns(2)
+    for at, row in enumerate(rows[:CARDS]):
+        sibling = row["sibling"]
+        with columns[at % 2].container(border=True):
+            head = st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute")
+            gate = "gate open" if row["gate"] > 0 else "gate closed"
+            mark = filters.MARKS.get(row["status"], "?")
+            facts = [f"{mark} {row['status']}", f"A {row['advantage']:+.2f}", f"{row['length']} tokens", gate]
+            if not pd.isna(row["kl_to_teacher"]):
+                facts.append(f"KL {row['kl_to_teacher']:.3f}")
+            if sibling not in passing:
+                facts.append("filtered out")
+            head.markdown(f"**{sibling}** · {ui.plain(' · '.join(facts))}")
+            with head:
+                selection.link("rollout", "Tokens", run=run.id, step=row["step"], group=row["group"], sibling=sibling)
+            text = written.get(sibling, {}).get("completion") or ""
+            st.code(clipped(text), language=None, wrap_lines=True, height="content" if len(text) < 600 else 240)
+    if len(rows) > CARDS:
+        st.caption(f"{len(rows) - CARDS} more siblings are in the table above.")
+
+
+st.header("Rollouts")
+with ui.guard():
+    listed = controls()
+    if listed is not None:
+        run, scope, chosen, whole = listed
+        passes = scope.index.isin(chosen.index)
+        table = filters.groups(scope, pd.Series(passes, index=scope.index))
+        summary(scope, chosen, table)
+        if table.empty:
+            ui.empty("No rollout passes: loosen the filters, or search the whole run.")
+        else:
+            step = int(st.session_state["step"])
+            current = current_group(table, step)
+            group_table(run, table, whole, current)
+            if current is not None:
+                here = chosen[(chosen["step"] == current[0]) & (chosen["group"] == current[1])]
+                siblings(run, scope, *current, set(here["sibling"]))

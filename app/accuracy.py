@@ -1,0 +1,385 @@
+"""Accuracies of runs that were found, per problem and as rows of the tables. Imports no torch.
+
+The estimators are the report's own (sdpg.tables); here the runs of one place are put together for them, and what is
+incomplete or damaged is left out by name instead of stopping the rest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from app import store
+from app.sources import Found, RunEntry
+from sdpg.errors import UserError
+from sdpg.extraction import normalise_answer
+from sdpg.params import MethodParams, Params, parse_params
+from sdpg.records import VALIDATION, read_evaluations
+from sdpg.results import BASE, Results, Run
+from sdpg.statistics import ProblemCounts
+from sdpg.summaries import COLUMNS, EvaluationSummary, summarise
+from sdpg.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
+
+WORKSPACE = "workspace"
+"""What the URL calls the place without a key."""
+Answers = dict[tuple[str, str, bool], EvaluationSummary]
+"""(method, benchmark, greedy or not) → its answers."""
+
+
+@store.cached_by_file(512)
+def _answers(path: Path) -> Answers:
+    return summarise(store.readable(read_evaluations(path, COLUMNS)), str(path), normalise_answer)
+
+
+def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
+    """Benchmark, or ``validation`` → the answers sampled at an evaluation step."""
+    found = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
+    return {benchmark: summary for (_, benchmark, greedy), summary in found.items() if not greedy}
+
+
+def final(run: RunEntry) -> dict[tuple[str, bool], EvaluationSummary]:
+    """(Benchmark, greedy or not) → larger samples of the final policy; empty where the stage was not run."""
+    if run.final is None:
+        return {}
+    found = _answers(run.place.files.path(run.final))
+    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in found.items()}
+
+
+def base(runs: Sequence[RunEntry]) -> Answers:
+    """The base's evaluations beside the first of the runs that has them; empty where none has."""
+    name = "models/base-evaluations/sampled.parquet"
+    for run in runs:
+        if run.place.files.exists(name):
+            return _answers(run.place.files.path(name))
+    return {}
+
+
+def by_place(found: Found) -> dict[str, list[RunEntry]]:
+    """Finished runs of each place that has some, by what the URL calls it; in progress and trials are not compared."""
+    places: dict[str, list[RunEntry]] = {}
+    for run in found.runs.values():
+        if run.kind in ("finished", "sample"):
+            places.setdefault(run.place.key or WORKSPACE, []).append(run)
+    return places
+
+
+def by_method(runs: Sequence[RunEntry]) -> dict[str, list[RunEntry]]:
+    """Runs of each method by seed; methods in the order of the first run's own parameters, as in the figures."""
+    order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
+    methods: dict[str, list[RunEntry]] = {}
+    for run in sorted(runs, key=lambda run: (order.index(run.method) if run.method in order else len(order), run.seed)):
+        methods.setdefault(run.method, []).append(run)
+    return methods
+
+
+def method_places(runs: Sequence[RunEntry]) -> dict[str, int]:
+    """Each method's place in the parameters, which decides its colour."""
+    order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
+    order += [run.method for run in runs if run.method not in order]
+    return {name: place for place, name in enumerate(dict.fromkeys(order))}
+
+
+def method_title(run: RunEntry) -> str:
+    """The method's title in the run's own parameters."""
+    entry = (run.params.get("methods") or {}).get(run.method) or {}
+    return str(entry.get("title") or run.method)
+
+
+@dataclass(frozen=True)
+class FoundRun(Run):
+    """A run that was found, as the report's statistics read it."""
+
+    entry: RunEntry = field(kw_only=True)
+
+    def evaluation(self, step: int) -> dict[str, EvaluationSummary]:
+        """In-training evaluation of a step: benchmark → its answers."""
+        return in_training(self.entry, step)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The runs of a place, ready for the tables.
+
+    Attributes:
+        results: None where no method is complete.
+        runs: method → its runs, of those in ``results``.
+        left_out: what is not in the tables, and why.
+    """
+
+    results: Results | None
+    runs: dict[str, list[RunEntry]]
+    left_out: list[str]
+
+
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
+    return {name: table[name].to_numpy(dtype=np.float64) for name in table}
+
+
+def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
+    """Raises a :class:`UserError` where something is missing that the tables need."""
+    curves = store.curves(run)
+    if missing := [name for name in (*benchmarks, VALIDATION) if name not in curves]:
+        raise UserError(f"{run.label_of('curves.csv')} has no column {', '.join(missing)}: it was made with other "
+                        "benchmarks")  # fmt: skip
+    if curves.empty:
+        raise UserError(f"{run.label_of('curves.csv')} has no rows: run its stage again")
+    return FoundRun(run.method, run.seed, run.path(""), dict(run.config), _columns(curves),
+                    _columns(store.metrics(run)), final(run), entry=run)  # fmt: skip
+
+
+def run_params(run: RunEntry) -> Params:
+    """The run's parameters, typed. A resolved method holds every field; those without effect are no input of it.
+
+    Raises:
+        UserError: if they are of another version of this code.
+    """
+    tree = dict(run.params)
+    methods = tree.get("methods")
+    if isinstance(methods, dict):
+        tree["methods"] = {name: _read_fields(entry) for name, entry in methods.items()}
+    return parse_params(tree, run.label_of("config.yaml"))
+
+
+def _read_fields(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    reads = MethodParams.model_construct(**entry).reads
+    return {name: value for name, value in entry.items() if reads(name)}
+
+
+def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:
+    """Puts the runs of one place together; a method is in where its runs of all ``seeds`` are complete.
+
+    Raises:
+        UserError: if the first run's parameters are of another version of this code.
+    """
+    methods = by_method([run for run in runs if run.seed in seeds])
+    if not methods:
+        return Gathered(None, {}, [])
+    first = runs[0]
+    params = run_params(first)
+    complete: dict[str, list[Run]] = {}
+    entries: dict[str, list[RunEntry]] = {}
+    left_out: list[str] = []
+    for method, its in methods.items():
+        title = method_title(its[0])
+        if lacking := [seed for seed in seeds if seed not in {run.seed for run in its}]:
+            left_out.append(f"{title} has no run of seed {', '.join(map(str, lacking))}")
+            continue
+        try:
+            params = _with_method(params, its[0])
+            complete[method] = [_read(run, list(params.data.benchmarks)) for run in its]
+            entries[method] = its
+        except UserError as error:
+            left_out.append(f"{title}: {error}")
+    what_ran = params.run.model_copy(update={"methods": list(complete), "seeds": list(seeds)})
+    results = Results(params.model_copy(update={"run": what_ran}), complete, base(runs))
+    if not results.base:
+        left_out.append("The base has no evaluations here, so that there are no gains over it")
+    return _readable(results, entries, left_out)
+
+
+def _with_method(params: Params, run: RunEntry) -> Params:
+    """With the entry of the run's method as the run itself has it."""
+    own = run_params(run).methods
+    if run.method not in own:
+        raise UserError(f"{run.label_of('config.yaml')} has no methods.{run.method}: run its stage again")
+    return params.model_copy(update={"methods": {**params.methods, run.method: own[run.method]}})
+
+
+def _failure(results: Results, runs: dict[str, list[Run]]) -> str | None:
+    """Why these methods cannot be compared, if they cannot; reads only counts, and no interval."""
+    try:
+        counts = {}
+        for method in runs:
+            for benchmark in results.benchmarks:
+                counts[method, benchmark] = results.last(method, benchmark)
+                for run, each in zip(runs[method], counts[method, benchmark], strict=True):
+                    end = float(run.curves[benchmark][-1])
+                    if abs(end - each.accuracy.mean()) > 1e-3:
+                        return (f"{run.folder}: curves.csv ends with {end:.4f} on {benchmark!r}, but its evaluation "
+                                f"rows give {each.accuracy.mean():.4f}: run its stage again")  # fmt: skip
+                if len({each.problems for each in counts[method, benchmark]}) > 1:
+                    return f"its seeds were evaluated on different problems of {benchmark!r}"
+                other = counts.get((BASELINE, benchmark))
+                if other and other[0].problems != counts[method, benchmark][0].problems:
+                    return f"it was evaluated on other problems of {benchmark!r} than {results.title(BASELINE)}"
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _readable(results: Results, entries: dict[str, list[RunEntry]], left_out: list[str]) -> Gathered:
+    """Without the methods whose evaluations are missing, damaged, or of other problems."""
+    kept: dict[str, list[Run]] = {}
+    # GRPO first: the others are compared with it.
+    for method in sorted(results.runs, key=lambda name: name != BASELINE):
+        pair = {BASELINE: kept[BASELINE]} if BASELINE in kept else {}
+        failure = _failure(results, {**pair, method: results.runs[method]})
+        if failure is None:
+            kept[method] = results.runs[method]
+        else:
+            left_out.append(f"{results.title(method)}: {failure}")
+    runs = {method: kept[method] for method in results.runs if method in kept}
+    if not runs:
+        return Gathered(None, {}, left_out)
+    return Gathered(Results(results.params, runs, results.base), {name: entries[name] for name in runs}, left_out)
+
+
+def _stamps(gathered: Gathered) -> tuple[Any, ...]:
+    """Changes with any file behind the rows."""
+    parts: list[Any] = []
+    for runs in gathered.runs.values():
+        for run in runs:
+            paths = [run.path("curves.csv"), run.path("config.yaml")]
+            paths += [run.place.files.path(run.final)] if run.final else []
+            parts.append((run.id, run.folder, *[(str(path), path.stat().st_mtime_ns) for path in paths]))
+    return tuple(parts)
+
+
+class _Kept:
+    """Results under the key that tells them apart, so that a cache can hold rows by it."""
+
+    def __init__(self, key: tuple[Any, ...], results: Results) -> None:
+        self.key, self.results = key, results
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Kept) and other.key == self.key
+
+
+@lru_cache(maxsize=4)
+def _main(kept: _Kept) -> list[MainRow]:
+    return main_rows(kept.results)
+
+
+@lru_cache(maxsize=4)
+def _final(kept: _Kept) -> list[FinalRow]:
+    return final_rows(kept.results)
+
+
+def main_table(gathered: Gathered) -> list[MainRow]:
+    """Rows of the main table; kept until a file changes."""
+    assert gathered.results is not None
+    return _main(_Kept(_stamps(gathered), gathered.results))
+
+
+def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
+    """Rows of the larger samples, and the titles of methods that were not evaluated so."""
+    assert gathered.results is not None
+    results = gathered.results
+    benchmarks = results.benchmarks
+
+    def complete(run: Run) -> bool:
+        return all((benchmark, greedy) in run.final for benchmark in benchmarks for greedy in (False, True))
+
+    runs = {method: its for method, its in results.runs.items() if all(map(complete, its))}
+    without = [results.title(method) for method in results.runs if method not in runs]
+    if not runs:
+        return [], without
+    chosen = Gathered(Results(results.params, runs, results.base),
+                      {method: gathered.runs[method] for method in runs}, [])  # fmt: skip
+    return _final(_Kept(_stamps(chosen), chosen.results)), without  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How often a row of the heatmap solved each problem: a method over its seeds, one run, or the base."""
+
+    key: str
+    title: str
+    counts: tuple[ProblemCounts, ...]
+    """One a seed."""
+    runs: tuple[RunEntry, ...]
+
+    @property
+    def by_problem(self) -> dict[str, float]:
+        """Accuracy of each problem, seeds averaged over those that were asked it."""
+        values: dict[str, list[float]] = {}
+        for counts in self.counts:
+            for problem, accuracy in zip(counts.problems, counts.accuracy.tolist(), strict=True):
+                values.setdefault(problem, []).append(accuracy)
+        return {problem: float(np.mean(each)) for problem, each in values.items()}
+
+    @property
+    def samples(self) -> int:
+        """Answers per problem, all seeds together."""
+        return sum(counts.samples for counts in self.counts)
+
+
+Source = Callable[[RunEntry], EvaluationSummary | None]
+
+
+def last_of(benchmark: str) -> Source:
+    """The last evaluation in training."""
+
+    def read(run: RunEntry) -> EvaluationSummary | None:
+        steps = store.evaluation_steps(run)
+        return in_training(run, max(steps)).get(benchmark) if steps else None
+
+    return read
+
+
+def final_of(benchmark: str) -> Source:
+    """Larger samples of the final policy."""
+    return lambda run: final(run).get((benchmark, False))
+
+
+def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: bool) -> tuple[list[Solved], list[str]]:
+    """Base first where it was evaluated, then methods or runs; and why runs are missing."""
+    rows: list[Solved] = []
+    notices: list[str] = []
+    try:
+        if found := base(runs).get((BASE, benchmark, False)):
+            rows.append(Solved(BASE, "Base", (found.counts,), ()))
+    except UserError as error:
+        notices.append(str(error))
+    for method, its in by_method(runs).items():
+        read: list[tuple[RunEntry, ProblemCounts]] = []
+        for run in its:
+            try:
+                if summary := source(run):
+                    read.append((run, summary.counts))
+                else:
+                    notices.append(f"{run.name} was not evaluated so")
+            except UserError as error:
+                notices.append(str(error))
+        if each_run:
+            rows += [Solved(run.id, run.name, (counts,), (run,)) for run, counts in read]
+        elif read:
+            rows.append(Solved(method, method_title(its[0]), tuple(counts for _, counts in read),
+                               tuple(run for run, _ in read)))  # fmt: skip
+    return rows, notices
+
+
+def matrix(rows: Sequence[Solved]) -> pd.DataFrame:
+    """Problems × rows (by key), NaN where a row was not asked a problem; the easiest problem first."""
+    table = pd.DataFrame({row.key: row.by_problem for row in rows})
+    return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+
+
+def through_training(runs: Sequence[RunEntry], benchmark: str, problem: str) -> tuple[pd.DataFrame, list[str]]:
+    """Accuracy on one problem at each evaluation: run, method, step, correct, samples, accuracy; and notices."""
+    rows: list[Mapping[str, Any]] = []
+    notices: list[str] = []
+    for run in runs:
+        for step in store.evaluation_steps(run):
+            try:
+                summary = in_training(run, step).get(benchmark)
+            except UserError as error:
+                notices.append(str(error))
+                continue
+            if summary is None or problem not in summary.counts.problems:
+                continue
+            at = summary.counts.problems.index(problem)
+            correct, samples = int(summary.counts.correct[at]), summary.counts.samples
+            rows.append({"run": run.id, "method": run.method, "step": step, "correct": correct, "samples": samples,
+                         "accuracy": correct / samples})  # fmt: skip
+    columns = ["run", "method", "step", "correct", "samples", "accuracy"]
+    return pd.DataFrame(rows, columns=columns), notices

@@ -1,0 +1,238 @@
+"""Charts that pages share: lines over steps with bands, intervals per row, a legend. All names and titles are text.
+
+A table of lines has the columns ``step``, ``value`` and ``series``; ``low`` and ``high`` draw a band, ``raw`` a faint
+line behind the smoothed one, ``applied`` open points.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import altair as alt
+import pandas as pd
+
+from app import ui
+
+Chart = alt.LayerChart | alt.FacetChart
+
+
+class Style(NamedTuple):
+    """How a series is drawn, the same in every chart of a page."""
+
+    name: str
+    colour: str
+    dash: list[int]
+    place: int
+
+
+def styles(names: Sequence[str], places: Sequence[int] | None = None) -> list[Style]:
+    """Colour and dashes by place in the list, or by ``places``, one for each name."""
+    chosen = range(len(names)) if places is None else places
+    return [
+        Style(ui.printable(name), ui.colour(place), ui.dash(place), place)
+        for name, place in zip(names, chosen, strict=True)
+    ]
+
+
+def legend(shown: Sequence[Style]) -> str:
+    """What the lines are, as HTML for ``st.html``; names are escaped."""
+    entries = [
+        '<span style="display:inline-flex;align-items:center;gap:0.45rem;margin-right:1.2rem;white-space:nowrap">'
+        f'<span style="width:34px;border-top:3px {_border(style)} {style.colour}"></span>{escape(style.name)}</span>'
+        for style in shown
+    ]
+    return f'<div style="display:flex;flex-wrap:wrap;row-gap:0.25rem;font-size:0.9rem">{"".join(entries)}</div>'
+
+
+def _border(style: Style) -> str:
+    """The border of CSS that looks most like the line; ``st.html`` takes no drawings."""
+    if style.dash == [1, 0]:
+        return "solid"
+    return "dashed" if style.dash[0] > 3 else "dotted"
+
+
+def _encoded(shown: Sequence[Style]) -> dict[str, Any]:
+    names = [style.name for style in shown]
+    return {
+        "color": alt.Color("series:N", scale=alt.Scale(domain=names, range=[s.colour for s in shown]), legend=None),
+        "strokeDash": alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=[s.dash for s in shown]),
+                                     legend=None),
+    }  # fmt: skip
+
+
+def lines(
+    table: pd.DataFrame,
+    shown: Sequence[Style],
+    *,
+    y: str = "",
+    title: str = "",
+    x: str = "training step",
+    points: bool = False,
+    form: str = ".3f",
+    zero: bool = False,
+    height: int = 230,
+    steps: bool = False,
+    marks: Sequence[int] = (),
+) -> Chart:
+    """Lines over training steps, with the values of all series at the step under the pointer.
+
+    Args:
+        table: as in the module's docstring; rows whose value is NaN break a line.
+        shown: the series, in order of their names in ``table``.
+        y: axis title with its unit; left out where the chart's title says it.
+        title: above the chart.
+        x: axis title.
+        points: marks the values, where there are few.
+        form: of values in the tooltip, as d3 formats numbers.
+        zero: whether the axis begins at 0.
+        height: in pixels.
+        steps: draws values as constant until the next.
+        marks: steps at which a thin vertical line stands.
+    """
+    table = table.assign(series=table["series"].map(ui.printable))
+    scale = alt.Scale(zero=zero, nice=True)
+    across = alt.X("step:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, grid=False))
+    up = alt.Y("value:Q", title=y or None, scale=scale)
+    base = alt.Chart(table)
+    style = _encoded(shown)
+    curve = "step-after" if steps else "linear"
+    layers: list[alt.Chart] = []
+    if {"low", "high"} <= set(table.columns) and table["low"].notna().to_numpy().any():
+        layers.append(
+            base.mark_area(opacity=0.16, interpolate=curve).encode(
+                across, alt.Y("low:Q", title=y or None, scale=scale), alt.Y2("high:Q"), color=style["color"]
+            )
+        )
+    if "raw" in table and table["raw"].notna().to_numpy().any():
+        layers.append(
+            base.mark_line(opacity=0.22, strokeWidth=0.8, interpolate=curve).encode(
+                across, alt.Y("raw:Q", title=y or None, scale=scale), color=style["color"]
+            )
+        )
+    layers.append(base.mark_line(strokeWidth=2, interpolate=curve).encode(across, up, **style))
+    if points:
+        layers.append(base.mark_point(filled=True, size=28, opacity=1).encode(across, up, color=style["color"]))
+    if "applied" in table:
+        layers.append(
+            base.transform_filter("isValid(datum.applied)")
+            .mark_point(filled=False, size=22, strokeWidth=1.2, opacity=0.9)
+            .encode(across, alt.Y("applied:Q", title=y or None, scale=scale), color=style["color"])
+        )
+    if marks:
+        at = pd.DataFrame({"step": marks})
+        layers.append(alt.Chart(at).mark_rule(opacity=0.35, strokeDash=[2, 3]).encode(across))
+    layers.append(_pointer(table, shown, across, form))
+    return alt.layer(*layers).properties(height=height, **titled(title))
+
+
+def _pointer(table: pd.DataFrame, shown: Sequence[Style], across: alt.X, form: str) -> alt.Chart:
+    """A rule at the step nearest to the pointer, whose tooltip has every series' value."""
+    python_form = form.lstrip("~")
+    wide = table.pivot_table(index="step", columns="series", values="value", aggfunc="first")
+    texts = pd.DataFrame({"step": wide.index})
+    tips = [alt.Tooltip("step:Q", title="step")]
+    for place, style in enumerate(shown):
+        if style.name not in wide:
+            continue
+        texts[f"s{place}"] = ["–" if pd.isna(value) else format(value, python_form) for value in wide[style.name]]
+        tips.append(alt.Tooltip(f"s{place}:N", title=style.name))
+    near = alt.selection_point(nearest=True, on="pointerover", fields=["step"], empty=False, clear="pointerout")
+    return (
+        alt.Chart(texts)
+        .mark_rule(strokeWidth=1, color="#888888")
+        .encode(across, opacity=alt.when(near).then(alt.value(0.7)).otherwise(alt.value(0)), tooltip=tips)
+        .add_params(near)
+    )
+
+
+def titled(title: str) -> dict[str, Any]:
+    """Properties of a chart with a title, or none."""
+    if not title:
+        return {}
+    return {"title": alt.TitleParams(ui.printable(title), anchor="start", fontSize=13, fontWeight=600, offset=6)}
+
+
+def intervals(
+    table: pd.DataFrame,
+    shown: Sequence[Style],
+    *,
+    x: str,
+    title: str = "",
+    form: str = ".3f",
+    reference: float | None = None,
+    domain: tuple[float, float] | None = None,
+    row_height: int = 30,
+) -> Chart:
+    """A point with its interval per row: columns ``row`` (label), ``series``, ``value``, ``low``, ``high``.
+
+    Args:
+        table: rows in the order shown.
+        shown: the series.
+        x: axis title with its unit.
+        title: above the chart.
+        form: of values in the tooltip.
+        reference: where a vertical line stands, such as 0 for differences.
+        domain: of the axis.
+        row_height: in pixels; title and axis come on top.
+    """
+    table = table.assign(row=table["row"].map(ui.printable), series=table["series"].map(ui.printable))
+    order = list(dict.fromkeys(table["row"]))
+    scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
+    rows = alt.Y(
+        "row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False, ticks=False, domain=False)
+    )
+    colour = _encoded(shown)["color"]
+    tips = [
+        alt.Tooltip("row:N", title=" "),
+        *[alt.Tooltip(f"{name}:Q", title=name, format=form) for name in ("value", "low", "high")],
+    ]
+    base = alt.Chart(table)
+    layers = [
+        base.mark_rule(strokeWidth=2, opacity=0.7).encode(
+            alt.X("low:Q", title=x, scale=scale), alt.X2("high:Q"), rows, color=colour, tooltip=tips
+        ),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            alt.X("value:Q", title=x, scale=scale), rows, color=colour, tooltip=tips
+        ),
+    ]
+    if reference is not None:
+        line = alt.Chart(pd.DataFrame({"value": [reference]})).mark_rule(strokeDash=[3, 3], opacity=0.6)
+        layers.insert(0, line.encode(alt.X("value:Q", title=x, scale=scale)))
+    return alt.layer(*layers).properties(height=row_height * max(1, len(order)) + 75, **titled(title))
+
+
+def long(series: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
+    """One column of several tables with a column ``step``, as a table of lines; those without it are left out."""
+    parts = [
+        pd.DataFrame({"step": table["step"], "value": table[column], "series": name})
+        for name, table in series.items()
+        if column in table
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["step", "value", "series"])
+
+
+def ranked(table: pd.DataFrame, *, title: str, y: str, height: int = 230) -> alt.Chart:
+    """Bars in the table's order, above and below 0: columns ``problem``, ``first``, ``second``, ``difference``.
+
+    A click selects the point ``pick``, whose ``problem`` says which.
+    """
+    table = table.assign(rank=range(1, len(table) + 1), shown=table["problem"].map(ui.printable))
+    pick = alt.selection_point(name="pick", fields=["problem"], on="click", nearest=True)
+    return (
+        alt.Chart(table)
+        .mark_bar(cursor="pointer")
+        .encode(
+            alt.X("rank:O", title="problems, in order of the difference", axis=alt.Axis(labels=False, ticks=False)),
+            alt.Y("difference:Q", title=y, scale=alt.Scale(nice=True, padding=4)),
+            color=alt.condition("datum.difference < 0", alt.value(ui.colour(1)), alt.value(ui.colour(3))),
+            opacity=alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.35)),
+            tooltip=[
+                alt.Tooltip("shown:N", title="problem"),
+                alt.Tooltip("first:Q", format=".3f"),
+                alt.Tooltip("second:Q", format=".3f"),
+                alt.Tooltip("difference:Q", format="+.3f"),
+            ],
+        )
+        .add_params(pick)
+        .properties(height=height, **titled(title))
+    )

@@ -1,0 +1,130 @@
+"""In what several runs differ, by :mod:`sdpg.matched`: each run against the first. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from app import ui
+from app.series import record
+from app.sources import RunEntry
+from sdpg.matched import ABSENT, Comparison, Difference, compare_runs
+
+MARK = "background-color: rgba(230, 159, 0, 0.22)"
+Kept = Literal["compared", "rest", "without_effect"]
+
+
+@dataclass
+class Leaf:
+    """One path, and its value in each run that was seen to differ from the first, and in the first."""
+
+    kind: str
+    path: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Of the runs, all against the first.
+
+    Attributes:
+        compared: in the thing compared: the fields of different methods.
+        rest: everything else that may change a result.
+        without_effect: on record, and without effect.
+        caveats: what the records cannot show.
+        methods: how many there are.
+    """
+
+    compared: list[Leaf]
+    rest: list[Leaf]
+    without_effect: list[Leaf]
+    caveats: list[str]
+    methods: int
+
+    @property
+    def matched(self) -> bool:
+        """Whether nothing differs but what is compared."""
+        return not self.rest
+
+    @property
+    def compared_words(self) -> str:
+        """What is compared, in words."""
+        return "the method" if self.methods > 1 else "what is compared: the runs are of one method with one seed"
+
+
+def differences(runs: Sequence[RunEntry]) -> Differences:
+    """Every leaf in which a run differs from the first.
+
+    Raises:
+        UserError: if the metrics of a run cannot be read.
+    """
+    records = [record(run) for run in runs]
+    found: dict[Kept, dict[str, Leaf]] = {"compared": {}, "rest": {}, "without_effect": {}}
+    caveats: list[str] = []
+    for run, each in zip(runs[1:], records[1:], strict=True):
+        comparison = compare_runs(records[0], each)
+        caveats += [caveat for caveat in comparison.caveats if caveat not in caveats]
+        for kept, leaves in found.items():
+            for difference in _of(comparison, kept):
+                path = _path(difference.path, run)
+                leaf = leaves.setdefault(path, Leaf(difference.kind, path, {runs[0].id: difference.a}))
+                leaf.values[run.id] = difference.b
+    leaves = {kept: list(each.values()) for kept, each in found.items()}
+    return Differences(
+        leaves["compared"], leaves["rest"], leaves["without_effect"], caveats, len({run.method for run in runs})
+    )
+
+
+def _of(comparison: Comparison, kept: Kept) -> list[Difference]:
+    return {
+        "compared": comparison.compared, "rest": comparison.rest, "without_effect": comparison.without_effect
+    }[kept]  # fmt: skip
+
+
+def _path(path: str, run: RunEntry) -> str:
+    """The run's own method is called ``method``, whether or not the first is of the same one."""
+    own = f"methods.{run.method}."
+    return f"method.{path.removeprefix(own)}" if path.startswith(own) else path
+
+
+def highlighted(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> Styler:
+    """The table, with the values marked that are not the first run's."""
+    first, others = ui.printable(runs[0].id), [ui.printable(run.id) for run in runs[1:]]
+
+    def marks(row: pd.Series) -> list[str]:
+        values = row.to_dict()
+        return [MARK if name in others and value != values[first] else "" for name, value in values.items()]
+
+    return table(leaves, runs).style.apply(marks, axis=1)
+
+
+def table(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> pd.DataFrame:
+    """A row per leaf, a column per run; a run that does not differ from the first has the first's value."""
+    rows = []
+    for leaf in leaves:
+        first = leaf.values[runs[0].id]
+        cells = {ui.printable(run.id): text(leaf.values.get(run.id, first)) for run in runs}
+        rows.append({"": leaf.kind, "Path": ui.printable(leaf.path), **cells})
+    return pd.DataFrame(rows)
+
+
+def text(value: Any) -> str:
+    """A value as the table shows it."""
+    if value is None:
+        return "null"
+    if value == ABSENT:
+        return "–"
+    return ui.printable(str(value))
+
+
+def budgets(runs: Sequence[RunEntry]) -> pd.DataFrame:
+    """Steps, rollouts and response tokens of each run."""
+    rows = []
+    for run in runs:
+        budget = record(run).budget
+        numbers = {"Steps": budget.steps, "Rollouts": budget.rollouts, "Response tokens": budget.response_tokens}
+        shown = {name: "unknown" if value is None else f"{value:,}" for name, value in numbers.items()}
+        rows.append({"Run": ui.printable(run.id), **shown})
+    return pd.DataFrame(rows)

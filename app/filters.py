@@ -1,0 +1,209 @@
+"""Filters over the index of a run's rollouts, groups of siblings, full-text search, and files of what was selected."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+import json
+import math
+from pathlib import Path
+import tempfile
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from app import store
+from app.sources import RunEntry
+from sdpg.records import ROLLOUT_SCHEMA, TOKEN_SIGNALS, read_rollouts
+
+Key = tuple[int, int, int]
+"""Step, group, sibling: what tells a run's rollouts apart."""
+MARKS = {"correct": "●", "wrong": "○", "no_answer": "∅", "truncated": "…", "timeout": "t"}
+"""A rollout's verdict in one character."""
+TEXTS = ("completion", "student_prompt", "teacher_prompt")
+TOKEN_COLUMNS = ("completion_ids", "tokens", "token_starts", "token_ends", *TOKEN_SIGNALS)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What a rollout must be to be listed; the default lets every one through.
+
+    Attributes:
+        statuses, rewards: those that pass; all where empty.
+        gate: of ``gate`` > 0.
+        shortest, longest: length in tokens, both included.
+        kl: quantiles between which the mean KL to the teacher lies, among the rollouts on which it was recorded; the
+            others pass only where the quantiles are 0 and 1.
+        flagged: only groups whose rewards are all equal.
+    """
+
+    statuses: tuple[str, ...] = ()
+    rewards: tuple[float, ...] = ()
+    gate: Literal["any", "open", "closed"] = "any"
+    shortest: int | None = None
+    longest: int | None = None
+    kl: tuple[float, float] = (0.0, 1.0)
+    flagged: bool = False
+
+    @property
+    def active(self) -> int:
+        """How many conditions are set."""
+        return sum(getattr(self, name) != default for name, default in _DEFAULTS.items())
+
+
+_DEFAULTS = {name: each.default for name, each in Filter.__dataclass_fields__.items()}
+
+
+def without_variance(index: pd.DataFrame) -> pd.Series:
+    """Of each rollout, whether all rewards of its group are equal: no advantage, nothing to learn from."""
+    rewards = index.groupby(["step", "group"])["reward"]
+    return rewards.transform("min") == rewards.transform("max")
+
+
+def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = None) -> pd.Series:
+    """Of each rollout, whether it passes.
+
+    Args:
+        index: :func:`app.store.index`, all siblings of each group included.
+        hits: keys that a search found; None where nothing was searched for.
+    """
+    passes = pd.Series(True, index=index.index)
+    if chosen.statuses:
+        passes &= index["status"].isin(chosen.statuses)
+    if chosen.rewards:
+        passes &= index["reward"].isin(chosen.rewards)
+    if chosen.gate != "any":
+        passes &= (index["gate"] > 0) == (chosen.gate == "open")
+    if chosen.shortest is not None:
+        passes &= index["length"] >= chosen.shortest
+    if chosen.longest is not None:
+        passes &= index["length"] <= chosen.longest
+    if chosen.kl != (0.0, 1.0):
+        recorded = index["kl_to_teacher"].dropna()
+        if recorded.empty:
+            passes &= False
+        else:
+            low, high = np.quantile(recorded, chosen.kl)
+            passes &= index["kl_to_teacher"].between(low, high)
+    if chosen.flagged:
+        passes &= without_variance(index)
+    if hits is not None:
+        keys = pd.MultiIndex.from_frame(index[["step", "group", "sibling"]])
+        passes &= keys.isin(list(hits)) if hits else False
+    return passes
+
+
+def groups(index: pd.DataFrame, passes: pd.Series) -> pd.DataFrame:
+    """A row per group with a rollout that passes, described by all of its siblings.
+
+    Columns: step, group, problem_id, marks, size, passing, reward (mean), correct (share), flagged, gate (share open),
+    length, shortest, longest (tokens), kl (mean of its recorded rollouts; NaN without one), recorded (how many).
+    """
+    columns = ["step", "group", "problem_id", "marks", "size", "passing", "reward", "correct", "flagged", "gate",
+               "length", "shortest", "longest", "kl", "recorded"]  # fmt: skip
+    if index.empty:
+        return pd.DataFrame(columns=columns)
+    rows = index.assign(
+        marks=index["status"].map(MARKS).fillna("?"), passing=passes, right=index["status"] == "correct",
+        open=index["gate"] > 0,
+    ).sort_values(["step", "group", "sibling"])  # fmt: skip
+    table = rows.groupby(["step", "group"], as_index=False).agg(
+        problem_id=("problem_id", "first"), marks=("marks", "".join), size=("sibling", "size"),
+        passing=("passing", "sum"), reward=("reward", "mean"), least=("reward", "min"), most=("reward", "max"),
+        correct=("right", "mean"), gate=("open", "mean"), length=("length", "mean"), shortest=("length", "min"),
+        longest=("length", "max"), kl=("kl_to_teacher", "mean"), recorded=("kl_to_teacher", "count"),
+    )  # fmt: skip
+    table["flagged"] = table["least"] == table["most"]
+    return table.loc[table["passing"] > 0, columns].reset_index(drop=True)
+
+
+@store.cached_by_file(8)
+def _texts(path: Path) -> pa.Table:
+    columns = ["step", "group", "sibling", "problem_id", *TEXTS]
+    return store.readable(read_rollouts(path, columns))
+
+
+def _files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
+    for name in run.names("rollouts"):
+        match = store.STEP.match(name)
+        if match and int(match.group(1)) in steps:
+            yield run.path(f"rollouts/{name}")
+
+
+def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
+    """Sibling → completion and prompts of one group; no tokens are read."""
+    rows: dict[int, dict[str, Any]] = {}
+    for path in _files(run, {step}):
+        table = _texts(path)
+        for row in table.filter(pc.equal(table["group"], group)).to_pylist():
+            rows[row["sibling"]] = row
+    return dict(sorted(rows.items()))
+
+
+def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[str]) -> set[Key]:
+    """Keys of rollouts of these steps with a text that holds ``text`` literally, whatever its case."""
+    found: set[Key] = set()
+    for path in _files(run, set(steps)):
+        table = _texts(path)
+        hit = np.zeros(len(table), dtype=bool)
+        for column in columns:
+            matches = pc.fill_null(pc.match_substring(table[column], text, ignore_case=True), False)
+            hit |= matches.to_numpy(zero_copy_only=False)
+        chosen = table.filter(pa.array(hit))
+        found |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return found
+
+
+def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
+    """Full records of the rollouts, one step in memory at a time."""
+    for step, its in chosen.groupby("step"):
+        keys = pd.MultiIndex.from_frame(its[["group", "sibling"]])
+        for path in _files(run, {int(str(step))}):
+            table = store.readable(read_rollouts(path))
+            here = pd.MultiIndex.from_arrays([table["group"].to_numpy(), table["sibling"].to_numpy()])
+            part = table.filter(pa.array(here.isin(keys)))
+            if len(part):
+                yield part
+
+
+def parquet_of(run: RunEntry, chosen: pd.DataFrame) -> bytes:
+    """The rollouts' full records as one Parquet file, schema and its version kept.
+
+    Args:
+        chosen: columns step, group, sibling.
+    """
+    with tempfile.TemporaryFile() as file:
+        with pq.ParquetWriter(file, ROLLOUT_SCHEMA, compression="zstd") as writer:
+            for table in _chosen_tables(run, chosen):
+                writer.write_table(table.select(ROLLOUT_SCHEMA.names).cast(ROLLOUT_SCHEMA))
+        file.seek(0)
+        return file.read()
+
+
+def jsonl_of(run: RunEntry, chosen: pd.DataFrame, tokens: bool = True) -> bytes:
+    """The rollouts' records as JSON, one a line; what is no number there (NaN, infinity) is null.
+
+    Args:
+        chosen: columns step, group, sibling.
+        tokens: whether with the per-token lists.
+    """
+    names = [name for name in ROLLOUT_SCHEMA.names if tokens or name not in TOKEN_COLUMNS]
+    with tempfile.TemporaryFile() as file:
+        for table in _chosen_tables(run, chosen):
+            part = table.select(names)
+            for at in range(len(part)):
+                row = part.slice(at, 1).to_pylist()[0]
+                file.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        file.seek(0)
+        return file.read()
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: [_number(each) for each in value] if isinstance(value, list) else _number(value)
+            for name, value in row.items()}  # fmt: skip
+
+
+def _number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

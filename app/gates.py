@@ -1,0 +1,101 @@
+"""What the gate lets through, from a run's metrics and the index of its rollouts. Imports no torch.
+
+A rollout is inside where its gate is above 0. KL is recorded on few rollouts of few steps (train.record_rows and
+record_every), so each number says on how many rollouts it rests.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from app.sources import RunEntry
+from sdpg.intervals import skewed_limits
+
+FEWEST = 4
+"""Rollouts below which no interval is given: it would say nothing."""
+CONFIDENCE = 0.95
+Reason = Literal["never solved", "always solved", "no reward above its group's mean"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a method's gate is.
+
+    Attributes:
+        distils: whether the loss holds a distillation term at all.
+        gate: ``positive`` or ``all``; of a method without distillation what the records show, the positive gate.
+        rlsd: whether the teacher weighs tokens instead.
+    """
+
+    distils: bool
+    gate: str
+    rlsd: bool
+
+
+def kind(run: RunEntry) -> Kind:
+    """From the run's own parameters."""
+    entry = (run.params.get("methods") or {}).get(run.method) or {}
+    distils = entry.get("distillation", "none") != "none"
+    return Kind(distils, str(entry.get("gate", "positive")) if distils else "positive",
+                entry.get("token_weighting") == "rlsd")  # fmt: skip
+
+
+def divergences(index: pd.DataFrame) -> pd.DataFrame:
+    """Mean KL to the teacher inside and outside the gate at each recorded step.
+
+    Columns: step, where (``inside`` or ``outside``), value (mean over rollouts of each one's mean per token, nats),
+    low, high (95% t limits corrected for skewness, rollouts as the unit; NaN below :data:`FEWEST`), rollouts.
+    """
+    recorded = index[index["kl_to_teacher"].notna()]
+    rows = []
+    for (step, inside), its in recorded.groupby(["step", recorded["gate"] > 0]):
+        values = its["kl_to_teacher"].to_numpy(dtype=np.float64)
+        low = high = float("nan")
+        if len(values) >= FEWEST and np.ptp(values) > 0:
+            low, high = skewed_limits(values, CONFIDENCE)
+        rows.append({"step": step, "where": "inside" if inside else "outside", "value": float(values.mean()),
+                     "low": max(0.0, low) if low == low else low, "high": high, "rollouts": len(values)})  # fmt: skip
+    return pd.DataFrame(rows, columns=["step", "where", "value", "low", "high", "rollouts"])
+
+
+def excluded_share(index: pd.DataFrame) -> float | None:
+    """Of all recorded KL (summed over tokens), the share on rollouts outside the gate; None without any."""
+    recorded = index[index["kl_to_teacher"].notna()]
+    total = recorded["kl_to_teacher"] * recorded["length"]
+    if total.sum() <= 0:
+        return None
+    return float(total[recorded["gate"] <= 0].sum() / total.sum())
+
+
+def never_inside(index: pd.DataFrame) -> pd.DataFrame:
+    """Problems of which no rollout on record was inside the gate.
+
+    Columns: problem_id, groups, rollouts, correct (share), reason, last (step), group (of that step); the ones drawn
+    most often first.
+    """
+    rows = index.assign(inside=index["gate"] > 0, right=index["status"] == "correct")
+    table = rows.groupby("problem_id", as_index=False).agg(
+        rollouts=("sibling", "size"), inside=("inside", "any"), correct=("right", "mean"), last=("step", "max")
+    )
+    pairs = rows[["problem_id", "step", "group"]].drop_duplicates()
+    table["groups"] = table["problem_id"].map(pairs.groupby("problem_id").size())
+    latest = pairs.sort_values("step").drop_duplicates("problem_id", keep="last").set_index("problem_id")["group"]
+    table["group"] = table["problem_id"].map(latest)
+    table = table[~table["inside"]].drop(columns="inside")
+    table["reason"] = [reason(share) for share in table["correct"]]
+    return table.sort_values(["groups", "problem_id"], ascending=[False, True], kind="stable").reset_index(drop=True)
+
+
+def reason(correct: float) -> Reason:
+    """Why a problem with this share of right answers had no positive advantage."""
+    if correct == 0:
+        return "never solved"
+    return "always solved" if correct == 1 else "no reward above its group's mean"
+
+
+def highest_outside(index: pd.DataFrame, limit: int = 200) -> pd.DataFrame:
+    """Rollouts outside the gate by their KL to the teacher, the highest first."""
+    outside = index[(index["gate"] <= 0) & index["kl_to_teacher"].notna()]
+    return outside.sort_values("kl_to_teacher", ascending=False, kind="stable").head(limit).reset_index(drop=True)

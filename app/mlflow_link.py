@@ -1,0 +1,122 @@
+"""What MLflow knows of a run: looked up by the run's fingerprint, in a store that is there already.
+
+MLflow is imported only when a lookup is asked for, and no store is ever made or migrated here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+import sqlite3
+from typing import Any
+
+import pandas as pd
+
+from app.revisions import RevisionFiles
+from app.sources import LocalFiles, RunEntry
+from sdpg.errors import UserError
+
+FINGERPRINT_TAG = "sdpg.fingerprint"
+SQLITE = "sqlite:///"
+NEEDED = {"experiments", "runs", "tags", "metrics"}
+SERVER = "http://127.0.0.1:5000"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A run of MLflow.
+
+    Attributes:
+        id, experiment: MLflow's own.
+        name, status: as its pages show them.
+        started, ended: Unix time in milliseconds.
+        metrics: name → last value.
+        system: a row per sample: ``step`` (seconds since the first), ``metric``, ``value``.
+    """
+
+    id: str
+    experiment: str
+    name: str
+    status: str
+    started: int | None
+    ended: int | None
+    metrics: Mapping[str, float]
+    system: pd.DataFrame
+
+    @property
+    def address(self) -> str:
+        """Its page, while ``make mlflow`` is at work."""
+        return f"{SERVER}/#/experiments/{self.experiment}/runs/{self.id}"
+
+
+def store_of(run: RunEntry) -> Path:
+    """The file of the run's MLflow store.
+
+    Raises:
+        UserError: if there is none on this disk.
+    """
+    tracking = run.params.get("tracking") or {}
+    uri = str(tracking.get("uri") or "")
+    if not uri.startswith(SQLITE):
+        raise UserError(f"tracking.uri of this run is {uri!r}, which is no file: open that server's own pages")
+    files = run.place.files
+    if not isinstance(files, LocalFiles | RevisionFiles) or run.kind == "sample":
+        raise UserError("this run came without an MLflow store")
+    # An absolute file has four slashes; others lie in the project's folder.
+    path = files.root / uri.removeprefix(SQLITE)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run was made elsewhere, or its store was removed")
+    return path.resolve()
+
+
+def lookup(run: RunEntry) -> list[Tracked]:
+    """Runs of MLflow with the run's fingerprint, the newest first; several where it was made anew.
+
+    Raises:
+        UserError: if there is no store, or it cannot be read.
+    """
+    path = store_of(run)
+    _refuse_other_files(path)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    fingerprint = str(run.config.get("fingerprint") or "")
+    if not fingerprint.isalnum():
+        raise UserError(f"{run.label_of('config.yaml')} has no fingerprint by which MLflow could know the run")
+    try:
+        client = MlflowClient(tracking_uri=f"{SQLITE}{path}")
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
+        return [_tracked(client, each) for each in found]
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path} cannot be read by MLflow ({reason}): make mlflow may tell more") from None
+
+
+def _refuse_other_files(path: Path) -> None:
+    """MLflow would fill an empty or foreign database with its tables."""
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        try:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise UserError(f"{path} is no database that can be read ({error})") from None
+    if missing := NEEDED - tables:
+        raise UserError(f"{path} is no store of MLflow: it has no table {sorted(missing)[0]}")
+
+
+def _tracked(client: Any, run: Any) -> Tracked:
+    system = []
+    for name in sorted(run.data.metrics):
+        if name.startswith("system/"):
+            system += [(each.timestamp, name.removeprefix("system/"), each.value)
+                       for each in client.get_metric_history(run.info.run_id, name)]  # fmt: skip
+    table = pd.DataFrame(system, columns=["step", "metric", "value"])
+    if len(table):
+        table["step"] = (table["step"] - table["step"].min()) / 1000
+    return Tracked(
+        run.info.run_id, run.info.experiment_id, run.info.run_name or run.info.run_id, run.info.status,
+        run.info.start_time, run.info.end_time, dict(run.data.metrics), table,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Two runs on the same problems: differences with intervals, by benchmark and by problem. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from app import accuracy, store
+from app.run_rows import confidence
+from app.sources import RunEntry
+from sdpg.comparisons import holm
+from sdpg.errors import UserError
+from sdpg.statistics import Difference, ProblemCounts, paired_difference
+
+LAST, FINAL = "last", "final"
+EVALUATIONS = {LAST: "last in training", FINAL: "final policy, larger samples"}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Second minus first on one benchmark.
+
+    Attributes:
+        benchmark, title: which.
+        first, second: answers by problem.
+        difference: of the accuracies, paired by problem.
+        adjusted: its p-value, adjusted by Holm's method for the benchmarks that are compared.
+    """
+
+    benchmark: str
+    title: str
+    first: ProblemCounts
+    second: ProblemCounts
+    difference: Difference
+    adjusted: float = 1.0
+
+    @property
+    def by_problem(self) -> pd.DataFrame:
+        """A row per problem: ``problem``, ``first``, ``second``, ``difference``; the largest difference first."""
+        table = pd.DataFrame({
+            "problem": self.first.problems, "first": self.first.accuracy, "second": self.second.accuracy,
+            "difference": self.second.accuracy - self.first.accuracy,
+        })  # fmt: skip
+        return table.sort_values(["difference", "problem"], ascending=[False, True], ignore_index=True)
+
+
+def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
+    """Benchmark → answers by problem.
+
+    Raises:
+        UserError: if the evaluation was not made, or is damaged.
+    """
+    if which == FINAL:
+        found = {benchmark: each.counts for (benchmark, greedy), each in accuracy.final(run).items() if not greedy}
+        if not found:
+            store.final(run)  # says which stage is missing
+        return found
+    steps = store.evaluation_steps(run)
+    if not steps:
+        raise UserError(f"{run.label_of('evaluations')} holds no evaluation yet: wait for the first, or run its stage")
+    return {benchmark: each.counts for benchmark, each in accuracy.in_training(run, max(steps)).items()}
+
+
+def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired], list[str]]:
+    """Every benchmark that both answered, and why others are left out.
+
+    Raises:
+        UserError: if an evaluation of either is missing or damaged.
+    """
+    ours, theirs = counts(second, which), counts(first, which)
+    report = {"resamples": 10_000, "seed": 0} | (first.params.get("report") or {})
+    found, left_out = [], []
+    for name, title in {**store.benchmarks(second), **store.benchmarks(first)}.items():
+        if name not in ours or name not in theirs:
+            left_out.append(f"{title}: {(second if name not in ours else first).id} was not evaluated on it")
+        elif ours[name].problems != theirs[name].problems:
+            left_out.append(f"{title}: the two were evaluated on different problems, which cannot be paired")
+        else:
+            difference = _difference(
+                _Accuracy(ours[name]), _Accuracy(theirs[name]), confidence(first), int(report["resamples"]),
+                int(report["seed"]),
+            )  # fmt: skip
+            found.append(Paired(name, title, theirs[name], ours[name], difference))
+    adjusted = holm([each.difference.p_value for each in found]).tolist() if found else []
+    return [
+        Paired(each.benchmark, each.title, each.first, each.second, each.difference, p_value)
+        for each, p_value in zip(found, adjusted, strict=True)
+    ], left_out
+
+
+class _Accuracy:
+    """Accuracies by problem, told apart by their values: what a permutation test is kept by."""
+
+    def __init__(self, found: ProblemCounts) -> None:
+        self.values = found.accuracy
+
+    def __hash__(self) -> int:
+        return hash(self.values.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Accuracy) and np.array_equal(self.values, other.values)
+
+
+@lru_cache(maxsize=256)
+def _difference(a: _Accuracy, b: _Accuracy, level: float, resamples: int, seed: int) -> Difference:
+    return paired_difference(a.values, b.values, level, resamples, seed)
+
+
+def rows(found: Sequence[Paired], first: str, second: str) -> list[dict[str, Any]]:
+    """As numbers, for a table and a CSV; ``first`` and ``second`` name the columns."""
+    return [
+        {
+            "benchmark": each.title, first: float(each.first.accuracy.mean()),
+            second: float(each.second.accuracy.mean()), "difference": each.difference.mean,
+            "low": each.difference.low, "high": each.difference.high, "p": each.difference.p_value,
+            "p, Holm": each.adjusted, "problems": len(each.first.problems),
+            "samples": f"{each.first.samples}" if each.first.samples == each.second.samples
+            else f"{each.first.samples} and {each.second.samples}",
+        }
+        for each in found
+    ]  # fmt: skip

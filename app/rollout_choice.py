@@ -1,0 +1,132 @@
+"""Choosing one rollout, and the signal that colours it; the choice is in the URL."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import streamlit as st
+
+from app import selection, signals, store, tokens, ui
+from app.places import places
+from app.sources import RunEntry
+from sdpg.errors import UserError
+
+MARKS = {"correct": "✓", "wrong": "✕", "no_answer": "∅", "truncated": "✂", "timeout": "◷"}
+HELP = ("Responses to the same prompt: ✓ correct, ✕ wrong, ∅ no answer, ✂ truncated, ◷ timeout. "
+        "◆ scored by teacher and reference.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A rollout of a run; ``row`` is of :data:`sdpg.records.ROLLOUT_SCHEMA`."""
+
+    run: RunEntry
+    row: dict[str, Any]
+
+    @property
+    def link(self) -> dict[str, Any]:
+        """The selection that leads to it."""
+        return {"run": self.run.id, **{name: self.row[name] for name in ("step", "group", "sibling")}}
+
+    @property
+    def key(self) -> str:
+        """Tells it from all other rollouts."""
+        return "/".join(map(str, self.link.values()))
+
+    def readings(self) -> list[signals.Reading]:
+        """Its signals."""
+        return signals.readings(self.row, self.run.params, step_tokens(self.run, self.row["step"]))
+
+    @property
+    def limit(self) -> int | None:
+        """The token limit of responses in training."""
+        return (self.run.params.get("rollout") or {}).get("max_tokens")
+
+
+def step_tokens(run: RunEntry, step: int) -> float | None:
+    """N of a step, or None where metrics.csv does not hold it."""
+    try:
+        table = store.metrics(run)
+    except UserError:
+        return None
+    if "response_tokens" not in table:
+        return None
+    found = table.loc[table["step"] == step, "response_tokens"]
+    return None if found.empty or found.isna().any() else float(found.iloc[-1])
+
+
+def choose_step(run: RunEntry, key: str = "step", first: int | None = None, among: list[int] | None = None) -> int:
+    """A step on record; the last one of which rollouts were scored by the teacher, where nothing was chosen."""
+    steps = store.rollout_steps(run) if among is None else among
+    if not steps:
+        raise UserError(f"{run.label_of('rollouts')} holds no records yet: the first step writes them")
+    scored = [step for step in steps if signals.is_scored_step(step, run.params)]
+    total = (run.params.get("train") or {}).get("steps")
+    return selection.choose(
+        "Step", steps, key, first=(scored or steps)[-1] if first is None else first,
+        shown=lambda step: f"{step}{f' of {total}' if total else ''}{' ◆' if step in scored else ''}",
+        help="◆ Some rollouts of this step were scored by teacher and reference.",
+    )  # fmt: skip
+
+
+def choose_group(table: pa.Table, key: str = "group", first: int | None = None) -> int:
+    """A problem of a step; where nothing was chosen, one with a rollout that the teacher scored."""
+    problems = dict(zip(table["group"].to_pylist(), table["problem_id"].to_pylist(), strict=True))
+    if first is None:
+        lengths = pc.list_value_length(table["kl_to_teacher"]).to_pylist()
+        first = table["group"][next((place for place, length in enumerate(lengths) if length), 0)].as_py()
+    return selection.choose(
+        "Problem", list(problems), key, first=first,
+        shown=lambda group: f"{tokens.cut(str(problems[group]), 60)} · group {group}",
+    )  # fmt: skip
+
+
+def members(table: pa.Table, group: int) -> pa.Table:
+    """The siblings of a group."""
+    return table.filter(pc.equal(table["group"], group))
+
+
+def choose_sibling(siblings: pa.Table, key: str = "sibling", first: int | None = None) -> int:
+    """One of a group, by its number and verdict; where nothing was chosen, one that the teacher scored."""
+    statuses = dict(zip(siblings["sibling"].to_pylist(), siblings["status"].to_pylist(), strict=True))
+    lengths = pc.list_value_length(siblings["kl_to_teacher"]).to_pylist()
+    scored = [one for one, length in zip(statuses, lengths, strict=True) if length]
+    texts = {str(sibling): sibling for sibling in statuses}
+    default = str(first if first in statuses else (scored or list(statuses))[0])
+    selection.take_from_url(key, texts, default)
+
+    def shown(text: str) -> str:
+        sibling = texts[text]
+        return ui.plain(f"{text} {MARKS.get(statuses[sibling], '')}{' ◆' if sibling in scored else ''}")
+
+    chosen = st.pills("Sibling", list(texts), key=key, required=True, wrap=True, format_func=shown, help=HELP)
+    return texts[selection.put_into_url(key, chosen or default)]
+
+
+def choose_rollout(run: RunEntry) -> Chosen:
+    """Step, problem and sibling of a run; a link may name the problem alone."""
+    problem = st.query_params.get("problem", "") if "group" not in st.query_params else ""
+    stands = places(run).get(problem, []) if problem else []
+    left, middle, right = st.columns([2, 3, 6])
+    with left:
+        step = choose_step(run, first=stands[0][0] if stands else None)
+    table = store.step_rollouts(run, step)
+    with middle:
+        group = choose_group(table, first=next((group for at, group in stands if at == step), None))
+    with right:
+        sibling = choose_sibling(members(table, group))
+    return Chosen(run, store.rollout(run, step, group, sibling))
+
+
+def choose_signal(*readings: list[signals.Reading]) -> str:
+    """Which signal gives the colours of all; the first that was recorded for all, where none was chosen."""
+    there = {one[0].signal.key: all(each.values is not None for each in one) for one in zip(*readings, strict=True)}
+    default = next(key for key in ("gap", "entropy", "loss", "advantage") if there[key])
+    selection.take_from_url("signal", there, default)
+    labels = {key: ui.plain(signals.LABELS[key]) for key in there}
+    chosen = st.pills(
+        "Signal", list(labels), key="signal", required=True, wrap=True, label_visibility="collapsed",
+        format_func=lambda key: labels[key] if there[key] else f":gray[{labels[key]}]",
+    )  # fmt: skip
+    return selection.put_into_url("signal", chosen or default)

@@ -1,0 +1,223 @@
+"""Runs as lines over steps: seeds of a method put together, smoothed, and their coefficients as scheduled."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from app import store
+from app.sources import RunEntry
+from sdpg import schedules
+from sdpg.errors import UserError
+from sdpg.matched import Comparison, Record, compare_runs
+from sdpg.params import MethodParams
+
+Reader = Callable[[RunEntry], pd.DataFrame]
+COEFFICIENTS = {
+    "beta": "β(k), distillation",
+    "alpha": "α, reference",
+    "rlsd_lambda": "λ(k), RLSD",
+    "lr": "learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: one run, or the runs of a method that differ in their seeds.
+
+    Attributes:
+        name: unique among the lines.
+        runs: one a seed.
+        place: decides colour and dashes.
+    """
+
+    name: str
+    runs: tuple[RunEntry, ...]
+    place: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart of lines, on the page and in an export.
+
+    Attributes:
+        title: with the unit.
+        table: ``step``, ``value``, ``series`` and what :mod:`app.charts` draws beside.
+        points: whether values are marked.
+        form: of values, as format() and d3 know it.
+        notes: why a series is missing.
+    """
+
+    title: str
+    table: pd.DataFrame
+    points: bool = False
+    form: str = ".3f"
+    notes: list[str] = field(default_factory=list)
+
+
+def record(run: RunEntry, with_metrics: bool = True) -> Record:
+    """The run as :func:`sdpg.matched.compare_runs` reads it.
+
+    Raises:
+        UserError: if the metrics are asked for and cannot be read.
+    """
+    empty: dict[str, Any] = {"inputs": {}, "git": {}, "versions": {}, "hardware": {}}
+    metrics: dict[str, Any] = {"step": []}
+    if with_metrics:
+        table = store.metrics(run)
+        names = [name for name in ("step", "response_tokens") if name in table and table[name].notna().to_numpy().all()]
+        metrics |= {name: table[name].to_numpy(dtype=float) for name in names}
+    return Record(run.id, {**empty, **run.config}, metrics)
+
+
+def same_but_seed(a: RunEntry, b: RunEntry) -> bool:
+    """Whether two runs are of one method, with the same parameters and data; code and machine may differ."""
+    if a.method != b.method:
+        return False
+    return not any(each.kind in ("parameters", "data") for each in _compared(a, b).rest)
+
+
+def _compared(a: RunEntry, b: RunEntry) -> Comparison:
+    return compare_runs(record(a, with_metrics=False), record(b, with_metrics=False))
+
+
+def group(runs: Sequence[RunEntry], seeds_together: bool) -> list[Series]:
+    """Lines in the order of the runs; with ``seeds_together`` runs that differ in the seed alone are one.
+
+    Colours are those of the methods where each line is of another one, and otherwise by place in the list.
+    """
+    groups: list[list[RunEntry]] = []
+    for run in runs:
+        for each in groups if seeds_together else []:
+            if run.seed not in {one.seed for one in each} and same_but_seed(each[0], run):
+                each.append(run)
+                break
+        else:
+            groups.append([run])
+    order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
+    methods = [each[0].method for each in groups]
+    by_method = len(set(methods)) == len(methods) and set(methods) <= set(order)
+    names = _names(groups)
+    return [
+        Series(name, tuple(each), order.index(each[0].method) if by_method else place)
+        for place, (name, each) in enumerate(zip(names, groups, strict=True))
+    ]
+
+
+def _names(groups: Sequence[Sequence[RunEntry]]) -> list[str]:
+    """Titles; ids beside them where two would be alike."""
+    names = []
+    for each in groups:
+        run = each[0]
+        where = "" if run.kind == "sample" or (run.kind == "finished" and not run.place.key) else run.kind_label
+        method = run.title.removesuffix(f", seed {run.seed}")
+        name = run.title if len(each) == 1 else f"{method}, {len(each)} seeds"
+        names.append(f"{name} · {where}" if where else name)
+    return [
+        name if names.count(name) == 1 else f"{name} ({each[0].id})" for name, each in zip(names, groups, strict=True)
+    ]
+
+
+def smoothed(values: pd.Series, window: int) -> pd.Series:
+    """Centred moving mean over ``window`` steps, near the ends over what there is; NaN where nothing was measured."""
+    half = window // 2
+    means = values.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy(dtype=float)  # pyright: ignore
+    return pd.Series(np.where(np.isnan(values.to_numpy(dtype=float)), np.nan, means), index=values.index)
+
+
+def line(series: Series, read: Reader, column: str, window: int = 1) -> pd.DataFrame | None:
+    """One column of a series as a table of lines; None where no run has it.
+
+    Each seed is smoothed, then mean and range are taken over the seeds at the steps that all of them have.
+    """
+    found = []
+    for run in series.runs:
+        table = read(run)
+        if column in table:
+            values = table.set_index("step")[column].astype(float)
+            if values.notna().to_numpy().any():
+                found.append(values[~values.index.duplicated()])
+    if not found:
+        return None
+    raw = pd.concat(found, axis=1, join="inner")
+    smooth = raw.apply(lambda values: smoothed(values, window))
+    out = pd.DataFrame({"step": raw.index, "value": smooth.mean(axis=1).to_numpy(), "series": series.name})
+    if window > 1:
+        out["raw"] = raw.mean(axis=1).to_numpy()
+    if len(found) > 1:
+        out["low"], out["high"] = smooth.min(axis=1).to_numpy(), smooth.max(axis=1).to_numpy()
+    return out.dropna(subset=["value"])
+
+
+def panel(title: str, shown: Sequence[Series], read: Reader, column: str, window: int = 1, **settings: Any) -> Panel:
+    """A column of all series; a series that cannot be read is named in the notes."""
+    parts, notes = [], []
+    for series in shown:
+        try:
+            part = line(series, read, column, window)
+        except UserError as error:
+            notes.append(str(error))
+            continue
+        if part is not None:
+            parts.append(part)
+    empty = pd.DataFrame(columns=["step", "value", "series"])
+    return Panel(title, pd.concat(parts, ignore_index=True) if parts else empty, notes=notes, **settings)
+
+
+def scheduled(run: RunEntry) -> pd.DataFrame:
+    """Coefficients and learning rate at each step, worked out from the run's own parameters.
+
+    Raises:
+        UserError: if the parameters lack what the schedules need.
+    """
+    entry = (run.params.get("methods") or {}).get(run.method)
+    train = run.params.get("train")
+    try:
+        method = MethodParams.model_construct(**entry)  # pyright: ignore[reportCallIssue]
+        total = int(train["steps"])  # pyright: ignore[reportOptionalSubscript]
+        warmup = schedules.window(float(train["lr_warmup"]), total)  # pyright: ignore[reportOptionalSubscript]
+        at_zero = bool(train.get("lr_starts_at_zero", False))  # pyright: ignore[reportOptionalMemberAccess]
+        lr = float(train["lr"])  # pyright: ignore[reportOptionalSubscript]
+        rise, fall, decay = (
+            schedules.window(float(fraction), total)
+            for fraction in (method.beta_warmup, method.beta_decay, method.rlsd_decay)
+        )
+        distils, weighs = method.distillation != "none", method.token_weighting == "rlsd"
+        rows = [
+            {
+                "step": step,
+                "beta": schedules.beta(step, total, method.beta, rise, fall) if distils else 0.0,
+                "alpha": method.alpha if method.reference != "none" else 0.0,
+                "rlsd_lambda": schedules.rlsd_lambda(step, method.rlsd_lambda, decay) if weighs else 0.0,
+                "lr": schedules.learning_rate(step, lr, warmup, at_zero),
+            }
+            for step in range(1, total + 1)
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise UserError(f"{run.label_of('config.yaml')}: its schedules cannot be worked out ({error}): it was made by "
+                        "another version") from None  # fmt: skip
+    return pd.DataFrame(rows, columns=["step", *COEFFICIENTS])
+
+
+def schedule_panel(title: str, shown: Sequence[Series], name: str) -> Panel:
+    """A coefficient as scheduled (lines) and as applied (points) of the first run of each series."""
+    first = [replace(series, runs=series.runs[:1]) for series in shown]
+    found = panel(title, first, scheduled, name, form=".4g")
+    applied = panel(title, first, store.metrics, name)
+    both = found.table.merge(
+        applied.table.rename(columns={"value": "applied"}), on=["step", "series"], how="outer", sort=True
+    )
+    return replace(found, table=both.astype({"value": float, "applied": float}), notes=found.notes + applied.notes)
+
+
+def deviation(table: pd.DataFrame, series: str) -> tuple[int, float, float] | None:
+    """Step, scheduled and applied value where the two differ most; None where they agree as far as both are known."""
+    both = table[(table["series"] == series) & table["value"].notna() & table["applied"].notna()]
+    steps, meant, applied = (np.asarray(both[name], dtype=float) for name in ("step", "value", "applied"))
+    gap = np.abs(meant - applied)
+    if not (gap > 1e-9 * np.maximum(np.abs(meant), np.abs(applied))).any():
+        return None
+    at = int(gap.argmax())
+    return int(steps[at]), float(meant[at]), float(applied[at])

@@ -1,0 +1,285 @@
+"""Per-token signals of a rollout: what each is, how it follows from the record, its fixed scale, and why it is missing.
+
+Pure functions of a row of :data:`sdpg.records.ROLLOUT_SCHEMA` and the run's parameters. A scale depends on the run at
+most, never on step or rollout, so that one colour means one value throughout.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+import math
+from typing import Any
+
+from sdpg import schedules
+from sdpg.method_params import MethodParams
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Limits of the colours; values beyond an open end take the colour of that end.
+
+    Attributes:
+        low: value at which the lower colour is full; equals ``centre`` where a signal has one side only.
+        centre: value without colour.
+        high: value at which the upper colour is full.
+        open_low: whether values below ``low`` exist.
+        open_high: whether values above ``high`` exist.
+    """
+
+    low: float
+    centre: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def united(self, other: "Scale") -> "Scale":
+        """The narrowest scale that holds both: for two runs whose constants differ."""
+        return Scale(min(self.low, other.low), self.centre, max(self.high, other.high), self.open_low, self.open_high)
+
+    def ends(self) -> tuple[str, str]:
+        """Lower and upper end as a legend names them."""
+        return (f"{'≤ ' if self.open_low else ''}{number(self.low)}",
+                f"{'≥ ' if self.open_high else ''}{number(self.high)}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a signal is.
+
+    Attributes:
+        key: in the URL.
+        label: on a button.
+        unit: of its values; empty for a plain number.
+        formula: in the paper's letters.
+        derived: how it follows from the record, for a reader who wants to check.
+        scale: of its colours.
+    """
+
+    key: str
+    label: str
+    unit: str
+    formula: str
+    derived: str
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A signal of one rollout.
+
+    Attributes:
+        signal: what it is.
+        values: one per response token; a single number where all tokens share it; None where it was not recorded.
+        reason: why it was not recorded; empty where it was.
+        note: what a reader of the values should know about this rollout or step; may be empty.
+    """
+
+    signal: Signal
+    values: list[float] | float | None
+    reason: str = ""
+    note: str = ""
+
+
+KEYS = ("gap", "kl", "entropy", "gate", "advantage", "weight", "reference", "mismatch", "loss")
+LABELS = {
+    "gap": "log q − log p", "kl": "KL to teacher", "entropy": "entropy", "gate": "gate", "advantage": "advantage",
+    "weight": "RLSD weight", "reference": "log-ratio to reference", "mismatch": "sampler mismatch", "loss": "loss",
+}  # fmt: skip
+NEEDS = {
+    "gap": ("teacher_logprob", "logprob"), "kl": ("kl_to_teacher",), "entropy": ("entropy",), "gate": (),
+    "advantage": (), "weight": ("weight",), "reference": ("ref_logprob", "logprob"),
+    "mismatch": ("logprob", "rollout_logprob"), "loss": ("loss",),
+}  # fmt: skip
+"""Columns of the record that each is computed from."""
+DIAGNOSED = ("teacher_logprob", "kl_to_teacher", "ref_logprob")
+"""Columns that the diagnostic pass alone fills."""
+
+
+def number(value: float) -> str:
+    """Short, with a true minus sign."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+def method_of(row: Row, params: Mapping[str, Any]) -> MethodParams:
+    """The row's method as it was; fields that its parameters leave out have their defaults."""
+    entry = (params.get("methods") or {}).get(row["method"]) or {}
+    return MethodParams.model_construct(**{"title": str(row["method"]), "outcome": "none", **entry})
+
+
+def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
+    """All signals, with the scales of the run that the row belongs to."""
+    train, method = params.get("train") or {}, method_of(row, params)
+    siblings = max(int(train.get("responses_per_prompt", 8)), 2)
+    # No value of a sample lies further from its mean than this many of its standard deviations.
+    sample = train.get("advantage_std", "population") == "sample"
+    largest = math.sqrt(siblings - 1) * (math.sqrt((siblings - 1) / siblings) if sample else 1)
+    teacher = "the base" if method.teacher == "reference" else "the current weights"
+    shown = f"under the privileged prompt ({teacher}, before the update)"
+    distils = method.distillation != "none"
+    gate = "1 where the rollout is distilled, 0 where it is not"
+    if not distils:
+        gate = f"{method.title} distils nothing; this is what the gate A > 0 would be"
+    descriptions: dict[str, tuple[str, str, str, Scale]] = {
+        "gap": ("nats", "log q(yₜ) − log p(yₜ)", f"teacher_logprob − logprob: the sampled token {shown}, less the "
+                "student's. Below 0 the teacher finds the token less likely", Scale(-3, 0, 3, True, True)),
+        "kl": ("nats", "D(p‖q) = Σᵥ p (log p − log q)", f"kl_to_teacher: exact over the vocabulary; q {shown}",
+               Scale(0, 0, 3, False, True)),
+        "entropy": ("nats", "−Σᵥ p log p", "entropy: of the student's distribution, exact over the vocabulary",
+                    Scale(0, 0, 2, False, True)),
+        "gate": ("", "m = 1[A > 0]" if not distils or method.gate == "positive" else "m = 1",
+                 f"gate, one for the whole rollout: {gate}", Scale(0, 0, 1)),
+        "advantage": ("", "A = (r − mean) / (std + ε)", "advantage, one for the whole rollout: within its group of "
+                      f"{siblings}, whose bound ±{number(largest)} is the scale", Scale(-largest, 0, largest)),
+        "weight": ("", "(1−λ) + λ·clip(exp(sign(A)·(log q − log p)))", "weight: RLSD's factor on the advantage; the "
+                   "scale is where ε_w clips it", Scale(1 - method.rlsd_clip, 1, 1 + method.rlsd_clip)),
+        "reference": ("nats", "log w = log π_θ(yₜ) − log π_ref(yₜ)", "logprob − ref_logprob: how far training has "
+                      "moved this token from the base", Scale(-1, 0, 1, True, True)),
+        "mismatch": ("nats", "log π_θ(yₜ) − log π_rollout(yₜ)", "logprob − rollout_logprob: trainer against sampler; "
+                     "with rollout.top_p below 1, or several updates a batch, they differ by design",
+                     Scale(-0.1, 0, 0.1, True, True)),
+        "loss": ("", "N · ℓₜ", "the token's share of the loss, normaliser and coefficients inside, times the step's N "
+                 "response tokens (an update's, where a batch has several): the mean over these tokens is the step's "
+                 "loss", Scale(-3, 0, 3, True, True)),
+    }  # fmt: skip
+    return {key: Signal(key, LABELS[key], *descriptions[key]) for key in KEYS}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parameters say was done with a rollout.
+
+    Attributes:
+        scored: whether its step is one at which rollouts are scored by teacher and reference at all.
+        why_not_scored: why neither scored it, as far as the parameters tell; that it was not drawn, otherwise.
+        trained: whether the student read it in training.
+        why_not_trained: why every term of its loss is zero; empty where one is not.
+        rlsd_lambda: λ at its step.
+    """
+
+    scored: bool
+    why_not_scored: str
+    trained: bool
+    why_not_trained: str
+    rlsd_lambda: float
+
+
+def is_scored_step(step: int, params: Mapping[str, Any]) -> bool:
+    """Whether some of the step's rollouts are scored by teacher and reference, gate open or not."""
+    train = params.get("train") or {}
+    every, rows = int(train.get("record_every", 1)), int(train.get("record_rows", 1))
+    return rows > 0 and (step % every == 0 or step in (1, train.get("steps")))
+
+
+def plan(row: Row, params: Mapping[str, Any]) -> Plan:
+    """What training did with the row, from the rules of :mod:`sdpg.methods` and :mod:`sdpg.trainer`."""
+    train, method, step = params.get("train") or {}, method_of(row, params), int(row["step"])
+    total = int(train.get("steps", step))
+    scored = is_scored_step(step, params)
+    wanted = int(train.get("record_rows", 0))
+    count = int(train.get("prompts_per_step", 0)) * int(train.get("responses_per_prompt", 0))
+    if scored:
+        not_scored = f"it is not among the {wanted} of {count} rollouts drawn at this step (train.record_rows)"
+    elif wanted == 0 and "record_rows" in train:
+        not_scored = "no rollouts are drawn for it (train.record_rows is 0)"
+    else:
+        not_scored = f"none are at step {step}, only at step 1, every {train.get('record_every')} (train.record_every) "
+        not_scored += "and the last"
+
+    zero: list[str] = []
+    trained = False
+    if method.outcome == "none":
+        zero.append("there is no outcome term")
+    elif row["advantage"] == 0:
+        zero.append("its advantage is 0")
+    else:
+        trained = True
+    distils = method.distillation != "none"
+    windows = [schedules.window(part, total) for part in (method.beta_warmup, method.beta_decay)]
+    if not distils:
+        zero.append("there is no distillation")
+    elif schedules.beta(step, total, method.beta, *windows) == 0:
+        zero.append("β is 0 at this step")
+    elif row["gate"] == 0:
+        zero.append("its gate is closed")
+    else:
+        trained = True
+    if method.reference == "none":
+        zero.append("there is no reference term")
+    elif method.reference_in == "reward":
+        zero.append("the reference term is part of the reward")
+    elif method.alpha == 0:
+        zero.append("α is 0")
+    else:
+        trained = True
+    trained = trained or method.entropy_bonus > 0
+    decay = schedules.window(method.rlsd_decay, total)
+    rlsd = schedules.rlsd_lambda(step, method.rlsd_lambda, decay) if method.token_weighting == "rlsd" else 0.0
+    listed = ", ".join(zero[:-1]) + " and " + zero[-1] if len(zero) > 1 else "".join(zero)
+    return Plan(scored, not_scored, trained, "" if trained else listed, rlsd)
+
+
+def _reason(column: str, row: Row, done: Plan) -> str:
+    """Why a column of the row is null."""
+    if column in DIAGNOSED:
+        drawn = any(row[name] is not None for name in DIAGNOSED)
+        if not drawn:
+            return f"Teacher and reference did not score this rollout: {done.why_not_scored}."
+    elif not done.trained:
+        reason = f"This rollout was not read in training, for no term of its loss touches it: {done.why_not_trained}."
+        if column in ("logprob", "entropy"):
+            reason += f" Nor was it scored for the record: {done.why_not_scored}."
+        return reason
+    return f"The record has no {column} here, and the run's parameters do not say why."
+
+
+def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> list[Reading]:
+    """All signals of a rollout, in the order of :data:`KEYS`.
+
+    Args:
+        row: of :data:`sdpg.records.ROLLOUT_SCHEMA`.
+        params: the run's.
+        step_tokens: N, response tokens of the step's rollouts (metric ``response_tokens``); None where unknown.
+    """
+    done, method = plan(row, params), method_of(row, params)
+    updates = int((params.get("train") or {}).get("updates_per_batch", 1))
+    found = []
+    for key, signal in catalogue(row, params).items():
+        missing = next((column for column in NEEDS[key] if row[column] is None), None)
+        values: list[float] | float | None = None
+        reason = note = ""
+        if key == "weight" and method.token_weighting == "none":
+            reason = f"{method.title} has no token weighting: to it all tokens of a rollout count alike."
+        elif missing is not None:
+            reason = _reason(missing, row, done)
+        elif key == "loss" and step_tokens is None:
+            reason = "N, the step's response tokens, is not on record: metrics.csv has no row of this step."
+        else:
+            values = _values(key, row, step_tokens or 0.0, updates)
+        if key == "weight" and values is not None and done.rlsd_lambda == 0:
+            note = "λ is 0 at this step, so that every weight is 1."
+        found.append(Reading(signal, values, reason, note))
+    return found
+
+
+def _values(key: str, row: Row, step_tokens: float, updates: int) -> list[float] | float:
+    match key:
+        case "gate" | "advantage":
+            return float(row[key])
+        case "loss":
+            return [value * step_tokens / updates for value in row["loss"]]
+        case "gap" | "reference" | "mismatch":
+            left, right = NEEDS[key]
+            if key == "reference":
+                left, right = right, left
+            return [a - b for a, b in zip(row[left], row[right], strict=True)]
+        case _:
+            return list(row[NEEDS[key][0]])
+
+
+def united(readings: Sequence[Reading], others: Sequence[Reading]) -> list[Reading]:
+    """The first, on scales that hold the second's as well."""
+    return [
+        replace(one, signal=replace(one.signal, scale=one.signal.scale.united(other.signal.scale)))
+        for one, other in zip(readings, others, strict=True)
+    ]

@@ -1,0 +1,182 @@
+"""The token strip of a rollout: what it is given, how a page mounts it, and the same strip as one HTML file.
+
+Text of a record goes to the browser as JSON and onto the page as text; components/strip.js makes no markup of it.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+import hashlib
+from html import escape
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import differences, ui
+from app.signals import Reading, number
+
+COMPONENTS = Path(__file__).parent / "components"
+MOST_TOKENS = 32_768
+MOST_TOKEN_CHARACTERS = 2_000
+MOST_TEXT_CHARACTERS = 20_000
+"""More is cut off on the page, which says so; downloads hold all of it."""
+VERDICTS = {"correct": "✓ correct", "wrong": "✕ wrong", "no_answer": "∅ no answer", "truncated": "✂ truncated",
+            "timeout": "◷ timeout"}  # fmt: skip
+
+
+def _source(name: str) -> str:
+    return (COMPONENTS / name).read_text(encoding="utf-8")
+
+
+_strip = st.components.v2.component(
+    "sdpg_token_strip",
+    html='<div class="strip"></div>',
+    css=_source("strip.css"),
+    js=_source("strip.js") + _source("mount.js"),
+)
+
+
+def cut(text: str, most: int) -> str:
+    """Text as it can be shown, and no more of it than a page can bear."""
+    if len(text) <= most:
+        return ui.printable(text)
+    return f"{ui.printable(text[:most])} … {len(text) - most:,} more characters"
+
+
+def _clean(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _signal(reading: Reading) -> dict[str, Any]:
+    signal, values = reading.signal, reading.values
+    if isinstance(values, list):
+        shown: Any = [_clean(value) for value in values[:MOST_TOKENS]]
+    else:
+        shown = None if values is None else _clean(values)
+    scale = signal.scale
+    return {
+        "key": signal.key, "label": signal.label, "unit": signal.unit, "formula": signal.formula,
+        "derived": signal.derived, "low": scale.low, "centre": scale.centre, "high": scale.high, "ends": scale.ends(),
+        "values": shown, "reason": reading.reason, "note": reading.note,
+    }  # fmt: skip
+
+
+def strip_data(
+    row: Mapping[str, Any],
+    readings: Sequence[Reading],
+    signal: str,
+    key: str,
+    *,
+    token: int | None = None,
+    differing: Sequence[bool] | None = None,
+    prompt: bool = True,
+) -> dict[str, Any]:
+    """What the strip needs of a rollout.
+
+    Args:
+        row: of :data:`sdpg.records.ROLLOUT_SCHEMA`.
+        readings: its signals.
+        signal: key of the one that gives the colours.
+        key: of the rollout; a strip that is given the same again keeps its place.
+        token: which is selected.
+        differing: per token, whether to mark it as different from another rollout's.
+        prompt: whether the student's prompt stands before the completion.
+    """
+    count = len(row["tokens"])
+    spans = zip(row["tokens"], row["token_starts"], row["token_ends"], strict=True)
+    special = [index for index, (text, start, end) in enumerate(spans) if start == end and text]
+    gated = row["gate"] == 0
+    return {
+        "key": key,
+        "tokens": [cut(text, MOST_TOKEN_CHARACTERS) for text in row["tokens"][:MOST_TOKENS]],
+        "more": f"… {count - MOST_TOKENS:,} more tokens" if count > MOST_TOKENS else None,
+        "ids": row["completion_ids"][:MOST_TOKENS],
+        "special": special,
+        "signals": [_signal(reading) for reading in readings],
+        "signal": signal,
+        "token": token,
+        "prompt": cut(row["student_prompt"] or "", MOST_TEXT_CHARACTERS) if prompt else None,
+        "marked": None if differing is None else [place for place, mark in enumerate(differing[:MOST_TOKENS]) if mark],
+        "masks": {
+            "gated": "gate closed: not distilled" if gated else None,
+            "cut": f"cut off after {row['length']:,} tokens" if row["truncated"] else None,
+            "differs": None if differing is None else "not in the other",
+        },
+    }  # fmt: skip
+
+
+def facts(row: Mapping[str, Any], limit: int | None) -> list[list[str]]:
+    """Name, value and kind of what is known of a whole rollout; ``limit`` is ``rollout.max_tokens``."""
+    answer, gold = (None if row[name] is None else cut(row[name], 60) for name in ("extracted_answer", "gold"))
+    return [
+        ["verdict", VERDICTS.get(row["status"], ui.printable(str(row["status"]))), ""],
+        ["extracted answer", "none found" if answer is None else answer, "" if answer is None else "mono"],
+        ["gold", gold or "–", "mono"],
+        ["reward", number(row["reward"]), ""],
+        ["advantage", number(row["advantage"]), ""],
+        ["gate", "open" if row["gate"] else "closed", ""],
+        ["length", f"{row['length']:,}" + (f" of at most {limit:,}" if limit else "") + " tokens", ""],
+        ["verifier", cut(f"{row['verifier']} {row['verifier_version']}", 60), ""],
+    ]
+
+
+def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The student's prompt beside the teacher's, in parts: text, and whether the other lacks it."""
+    texts = [row["student_prompt"] or "", row["teacher_prompt"] or ""]
+    sides = [differences.words(text[:MOST_TEXT_CHARACTERS]) for text in texts]
+    found = differences.difference(*sides)
+    titles = ("Student's prompt", "Privileged prompt, which the teacher sees")
+    parts = []
+    for title, text, side, marks in zip(titles, texts, sides, (found.left, found.right), strict=True):
+        shown = [[ui.printable(part), mark] for part, mark in differences.runs(side, marks)]
+        if len(text) > MOST_TEXT_CHARACTERS:
+            shown.append([f" … {len(text) - MOST_TEXT_CHARACTERS:,} more characters", False])
+        parts.append({"title": title, "parts": shown or [["none", False]]})
+    return parts
+
+
+def mount(data: Mapping[str, Any], key: str, on_pick: Any = None) -> None:
+    """Shows the strip; ``on_pick`` is called with (key of the data, token) when a reader chose a token."""
+
+    def picked() -> None:
+        if on_pick and (pick := st.session_state[key].get("picked")):
+            on_pick(pick["key"], int(pick["token"]))
+
+    _strip(key=key, data=dict(data), on_picked_change=picked)
+
+
+def _sha256(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element, or begin a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def standalone(data: Mapping[str, Any], title: str, lines: Sequence[str], completion: str) -> str:
+    """One HTML file with the strip, that asks for nothing from anywhere and may run nothing but its own script.
+
+    Args:
+        data: of :func:`strip_data`, with facts and prompts.
+        title: of the page.
+        lines: said below the title.
+        completion: shown where scripts are off.
+    """
+    style, script = _source("alone.css") + _source("strip.css"), _source("strip.js") + _source("alone.js")
+    policy = f"default-src 'none'; style-src {_sha256(style)}; script-src {_sha256(script)}; "
+    policy += "base-uri 'none'; form-action 'none'"
+    below = "".join(f"<p>{escape(ui.printable(line))}</p>" for line in lines)
+    shown = escape(ui.printable(title))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width"><meta name="referrer" content="no-referrer">'
+        f"<title>{shown}</title><style>{style}</style></head><body><h1>{shown}</h1>{below}"
+        f'<div class="strip"></div><noscript><pre>{escape(ui.printable(completion))}</pre></noscript>'
+        f'<script type="application/json" id="data">{embedded({**data, "picker": True})}</script>'
+        f"<script>{script}</script></body></html>\n"
+    )

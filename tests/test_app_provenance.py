@@ -1,0 +1,187 @@
+"""Provenance: what a run hangs on, the command that makes it again, and MLflow's record of it."""
+
+from pathlib import Path
+import shutil
+import sqlite3
+import sys
+
+import pytest
+from ruamel.yaml import YAML
+from streamlit.testing.v1 import AppTest
+
+from app import mlflow_link
+from app.sources import SAMPLE, RunEntry, discover
+from sdpg.errors import UserError
+from sdpg.params import load_params
+
+PROJECT = Path(__file__).parents[1]
+RUN = "sdpg-ufkl-0"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    shutil.copytree(SAMPLE, root)
+    return root
+
+
+def app(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    at = AppTest.from_file(str(PROJECT / "app" / "main.py"), default_timeout=60)
+    at.switch_page("views/provenance.py")
+    for name, value in {"run": RUN, **params}.items():
+        at.query_params[name] = value
+    at.run()
+    assert not at.exception
+    return at
+
+
+def entry(root: Path) -> RunEntry:
+    return discover(root).runs[RUN]
+
+
+def edit(root: Path, **changes: object) -> None:
+    """Writes top-level keys of the run's config.yaml anew; None removes one."""
+    path = root / "runs" / RUN / "config.yaml"
+    yaml = YAML()
+    config = yaml.load(path)
+    for name, value in changes.items():
+        config.pop(name, None)
+        if value is not None:
+            config[name] = value
+    with path.open("w") as file:
+        yaml.dump(config, file)
+
+
+def values(at: AppTest, place: int) -> dict[str, str]:
+    table = at.dataframe[place].value
+    return dict(zip(table["name"], table["value"], strict=True))
+
+
+def test_what_the_run_hangs_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at, config = app(project, monkeypatch), entry(project).config
+    facts = values(at, 0)
+    assert facts["Commit"] == config["git"]["commit"] and facts["Fingerprint"] == config["fingerprint"]
+    assert facts["Code"] == config["code"] and facts["Verifier"].split()[0] == config["params"]["reward"]["verifier"]
+    assert len(facts["Verifier"].split()) == 2
+    assert values(at, 2) == config["versions"] and values(at, 4) == config["inputs"]
+    assert values(at, 3)["cores"] == str(config["hardware"]["cores"])
+    table = at.dataframe[5].value
+    rollouts = table[table["File"] == "rollouts/"].iloc[0]
+    files = list((project / "runs" / RUN / "rollouts").iterdir())
+    assert rollouts["Files"] == len(files)
+    assert rollouts["Kilobytes"] == pytest.approx(sum(file.stat().st_size for file in files) / 1024)
+
+
+def test_the_recorded_changes_and_the_commands(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(project, diff="diff --git a/x b/x\n+<b>new</b>\u202e", git={"commit": "abc123", "dirty": True})
+    at = app(project, monkeypatch)
+    commands, diff = (each.value for each in at.code)
+    assert commands.splitlines()[0] == "git checkout abc123" and "git apply changes.diff" in commands
+    assert commands.splitlines()[-1] == f"dvc repro train@{RUN}"
+    assert diff == "diff --git a/x b/x\n+<b>new</b>⟨U+202E⟩"
+    assert any("uncommitted" in each.value for each in at.markdown)
+
+
+def test_an_older_run_says_what_was_not_recorded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(project, diff=None, git={"commit": "abc123", "dirty": True}, versions=None, code=None)
+    at = app(project, monkeypatch)
+    assert len(at.code) == 1 and "git apply" not in at.code[0].value
+    said = [each.value for each in at.info]
+    assert any("what they were was not recorded" in text for text in said) and "Not recorded\\." in said
+
+
+def test_a_commit_cannot_add_a_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(project, git={"commit": "abc; rm -rf ~", "dirty": False}, diff=None)
+    assert app(project, monkeypatch).code[0].value.splitlines()[0] == "git checkout 'abc; rm -rf ~'"
+
+
+def test_the_recorded_params_are_valid_and_equal(project: Path, tmp_path: Path) -> None:
+    from app.provenance_files import params_yaml
+
+    run = entry(project)
+    path = tmp_path / "params.yaml"
+    path.write_bytes(params_yaml(run))
+    assert load_params(path).model_dump(mode="json") == run.params
+
+
+def test_parameters_are_searched_by_words_and_other_methods_are_left_out(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = app(project, monkeypatch)
+    assert {path.split(".")[1] for path in values(at, 1) if path.startswith("methods.")} == {"sdpg-ufkl"}
+    at.text_input(key="param").set_value("beta warm").run()
+    assert list(values(at, 1)) == ["methods.sdpg-ufkl.beta_warmup"]
+    at.toggle(key="other_methods").set_value(True).run()
+    assert "methods.opcd.beta_warmup" in values(at, 1)
+    at.text_input(key="param").set_value("no such thing").run()
+    assert not at.exception and any("No parameter" in each.value for each in at.info)
+
+
+def store(root: Path, fingerprint: str) -> str:
+    """A real store with a run of this fingerprint and one of another; returns the first one's id."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    experiment = client.create_experiment("sdpg", artifact_location=(root / "mlartifacts").as_uri())
+    ids = []
+    for tag in (fingerprint, "0000"):
+        run = client.create_run(experiment, tags={mlflow_link.FINGERPRINT_TAG: tag}, run_name=f"run of {tag}")
+        client.log_metric(run.info.run_id, "system/cpu_utilization_percentage", 40.0, timestamp=5000, step=0)
+        client.log_metric(run.info.run_id, "system/cpu_utilization_percentage", 60.0, timestamp=15000, step=1)
+        client.log_metric(run.info.run_id, "reward", 0.5, step=1)
+        client.set_terminated(run.info.run_id)
+        ids.append(run.info.run_id)
+    return ids[0]
+
+
+@pytest.mark.slow
+def test_mlflow_is_asked_by_the_fingerprint(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    id = store(project, entry(project).config["fingerprint"])
+    found = mlflow_link.lookup(entry(project))
+    assert [each.id for each in found] == [id]
+    assert found[0].status == "FINISHED" and found[0].metrics["reward"] == 0.5
+    assert found[0].system["step"].tolist() == [0, 10] and found[0].system["value"].tolist() == [40, 60]
+    at = app(project, monkeypatch, mlflow="true")
+    assert f"runs/{id}" in at.code[-1].value and at.code[-1].value.startswith("make mlflow")
+    assert len(at.get("vega_lite_chart")) == 1
+    edit(project, fingerprint="ffff")
+    assert mlflow_link.lookup(entry(project)) == []
+    edit(project, fingerprint="x' or 1=1")
+    with pytest.raises(UserError, match="no fingerprint"):
+        mlflow_link.lookup(entry(project))
+
+
+def test_no_store_is_made(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = app(project, monkeypatch, mlflow="true")
+    assert r"mlflow\.db does not exist" in at.error[0].value and at.dataframe
+    assert not list(project.glob("ml*"))
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "tables"])
+def test_another_database_is_not_filled(project: Path, content: str) -> None:
+    path = project / "mlflow.db"
+    if content == "tables":
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE other (x)")
+        connection.close()
+    else:
+        path.write_text("" if content == "empty" else "no database " * 500)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"mlflow\.db is no"):
+        mlflow_link.lookup(entry(project))
+    assert path.read_bytes() == before and sorted(each.name for each in project.glob("ml*")) == ["mlflow.db"]
+
+
+def test_the_page_asks_mlflow_only_when_told_to(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_link, "lookup", lambda run: pytest.fail("asked"))
+    app(project, monkeypatch)
+
+
+def test_a_server_is_not_called(project: Path) -> None:
+    path = project / "runs" / RUN / "config.yaml"
+    path.write_text(path.read_text().replace("sqlite:///mlflow.db", "http://example.invalid:5000"))
+    with pytest.raises(UserError, match=r"example\.invalid"):
+        mlflow_link.store_of(entry(project))
