@@ -39,6 +39,11 @@ class Chosen:
         return signals.readings(self.row, self.run.params, step_tokens(self.run, self.row["step"]))
 
     @property
+    def distils(self) -> bool:
+        """Whether its method has a distillation term, which alone the gate is for."""
+        return signals.method_of(self.row, self.run.params).distillation != "none"
+
+    @property
     def limit(self) -> int | None:
         """The token limit of responses in training."""
         return (self.run.params.get("rollout") or {}).get("max_tokens")

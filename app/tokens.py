@@ -72,6 +72,7 @@ def strip_data(
     token: int | None = None,
     differing: Sequence[bool] | None = None,
     prompt: bool = True,
+    distils: bool = True,
 ) -> dict[str, Any]:
     """What the strip needs of a rollout.
 
@@ -83,11 +84,12 @@ def strip_data(
         token: which is selected.
         differing: per token, whether to mark it as different from another rollout's.
         prompt: whether the student's prompt stands before the completion.
+        distils: whether the method does; where it does not, no gate keeps anything out.
     """
     count = len(row["tokens"])
     spans = zip(row["tokens"], row["token_starts"], row["token_ends"], strict=True)
     special = [index for index, (text, start, end) in enumerate(spans) if start == end and text]
-    gated = row["gate"] == 0
+    gated = distils and row["gate"] == 0
     return {
         "key": key,
         "tokens": [cut(text, MOST_TOKEN_CHARACTERS) for text in row["tokens"][:MOST_TOKENS]],
@@ -107,7 +109,7 @@ def strip_data(
     }  # fmt: skip
 
 
-def facts(row: Mapping[str, Any], limit: int | None) -> list[list[str]]:
+def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> list[list[str]]:
     """Name, value and kind of what is known of a whole rollout; ``limit`` is ``rollout.max_tokens``."""
     answer, gold = (None if row[name] is None else cut(row[name], 60) for name in ("extracted_answer", "gold"))
     return [
@@ -116,7 +118,7 @@ def facts(row: Mapping[str, Any], limit: int | None) -> list[list[str]]:
         ["gold", gold or "–", "mono"],
         ["reward", number(row["reward"]), ""],
         ["advantage", number(row["advantage"]), ""],
-        ["gate", "open" if row["gate"] else "closed", ""],
+        ["gate", ("open" if row["gate"] else "closed") if distils else "no distillation", ""],
         ["length", f"{row['length']:,}" + (f" of at most {limit:,}" if limit else "") + " tokens", ""],
         ["verifier", cut(f"{row['verifier']} {row['verifier_version']}", 60), ""],
     ]

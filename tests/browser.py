@@ -36,7 +36,7 @@ def app(root: Path, *folders: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "streamlit", "run", str(PROJECT / "app" / "main.py"), f"--server.port={port}",
                "--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false",
                "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
-               "--theme.primaryColor=#0072b2", "--"]  # fmt: skip
+               "--theme.light.primaryColor=#0072b2", "--theme.dark.primaryColor=#56b4e9", "--"]  # fmt: skip
     command += [part for folder in folders for part in ("--folder", str(folder))]
     log = root / ".app.log"
     with log.open("w") as output:

@@ -142,6 +142,18 @@ def test_a_problem_that_the_other_run_has_not(monkeypatch: pytest.MonkeyPatch, t
     assert f"{second.name} has no rollout of the problem" in at.error[0].value.replace("\\", "")
 
 
+def test_the_other_run_is_one_of_the_same_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They met the same problems at the same steps."""
+    found = list(sources.discover(sources.SAMPLE).runs.values())[:3]
+    for run in found:
+        shutil.copytree(sources.SAMPLE / run.folder, tmp_path / run.folder)
+    path = tmp_path / found[1].folder / "config.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("\nseed: 0\n", "\nseed: 7\n"), encoding="utf-8")
+    assert sources.discover(tmp_path).runs[found[1].name].seed == 7
+    at = page(monkeypatch, tmp_path, run=found[0].name, pair="two runs")
+    assert at.query_params["b_run"] == found[2].name
+
+
 def test_any_two(monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(sources.discover(sources.SAMPLE).runs.values())
     last = store.rollout_steps(found[1])[-1]

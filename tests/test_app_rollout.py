@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import rollout_files, signals, sources, store, tokens
 from app.places import places
-from sdpg.records import read_rollouts
+from sdpg.records import read_rollouts, write_rollouts
 
 PROJECT = Path(__file__).parents[1]
 RUN = next(iter(sources.discover(sources.SAMPLE).runs.values()))
@@ -61,6 +61,29 @@ def test_opens_a_rollout_that_the_teacher_scored(monkeypatch: pytest.MonkeyPatch
     assert {"run", "step", "group", "sibling"} <= set(at.query_params), "the address names all of the selection"
 
 
+def test_looks_for_a_scored_rollout_in_all_groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copytree(sources.SAMPLE / RUN.folder, tmp_path / RUN.folder)
+    path = tmp_path / RUN.folder / "rollouts" / f"step-{store.rollout_steps(RUN)[-1]:06d}-rank-0.parquet"
+    rows = read_rollouts(path).to_pylist()
+    signals_of = next(row["kl_to_teacher"] for row in rows if row["kl_to_teacher"])
+    for row in rows:
+        only = (row["group"], row["sibling"]) == (5, 2)
+        row["kl_to_teacher"] = (signals_of * row["length"])[: row["length"]] if only else None
+    write_rollouts(path, rows)
+    at = page(monkeypatch, tmp_path)
+    assert (at.query_params["group"], at.query_params["sibling"]) == ("5", "2")
+
+
+def test_follows_an_address_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a link to the page itself does."""
+    first, second = (str(step) for step in store.rollout_steps(RUN)[:2])
+    at = page(monkeypatch, step=first, sibling="1")
+    at.query_params["step"], at.query_params["sibling"] = second, "3"
+    at.run()
+    assert (at.query_params["step"], at.query_params["sibling"]) == (second, "3")
+    assert shown(at)["key"].split("/")[-3:] == [second, "0", "3"]
+
+
 def test_opens_what_the_address_says(monkeypatch: pytest.MonkeyPatch) -> None:
     step = store.rollout_steps(RUN)[1]
     wanted = {"run": RUN.id, "step": str(step), "group": "3", "sibling": "2", "signal": "entropy", "token": "4"}
@@ -92,7 +115,9 @@ def test_another_sibling_drops_the_token(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_link_may_name_the_problem_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem, stands = list(places(RUN).items())[-1]
+    first, last = store.rollout_steps(RUN)[0], store.rollout_steps(RUN)[-1]
+    problem, stands = next((key, found) for key, found in places(RUN).items() if found[0][0] == first and found[0][1])
+    assert (first, 0) != stands[0] != (last, 0)
     at = page(monkeypatch, run=RUN.id, problem=problem)
     assert (int(at.query_params["step"]), int(at.query_params["group"])) == stands[0]
 
@@ -138,6 +163,8 @@ def test_tokens_special_and_masks() -> None:
     data = data_of(row)
     assert [row["tokens"][place] for place in data["special"]] == ["<|im_end|>"] * (not row["truncated"])
     assert data["masks"]["gated"] and data["masks"]["cut"] is None and data["masks"]["differs"] is None
+    assert data_of(row, distils=False)["masks"]["gated"] is None, "no gate keeps out what nothing distils"
+    assert ["gate", "no distillation", ""] in tokens.facts(row, 32, distils=False)
     data = data_of({**row, "gate": 1.0, "truncated": True}, differing=[True] + [False] * (row["length"] - 1))
     assert data["masks"]["gated"] is None and str(row["length"]) in data["masks"]["cut"] and data["marked"] == [0]
 
@@ -217,6 +244,12 @@ def test_the_standalone_file_runs_its_own_script_alone() -> None:
     for name, content in (("script", found.inside["script"][1]), ("style", "".join(found.inside["style"]))):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{name}-src 'sha256-{digest}'" in policy
+
+
+def test_embedded_json_holds_nothing_that_html_reads() -> None:
+    value = ["</script>", "<!--<script>", "&lt;", "\u2028", "]]>"]
+    text = tokens.embedded(value)
+    assert not set("<>&\u2028") & set(text) and json.loads(text) == value
 
 
 def luminance(colour: str) -> float:

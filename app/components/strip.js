@@ -402,7 +402,16 @@ class Strip {
 
   // The map -----------------------------------------------------------------------------------------------------------
 
+  // Once per frame, however often it is asked for: it measures, and so makes the browser lay out all tokens.
   draw() {
+    if (this.drawing) return;
+    this.drawing = requestAnimationFrame(() => {
+      this.drawing = null;
+      this.paint();
+    });
+  }
+
+  paint() {
     const { canvas, shares, data } = this;
     if (!shares || !canvas.clientWidth) return;
     const ratio = devicePixelRatio || 1;

@@ -88,8 +88,8 @@ def strips(pair: tuple[Chosen, Chosen], by: str) -> None:
     for name, column, chosen, readings, differing in zip("AB", st.columns(2), pair, scaled, marked, strict=True):
         with column:
             data = tokens.strip_data(chosen.row, readings, signal, f"{chosen.key}/{by}/{pair[0].key}/{pair[1].key}",
-                                     differing=differing, prompt=False)  # fmt: skip
-            facts = tokens.facts(chosen.row, chosen.limit)[:-1]
+                                     differing=differing, prompt=False, distils=chosen.distils)  # fmt: skip
+            facts = tokens.facts(chosen.row, chosen.limit, chosen.distils)[:-1]
             problem = ["problem", tokens.cut(chosen.row["problem_id"], 60), ""]
             data |= {"brief": True, "facts": [[f"{name} verdict", *facts[0][1:]], *facts[1:], problem]}
             tokens.mount(data, f"strip_{name.lower()}")

@@ -97,8 +97,10 @@ def page() -> None:
         chosen = rollout_choice.choose_rollout(run)
         readings = chosen.readings()
         signal = rollout_choice.choose_signal(readings)
-        data = tokens.strip_data(chosen.row, readings, signal, chosen.key, token=chosen_token(chosen))
-        data |= {"facts": tokens.facts(chosen.row, chosen.limit), "prompts": tokens.prompts(chosen.row)}
+        data = tokens.strip_data(
+            chosen.row, readings, signal, chosen.key, token=chosen_token(chosen), distils=chosen.distils
+        )
+        data |= {"facts": tokens.facts(chosen.row, chosen.limit, chosen.distils), "prompts": tokens.prompts(chosen.row)}
         tokens.mount(data, "strip", keep_token)
         more_of_it(chosen)
         downloads(chosen, data)
