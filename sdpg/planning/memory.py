@@ -115,7 +115,7 @@ def backward(shape: Shape, passes: Passes) -> int:
     head_gradients = FLOAT * (shape.embedding + passes.responses * size)
     mlp = 2 * itemsize * shape.intermediate_size - 3 * FLOAT * size
     if passes.checkpointing:
-        layer = passes.tokens * (kept_per_layer(shape, passes.half) - FLOAT * size + max(0, mlp))
+        layer = passes.tokens * (kept_per_layer(shape, passes.half) - FLOAT * size + mlp)
         layer += HALF * shape.layer_products if passes.half else 0
     else:
         layer = passes.tokens * max(6 * size, mlp)
