@@ -127,6 +127,11 @@ def embedding_gradients(shape: Shape) -> int:
     return (3 if shape.tied else 2) * FLOAT * shape.embedding
 
 
+def optimiser_step(shape: Shape, foreach: bool) -> int:
+    """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs; else two of the largest."""
+    return FLOAT * shape.parameters if foreach else 2 * FLOAT * shape.embedding
+
+
 def passes_peak(shape: Shape, passes: Passes) -> int:
     """The peak of an update's passes, beyond weights, gradients and optimiser."""
     teacher_states = passes.scored * FLOAT * shape.hidden_size
@@ -245,6 +250,5 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: La
     }
     if unsharded:
         generating["layers that are whole for a moment"] = unsharded
-    # AdamW on a GPU works on all parameters at once, with one temporary for each.
-    step = {"AdamW's temporaries": FLOAT * count // share if passes.on_gpu else 2 * FLOAT * shape.embedding}
+    step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu) // share}
     return MemoryPlan(layout, stays, update, generating, step)

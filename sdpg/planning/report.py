@@ -54,7 +54,7 @@ def _head(plan: Plan) -> str:
         f"Plan of profile {params.profile}, preset {params.preset}: {shape.parameters / 1e9:.2f}B parameters "
         f"({shape.layers} layers, D {shape.hidden_size}, V {shape.vocabulary:,}), {params.train.dtype} passes\n"
         f"Machines: {machines}\n"
-        "Everything below is computed from formulas and named assumptions; nothing of it was measured on these machines."
+        "All of this is computed from formulas and named assumptions; nothing of it was measured on these machines."
     )
 
 
@@ -197,12 +197,24 @@ def _operations(plan: Plan) -> str:
     )  # fmt: skip
 
 
+def in_flight(plan: Plan, machine: Machine) -> int:
+    """How many sequences of mean length vLLM has room for beside its weights and, on several GPUs, FSDP2's state."""
+    stays = 0
+    if machine.gpus > 1:
+        stays = sum(memory_of(plan.shape, plan.params, Layout(machine.gpus, "fsdp2", True)).stays.values())
+    tokens = plan.assumed.student_prompt + plan.assumed.response_share.high * plan.params.rollout.max_tokens
+    room = machine.usable - stays - HALF * plan.shape.parameters
+    return max(1, min(plan.assumed.concurrent, int(room / (tokens * kv_per_token(plan.shape, HALF)))))
+
+
 def _hours(plan: Plan, machine: Machine, counts: Counts) -> str:
     params, assumed, shape = plan.params, plan.assumed, plan.shape
     half = params.train.dtype == "bfloat16"
 
+    concurrent = in_flight(plan, machine)
+
     def sampled(completions: int, limit: int, vllm: bool) -> Range:
-        batch = assumed.concurrent if vllm else params.rollout.batch
+        batch = concurrent if vllm else params.rollout.batch
         return generation_hours(shape, completions, limit, machine.card, machine.gpus, assumed, batch, vllm)
 
     evaluated = counts.in_training + counts.validation + counts.final
@@ -216,18 +228,20 @@ def _hours(plan: Plan, machine: Machine, counts: Counts) -> str:
         training = training_hours(Range(low.total, high.total), machine.card, machine.gpus, half, assumed)
         totals = {vllm: rollouts[vllm] + evaluations[vllm] + training for vllm in (False, True)}
         table = {vllm: table[vllm] + totals[vllm].scaled(runs) for vllm in totals}
-        rows.append([params.methods[name].title, _span(training), *(_span(rollouts[v]) for v in (True, False)),
-                     *(_span(evaluations[v]) for v in (True, False)), *(_span(totals[v]) for v in (True, False))])  # fmt: skip
+        sums = [_span(part[vllm]) for part in (rollouts, evaluations, totals) for vllm in (True, False)]
+        rows.append([params.methods[name].title, _span(training), *sums])
     rows.append([f"= whole table, {runs} seed{'s' if runs > 1 else ''}, base included", "", "", "", "", "",
                  *(_span(table[vllm]) for vllm in (True, False))])  # fmt: skip
+    beside = "beside a share of the training state" if machine.gpus > 1 else "the training state elsewhere meanwhile"
     note = (
-        f"vLLM{MISSING}: {assumed.concurrent} sequences in flight on a GPU, bfloat16. transformers: "
-        f"{params.rollout.batch} sequences at once (rollout.batch), float32, each batch as\nlong as its longest "
-        "response. Verifying, recording and moving weights are left out."
+        f"vLLM{MISSING}: {concurrent} sequences in flight on a GPU, bfloat16, {beside}.\n"
+        f"transformers: {params.rollout.batch} sequences at once (rollout.batch), float32, each batch as long as its "
+        "longest response.\nVerifying, recording and moving weights are left out."
     )
     if machine.gpus > 1:
-        note += (
-            f"\n{machine.gpus} GPUs on one run are not in this version; it can train {machine.gpus} runs side by side."
+        fits = memory_of(shape, params, Layout()).peak <= machine.usable
+        note += f"\n{machine.gpus} GPUs on one run are not in this version" + (
+            f"; it can train {machine.gpus} runs side by side." if fits else ", and one run does not fit one of them."
         )
     return _table(
         f"Hours of one run on {machine.label}, from good to poor utilisation and short to long responses (estimates)",
@@ -263,20 +277,20 @@ def _assumptions(plan: Plan) -> str:
         f"{params.rollout.max_tokens:,} tokens (--response-share)",
         f"- mean prompts: student {one.student_prompt}, teacher {one.teacher_prompt} tokens (--student-prompt, "
         "--teacher-prompt)",
-        f"- gate open for {one.gate_rate:.0%} of the rollouts (--gate-rate), advantage not zero for {one.mixed_rate:.0%} "
-        "(--mixed-rate)",
-        f"- training reaches {one.training_mfu.high:.0%} to {one.training_mfu.low:.0%} of {card.peak_flops / 1e12:,.0f} "
-        "TFLOP/s, dense bfloat16 (--mfu, --peak-flops)",
+        f"- gate open for {one.gate_rate:.0%} of the rollouts (--gate-rate), advantage not zero for "
+        f"{one.mixed_rate:.0%} (--mixed-rate)",
+        f"- training reaches {one.training_mfu.high:.0%} to {one.training_mfu.low:.0%} of "
+        f"{card.peak_flops / 1e12:,.0f} TFLOP/s, dense bfloat16 (--mfu, --peak-flops)",
         f"- generation reaches {one.bandwidth_share.high:.0%} to {one.bandwidth_share.low:.0%} of "
         f"{card.bandwidth / 1e12:.2f} TB/s (--bandwidth); a token of transformers' takes at least "
         f"{one.launch_seconds.low * 1e3:g}–{one.launch_seconds.high * 1e3:g} ms a layer",
-        f"- {one.concurrent} sequences in flight under vLLM need {_gib(one.concurrent * per_token * params.rollout.max_tokens)}"
-        " GiB of keys and values in bfloat16 if all are at their limit",
+        f"- vLLM keeps {one.concurrent} sequences in flight at the most; a token takes {per_token / 2**10:,.0f} KiB in "
+        "keys and values",
         f"- N GPUs are {one.data_parallel.high:.0%} to {one.data_parallel.low:.0%} as fast as N times one",
         f"- a token takes {one.record_bytes.low:g}–{one.record_bytes.high:g} bytes in a rollout record, "
         f"{one.answer_bytes.low:g}–{one.answer_bytes.high:g} in an evaluation's",
-        "- DDP's buckets are a copy of the gradients; FSDP2 gathers a layer and the next one, and keeps embedding and head "
-        "whole; AdamW has one temporary per parameter",
-        "Memory formulas of one process were checked against tensors counted on a CPU (tests/test_plan_memory.py); those of "
-        "DDP, FSDP2 and of\nGPU kernels' own workspaces were not.",
+        "- DDP's buckets are a copy of the gradients; FSDP2 gathers a layer and the next one, and keeps embedding and\n"
+        "  head whole",
+        "The formulas of one process were checked against tensors counted on a CPU (tests/test_plan_memory.py); those\n"
+        "of DDP and FSDP2, and the workspaces of GPU kernels, were not.",
     ])  # fmt: skip

@@ -41,7 +41,7 @@ class Assumptions:
         launch_seconds: of one layer and generated token, whatever the batch: what Python and kernel launches take in
             transformers' generate.
         data_parallel: share of N GPUs' speed that N GPUs reach together.
-        concurrent: sequences that vLLM keeps in flight on one GPU.
+        concurrent: sequences that vLLM keeps in flight on one GPU at the most; fewer where memory ends.
         record_bytes: of a token in a rollout record: up to five float32 numbers, its id, text and places, compressed.
         answer_bytes: of a token in an evaluation record, compressed text.
     """
