@@ -10,6 +10,7 @@ from sdpg.context import check_context
 from sdpg.files import write_json, write_text
 from sdpg.inputs import check_at_hand
 from sdpg.params import LocalModel, Params
+from sdpg.planning.fits import check_memory
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
 from sdpg.weights import check_weights
@@ -26,6 +27,7 @@ def check_inputs(params: Params) -> None:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
     check_at_hand(params)
+    check_memory(params)
     check_context(params)
     if (folder := params.base.local_folder) is not None:
         check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
