@@ -9,7 +9,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean
+.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean plan
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -28,6 +28,7 @@ export DVC_NO_ANALYTICS := true
 help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
+	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
@@ -47,6 +48,10 @@ install: $(STAMP)
 configure: $(STAMP)
 	@python -m pipelines.configure --profile '$(PROFILE)' --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)' \
 	  --benchmarks '$(BENCHMARKS)'
+
+# What a profile takes in memory, time and disk, before anything is loaded. PLAN='--gpus 4 --memory 40': a machine.
+plan: $(STAMP)
+	@python -m pipelines.plan $(if $(PROFILE),--profile '$(PROFILE)') $(PLAN)
 
 # With several jobs, each training run is a process of its own; DVC's lock file is taken only while it is written.
 repro: configure

@@ -72,6 +72,8 @@ class FileSource(Section):
     path: str
     columns: ColumnMap = ColumnMap()
     limit: Positive | None = None
+    made_from: HubSource | None = None
+    """The dataset whose problems the file holds, for instance with solutions added; named where the file is missing."""
 
 
 Source = Annotated[SyntheticSource | HubSource | FileSource, Field(discriminator="kind")]
@@ -181,6 +183,16 @@ class BaseParams(Section):
     folder: str = "inputs/models"
     """Where local model folders lie; a dependency of the stages that read them."""
     model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
+
+    @property
+    def local_folder(self) -> Path | None:
+        """The model's folder: a local one, or that of a hub model whose files were put into ``<folder>/<id>``."""
+        match self.model:
+            case LocalModel(path=path):
+                return Path(self.folder) / path
+            case HubModel(id=path) if (folder := Path(self.folder) / path).is_dir():
+                return folder
+        return None
 
 
 class RolloutParams(Section):
