@@ -79,8 +79,10 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
         for name in ("temperature", "top_p", "max_tokens")
     }
     if given.samples > 1 and decoding["temperature"] == 0 and (given.endpoint or given.engine):
-        raise UserError(f"--temperature 0 gives the same answer each time, so --samples {given.samples} would pay for it "
-                        "again: give --samples 1, or a temperature above 0")  # fmt: skip
+        raise UserError(
+            f"--temperature 0 gives the same answer each time, so --samples {given.samples} would pay for it again: "
+            "give --samples 1, or a temperature above 0"
+        )
     prompt = given.prompt or params.prompts.student
     if "{problem}" not in prompt:
         raise UserError(f"--prompt is {prompt!r}, without {{problem}}: add it where the question belongs")

@@ -174,7 +174,7 @@ class Client:
                 f"no connection: {shown(self._without_key(str(error))) or type(error).__name__}", False
             ) from None
         except (TimeoutError, httpx2.TimeoutException):
-            raise Failed(f"no whole answer within {seconds:g} s (--timeout)", sent=True) from None
+            raise Failed(f"no whole answer within {seconds:g} s (--timeout-answer)", sent=True) from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise Failed(f"the answer broke off ({type(error).__name__})", sent=True) from None
 
@@ -255,8 +255,8 @@ class Client:
         except httpx2.InvalidURL:
             place = "no valid address"
         return Stop(
-            f"the endpoint {self.url} redirects ({status}) to {place}, which is not followed, as the key would go along: "
-            "give the address itself as --endpoint if you trust it"
+            f"the endpoint {self.url} redirects ({status}) to {place}, which is not followed, as the key would go "
+            "along: give the address itself as --endpoint if you trust it"
         )
 
     def _said(self, content: bytes) -> str:

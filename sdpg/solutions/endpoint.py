@@ -147,8 +147,8 @@ class FromEndpoint:
         most = max(self.tokens_at_most(body) for _, body in requests)
         if limit is not None and most > limit:
             raise UserError(
-                f"--tokens-per-minute is {limit:,}, but one request may take {most:,} (prompt and --max-tokens): it would "
-                "never go; lower --max-tokens or raise the limit"
+                f"--tokens-per-minute is {limit:,}, but one request may take {most:,} (prompt and --max-tokens): it "
+                "would never go; lower --max-tokens or raise the limit"
             )
 
 

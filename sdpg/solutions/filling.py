@@ -1,4 +1,4 @@
-"""The work itself: problems without a solution go through the ways one after another, and what came of each is counted."""
+"""The work itself: problems without a solution go through the ways in order, and what comes of each is counted."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -88,7 +88,7 @@ class Result:
             [
                 *lines,
                 f"verifier: {verifier[0]} {verifier[1]}",
-                f"The problems: {self.path}, with where each solution is from. Counts and settings: {self.summary_path}",
+                f"The problems: {self.path}, with each solution's origin. Counts and settings: {self.summary_path}",
                 "Next, in params.yaml (with validation_size and the rest of data as they are):",
                 "  data:",
                 "    train:",

@@ -53,8 +53,10 @@ class FromEngine:
         self.way, self.prompts, self.rounds, self.store, self._make = way, prompts, samples, store, make
         folder = Path(way.model)
         if not (folder / "config.json").is_file():
-            raise UserError(f"--engine {folder} has no config.json: name a folder with config.json, *.safetensors and a "
-                            "tokenizer, such as models/base")  # fmt: skip
+            raise UserError(
+                f"--engine {folder} has no config.json: name a folder with config.json, *.safetensors and a tokenizer, "
+                "such as models/base"
+            )
         check_weights(folder, "--engine")
         self.tokenizer = load_tokenizer(folder)
         generation_header(self.tokenizer, prompts)
@@ -64,8 +66,8 @@ class FromEngine:
         needed = prompts.max_student_tokens + way.decoding.max_tokens
         if context is not None and needed > context:
             raise UserError(
-                f"prompts.max_student_tokens ({prompts.max_student_tokens}) + --max-tokens ({way.decoding.max_tokens}) = "
-                f"{needed} tokens, but the context of {folder} is {context}: lower one of the two"
+                f"prompts.max_student_tokens ({prompts.max_student_tokens}) + --max-tokens ({way.decoding.max_tokens}) "
+                f"= {needed} tokens, but the context of {folder} is {context}: lower one of the two"
             )
         self._digest = hash_files([file for pattern in MODEL_FILES for file in folder.glob(pattern)], folder)
         self._origin = f"{'/'.join(folder.absolute().parts[-2:])} ({self._digest[:12]})"

@@ -53,7 +53,7 @@ class AnswerStore:
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None)
             # A killed machine, not only a killed process, must not lose an answer.
-            self._database.execute("PRAGMA synchronous = EXTRA")
+            self._run("PRAGMA synchronous = EXTRA")
             self._run(
                 "CREATE TABLE IF NOT EXISTS requests (digest TEXT PRIMARY KEY, state TEXT NOT NULL, "
                 "attempts INTEGER NOT NULL DEFAULT 0, answer TEXT) WITHOUT ROWID"
