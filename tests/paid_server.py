@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that speaks OpenAI's chat completions, misbehaves as told, and counts what is paid."""
+"""A real HTTP server on 127.0.0.1 that speaks OpenAI's chat completions, misbehaves as told, and counts its pay."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator

@@ -128,8 +128,8 @@ GOOD = chat(solved("0+1"))
         (Reply(body=GOOD, delay=0.6, paid=True), True),
         (Reply(body=b'{"error": {"message": "overloaded"}}'), False),
     ],
-    ids=["429", "500", "503", "504", "half", "headers-only", "half-json", "deep", "no-utf8", "list", "no-choice", "number",
-         "parts", "time-out", "error-in-200"],
+    ids=["429", "500", "503", "504", "half", "headers-only", "half-json", "deep", "no-utf8", "list", "no-choice",
+         "number", "parts", "time-out", "error-in-200"],
 )  # fmt: skip
 def test_what_may_go_well_next_time_is_asked_again(store: AnswerStore, reply: Reply, lost: bool) -> None:
     with paid_server(once(reply), once=True) as server:
@@ -205,10 +205,10 @@ def test_an_endpoint_that_fails_for_good_is_left_alone(store: AnswerStore) -> No
         (error(401, "no"), "wants a key, and SOLUTIONS_API_KEY is not set (401: no): export the right key"),
         (error(403, "no"), "wants a key, and SOLUTIONS_API_KEY is not set (403: no)"),
         (error(402, "no funds"), "wants to be paid first (402: no funds)"),
-        (error(404, "no such model"), "answers 404 to .*/chat/completions for the model 'writer' (no such model): correct "
-                                      "--model, or --endpoint"),
+        (error(404, "no such model"), "answers 404 to .*/chat/completions for the model 'writer' (no such model): "
+                                      "correct --model, or --endpoint"),
         (error(400, "top_p: unknown"), "refuses the first request (400: top_p: unknown): correct --body"),
-        (error(302, Location="http://elsewhere.example/?x=y"), "redirects (302) to http://elsewhere.example, which is not"),
+        (error(302, Location="http://other.example/?x=y"), "redirects (302) to http://other.example, which is not"),
         (Reply(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), "quota is used up (429: "
                                                                                     "insufficient_quota pay)"),
     ],
@@ -258,7 +258,7 @@ def test_nobody_there_is_said_at_once(store: AnswerStore) -> None:
     asked = Asked(server, store)
     begin = time.monotonic()
     for attempt in (asked.way.check, asked.ask):
-        with pytest.raises(UserError, match="does not answer .no connection.*start it, or correct --endpoint"):
+        with pytest.raises(UserError, match=r"does not answer .no connection.*start it, or correct --endpoint"):
             attempt()
     assert time.monotonic() - begin < 2
 
@@ -280,12 +280,12 @@ def test_no_more_at_once_than_told(store: AnswerStore) -> None:
 def test_requests_per_minute_hold_at_the_server(store: AnswerStore) -> None:
     with paid_server() as server:
         asked = Asked(server, store, 9, requests_per_minute=3)
-        asked.way._pace.window = 0.5
+        asked.way._pace.window = 1.0
         asked.ask()
     times = [call.time for call in server.asked]
     assert len(times) == 9
-    # 40 ms for the way to the server, which is not equal for all.
-    assert all(later - earlier >= 0.46 for earlier, later in zip(times, times[3:], strict=False))
+    # The way to the server is not equally long for all.
+    assert all(later - earlier >= 0.8 for earlier, later in zip(times, times[3:], strict=False))
 
 
 def test_a_request_larger_than_the_limit_of_tokens_is_said_before(store: AnswerStore) -> None:
@@ -296,8 +296,11 @@ def test_a_request_larger_than_the_limit_of_tokens_is_said_before(store: AnswerS
 
 
 def test_the_key_goes_to_the_endpoint_and_nowhere_else(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+    store: AnswerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setenv("SOLUTIONS_API_KEY", KEY + "\n")
     caplog.set_level(logging.DEBUG)
 
@@ -324,7 +327,7 @@ def test_a_redirect_does_not_carry_the_key(store: AnswerStore, monkeypatch: pyte
     monkeypatch.setenv("SOLUTIONS_API_KEY", KEY)
     with paid_server() as other, paid_server() as server:
         server.behave = lambda call: error(307, Location=f"{other.url}/chat/completions")
-        with pytest.raises(UserError, match="redirects .307. to http://127.0.0.1"):
+        with pytest.raises(UserError, match=r"redirects .307. to http://127.0.0.1"):
             Asked(server, store).ask()
         assert not other.calls
 

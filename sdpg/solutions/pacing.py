@@ -9,9 +9,10 @@ import math
 import random
 import time
 
-MINUTE = 60.0
+MINUTE = 61.0
+"""Seconds: with one more, as the way to the endpoint is not equally long for all requests."""
 LONGEST_PAUSE = 60.0
-"""Seconds; the doubling of pauses ends here."""
+"""Seconds: the doubling of pauses ends here."""
 
 
 @dataclass
