@@ -80,11 +80,17 @@ def error(status: int, message: str = "sorry", **headers: str) -> Reply:
 class PaidServer:
     """Calls ``behave`` for each request.
 
-    With ``once`` it knows the header Idempotency-Key: what was charged for a key is sent again, and not charged again.
+    With ``once`` it knows the header Idempotency-Key: what was charged for a key is sent ``again`` and not charged.
     """
 
-    def __init__(self, behave: Callable[[Call], Reply] = right, once: bool = False, key: str | None = None) -> None:
-        self.behave, self.once, self.wanted = behave, once, key
+    def __init__(
+        self,
+        behave: Callable[[Call], Reply] = right,
+        once: bool = False,
+        key: str | None = None,
+        again: Callable[[Call], Reply] = right,
+    ) -> None:
+        self.behave, self.once, self.wanted, self.again = behave, once, key, again
         self.calls: list[Call] = []
         self.paid: Counter[str] = Counter()
         self.most_at_once = 0
@@ -96,6 +102,8 @@ class PaidServer:
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        # A client that is killed is no error here.
+        self._server.handle_error = lambda *_: None
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def reply(self, path: str, headers: dict[str, str], body: Any) -> Reply:
@@ -127,7 +135,7 @@ class PaidServer:
                     with self._lock:
                         self.paid[call.key] += 1
                     if self.once:
-                        self._made[call.key] = right(call)  # whatever becomes of it on its way
+                        self._made[call.key] = self.again(call)  # whatever becomes of it on its way
                 return reply
         finally:
             with self._lock:
@@ -165,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     owner: PaidServer
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
     def do_GET(self) -> None:

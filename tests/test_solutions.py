@@ -158,7 +158,9 @@ def test_datasets_come_before_what_costs_and_own_solutions_stay(project: Path) -
     assert summary(project)["had_one"] == 1
 
 
-def test_long_solutions_are_kept_out_here_and_dropped_by_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_solutions_are_kept_out_here_and_dropped_by_prepare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     huge = "and so on, " * 60_000 + "\\boxed{1}"
     assert len(huge) > 600_000
     long = "and so on, " * 300 + "\\boxed{3}"
@@ -196,7 +198,9 @@ def test_the_same_command_again_buys_nothing_and_changes_nothing(project: Path) 
         assert len(server.asked) == 6
         assert path.read_bytes() == before and path.stat().st_mtime_ns == stamp
         # Another verifier: another result, but no other answer.
-        with pytest.raises(UserError, match=r"made with other settings .*reward.verifier 'math_verify' → 'exact'.*--rep"):
+        with pytest.raises(
+            UserError, match=r"made with other settings .*reward.verifier 'math_verify' → 'exact'.*--rep"
+        ):
             run(*ask(server.url, "--verifier", "exact"))
         run(*ask(server.url, "--verifier", "exact", "--replace"))
         assert len(server.asked) == 6
@@ -224,7 +228,7 @@ BAD: Sequence[tuple[list[str], str]] = [
     (["--dataset", "{kind: file, path: raw.jsonl, columns: {solution: steps}}"], "there is no column 'steps'"),
     (["--dataset", "openthoughts", "--source", "{kind: file, path: raw.jsonl, columns: {problem: q}}"],
      "there is no column 'q'; there are: answer, id, problem"),
-    (["--dataset", "openthoughts", "--source", "{kind: file, path: solved.jsonl}"], "--out is solved.jsonl, the file that"),
+    (["--dataset", "openthoughts", "--source", "{kind: file, path: solved.jsonl}"], "--out is solved.jsonl, the file"),
     (["--dataset", "openthoughts", "--out", "../x.jsonl"], "name a .jsonl file within inputs/problems"),
     (["--dataset", "openthoughts", "--out", "x.parquet"], "name a .jsonl file"),
     (["--engine", "nowhere"], "--engine nowhere has no config.json"),
@@ -234,7 +238,7 @@ BAD: Sequence[tuple[list[str], str]] = [
     (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--concurrency", "0"], "--concurrency: .*greater than 0"),
     (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--temperature", "0"], "would pay for it again"),
     (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--body", "{"], "--body is not valid JSON"),
-    (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--body", '{"n": 3}'], "--body must be a JSON object without"),
+    (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--body", '{"n": 3}'], "--body must be a JSON object"),
     (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--prompt", "Hello"], "without {problem}"),
     (["--endpoint", "http://127.0.0.1:9/v1", "--model", "m", "--key-env", "NOT_SET"], "NOT_SET .--key-env. is not set"),
 ]  # fmt: skip
@@ -269,7 +273,9 @@ def test_401_and_404_are_said_before_the_problems_are_read(project: Path) -> Non
 
 def test_an_unknown_model_ends_after_one_request(project: Path) -> None:
     with paid_server() as server:
-        with pytest.raises(UserError, match=r"answers 404 .* for the model 'writre' .The model `writre` does not exist"):
+        with pytest.raises(
+            UserError, match=r"answers 404 .* for the model 'writre' .The model `writre` does not exist"
+        ):
             run("--endpoint", server.url, "--model", "writre")
         assert len(server.asked) == 1 and not server.paid
     assert not (project / "inputs/problems/solved.jsonl").exists()
@@ -295,7 +301,7 @@ def test_a_result_is_whole_or_not_there(project: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("sdpg.files.os.replace", full)
     with paid_server() as server:
-        with pytest.raises(UserError, match="cannot write .*No space left"):
+        with pytest.raises(UserError, match=r"cannot write .*No space left"):
             run(*ask(server.url))
         assert not list((project / "inputs/problems").glob("*solved*"))
         monkeypatch.undo()

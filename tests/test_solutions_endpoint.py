@@ -32,6 +32,10 @@ def way_to(url: str, **changes: Any) -> EndpointWay:
     return EndpointWay(**(tree | changes))
 
 
+def render(problem: Problem) -> str:
+    return f"{problem.problem} Box it."
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[AnswerStore]:
     with AnswerStore(tmp_path / "answers") as opened:
@@ -44,7 +48,7 @@ class Asked:
     def __init__(self, server: PaidServer, store: AnswerStore, count: int = 4, **connection: Any) -> None:
         self.said: list[str] = []
         settings = {"first_pause": 0.02, "timeout": 5.0, "retries": 3, "concurrency": 4} | connection
-        self.way = FromEndpoint(way_to(server.url), Connection(**settings), 2, store, self.said.append)
+        self.way = FromEndpoint(way_to(server.url), Connection(**settings), 2, store, render, self.said.append)
         self.problems = problems(count)
 
     def ask(self, attempt: int = 0) -> list[Candidate]:
@@ -82,15 +86,17 @@ def test_an_answer_is_bought_once_and_a_second_sample_is_another(store: AnswerSt
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "other"}, {"prompt": "{problem}"}, {"system": "s"}, {"body": {"top_k": 2}},
+    "change", [{"model": "other"}, {"system": "s"}, {"body": {"top_k": 2}},
                {"body": {"top_p": None}}, {"base_url": "http://127.0.0.1:1/v2"}]
 )  # fmt: skip
 def test_whatever_is_asked_is_part_of_the_digest(store: AnswerStore, change: dict[str, Any]) -> None:
     [problem] = problems(1)
     url = "http://127.0.0.1:1/v1"
-    plain, other = (FromEndpoint(way_to(url, **c), Connection(), 1, store) for c in ({}, change))
+    plain, other = (FromEndpoint(way_to(url, **c), Connection(), 1, store, render) for c in ({}, change))
     assert plain.request(problem, 0)[0] != other.request(problem, 0)[0]
-    assert plain.request(problem, 0)[0] == FromEndpoint(way_to(url), Connection(), 1, store).request(problem, 0)[0]
+    assert (
+        plain.request(problem, 0)[0] == FromEndpoint(way_to(url), Connection(), 1, store, render).request(problem, 0)[0]
+    )
     assert ("top_p" in other.request(problem, 0)[1]) == (change != {"body": {"top_p": None}})
 
 
@@ -266,7 +272,7 @@ def test_nobody_there_is_said_at_once(store: AnswerStore) -> None:
 def test_check_costs_nothing_and_tells_of_an_unlisted_model(store: AnswerStore) -> None:
     with paid_server() as server:
         said: list[str] = []
-        FromEndpoint(way_to(server.url, model="writre"), Connection(), 1, store, said.append).check()
+        FromEndpoint(way_to(server.url, model="writre"), Connection(), 1, store, render, said.append).check()
         assert said == [f"the endpoint {server.url} does not list the model 'writre' but: writer"]
         assert not server.asked and not server.paid
 
@@ -354,15 +360,15 @@ def test_address_and_key_are_looked_at_before_anything_is_sent(
     if key is not None:
         monkeypatch.setenv("SOLUTIONS_API_KEY", key)
     with pytest.raises(UserError, match=message) as caught:
-        FromEndpoint(way_to(url), Connection(**connection), 1, store)
+        FromEndpoint(way_to(url), Connection(**connection), 1, store, render)
     assert KEY not in str(caught.value) and "schl" not in str(caught.value)
 
 
 def test_allow_http_and_own_machine_are_let_through(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOLUTIONS_API_KEY", KEY)
     for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:80/v1"):
-        FromEndpoint(way_to(url), Connection(), 1, store)
-    FromEndpoint(way_to("http://gpu-7.example/v1"), Connection(allow_http=True), 1, store)
+        FromEndpoint(way_to(url), Connection(), 1, store, render)
+    FromEndpoint(way_to("http://gpu-7.example/v1"), Connection(allow_http=True), 1, store, render)
 
 
 def test_a_word_for_a_key_is_not_cut_out_of_answers(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from sdpg.solutions.joining import FromDataset, join_key
 from sdpg.solutions.settings import KNOWN, DatasetWay, parse_dataset, parse_source
 
 DAPO = (
-    "Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer "
-    "(without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its own line "
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\nRemember to put your answer on its own line "
     'after "Answer:".'
 )
 

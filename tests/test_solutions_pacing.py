@@ -93,7 +93,15 @@ def test_retry_after(text: str, seconds: float | None) -> None:
 
 
 def test_pauses_double_up_to_a_limit_and_are_random_by_half() -> None:
-    assert [pause(n, 1.0, None, lambda: 1.0) for n in (0, 1, 2, 5, 6, 7, 10_000)] == [1, 2, 4, 32, 60, 60, LONGEST_PAUSE]
+    assert [pause(n, 1.0, None, lambda: 1.0) for n in (0, 1, 2, 5, 6, 7, 10_000)] == [
+        1,
+        2,
+        4,
+        32,
+        60,
+        60,
+        LONGEST_PAUSE,
+    ]
     assert [pause(n, 1.0, None, lambda: 0.0) for n in (0, 1, 2)] == [0.5, 1, 2]
     assert pause(0, 1.0, 30.0, lambda: 1.0) > 30 and pause(5, 1.0, 0.0, lambda: 1.0) == 32
     assert len({pause(0, 1.0, None) for _ in range(10)}) == 10

@@ -1,10 +1,27 @@
-"""What a way to solutions offers, before anything is known about it."""
+"""What a way to solutions offers, before anything is known about it, and why it may be rejected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import re
 from typing import Protocol
 
+from sdpg.extraction import normalise_answer
 from sdpg.problems import Problem
+
+REASONS = (
+    "refused",
+    "no_reply",
+    "empty",
+    "unprintable",
+    "control_tokens",
+    "truncated",
+    "bare_answer",
+    "no_answer",
+    "wrong",
+    "timeout",
+    "teacher_prompt_too_long",
+)
+"""Why a candidate is rejected, in the order in which it is looked for; see docs/solutions.md."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +57,8 @@ class Way(Protocol):
     def used(self) -> dict[str, int]:
         """What it has cost so far, as counts by name."""
         ...
+
+
+def is_bare(text: str, answer: str) -> bool:
+    """Whether a solution is the answer and nothing else."""
+    return len(text) < 200 and normalise_answer(re.sub(r"\A(?:final )?answer\s*:\s*", "", text, flags=re.I)) == answer

@@ -6,27 +6,11 @@ import re
 from typing import Any
 import unicodedata
 
-from sdpg.extraction import normalise_answer
 from sdpg.params import PromptParams
 from sdpg.problems import Problem
 from sdpg.prompts import chat_prompt, prompt_ids, render_student, render_teacher
 from sdpg.rewards import Status, Verifier
-from sdpg.solutions.candidates import Candidate
-
-REASONS = (
-    "refused",
-    "no_reply",
-    "empty",
-    "unprintable",
-    "control_tokens",
-    "truncated",
-    "bare_answer",
-    "no_answer",
-    "wrong",
-    "timeout",
-    "teacher_prompt_too_long",
-)
-"""Why a candidate is rejected, in the order in which it is looked for; see docs/solutions.md."""
+from sdpg.solutions.candidates import Candidate, is_bare
 
 LONGEST = 400_000
 """Characters; what is longer fits no teacher prompt, and is not looked through."""
@@ -102,8 +86,3 @@ class Checker:
         assert hinted is not None, "there is a solution"
         prompt = chat_prompt(self.tokenizer, hinted, self.prompts)
         return len(prompt_ids(self.tokenizer, prompt)) <= self.prompts.max_teacher_tokens
-
-
-def is_bare(text: str, answer: str) -> bool:
-    """Whether a solution is the answer and nothing else."""
-    return len(text) < 200 and normalise_answer(re.sub(r"\A(?:final )?answer\s*:\s*", "", text, flags=re.I)) == answer

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 import signal
+import sys
 from typing import Any
 
 import httpx2
@@ -11,7 +12,6 @@ from tqdm import tqdm
 
 from sdpg.errors import UserError
 from sdpg.problems import Problem
-from sdpg.prompts import fill_template
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.client import Answer, Client, Failed, Refused, Stop, check_url, read_key
 from sdpg.solutions.pacing import Booking, Pace, pause
@@ -27,6 +27,11 @@ Request = tuple[str, dict[str, Any]]
 """Digest and body."""
 
 
+def tell(text: str) -> None:
+    """Beside the progress bar, which standard error has too."""
+    tqdm.write(text, file=sys.stderr)
+
+
 class FromEndpoint:
     """A :class:`~sdpg.solutions.candidates.Way`.
 
@@ -35,6 +40,7 @@ class FromEndpoint:
         connection: how.
         samples: rounds.
         store: keeps answers.
+        render: a problem → the user's message, from the template in ``way``.
         say: told what a user should know.
 
     Raises:
@@ -49,9 +55,11 @@ class FromEndpoint:
         connection: Connection,
         samples: int,
         store: AnswerStore,
-        say: Callable[[str], object] = tqdm.write,
+        render: Callable[[Problem], str],
+        say: Callable[[str], object] = tell,
     ) -> None:
-        self.way, self.connection, self.rounds, self.store, self.say = way, connection, samples, store, say
+        self.way, self.connection, self.rounds, self.store = way, connection, samples, store
+        self.render, self.say = render, say
         self.url: httpx2.URL = check_url(way.base_url)
         self._key = read_key(connection, self.url)
         self._pace = Pace(connection.requests_per_minute, connection.tokens_per_minute)
@@ -96,8 +104,7 @@ class FromEndpoint:
         """What is sent for a problem, and the digest by which its answer is kept."""
         way = self.way
         messages = [] if way.system is None else [{"role": "system", "content": way.system}]
-        text = fill_template(way.prompt, {"problem": problem.problem, "answer": problem.answer})
-        messages.append({"role": "user", "content": text})
+        messages.append({"role": "user", "content": self.render(problem)})
         body = {"model": way.model, "messages": messages, **way.decoding.model_dump(), **way.body}
         body = {name: value for name, value in body.items() if value is not None}
         return request_digest("endpoint", str(self.url), body, attempt), body

@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdpg.problems import Problem
-from sdpg.solutions.candidates import Candidate, Way
-from sdpg.solutions.checking import REASONS, Checker, is_bare
+from sdpg.solutions.candidates import REASONS, Candidate, Way, is_bare
+
+if TYPE_CHECKING:
+    # It needs a tokenizer, whose import takes seconds; a wrong option is said before.
+    from sdpg.solutions.checking import Checker
 
 HAD = "source"
 """The way of a solution that was there already; it is left as it is, and nothing is said about its answer."""
@@ -84,7 +87,7 @@ class Filled:
         }
 
 
-def fill(problems: Sequence[Problem], ways: Sequence[Way], checker: Checker, keep: str, limit: int | None) -> Filled:
+def fill(problems: Sequence[Problem], ways: Sequence[Way], checker: "Checker", keep: str, limit: int | None) -> Filled:
     """Looks for solutions of the problems that have none.
 
     Args:
@@ -114,7 +117,7 @@ def fill(problems: Sequence[Problem], ways: Sequence[Way], checker: Checker, kee
 
 
 def _search(
-    problems: Sequence[Problem], way: Way, checker: Checker, keep: str, rejected: Counter[str]
+    problems: Sequence[Problem], way: Way, checker: "Checker", keep: str, rejected: Counter[str]
 ) -> dict[str, Solution]:
     best: dict[str, Solution] = {}
     for attempt in range(way.rounds):

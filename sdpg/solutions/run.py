@@ -1,22 +1,18 @@
 """From settings to the written result; everything that can be known to be wrong is said before the work starts."""
 
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sdpg.params import Params
-from sdpg.prepare import base_tokenizer
-from sdpg.problems import load_problems
+from sdpg.problems import Problem, load_problems
 from sdpg.rewards import Verifier
 from sdpg.solutions.candidates import Way
-from sdpg.solutions.checking import Checker
 from sdpg.solutions.endpoint import FromEndpoint
 from sdpg.solutions.filling import fill
 from sdpg.solutions.joining import FromDataset
 from sdpg.solutions.result import Result
-from sdpg.solutions.sampling import FromEngine, local_engine
-from sdpg.solutions.settings import Connection, SolutionParams
+from sdpg.solutions.settings import Connection, EngineWay, SolutionParams
 from sdpg.solutions.store import AnswerStore
 
 
@@ -51,11 +47,16 @@ def run(
         if settings.endpoint is not None or settings.engine is not None:
             store = stack.enter_context(AnswerStore(answers))
             if settings.endpoint is not None:
-                endpoint = FromEndpoint(settings.endpoint, connection, settings.samples, store, tqdm.write)
+                template = settings.endpoint.prompt
+                endpoint = FromEndpoint(settings.endpoint, connection, settings.samples, store, partial(ask, template))
                 endpoint.check()
                 ways.append(endpoint)
             if settings.engine is not None:
-                ways.append(FromEngine(settings.engine, settings.prompts, settings.samples, store, local_engine))
+                ways.append(_engine(settings, settings.engine, store))
+        # Importing transformers takes seconds, which what is wrong above need not wait for.
+        from sdpg.prepare import base_tokenizer
+        from sdpg.solutions.checking import Checker
+
         data = params.data.model_copy(update={"train": settings.source})
         tokenizer = base_tokenizer(params)
         problems = load_problems(settings.source, "train", data).problems
@@ -65,3 +66,16 @@ def run(
         named = (verifier.name, verifier.version)
         result.write(settings, filled, named)
         return result.report(filled, named, None if endpoint is None else endpoint.asked_now)
+
+
+def ask(template: str, problem: Problem) -> str:
+    """What an endpoint is asked."""
+    from sdpg.prompts import fill_template
+
+    return fill_template(template, {"problem": problem.problem, "answer": problem.answer})
+
+
+def _engine(settings: SolutionParams, way: EngineWay, store: AnswerStore) -> Way:
+    from sdpg.solutions.sampling import FromEngine, local_engine
+
+    return FromEngine(way, settings.prompts, settings.samples, store, local_engine)
