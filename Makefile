@@ -3,13 +3,14 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
+#   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
 #
 # PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean plan
+.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean plan solutions
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -33,6 +34,7 @@ help:
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
+	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
@@ -97,6 +99,12 @@ benchmarks: $(STAMP)
 	@python -m pipelines.benchmarks $(foreach model,$(MODEL),--model '$(model)') $(if $(DIR),--dir '$(DIR)') \
 	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(GREEDY),--greedy) \
 	  $(if $(OUT),--out '$(OUT)')
+
+# Worked solutions for the problems of data.train. A key comes from the environment alone. MORE='--limit 20 …': any option.
+solutions: $(STAMP)
+	@python -m pipelines.solutions $(foreach dataset,$(DATASET),--dataset '$(dataset)') \
+	  $(if $(ENDPOINT),--endpoint '$(ENDPOINT)' --model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
+	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(OUT),--out '$(OUT)') $(MORE)
 
 # COMPARE='train.lr …': what is compared beside the methods. Fails where the runs are not matched.
 compare: $(STAMP)

@@ -71,14 +71,14 @@ def read_prepared(path: Path) -> list[PreparedRow]:
     return rows
 
 
-def _fill(template: str, values: dict[str, str]) -> str:
+def fill_template(template: str, values: dict[str, str]) -> str:
     """Replaces ``{name}`` in one pass, so that braces and placeholders inside the values stay as they are."""
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in values), lambda match: values[match[0][1:-1]], template)
 
 
 def render_student(prompts: PromptParams, problem: Problem) -> str:
     """The student's text: the problem alone."""
-    return _fill(prompts.student, {"problem": problem.problem})
+    return fill_template(prompts.student, {"problem": problem.problem})
 
 
 def hint_needs_solution(prompts: PromptParams) -> bool:
@@ -90,7 +90,7 @@ def render_teacher(prompts: PromptParams, problem: Problem) -> str | None:
     """The teacher's text: the student's and the hint; ``None`` if the hint needs a solution and there is none."""
     if hint_needs_solution(prompts) and not problem.solution:
         return None
-    return _fill(
+    return fill_template(
         prompts.teacher[prompts.hint],
         {
             "student": render_student(prompts, problem),
