@@ -9,6 +9,7 @@ from sdpg import paths
 from sdpg.context import check_context
 from sdpg.errors import UserError
 from sdpg.files import write_json, write_text
+from sdpg.launching import check_launch
 from sdpg.params import FileSource, LocalModel, Params
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
@@ -30,6 +31,7 @@ def check_inputs(params: Params) -> None:
     for field, source in sources.items():
         if isinstance(source, FileSource) and not (path := Path(params.data.folder) / source.path).is_file():
             raise UserError(f"{field}.path: {path} does not exist: put the file there, or correct the path")
+    check_launch(params.train.distributed)
     check_context(params)
     model = params.base.model
     if isinstance(model, LocalModel):

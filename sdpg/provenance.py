@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
+    "torch", "accelerate", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
     "numpy", "scipy", "pyarrow", "mlflow", "dvc",
 )  # fmt: skip
 
