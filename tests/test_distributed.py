@@ -72,6 +72,19 @@ def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
 # --- every method, both strategies
 
 
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks found, all parts of this file in one go: starting processes takes longer than their work."""
+    folder = tmp_path_factory.mktemp("ranks")
+    on_two_ranks(everything, folder)
+    return folder
+
+
+def everything(ranks: Ranks, folder: Path) -> None:
+    for part in (telling, reading, every_method, lopsided_gates):
+        part(ranks, folder)
+
+
 def every_method(ranks: Ranks, folder: Path) -> None:
     found: Tensors = {}
     for strategy in STRATEGIES:
@@ -89,20 +102,19 @@ def every_method(ranks: Ranks, folder: Path) -> None:
                 [value for row in sorted(joined.loss) for value in joined.loss[row]]
             )
     if ranks.first:
-        save_file(found, folder / "found.safetensors")
+        save_file(found, folder / "methods.safetensors")
 
 
-def test_three_updates_of_every_method_equal_those_of_one_process(tmp_path: Path) -> None:
+def test_three_updates_of_every_method_equal_those_of_one_process(found: Path) -> None:
     assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(METHODS)
-    on_two_ranks(every_method, tmp_path)
-    found = load_file(tmp_path / "found.safetensors")
+    tensors = load_file(found / "methods.safetensors")
     for strategy in STRATEGIES:
         for name, method in METHODS.items():
             expected, signals = train(policies("none", SOLO), method, f"{strategy} {name}")
             values = [value for row in sorted(signals.loss) for value in signals.loss[row]]
-            torch.testing.assert_close(found.pop(f"{strategy} {name} signal"), torch.tensor(values))
-            compare({key: found.pop(key) for key in expected}, expected)
-    assert not found
+            torch.testing.assert_close(tensors.pop(f"{strategy} {name} signal"), torch.tensor(values))
+            compare({key: tensors.pop(key) for key in expected}, expected)
+    assert not tensors
 
 
 def test_the_split_of_these_rows_is_uneven() -> None:
@@ -144,6 +156,7 @@ CASES = {
     "reference": tiny_method(distillation="jsd", teacher="reference", reference="none"),
     "no pass": tiny_method(outcome="none", distillation="kl_student_teacher", teacher="reference"),
 }
+OPENED = (6, 12)
 AT = {
     "current": Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0),
     "reference": Coefficients(alpha=0.0, beta=0.7, rlsd_lambda=0.0),
@@ -178,7 +191,7 @@ def lopsided_gates(ranks: Ranks, folder: Path) -> None:
         for tied in (True, False):
             one = policies(strategy, ranks, tied)
             for case in CASES:
-                for opened in (6, 11, 12):
+                for opened in OPENED:
                     with halves(), counted_passes(one.student) as student, counted_passes(one.reference) as reference:
                         more = lopsided_gradients(one, case, opened, f"{strategy} {tied} {case} {opened}")
                     found |= more
@@ -190,20 +203,19 @@ def lopsided_gates(ranks: Ranks, folder: Path) -> None:
                         # Nobody asks a teacher where no gate is open on any rank.
                         assert (counts[1] > 0) == (opened < 12)
     if ranks.first:
-        save_file(found, folder / "found.safetensors")
+        save_file(found, folder / "gates.safetensors")
 
 
-def test_gates_closed_on_one_rank_and_open_on_the_other(tmp_path: Path) -> None:
-    on_two_ranks(lopsided_gates, tmp_path)
-    found = load_file(tmp_path / "found.safetensors")
+def test_gates_closed_on_one_rank_and_open_on_the_other(found: Path) -> None:
+    tensors = load_file(found / "gates.safetensors")
     for strategy in STRATEGIES:
         for tied in (True, False):
             one = policies("none", SOLO, tied)
             for case in CASES:
-                for opened in (6, 11, 12):
+                for opened in OPENED:
                     expected = lopsided_gradients(one, case, opened, f"{strategy} {tied} {case} {opened}")
-                    compare({key: found.pop(key) for key in expected}, expected)
-    assert not found
+                    compare({key: tensors.pop(key) for key in expected}, expected)
+    assert not tensors
 
 
 # --- what is read without a gradient
@@ -233,13 +245,11 @@ def reading(ranks: Ranks, folder: Path) -> None:
         save_file(found, folder / f"{strategy}-{ranks.rank}.safetensors")
 
 
-def test_logprobs_and_diagnostics_are_those_of_one_process_on_every_rank(tmp_path: Path) -> None:
-    on_two_ranks(reading, tmp_path)
+def test_logprobs_and_diagnostics_are_those_of_one_process_on_every_rank(found: Path) -> None:
     expected = readings(policies("none", SOLO, tied=False))
     for strategy in STRATEGIES:
         for rank in range(2):
-            found = load_file(tmp_path / f"{strategy}-{rank}.safetensors")
-            compare(found, expected, 1e-6)
+            compare(load_file(found / f"{strategy}-{rank}.safetensors"), expected, 1e-6)
 
 
 # --- what ranks tell each other
@@ -258,23 +268,6 @@ def telling(ranks: Ranks, folder: Path) -> None:
     ranks.wait()
 
 
-def test_values_travel_whole(tmp_path: Path) -> None:
-    on_two_ranks(telling, tmp_path)
+def test_one_process_alone_tells_itself(found: Path) -> None:
     alone: Any = Ranks()
     assert alone.lists({1: [2.0]}) == {1: [2.0]} and alone.values("x") == ["x"] and alone.total(0.5) == 0.5
-
-
-def hanging(ranks: Ranks, folder: Path) -> None:
-    if ranks.first:
-        ranks.wait()
-
-
-def failing(ranks: Ranks, folder: Path) -> None:
-    assert not ranks.first, "on purpose"
-
-
-def test_this_file_notices_a_rank_that_waits_in_vain_or_fails(tmp_path: Path) -> None:
-    with pytest.raises(BaseException, match=r"wait for each other|Connection closed|on purpose|closed by peer"):
-        on_two_ranks(hanging, tmp_path, timeout=20)
-    with pytest.raises(Exception, match="on purpose"):
-        on_two_ranks(failing, tmp_path)

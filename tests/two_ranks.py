@@ -20,7 +20,7 @@ SIZE = 2
 STRATEGIES = ("ddp", "fsdp2")
 
 
-def on_two_ranks(function: Callable[..., None], folder: Path, *arguments: Any, timeout: float = 120) -> None:
+def on_two_ranks(function: Callable[..., None], folder: Path, *arguments: Any, timeout: float = 600) -> None:
     """Calls ``function(ranks, folder, *arguments)`` on each rank; fails when one fails or time is up."""
     (folder / "rendezvous").unlink(missing_ok=True)
     context: Any = multiprocessing.start_processes(
