@@ -31,9 +31,7 @@ PIECE_BYTES = 4 << 30
 STEP_FILE = re.compile(r"^step-(\d{6})\b.*\.parquet$")
 
 
-def save_checkpoint(
-    state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO
-) -> None:
+def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
     """Saves weights and optimiser state as safetensors; earlier checkpoints are removed once this one stands.
 
     All ranks call this: sharded tensors are gathered one by one, and the first rank writes them whole, so that a

@@ -142,7 +142,8 @@ def hidden_and_head(model: Any, batch: TokenBatch) -> tuple[Tensor, Any]:
 
     def function(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         copy.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
-        copy.bias = None if bias is None else torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+        own = None if bias is None else torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+        copy.register_parameter("bias", own)
         return hidden
 
     return with_head(model, batch, function), copy

@@ -156,10 +156,11 @@ class Policies:
         for lines in mine:
             batch = experience.batch(lines, experience.teacher_prompts, self.pad_id, self.student.device)
             with self.autocast():
-                states, head = (response_hidden(model, batch), None) if model is self.student else (
-                    hidden_and_head(model, batch)
-                )  # fmt: skip
-            hidden.append(states)
+                if model is self.student:
+                    hidden.append(response_hidden(model, batch))
+                else:
+                    states, head = hidden_and_head(model, batch)
+                    hidden.append(states)
             order += [tokens[row] for line in lines for row in line]
         for _ in range(max(map(len, planned)) - len(mine)):
             with self.autocast():

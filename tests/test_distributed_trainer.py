@@ -284,7 +284,9 @@ def test_activation_checkpointing_computes_layers_again_and_the_same_gradient() 
     update(expected, plain, 1)
     one = policies("none", SOLO)
     calls: list[bool] = []
-    one.student.model.layers[1].mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    # Early in the layer: computing again ends with the last value that the backward pass needs.
+    layer = one.student.model.layers[1].self_attn.q_proj
+    layer.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     checkpoint_activations(one.student)
     with counted_passes(one.student) as passes:
         update(one, optimizer_of(one), 1)

@@ -67,7 +67,9 @@ class SharedVerifier:
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         """All verdicts on every rank; see :meth:`sdpg.rewards.Verifier.score`."""
         mine = range(self.ranks.rank, len(completions), self.ranks.size)
-        own = self.verifier.score(*([values[i] for i in mine] for values in (completions, golds, truncated)))
+        own = self.verifier.score(
+            [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]
+        )
         if self.ranks.size == 1:
             return own
         # Rank r has every size-th row from r on.
