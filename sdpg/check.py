@@ -9,6 +9,7 @@ from sdpg import paths
 from sdpg.context import check_context
 from sdpg.files import write_json, write_text
 from sdpg.inputs import check_at_hand
+from sdpg.launching import check_launch
 from sdpg.params import LocalModel, Params
 from sdpg.planning.fits import check_memory
 from sdpg.provenance import fingerprint, hash_files, loaded_code
@@ -27,6 +28,7 @@ def check_inputs(params: Params) -> None:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
     check_at_hand(params)
+    check_launch(params.train.distributed)
     check_memory(params)
     check_context(params)
     if (folder := params.base.local_folder) is not None:

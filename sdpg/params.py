@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
 from sdpg.watch_params import WatchParams
@@ -268,8 +269,12 @@ class TrainParams(Section):
     """Steps between measurements of each term's own gradient, which cost one update more per term; 0: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward passes; weights and optimiser state are float32."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the rest again: less memory, a third more
+    operations, the same gradient."""
     threads: Positive = 1
     """CPU threads of one training process."""
+    distributed: DistributedParams = DistributedParams()
     eval_every: Positive = 10
     checkpoint_every: Positive = 10
     record_every: Positive = 10
@@ -343,6 +348,11 @@ class Params(Section):
         if self.train.prompts_per_step % self.train.updates_per_batch:
             raise ValueError(
                 f"train.updates_per_batch is {self.train.updates_per_batch}, which does not divide "
+                f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
+            )
+        if self.train.prompts_per_step % self.train.distributed.processes:
+            raise ValueError(
+                f"train.distributed.processes is {self.train.distributed.processes}, which does not divide "
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
         model = self.base.model

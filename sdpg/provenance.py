@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
-    "numpy", "scipy", "pyarrow", "mlflow", "dvc",
+    "torch", "accelerate", "transformers", "tokenizers", "safetensors", "datasets", "math-verify",
+    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc",
 )  # fmt: skip
 
 
