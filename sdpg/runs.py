@@ -1,5 +1,7 @@
 """The train stage: from params.yaml, data and base to a run folder."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 import shutil
 from typing import Any
@@ -20,7 +22,7 @@ from sdpg.records import read_evaluations
 from sdpg.rewards import Verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
-from sdpg.tracking import StageRun, stage_run
+from sdpg.tracking import Parent, StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
 from sdpg.watch import read_history, watch_summary
 
@@ -37,10 +39,33 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
     }
 
 
-def describe_run(params: Params, method: str, seed: int, identity: str, inputs: dict[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Errand:
+    """What a run is for when it is none of the pipeline's: a trial, say."""
+
+    folder: Path
+    """Where the run folder goes, instead of ``runs/<method>-<seed>``."""
+    name: str
+    """How records call it."""
+    identity: tuple[Any, ...]
+    """Told apart from other runs of the same parameters, which would share their work in progress."""
+    command: str
+    """What a reader types to have it again."""
+    sets: tuple[str, ...]
+    """The problem sets that are asked in training."""
+    parent: Parent
+    """Under which MLflow shows it."""
+    keep_policy: bool = False
+    stop: Callable[[Path, int, bool], bool] = lambda state, step, evaluated: False
+    """Told (work in progress, step, whether that step was evaluated) after each step; True ends the training there."""
+
+
+def describe_run(
+    params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], errand: Errand | None = None
+) -> dict[str, Any]:
     """What a run hangs on, as stored in its config.yaml."""
     return {
-        "run": f"{method}-{seed}",
+        "run": errand.name if errand else f"{method}-{seed}",
         "method": method,
         "seed": seed,
         "fingerprint": identity,
@@ -51,41 +76,63 @@ def describe_run(params: Params, method: str, seed: int, identity: str, inputs: 
         "code": loaded_code(),
         "versions": versions(),
         "hardware": hardware(),
-        "command": f"dvc repro train@{method}-{seed}",
+        "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
     }
 
 
-def train_run(params: Params, method: str, seed: int) -> Path:
+def run_inputs() -> dict[str, str]:
+    """Digests of what a training run reads, by path."""
+    return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
+
+
+def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
+    """The fingerprint under which the work in progress of a run lies."""
+    more = errand.identity if errand else ()
+    return fingerprint(method, seed, train_sections(params, method), inputs, loaded_code(), versions(), *more)
+
+
+def train_run(params: Params, method: str, seed: int, errand: Errand | None = None) -> Path:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder."""
     if method not in params.methods:
         raise UserError(
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     set_threads(params.train.threads)
-    inputs = {
-        str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)
-    }
-    sections = train_sections(params, method)
-    identity = fingerprint(method, seed, sections, inputs, loaded_code(), versions())
+    inputs = run_inputs()
+    identity = run_identity(params, method, seed, inputs, errand)
     state = paths.STATE / identity
-    config = describe_run(params, method, seed, identity, inputs)
+    config = describe_run(params, method, seed, identity, inputs, errand)
     with (
         stage_run(
-            params, "train", f"{method}-{seed}", identity,
-            {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}, sections, resume=state.exists(),
+            params, "train", config["run"], identity,
+            {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}, train_sections(params, method),
+            resume=state.exists(), under=errand.parent if errand else None,
         ) as tracked,
         Verifier(params.reward) as verifier,
     ):  # fmt: skip
         trainer = make_trainer(params, method, seed, state, verifier, tracked)
+        if errand:
+            _sent_on(trainer, errand, tracked)
         # Written first, so that a run in progress says what it is to whoever looks at it.
         write_config(state, config)
         trainer.train()
-        folder = assemble(trainer, config)
+        folder = assemble(trainer, config, errand and errand.folder, keep_policy=errand is None or errand.keep_policy)
         for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
             tracked.log_artifact(folder / name)
     # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
     # cache, the run could not be had again without training.
     return folder
+
+
+def _sent_on(trainer: Trainer, errand: Errand, tracked: StageRun) -> None:
+    """Only the errand's sets are asked, and it may end the training."""
+
+    def told(step: int, metrics: dict[str, float | None]) -> bool:
+        tracked.log_step(step, metrics)
+        return errand.stop(trainer.state, step, any(name.startswith("accuracy/") for name in metrics))
+
+    trainer.sets = {name: trainer.sets[name] for name in errand.sets}
+    trainer.on_step = told
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -141,16 +188,17 @@ def base_accuracies() -> dict[str, float]:
     return accuracies([row for row in rows.to_pylist() if row["method"] == "base" and row["temperature"] > 0])
 
 
-def assemble(trainer: Trainer, config: dict[str, Any]) -> Path:
+def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = None, keep_policy: bool = True) -> Path:
     """Builds the run folder from finished work in progress and renames it into place; COMPLETE is written last."""
-    state, target = trainer.state, paths.run_folder(trainer.name, trainer.seed)
+    state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
     load_checkpoint(state, trainer.policies.student, trainer.optimizer)
     with replaced_folder(target) as folder:
         for name in ("metrics.csv", "curves.csv", "timing.csv"):
             shutil.copy(state / name, folder / name)
         for name in ("rollouts", "evaluations"):
             shutil.copytree(state / name, folder / name)
-        save_model(trainer.policies.student, trainer.tokenizer, folder / "policy")
+        if keep_policy:
+            save_model(trainer.policies.student, trainer.tokenizer, folder / "policy")
         write_config(folder, config)
         last = (state / "curves.csv").read_text(encoding="utf-8").splitlines()
         names, values = last[0].split(","), last[-1].split(",")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from sdpg import schedules
 from sdpg.advantages import gate, group_advantages
 from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
-from sdpg.errors import UserError
+from sdpg.errors import Diverged
 from sdpg.evaluation import Identity, accuracies, evaluate
 from sdpg.experience import Experience, Signals
 from sdpg.leakage import leak_shares
@@ -88,7 +88,7 @@ class Trainer:
         problems: to train on.
         sets: benchmarks and validation, by name.
         base_accuracies: of step 0, by name.
-        on_step: told (step, metrics) after every step, for tracking.
+        on_step: told (step, metrics) after every step, for tracking; where it returns True, training ends there.
     """
 
     params: Params
@@ -103,7 +103,7 @@ class Trainer:
     problems: list[PreparedRow]
     sets: dict[str, list[PreparedRow]]
     base_accuracies: dict[str, float]
-    on_step: Callable[[int, dict[str, float | None]], None] = lambda step, metrics: None
+    on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -111,7 +111,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
-        self.warmup = schedules.window(train.lr_warmup, train.steps)
+        self.warmup, self.decay = (schedules.window(part, train.steps) for part in (train.lr_warmup, train.lr_decay))
 
     def train(self) -> None:
         """Runs the steps that are still missing."""
@@ -123,7 +123,7 @@ class Trainer:
         timing_log = CsvLog(self.state / "timing.csv", TIMING_COLUMNS)
         curves_log = CsvLog(self.state / "curves.csv", ["step", *self.sets])
         if done == 0 and len((self.state / "curves.csv").read_text().splitlines()) == 1:
-            curves_log.append({"step": 0, **self.base_accuracies})
+            curves_log.append({"step": 0, **{name: self.base_accuracies[name] for name in self.sets}})
         alarms = Watch(metrics_log.path, self.params.watch)
         self.engine.sync_weights()
         bar = tqdm(range(1, train.steps + 1), initial=done, desc=self.run, unit="step")
@@ -152,11 +152,13 @@ class Trainer:
                     "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
                 }
             )
-            self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
-            if step % train.checkpoint_every == 0 or step == train.steps:
+            stop = self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
+            if stop or step % train.checkpoint_every == 0 or step == train.steps:
                 save_checkpoint(self.state, step, self.policies.student, self.optimizer)
             bar.update()
             bar.set_postfix(reward=f"{metrics['reward']:.2f}", length=f"{metrics['length']:.0f}")
+            if stop:
+                break
         bar.close()
 
     def step(self, step: int, watch: Stopwatch) -> dict[str, float | None]:
@@ -185,7 +187,9 @@ class Trainer:
             watch.lap("diagnostic")
 
         signals = Signals()
-        lr = schedules.learning_rate(step, train.lr, self.warmup, train.lr_starts_at_zero)
+        lr = schedules.learning_rate(
+            step, train.lr, self.warmup, train.lr_starts_at_zero, train.steps, self.decay, train.lr_shape
+        )
         loss, grad_norm = self.update(step, task, lr, signals)
         watch.lap("update")
         metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
@@ -292,7 +296,7 @@ class Trainer:
                     parameter.grad = torch.zeros_like(parameter)
             norm = torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm)
             if not torch.isfinite(norm):
-                raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
+                raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()
             self.optimizer.step()
             self.engine.sync_weights()
