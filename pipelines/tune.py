@@ -5,14 +5,11 @@ or on another machine with the same storage, is one more worker.
 """
 
 import argparse
-import os
 from pathlib import Path
 import shlex
-import signal
-import subprocess
-import sys
 from typing import Any
 
+from pipelines.workers import bring_base_up_to_date, run_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Params, load_params, read_yaml
 
@@ -28,6 +25,7 @@ def main() -> None:
     parser.add_argument("--study", help="name; otherwise the method's")
     parser.add_argument("--best", action="store_true", help="print the best values as options of dvc exp run")
     parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for name in ("trials", "workers"):
         value = getattr(options, name)
@@ -41,9 +39,15 @@ def main() -> None:
         print_best(study)
         return
     check(params, options.method)
+    if options.worker:
+        from sdpg.tuning.study import open_study
+        from sdpg.tuning.worker import work
+
+        work(open_study(params, options.method, study, options.trials))
+        return
     if not options.ready:
-        base()
-    run(params, options, study)
+        bring_base_up_to_date()
+    run_study(params, options.method, study, options.trials, options.workers)
 
 
 def check(params: Params, method: str) -> None:
@@ -55,50 +59,24 @@ def check(params: Params, method: str) -> None:
     open_storage(params)
 
 
-def base() -> None:
-    """Brings base, and what it needs, up to date."""
-    command = ["dvc", "--wait-for-lock", "repro", "base"]
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if subprocess.run(command, check=False, env=environment).returncode:
-        raise UserError("the base could not be brought up to date; see the message above (dvc repro base)")
-
-
-def run(params: Params, options: argparse.Namespace, name: str) -> None:
-    """Works in this process, or lets several of the same command work."""
-    from sdpg.tuning.pictures import write_pictures
+def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
+    """Works in this process, or lets several of the same command work; prints what came of it."""
+    from sdpg.tuning.pages import write_study_page
     from sdpg.tuning.results import study_summary, write_results
     from sdpg.tuning.study import open_study
     from sdpg.tuning.worker import work
 
-    study = open_study(params, options.method, name, options.trials)
-    if options.workers == 1:
+    study = open_study(params, method, name, trials)
+    if workers == 1:
         work(study)
     else:
-        supervise(options, name)
+        command = ["pipelines.tune", method, "--study", name, "--worker"]
+        run_workers(command + (["--trials", str(trials)] if trials else []), workers)
     if not study.done():
         raise UserError(f"the study {name} is not finished: its workers ended early; run the same command again")
     folder = write_results(study)
-    write_pictures(study, folder)
+    write_study_page(study, folder)
     print(finished(study_summary(study), folder))
-
-
-def supervise(options: argparse.Namespace, name: str) -> None:
-    """Starts workers of this machine and waits for them; their end is not hurried, and one that dies is reported."""
-    command = [sys.executable, "-m", "pipelines.tune", options.method, "--study", name, "--ready"]
-    command += ["--trials", str(options.trials)] if options.trials else []
-    workers = [
-        subprocess.Popen(command, env={**os.environ, "TQDM_POSITION": str(place)}) for place in range(options.workers)
-    ]
-
-    def forward(number: int, _: Any) -> None:
-        for worker in workers:
-            worker.send_signal(number)
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, forward)
-    for worker in workers:
-        if code := worker.wait():
-            print(f"a worker ended with code {code}; its trial is left to the others", file=sys.stderr)
 
 
 def finished(summary: dict[str, Any], folder: Path) -> str:

@@ -17,7 +17,7 @@ from sdpg.models import can_share_lines, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
 from sdpg.prompts import read_prepared
-from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, versions
+from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, package_code, versions
 from sdpg.records import read_evaluations
 from sdpg.rewards import Verifier
 from sdpg.rollouts.engines import make_engine
@@ -87,8 +87,9 @@ def run_inputs() -> dict[str, str]:
 
 def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
     """The fingerprint under which the work in progress of a run lies."""
-    more = errand.identity if errand else ()
-    return fingerprint(method, seed, train_sections(params, method), inputs, loaded_code(), versions(), *more)
+    # Workers of a study have imported more or less by the time they go on with one another's work.
+    code, more = (package_code(), errand.identity) if errand else (loaded_code(), ())
+    return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
 
 
 def train_run(params: Params, method: str, seed: int, errand: Errand | None = None) -> Path:
