@@ -96,11 +96,11 @@ def test_a_kill_while_the_dead_are_counted_is_no_different() -> None:
 
 def slow_worker(params: Any, budget: int, seed: int, opened: Any = None) -> None:
     study = make_study(params, budget)
-    if opened is not None:
-        opened.set()
     source = random.Random(seed)
     while True:
         claim = study.claim()
+        if opened is not None:
+            opened.set()
         if claim is None:
             if study.done():
                 os._exit(0)
@@ -122,7 +122,7 @@ def test_two_workers_one_of_them_killed_at_random_moments() -> None:
         victim = FORK.Process(target=slow_worker, args=(params, 30, 2 + kills, opened))
         victim.start()
         opened.wait(60)
-        victim.join(source.uniform(0.0, 0.5))
+        victim.join(source.uniform(0.0, 0.3))
         if victim.is_alive():
             victim.kill()
             victim.join()

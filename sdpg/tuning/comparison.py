@@ -132,8 +132,8 @@ def sizes(rows: Sequence[SettingRow]) -> str:
     lost = {f"{row.group}, {row.setting}: seed {', '.join(map(str, row.diverged))}" for row in rows if row.diverged}
     text = (f"{', '.join(named)}; {', '.join(map(str, sorted({row.samples for row in rows})))} samples a problem; "
             f"{', '.join(map(str, seeds))} seed(s). Differences are to the setting above them, paired by problem, "
-            "seeds averaged: their interval is conditional on the trained policies; what another seed does is seen from "
-            "each seed's own accuracy.")  # fmt: skip
+            "seeds averaged: their interval is conditional on the trained policies; what another seed does, "
+            "each seed's own accuracy shows.")  # fmt: skip
     return text + (f" Did not stay finite: {'; '.join(sorted(lost))}." if lost else "")
 
 
