@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import copy
 import difflib
 import itertools
+import math
+import random
 from typing import Any
 
 from optuna import distributions
@@ -23,7 +25,7 @@ NO_EFFECT = (
 )  # fmt: skip
 """Change time or records, never what is learnt."""
 MOST_CORNERS = 512
-SIZE = 1_000_000
+"""Of more, so many are drawn; a trial whose combination is refused all the same fails alone."""
 
 Values = dict[str, Choice]
 """Path → value."""
@@ -118,9 +120,14 @@ def check_corners(params: Params, space: Mapping[str, Distribution]) -> None:
     for path, distribution in space.items():
         for value in distribution.ends():
             _check(tree, {path: value})
-    corners = itertools.product(*([(path, value) for value in each.ends()] for path, each in space.items()))
-    for corner in itertools.islice(corners, MOST_CORNERS):
-        _check(tree, dict(corner))
+    ends = {path: each.ends() for path, each in space.items()}
+    if math.prod(map(len, ends.values())) <= MOST_CORNERS:
+        corners = [dict(zip(ends, corner, strict=True)) for corner in itertools.product(*ends.values())]
+    else:
+        source = random.Random(0)
+        corners = [{path: source.choice(values) for path, values in ends.items()} for _ in range(MOST_CORNERS)]
+    for corner in corners:
+        _check(tree, corner)
 
 
 def _check(tree: Mapping[str, Any], values: Values) -> None:

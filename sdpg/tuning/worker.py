@@ -6,6 +6,7 @@ import time
 from optuna.trial import TrialState
 
 from sdpg import paths
+from sdpg.errors import UserError
 from sdpg.tuning.results import write_results
 from sdpg.tuning.study import FINISHED, Claim, Outcome, Study
 from sdpg.tuning.trials import LeaseTaken, TrialRun
@@ -29,7 +30,12 @@ def work(study: Study) -> None:
             continue
         waited = False
         write_results(study)
-        run = TrialRun(study, claim)
+        try:
+            run = TrialRun(study, claim)
+        except UserError as error:
+            study.finish(claim, refused(study, claim, error))
+            print(f"trial {claim.number} failed: {error}", flush=True)
+            continue
         try:
             outcome = run.run()
         except LeaseTaken:
@@ -44,10 +50,16 @@ def work(study: Study) -> None:
     write_results(study)
 
 
+def refused(study: Study, claim: Claim, error: UserError) -> Outcome:
+    """Of a combination of values that params.yaml's validators refuse, and that no corner of the space showed."""
+    folder = (study.folder / str(claim.number)).as_posix()
+    return Outcome(TrialState.FAIL, None, 0, 0, 0.0, [], folder, "", str(error))
+
+
 def tidy(study: Study) -> None:
     """Removes work in progress of trials that have ended, where a worker died before it could."""
     for trial in study.trials():
-        if trial.state in FINISHED and "work" in trial.user_attrs:
+        if trial.state in FINISHED and trial.user_attrs.get("work"):
             shutil.rmtree(paths.STATE / trial.user_attrs["work"], ignore_errors=True)
 
 
