@@ -4,13 +4,15 @@
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
+#   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
 # PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean plan solutions
+.PHONY: help install repro configure app plan test test-fast browser lint format bench benchmarks solutions compare \
+  coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,6 +39,8 @@ help:
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
+	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
+	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
 	@echo "make install  only set up the environment"
 
@@ -112,6 +116,15 @@ compare: $(STAMP)
 
 coverage: $(STAMP)
 	python -m pipelines.coverage
+
+# The same command once more, here or on another machine with the same SDPG_TUNE_STORAGE, is one more worker.
+tune: $(STAMP)
+	@python -m pipelines.tune '$(METHOD)' $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
+	  $(if $(STUDY),--study '$(STUDY)')
+
+tune-all: $(STAMP)
+	@python -m pipelines.tune_all $(if $(METHODS),--methods '$(METHODS)') $(if $(TRIALS),--trials '$(TRIALS)') \
+	  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(STUDY),--suffix '-$(STUDY)')
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"

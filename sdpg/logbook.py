@@ -36,7 +36,7 @@ class Logbook:
         run: its name.
         params: the pipeline's.
         base_accuracies: of step 0, by name; the first line of the curves.
-        on_step: told (step, metrics) after every step.
+        on_step: told (step, metrics) after every step; True ends the training there.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Logbook:
         run: str,
         params: Params,
         base_accuracies: Mapping[str, float],
-        on_step: Callable[[int, dict[str, float | None]], None],
+        on_step: Callable[[int, dict[str, float | None]], bool | None],
     ) -> None:
         self.run, self.on_step = run, on_step
         self.metrics = CsvLog(state / "metrics.csv", metric_columns())
@@ -59,8 +59,8 @@ class Logbook:
 
     def enter(
         self, step: int, metrics: dict[str, float | None], accuracy: Mapping[str, float], watch: Stopwatch
-    ) -> None:
-        """Writes a step down; ``accuracy`` is empty where none was measured."""
+    ) -> bool:
+        """Writes a step down and says whether it is to be the last; ``accuracy`` is empty where none was measured."""
         rings, news = self.alarms.see(step, metrics)
         metrics = metrics | rings
         for line in news:
@@ -79,9 +79,10 @@ class Logbook:
                 "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             }
         )
-        self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
+        stop = self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
         self.bar.update()
         self.bar.set_postfix(reward=f"{metrics['reward']:.2f}", length=f"{metrics['length']:.0f}")
+        return bool(stop)
 
     def close(self) -> None:
         """Ends the progress bar."""

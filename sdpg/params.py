@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
+from sdpg.tune_params import VALIDATION, TuneParams
 from sdpg.watch_params import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
@@ -253,6 +254,10 @@ class TrainParams(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     lr_warmup: Fraction = 0.025
     """Linear warm-up, as a fraction of ``steps``; then constant."""
+    lr_decay: Fraction = 0.0
+    """Window at the end in which the rate falls, as a fraction of ``steps``; 0, as in the paper: it does not."""
+    lr_shape: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls."""
     lr_starts_at_zero: bool = False
     """D19: the public code's first optimiser step has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -333,6 +338,7 @@ class Params(Section):
     watch: WatchParams
     tracking: TrackingParams
     report: ReportParams
+    tune: TuneParams
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -345,6 +351,14 @@ class Params(Section):
             raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
         for name in self.run.methods:
             self.method(name)
+        metric = self.tune.objective.metric
+        if metric in self.data.benchmarks:
+            raise ValueError(
+                f"tune.objective.metric is {metric!r}, a benchmark: what is selected on a benchmark cannot be reported "
+                f"on it; use {VALIDATION}, whose problems data.validation_size holds back"
+            )
+        if metric != VALIDATION:
+            raise ValueError(f"tune.objective.metric is {metric!r}: there is {VALIDATION} to tune on")
         if self.train.prompts_per_step % self.train.updates_per_batch:
             raise ValueError(
                 f"train.updates_per_batch is {self.train.updates_per_batch}, which does not divide "
@@ -360,6 +374,11 @@ class Params(Section):
             raise ValueError(
                 "base.model.kind is scratch, which learns from the synthetic world, but "
                 f"data.train.kind is {self.data.train.kind}: use a hub or folder model"
+            )
+        if self.tune.training_seed in self.run.seeds:
+            raise ValueError(
+                f"tune.training_seed is {self.tune.training_seed}, which is in run.seeds: tuning on a seed that is "
+                "reported later favours it; use another"
             )
         return self
 

@@ -97,6 +97,12 @@ def loaded_code() -> str:
     return hash_files(files, package)
 
 
+def package_code() -> str:
+    """A digest of all that can train, evaluate and report, whichever of it this process has imported."""
+    package = Path(__file__).parent
+    return hash_files([*package.glob("*.py"), *package.glob("rollouts/*.py")], package)
+
+
 def fingerprint(*parts: Any) -> str:
     """16 hex digits that change with any of the JSON-like parts."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)

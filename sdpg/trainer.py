@@ -16,7 +16,7 @@ from torch import Tensor
 from sdpg import schedules
 from sdpg.advantages import gate, group_advantages
 from sdpg.checkpoints import cut_after, load_checkpoint, save_checkpoint
-from sdpg.errors import UserError
+from sdpg.errors import Diverged, UserError
 from sdpg.evaluation import Identity, accuracies, evaluate
 from sdpg.experience import Experience, Signals
 from sdpg.leakage import leak_shares
@@ -72,7 +72,7 @@ class Trainer:
         problems: to train on.
         sets: benchmarks and validation, by name.
         base_accuracies: of step 0, by name.
-        on_step: told (step, metrics) after every step, for tracking.
+        on_step: told (step, metrics) after every step, for tracking; where it returns True, training ends there.
     """
 
     params: Params
@@ -87,7 +87,7 @@ class Trainer:
     problems: list[PreparedRow]
     sets: dict[str, list[PreparedRow]]
     base_accuracies: dict[str, float]
-    on_step: Callable[[int, dict[str, float | None]], None] = lambda step, metrics: None
+    on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -96,7 +96,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
-        self.warmup = schedules.window(train.lr_warmup, train.steps)
+        self.warmup, self.decay = (schedules.window(part, train.steps) for part in (train.lr_warmup, train.lr_decay))
 
     def train(self) -> None:
         """Runs the steps that are still missing; the first rank alone writes, beside them all."""
@@ -114,10 +114,12 @@ class Trainer:
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
-            if book is not None:
-                book.enter(step, metrics, accuracy, watch)
-            if step % train.checkpoint_every == 0 or step == train.steps:
+            # Whether to end here is the first rank's to say: it alone has the books.
+            stop = ranks.from_first(book is not None and book.enter(step, metrics, accuracy, watch))
+            if stop or step % train.checkpoint_every == 0 or step == train.steps:
                 save_checkpoint(self.state, step, self.policies.student, self.optimizer, ranks)
+            if stop:
+                break
         if book is not None:
             book.close()
 
@@ -161,7 +163,9 @@ class Trainer:
             watch.lap("diagnostic")
 
         signals = Signals()
-        lr = schedules.learning_rate(step, train.lr, self.warmup, train.lr_starts_at_zero)
+        lr = schedules.learning_rate(
+            step, train.lr, self.warmup, train.lr_starts_at_zero, train.steps, self.decay, train.lr_shape
+        )
         loss, grad_norm = self.update(step, task, lr, signals)
         signals = signals.gathered(self.ranks)
         watch.lap("update")
@@ -274,7 +278,7 @@ class Trainer:
                     parameter.grad = torch.zeros_like(parameter)
             norm = whole(torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm))
             if not torch.isfinite(norm):
-                raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
+                raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()
             self.optimizer.step()
             self.engine.sync_weights()

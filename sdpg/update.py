@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdpg import losses
 from sdpg.batches import TokenBatch
-from sdpg.errors import UserError
+from sdpg.errors import Diverged
 from sdpg.experience import Experience, Signals
 from sdpg.files import write_text
 from sdpg.fused_head import Teacher, TokenValues
@@ -66,7 +66,7 @@ def accumulate_gradients(task: Task, rows: Sequence[int], signals: Signals) -> f
         signals: receives the per-token values of this rank's rows.
 
     Raises:
-        UserError: if a term is not finite; the message names the term, the file holds the batch.
+        Diverged: if a term is not finite; the message names the term, the file holds the batch.
     """
     experience, method, train = task.experience, task.method, task.train
     lengths = torch.tensor([len(experience.responses[i]) for i in rows])
@@ -214,7 +214,7 @@ def _stop_unless_finite(
             for i, part in zip(group, parts, strict=True)
         ]
         write_text(dump, json.dumps(rows, indent=1))
-        raise UserError(
+        raise Diverged(
             f"the term {name!r} of the loss is not finite. The batch is in {dump}; "
             "a lower train.lr, train.max_grad_norm or methods.*.beta usually helps"
         )
