@@ -81,7 +81,7 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
     scored = min(chunk, passes.scored) if gradients else 0
     block = max(1, min(chunk, (GPU_BLOCK_BYTES if passes.on_gpu else BLOCK_BYTES) // row))
-    total = (chunk + scored + 2 * block) * row + passes.responses * 60
+    total = (chunk + scored + 2 * block) * row + passes.responses * (56 if gradients else 36)
     product = HALF if passes.half and passes.on_gpu else FLOAT
     if product == HALF:
         total += HALF * shape.embedding
@@ -128,8 +128,14 @@ def embedding_gradients(shape: Shape) -> int:
 
 
 def optimiser_step(shape: Shape, foreach: bool) -> int:
-    """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs; else two of the largest."""
-    return FLOAT * shape.parameters if foreach else 2 * FLOAT * shape.embedding
+    """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs.
+
+    One by one, there are two of the parameter at hand and one of the parameter before it.
+    """
+    if foreach:
+        return FLOAT * shape.parameters
+    query, mlp = (shape.hidden_size * width for width in (shape.query, shape.intermediate_size))
+    return FLOAT * max(2 * shape.embedding, shape.embedding + 2 * query, 3 * mlp)
 
 
 def passes_peak(shape: Shape, passes: Passes) -> int:
