@@ -100,10 +100,7 @@ class PaidServer:
         self._lock = threading.Lock()
         self.arrived = threading.Condition(self._lock)
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        # A client that is killed is no error here.
-        self._server.handle_error = lambda *_: None
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def reply(self, path: str, headers: dict[str, str], body: Any) -> Reply:
@@ -167,6 +164,13 @@ def paid_server(behave: Callable[[Call], Reply] = right, **options: Any) -> Iter
         yield server
     finally:
         server.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is killed is no error here."""
 
 
 class _Handler(BaseHTTPRequestHandler):
