@@ -43,6 +43,8 @@ class Reply:
     cut: int | None = None
     """Close the connection after so many bytes of the body."""
     delay: float = 0.0
+    drip: float = 0.0
+    """Seconds after each byte."""
     paid: bool = False
 
 
@@ -196,7 +198,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(reply.body[: reply.cut])
+            pieces = [bytes([byte]) for byte in reply.body] if reply.drip else [reply.body[: reply.cut]]
+            for piece in pieces:
+                self.wfile.write(piece)
+                time.sleep(reply.drip)
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True

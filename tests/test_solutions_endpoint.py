@@ -157,19 +157,28 @@ def test_half_an_answer_without_a_length_is_no_answer(store: AnswerStore) -> Non
 
 
 def test_retry_after_is_honoured_by_all(store: AnswerStore) -> None:
-    seen = threading.Event()
+    refused: list[float] = []
 
     def behave(call: Call) -> Reply:
-        if "What is 1+2?" in call.question and not seen.is_set():
-            seen.set()
-            return error(429, Retry_After="1")
-        return right(call)
+        if "What is 1+2?" in call.question and not refused:
+            refused.append(call.time)
+            return error(429, Retry_After="2")
+        return Reply(body=chat(solved(call.question)), delay=0.05, paid=True)
 
     with paid_server(behave) as server:
-        Asked(server, store, 12, concurrency=1).ask()
-    times = [call.time for call in server.asked]
-    assert len(times) == 13
-    assert times[2] - times[1] >= 1.0, "nobody asks meanwhile"
+        Asked(server, store, 60, concurrency=2).ask()
+    later = [call.time - refused[0] for call in server.asked if call.time > refused[0] + 0.5]
+    assert len(server.asked) == 61 and len(later) > 40
+    assert min(later) >= 2.0, "nobody asks meanwhile"
+
+
+def test_an_answer_that_drips_is_given_up_at_the_time_limit(store: AnswerStore) -> None:
+    dripping = Reply(body=GOOD, drip=0.05, paid=True)
+    with paid_server(lambda call: dripping if call.nth == 1 and "0+1" in call.question else right(call)) as server:
+        begin = time.monotonic()
+        asked = Asked(server, store, timeout=1.0)
+        assert all(one.failure is None for one in asked.ask())
+    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.way.used()["lost"] == 1
 
 
 def test_a_pause_that_is_too_long_ends_it(store: AnswerStore) -> None:
