@@ -43,6 +43,8 @@ class Reply:
     cut: int | None = None
     """Close the connection after so many bytes of the body."""
     delay: float = 0.0
+    drip: float = 0.0
+    """Seconds after each byte."""
     paid: bool = False
 
 
@@ -100,10 +102,7 @@ class PaidServer:
         self._lock = threading.Lock()
         self.arrived = threading.Condition(self._lock)
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        # A client that is killed is no error here.
-        self._server.handle_error = lambda *_: None
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def reply(self, path: str, headers: dict[str, str], body: Any) -> Reply:
@@ -169,6 +168,13 @@ def paid_server(behave: Callable[[Call], Reply] = right, **options: Any) -> Iter
         server.close()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is killed is no error here."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     owner: PaidServer
@@ -192,7 +198,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(reply.body[: reply.cut])
+            pieces = [bytes([byte]) for byte in reply.body] if reply.drip else [reply.body[: reply.cut]]
+            for piece in pieces:
+                self.wfile.write(piece)
+                time.sleep(reply.drip)
             self.wfile.flush()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True

@@ -131,7 +131,7 @@ GOOD = chat(solved("0+1"))
         (Reply(body=b'{"choices": []}', paid=True), True),
         (Reply(body=chat(7), paid=True), True),
         (Reply(body=chat([{"type": "text"}]), paid=True), True),
-        (Reply(body=GOOD, delay=0.6, paid=True), True),
+        (Reply(body=GOOD, delay=1.5, paid=True), True),
         (Reply(body=b'{"error": {"message": "overloaded"}}'), False),
     ],
     ids=["429", "500", "503", "504", "half", "headers-only", "half-json", "deep", "no-utf8", "list", "no-choice",
@@ -139,13 +139,15 @@ GOOD = chat(solved("0+1"))
 )  # fmt: skip
 def test_what_may_go_well_next_time_is_asked_again(store: AnswerStore, reply: Reply, lost: bool) -> None:
     with paid_server(once(reply), once=True) as server:
-        asked = Asked(server, store, timeout=0.3)
+        asked = Asked(server, store, timeout=1.0 if reply.delay else 20.0)
         found = asked.ask()
     assert [one.text for one in found] == [solved(p.problem) for p in asked.problems]
     assert [call.nth for call in server.asked].count(2) == 4
+    # On a busy machine a right answer may come too late as well.
+    assert len(server.asked) == 8 or reply.delay
     assert set(server.paid.values()) == {1}, "an endpoint that knows the header charges once"
     assert store.states() == {ANSWERED: 4}
-    assert asked.way.used()["lost"] == 4 * lost
+    assert asked.way.used()["lost"] == (len(server.asked) - 4) * lost
 
 
 def test_half_an_answer_without_a_length_is_no_answer(store: AnswerStore) -> None:
@@ -157,19 +159,28 @@ def test_half_an_answer_without_a_length_is_no_answer(store: AnswerStore) -> Non
 
 
 def test_retry_after_is_honoured_by_all(store: AnswerStore) -> None:
-    seen = threading.Event()
+    refused: list[float] = []
 
     def behave(call: Call) -> Reply:
-        if "What is 1+2?" in call.question and not seen.is_set():
-            seen.set()
-            return error(429, Retry_After="1")
-        return right(call)
+        if "What is 1+2?" in call.question and not refused:
+            refused.append(call.time)
+            return error(429, Retry_After="2")
+        return Reply(body=chat(solved(call.question)), delay=0.05, paid=True)
 
     with paid_server(behave) as server:
-        Asked(server, store, 12, concurrency=1).ask()
-    times = [call.time for call in server.asked]
-    assert len(times) == 13
-    assert times[2] - times[1] >= 1.0, "nobody asks meanwhile"
+        Asked(server, store, 60, concurrency=2).ask()
+    later = [call.time - refused[0] for call in server.asked if call.time > refused[0] + 0.5]
+    assert len(server.asked) == 61 and len(later) > 40
+    assert min(later) >= 2.0, "nobody asks meanwhile"
+
+
+def test_an_answer_that_drips_is_given_up_at_the_time_limit(store: AnswerStore) -> None:
+    dripping = Reply(body=GOOD, drip=0.05, paid=True)
+    with paid_server(lambda call: dripping if call.nth == 1 and "0+1" in call.question else right(call)) as server:
+        begin = time.monotonic()
+        asked = Asked(server, store, timeout=1.0)
+        assert all(one.failure is None for one in asked.ask())
+    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.way.used()["lost"] == 1
 
 
 def test_a_pause_that_is_too_long_ends_it(store: AnswerStore) -> None:
@@ -286,12 +297,20 @@ def test_no_more_at_once_than_told(store: AnswerStore) -> None:
 def test_requests_per_minute_hold_at_the_server(store: AnswerStore) -> None:
     with paid_server() as server:
         asked = Asked(server, store, 9, requests_per_minute=3)
-        asked.way._pace.window = 1.0
+        asked.way._pace.window = 1.5
         asked.ask()
     times = [call.time for call in server.asked]
     assert len(times) == 9
-    # The way to the server is not equally long for all.
-    assert all(later - earlier >= 0.8 for earlier, later in zip(times, times[3:], strict=False))
+    # Three at once, two windows later the last; the way to the server is not equally long for all.
+    assert times[-1] - times[0] >= 2.0
+
+
+def test_what_answers_really_took_counts_against_the_limit_of_tokens(store: AnswerStore) -> None:
+    with paid_server() as server:
+        begin = time.monotonic()
+        # Each may take 64 and takes 15: by the guess alone, the third would wait for a minute.
+        Asked(server, store, tokens_per_minute=130, concurrency=1).ask()
+    assert len(server.asked) == 4 and time.monotonic() - begin < 30
 
 
 def test_a_request_larger_than_the_limit_of_tokens_is_said_before(store: AnswerStore) -> None:
