@@ -124,7 +124,7 @@ tune: $(STAMP)
 
 tune-all: $(STAMP)
 	@python -m pipelines.tune_all $(if $(METHODS),--methods '$(METHODS)') $(if $(TRIALS),--trials '$(TRIALS)') \
-	  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(STUDY),--suffix '-$(STUDY)')
+	  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(STUDY),--study '$(STUDY)')
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"

@@ -6,7 +6,7 @@ Benchmarks are asked once, of those final policies alone.
 import argparse
 import json
 
-from pipelines.tune import check, run_study
+from pipelines.tune import NAME, check, run_study
 from pipelines.workers import bring_base_up_to_date, run_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json, write_text
@@ -20,14 +20,17 @@ def main() -> None:
     parser.add_argument("--methods", help="names separated by spaces; otherwise run.methods")
     parser.add_argument("--trials", type=int, help="of each method; otherwise tune.trials")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--suffix", default="", help="studies are called <method><suffix>, to have them anew")
+    parser.add_argument("--study", default="", help="studies are called <method>-<name>, to have them anew")
     parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     params = load_params()
     methods = options.methods.replace(",", " ").split() if options.methods else list(params.run.methods)
+    suffix = f"-{options.study}" if options.study else ""
+    if set(suffix) - set(NAME):
+        raise UserError(f"--study {options.study!r}: use small letters, digits, - and _, as it names folders")
     if options.worker:
-        retrain_missing(params, methods, options.suffix)
+        retrain_missing(params, methods, suffix)
         return
     for name in ("trials", "workers"):
         if (value := getattr(options, name)) is not None and value < 1:
@@ -40,10 +43,10 @@ def main() -> None:
     if not options.ready:
         bring_base_up_to_date()
     for method in methods:
-        run_study(params, method, method + options.suffix, options.trials, options.workers)
-    command = ["pipelines.tune_all", "--methods", " ".join(methods), "--suffix", options.suffix, "--worker"]
+        run_study(params, method, method + suffix, options.trials, options.workers)
+    command = ["pipelines.tune_all", "--methods", " ".join(methods), "--study", options.study, "--worker"]
     run_workers(command, options.workers)
-    print(report(params, methods, options.suffix))
+    print(report(params, methods, suffix))
 
 
 def retrain_missing(params: Params, methods: list[str], suffix: str) -> None:

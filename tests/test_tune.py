@@ -201,7 +201,7 @@ def test_default_against_tuned_on_fresh_seeds(project: Path) -> None:
     path = project / "params.yaml"
     original = path.read_text()
     path.write_text(original.replace("seeds: [2000, 2001, 2002]", "seeds: [2000, 2001]"))
-    command = ("python", "-m", "pipelines.tune_all", "--trials", "2", "--workers", "2", "--suffix", "-all", "--ready")
+    command = ("python", "-m", "pipelines.tune_all", "--trials", "2", "--workers", "2", "--study", "all", "--ready")
     try:
         said = run(project, *command).stdout
         assert "Each study was given 2 trials × 4 steps × 8 rollouts" in said

@@ -99,7 +99,7 @@ def slow_worker(params: Any, budget: int, seed: int, opened: Any = None) -> None
     source = random.Random(seed)
     while True:
         claim = study.claim()
-        if opened is not None:
+        if opened is not None and not opened.is_set():
             opened.set()
         if claim is None:
             if study.done():
