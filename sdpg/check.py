@@ -12,6 +12,7 @@ from sdpg.files import write_json, write_text
 from sdpg.params import FileSource, LocalModel, Params
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
+from sdpg.vllm_start import check_vllm
 from sdpg.weights import check_weights
 
 CHECKED = Path("data/check.json")
@@ -30,6 +31,7 @@ def check_inputs(params: Params) -> None:
     for field, source in sources.items():
         if isinstance(source, FileSource) and not (path := Path(params.data.folder) / source.path).is_file():
             raise UserError(f"{field}.path: {path} does not exist: put the file there, or correct the path")
+    check_vllm(params)
     check_context(params)
     model = params.base.model
     if isinstance(model, LocalModel):

