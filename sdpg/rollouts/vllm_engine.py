@@ -61,8 +61,13 @@ class VllmEngine(ABC):
         """Hands the weights over and empties the prefix cache; all ranks call this."""
 
     @abstractmethod
-    def sample(self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], progress: Progress) -> list[Any]:
-        """Draws a response for each prompt under vLLM's ``SamplingParams``; (ids, log-probs) in their order."""
+    def sample(
+        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
+    ) -> list[tuple[list[int], list[float]]]:
+        """Draws a response for each prompt under its ``SamplingParams``; (ids, log-probs) in the order of the prompts.
+
+        ``seed`` is for responses without a random source of their own.
+        """
 
     @property
     @abstractmethod
@@ -96,7 +101,7 @@ class VllmEngine(ABC):
         self.synced = True
         prompt = canary_prompt(self.vocabulary, self.block, self.longest)
         options = self.options(canary.SAMPLING, 1, stop=False)
-        ids, logprobs = self.sample([prompt], options, lambda finished: None)[0]
+        ids, logprobs = self.sample([prompt], options, canary.SAMPLING.seed, lambda finished: None)[0]
         bird = Canary(prompt, self.settings.canary_tolerance, self.dtype)
         self.difference = bird.check(self.model, Completion(ids, logprobs, False))
 
@@ -120,5 +125,5 @@ class VllmEngine(ABC):
         if not self.synced:
             # Evaluations of a policy that nobody trains.
             self.sync_weights()
-        drawn = self.sample(prompts, self.options(sampling, len(prompts)), progress)
+        drawn = self.sample(prompts, self.options(sampling, len(prompts)), sampling.seed, progress)
         return [Completion(ids, logprobs, ids[-1] != self.eos_id) for ids, logprobs in drawn]

@@ -106,10 +106,10 @@ class InProcessVllm(VllmEngine):
             raise RuntimeError("vLLM's prefix cache is in use while nothing is generated")
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], progress: Progress
+        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
         """As of :class:`VllmEngine`."""
-        with self._at_work(options[0].get("seed", 0)):
+        with self._at_work(seed):
             outputs = self.llm.generate(
                 [{"prompt_token_ids": list(prompt)} for prompt in prompts],
                 [self.sampling_params(**option) for option in options],

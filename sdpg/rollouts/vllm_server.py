@@ -146,7 +146,7 @@ class ServedVllm(VllmEngine):
             save_file(piece, folder / f"model-{number:05d}.safetensors")
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], progress: Progress
+        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
         """As of :class:`VllmEngine`."""
 
