@@ -126,7 +126,7 @@ def test_serving_needs_a_server_in_params_yaml(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["serve"])
-    with pytest.raises(UserError, match="rollout.vllm.mode in params.yaml is not server"):
+    with pytest.raises(UserError, match=r"rollout.vllm.mode in params.yaml is not server"):
         serve.main()
 
 

@@ -14,9 +14,9 @@ TESTS = Path(__file__).parent
 
 @pytest.mark.parametrize("head", ["tied", "untied"])
 def test_sharded_weights_reach_every_ranks_engine(head: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(TESTS / "vllm_rank.py"), head], capture_output=True, text=True, timeout=500,
+        [*command, str(TESTS / "vllm_rank.py"), head], capture_output=True, text=True, timeout=300,
         env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

@@ -50,6 +50,9 @@ class Canary:
         with torch.no_grad(), torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits = response_logits(model, batch, SAMPLING.temperature)
         model.train(training)
+        if hasattr(model, "reshard"):
+            # A pass leaves the outermost weights of a sharded model whole, in memory that is wanted for other things.
+            model.reshard()
         return logits.log_softmax(-1).gather(1, batch.targets.unsqueeze(1)).squeeze(1).tolist()
 
     def check(self, model: Any, completion: Completion) -> float:
