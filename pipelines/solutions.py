@@ -95,8 +95,8 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
               "system": params.prompts.system, "decoding": decoding, "body": parse_body(given.body)},
         "engine": None
         if given.engine is None
-        else {"model": given.engine, "engine": params.rollout.engine, "decoding": decoding, "seed": given.seed,
-              "batch": params.rollout.batch},
+        else {"model": given.engine, "engine": params.rollout.engine, "vllm": params.rollout.vllm,
+              "decoding": decoding, "seed": given.seed, "batch": params.rollout.batch},
         "samples": given.samples,
         "keep": given.keep,
         "limit": given.limit,

@@ -14,6 +14,7 @@ from sdpg.params import LocalModel, Params
 from sdpg.planning.fits import check_memory
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
+from sdpg.vllm_start import check_vllm
 from sdpg.weights import check_weights
 
 CHECKED = Path("data/check.json")
@@ -29,6 +30,7 @@ def check_inputs(params: Params) -> None:
     """
     check_at_hand(params)
     check_launch(params.train.distributed)
+    check_vllm(params)
     check_memory(params)
     check_context(params)
     if (folder := params.base.local_folder) is not None:

@@ -9,6 +9,7 @@ from sdpg.evaluation import Identity, accuracies, evaluate, read_problem_sets
 from sdpg.files import replaced_folder, write_json
 from sdpg.models import load_model, set_threads
 from sdpg.params import Params
+from sdpg.prompts import longest_prompt
 from sdpg.provenance import fingerprint, hash_files
 from sdpg.records import write_evaluations
 from sdpg.rewards import Verifier
@@ -36,7 +37,8 @@ def evaluate_policy(
     sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation
     with Verifier(params.reward) as verifier:
-        sampler = make_engine(params.rollout.engine, model, tokenizer, settings.batch)
+        longest = longest_prompt(sets.values(), teacher) + settings.max_tokens
+        sampler = make_engine(params.rollout, model, tokenizer, settings.batch, longest)
         arguments = (sampler, tokenizer, verifier, sets, settings)
         rows = evaluate(*arguments, identity, settings.final_samples, purpose="final")
         rows += evaluate(*arguments, identity, 1, temperature=0.0)

@@ -15,6 +15,7 @@ from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
 from sdpg.tune_params import VALIDATION, TuneParams
+from sdpg.vllm_params import VllmParams
 from sdpg.watch_params import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
@@ -200,12 +201,27 @@ class BaseParams(Section):
 class RolloutParams(Section):
     """How responses are sampled in training."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Also of all evaluations. transformers' generate works on the trained module itself; vLLM has a copy of the
+    weights, which follows each update; see docs/scaling_vllm.md."""
+    vllm: VllmParams | None = None
+    """Settings of vLLM; ``None`` with another engine."""
     max_tokens: Positive = 4096
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch: Positive = 128
     """Sequences generated at once."""
+
+    @model_validator(mode="after")
+    def _settings_of_this_engine(self) -> "RolloutParams":
+        if self.engine == "vllm" and self.vllm is None:
+            raise ValueError(
+                "engine is vllm, but vllm, its settings, is missing: add vllm: {mode: in_process, "
+                "kv_cache_megabytes: …}, or {mode: server, url: …}"
+            )
+        if self.engine != "vllm" and self.vllm is not None:
+            raise ValueError(f"vllm holds settings that engine: {self.engine} does not read: set vllm to null")
+        return self
 
 
 class RewardParams(Section):

@@ -5,6 +5,7 @@ same response tokens, so both rendered prompts must end in the same generation h
 same place, and its tokens are the same ids behind both.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import re
@@ -69,6 +70,12 @@ def read_prepared(path: Path) -> list[PreparedRow]:
             # Lines are counted only where they are needed.
             rows.append(PreparedRow.from_dict(row, f"{path}, line {json_line_number(path, index)}"))
     return rows
+
+
+def longest_prompt(sets: Iterable[Iterable[PreparedRow]], teacher: bool = False) -> int:
+    """Tokens of the longest student prompt, or also teacher prompt, of some problem sets."""
+    rows = [row for rows in sets for row in rows]
+    return max(max(row.student_tokens, (row.teacher_tokens or 0) if teacher else 0) for row in rows)
 
 
 def fill_template(template: str, values: dict[str, str]) -> str:

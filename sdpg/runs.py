@@ -20,7 +20,7 @@ from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.models import can_share_lines, device, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
-from sdpg.prompts import read_prepared
+from sdpg.prompts import longest_prompt, read_prepared
 from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, package_code, versions
 from sdpg.ranks import SOLO, Ranks
 from sdpg.records import read_evaluations
@@ -187,7 +187,14 @@ def make_trainer(
         plugin = FullyShardedDataParallelPlugin()
         for model in filter(None, (student, reference)):
             shard(model, device(), DTYPES[train.dtype], plugin)
-        sampler, weights = load_model(paths.BASE_MODEL), partial(full_weights, student)
+        if params.rollout.engine == "transformers":
+            # It cannot generate with shards.
+            sampler, weights = load_model(paths.BASE_MODEL), partial(full_weights, student)
+    problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
+    longest = longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+    engine = make_engine(
+        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights
+    )
     return Trainer(
         params=params,
         name=method,
@@ -206,12 +213,10 @@ def make_trainer(
             replicate(student) if train.distributed.strategy == "ddp" else None,
         ),
         tokenizer=tokenizer,
-        engine=SharedEngine(
-            make_engine(params.rollout.engine, sampler, tokenizer, params.rollout.batch, weights), ranks
-        ),
+        engine=SharedEngine(engine, ranks),
         verifier=SharedVerifier(verifier, ranks),
-        problems=read_prepared(paths.PREPARED / "train.jsonl"),
-        sets=read_problem_sets(paths.PREPARED, params.data),
+        problems=problems,
+        sets=sets,
         base_accuracies=base_accuracies(),
         on_step=on_step,
     )

@@ -115,7 +115,7 @@ def way(project: Path, store: AnswerStore, engine: Any, batch: int = 4, **change
     settings = EngineWay(
         model=str(project / "inputs/models/m"), engine="transformers", decoding=Decoding(**tree), seed=1, batch=batch
     )
-    return FromEngine(settings, prompts(), 3, store, lambda way, tokenizer: engine)
+    return FromEngine(settings, prompts(), 3, store, lambda way, tokenizer, prompt_tokens: engine)
 
 
 def prompts() -> PromptParams:

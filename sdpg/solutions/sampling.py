@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from sdpg.context import model_context
 from sdpg.errors import UserError
-from sdpg.params import BaseParams, LocalModel, PromptParams
+from sdpg.params import BaseParams, LocalModel, PromptParams, RolloutParams
 from sdpg.problems import Problem
 from sdpg.prompts import chat_prompt, generation_header, prompt_ids, render_student
 from sdpg.provenance import hash_files
@@ -34,7 +34,7 @@ class FromEngine:
         prompts: the student's, under which the model is asked.
         samples: rounds.
         store: keeps answers.
-        make: loads the model and makes the engine; called when the first answer is needed.
+        make: loads the model and makes the engine for prompts of so many tokens; called when it is needed first.
 
     Raises:
         UserError: if the folder is no model, or prompt and answer do not fit its context.
@@ -48,7 +48,7 @@ class FromEngine:
         prompts: PromptParams,
         samples: int,
         store: AnswerStore,
-        make: Callable[[EngineWay, Any], RolloutEngine],
+        make: Callable[[EngineWay, Any, int], RolloutEngine],
     ) -> None:
         self.way, self.prompts, self.rounds, self.store, self._make = way, prompts, samples, store, make
         folder = Path(way.model)
@@ -111,7 +111,7 @@ class FromEngine:
 
     def _generate(self, prompts: Sequence[str], digest: str) -> list[dict[str, Any]]:
         if self._engine is None:
-            self._engine = self._make(self.way, self.tokenizer)
+            self._engine = self._make(self.way, self.tokenizer, self.prompts.max_student_tokens)
         decoding = self.way.decoding
         sampling = Sampling(
             temperature=decoding.temperature,
@@ -130,10 +130,12 @@ class FromEngine:
         ]
 
 
-def local_engine(way: EngineWay, tokenizer: Any) -> RolloutEngine:
+def local_engine(way: EngineWay, tokenizer: Any, prompt_tokens: int) -> RolloutEngine:
     """The engine that ``rollout.engine`` names, with the folder's weights."""
     # Loading torch takes seconds, which answers that are at hand need not wait for.
     from sdpg.models import load_model
     from sdpg.rollouts.engines import make_engine
 
-    return make_engine(way.engine, load_model(Path(way.model)), tokenizer, way.batch)  # pyright: ignore[reportArgumentType]
+    rollout = RolloutParams.model_validate({"engine": way.engine, "vllm": way.vllm})
+    longest = prompt_tokens + way.decoding.max_tokens
+    return make_engine(rollout, load_model(Path(way.model)), tokenizer, way.batch, longest)

@@ -14,6 +14,7 @@ from sdpg.errors import UserError
 from sdpg.method_params import Positive, Section
 from sdpg.params import BaseParams, FileSource, HubSource, PromptParams, RewardParams
 from sdpg.provenance import fingerprint
+from sdpg.vllm_params import VllmParams
 
 StoredSource = Annotated[HubSource | FileSource, Field(discriminator="kind")]
 Seconds = Annotated[float, Field(gt=0)]
@@ -53,6 +54,8 @@ class EngineWay(Section):
 
     model: str
     engine: str
+    vllm: VllmParams | None = None
+    """As in ``rollout.vllm``."""
     decoding: Decoding
     seed: int
     batch: Positive
