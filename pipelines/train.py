@@ -3,8 +3,8 @@
 import argparse
 
 from sdpg.errors import entry_point
+from sdpg.launching import launch
 from sdpg.params import load_params
-from sdpg.runs import train_run
 from sdpg.watch import read_history, watch_summary
 
 
@@ -15,7 +15,13 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     params = load_params()
+    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
+    # Importing the trainer takes seconds, which the launcher need not wait for.
+    from sdpg.runs import train_run
+
     folder = train_run(params, options.method, options.seed)
+    if folder is None:
+        return
     print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(watch_summary(read_history(folder / "metrics.csv"), params.watch).text())
     print(f"{folder} holds metrics.csv, curves.csv, rollouts and the policy. Next: dvc repro")

@@ -35,7 +35,7 @@ def build_base(params: Params) -> Path:
             case ScratchModel():
                 _from_scratch(params, model)
             case HubModel():
-                _copy_model(_fetch(model, params.base.folder))
+                _copy_model(params.base.local_folder or _fetch(model, params.base.folder))
             case LocalModel():
                 _copy_model(Path(params.base.folder) / model.path)
         rows = evaluate_policy(params, Identity("base", "base", 0, 0), paths.BASE_MODEL, teacher=True)
@@ -66,8 +66,7 @@ def _fetch(model: HubModel, folder: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
         raise UserError(
             f"base.model.id {model.id} at revision {model.revision} is neither cached nor reachable ({error}): check "
-            f"id, revision and network, or put its files into {folder}/<name> and set base.model to "
-            "{kind: folder, path: <name>}"
+            f"id, revision and network, or put its files into {folder}/{model.id}"
         ) from None
 
 

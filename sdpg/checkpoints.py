@@ -5,59 +5,117 @@ and the one before it is removed only then. Records and metrics may run ahead of
 resume whatever lies past it is cut, and those steps are made again, bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import io
+from itertools import chain
 import json
 from pathlib import Path
 import re
 import shutil
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sdpg.files import replaced_folder, write_text
+from sdpg.ranks import SOLO, Ranks, whole
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d{6})$")
+WEIGHTS, OPTIMIZER = "model", "optimizer"
+PIECE_BYTES = 4 << 30
+"""About the largest file of a checkpoint, and the memory that writing one takes."""
 STEP_FILE = re.compile(r"^step-(\d{6})\b.*\.parquet$")
 
 
-def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Saves weights and optimiser state as safetensors; earlier checkpoints are removed once this one stands."""
-    tensors, scalars = {}, {}
-    optimizer_state = optimizer.state_dict()
-    for index, entries in optimizer_state["state"].items():
-        for name, value in entries.items():
-            tensors[f"{index}.{name}"] = value.contiguous()
-    scalars["param_groups"] = optimizer_state["param_groups"]
+def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
+    """Saves weights and optimiser state as safetensors; earlier checkpoints are removed once this one stands.
+
+    All ranks call this: sharded tensors are gathered one by one, and the first rank writes them whole, so that a
+    checkpoint does not depend on the number of processes.
+    """
+    saved = optimizer.state_dict()
+    moments = (
+        (f"{index}.{name}", value) for index, entries in saved["state"].items() for name, value in entries.items()
+    )
+    # Tied weights share memory, which safetensors refuses: the trainable parameters name each tensor once.
+    weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    if not ranks.first:
+        for _, tensor in chain(weights, moments):
+            whole(tensor)
+        return
     target = state / f"checkpoint-{step:06d}"
     with replaced_folder(target) as folder:
-        # Tied weights share memory, which safetensors refuses: the trainable parameters name each tensor once.
-        save_file({name: p.detach().contiguous() for name, p in model.named_parameters()}, folder / "model.safetensors")
-        save_file(tensors, folder / "optimizer.safetensors")
-        (folder / "state.json").write_text(json.dumps({"step": step, **scalars}), encoding="utf-8")
+        _write(folder, WEIGHTS, weights)
+        _write(folder, OPTIMIZER, moments)
+        text = json.dumps({"step": step, "param_groups": saved["param_groups"]})
+        (folder / "state.json").write_text(text, encoding="utf-8")
     for other in state.iterdir():
         if CHECKPOINT.match(other.name) and other != target:
             shutil.rmtree(other)
 
 
-def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer) -> int:
-    """Restores the newest checkpoint into model and optimiser and returns its step; 0 where there is none."""
+def _write(folder: Path, prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Writes tensors into files of about ``PIECE_BYTES``, no more of them being held than one file has."""
+    piece: dict[str, Tensor] = {}
+    number = size = 0
+    for name, tensor in tensors:
+        piece[name] = whole(tensor).cpu().contiguous()
+        size += piece[name].nbytes
+        if size >= PIECE_BYTES:
+            save_file(piece, folder / f"{prefix}-{number:05d}.safetensors")
+            piece, number, size = {}, number + 1, 0
+    if piece or not number:
+        save_file(piece, folder / f"{prefix}-{number:05d}.safetensors")
+
+
+def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for file in sorted(folder.glob(f"{prefix}-*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (no mapping)
+                yield name, tensors.get_tensor(name)
+
+
+def newest_checkpoint(state: Path) -> Path | None:
+    """The folder of the last checkpoint that was written whole."""
     found = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
-    if not found:
+    return found[-1] if found else None
+
+
+def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None) -> int:
+    """Restores the newest checkpoint into model and optimiser and returns its step; 0 where there is none.
+
+    Each rank reads the files and keeps its part of each tensor.
+    """
+    folder = newest_checkpoint(state)
+    if folder is None:
         return 0
-    saved = json.loads((found[-1] / "state.json").read_text(encoding="utf-8"))
-    weights = load_file(found[-1] / "model.safetensors")
+    saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in load_file(found[-1] / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
+        for name, value in _read(folder, WEIGHTS):
+            parameters[name].copy_(_part(value, parameters[name]))
+    if optimizer is not None:
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        entries: dict[int, dict[str, Any]] = {}
+        for key, value in _read(folder, OPTIMIZER):
+            index, name = key.split(".", 1)
+            # Counts of steps are single numbers beside the moments.
+            part = _part(value, held[int(index)]) if value.dim() else value
+            entries.setdefault(int(index), {})[name] = part
+        optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
     return int(saved["step"])
+
+
+def _part(value: Tensor, like: Tensor) -> Tensor:
+    """What this rank holds of a whole tensor."""
+    if not isinstance(like, DTensor):
+        return value
+    # Without a source: every rank has the whole tensor, and nothing need be sent.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def cut_after(state: Path, step: int) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdpg.errors import UserError
-from sdpg.params import BaseParams, HubModel, LocalModel, Params, ScratchModel
+from sdpg.params import BaseParams, HubModel, Params, ScratchModel
 
 
 def model_context(base: BaseParams) -> int | None:
@@ -12,15 +12,15 @@ def model_context(base: BaseParams) -> int | None:
     Raises:
         UserError: if a model's configuration cannot be read.
     """
-    match base.model:
-        case ScratchModel(context=context):
-            return context
-        case LocalModel(path=path):
-            place, revision = str(Path(base.folder) / path), None
-            if not (Path(place) / "config.json").is_file():
-                raise UserError(f"{place} has no config.json: put the model folder there, or correct base.model.path")
-        case HubModel(id=place, revision=revision):
-            pass
+    if isinstance(base.model, ScratchModel):
+        return base.model.context
+    if (folder := base.local_folder) is not None:
+        place, revision = str(folder), None
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{place} has no config.json: put the model folder there, or correct base.model.path")
+    else:
+        assert isinstance(base.model, HubModel), "a local model has a folder"
+        place, revision = base.model.id, base.model.revision
     # Importing transformers takes seconds, which a model from scratch need not wait for.
     from transformers import AutoConfig
 
@@ -31,7 +31,7 @@ def model_context(base: BaseParams) -> int | None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"the configuration of {place} does not load: check base.model in params.yaml and the network, or put the "
-            f"model into a folder under {base.folder} and set base.model.kind: folder. {error}"
+            f"model's files into {Path(base.folder) / place}. {error}"
         ) from None
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 

@@ -11,6 +11,10 @@ class UserError(Exception):
     """Input that a person can mend: the message names the field or file, the value, and the remedy."""
 
 
+class Diverged(UserError):
+    """Training whose numbers are no longer finite: the values that it was given do not work."""
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turns a :class:`UserError` into one message on stderr and exit code 2; other exceptions keep their traceback.

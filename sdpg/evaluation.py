@@ -11,7 +11,7 @@ from tqdm import tqdm
 from sdpg.params import DataParams, EvaluationParams
 from sdpg.prompts import PreparedRow, prompt_ids, read_prepared
 from sdpg.records import VALIDATION
-from sdpg.rewards import Verifier
+from sdpg.rewards import Scorer
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 
@@ -36,7 +36,7 @@ def read_problem_sets(prepared: Path, data: DataParams) -> dict[str, list[Prepar
 def evaluate(
     engine: RolloutEngine,
     tokenizer: Any,
-    verifier: Verifier,
+    verifier: Scorer,
     sets: dict[str, list[PreparedRow]],
     params: EvaluationParams,
     identity: Identity,

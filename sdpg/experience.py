@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.batches import Line, TokenBatch, micro_batches, shared_lines, token_batch
+from sdpg.batches import Line, TokenBatch, deal, micro_batches, shared_lines, token_batch
+from sdpg.ranks import Ranks
 
 
 @dataclass
@@ -44,10 +45,22 @@ class Experience:
         self, rows: Sequence[int], prompts: list[list[int]], budget: int, line_tokens: int
     ) -> list[list[Line]]:
         """Lines of rows (see :mod:`sdpg.batches`), those of similar length together, within the budget."""
+        return self.dealt_micro_batches(rows, prompts, budget, line_tokens, 1)[0]
+
+    def dealt_micro_batches(
+        self, rows: Sequence[int], prompts: list[list[int]], budget: int, line_tokens: int, ranks: int
+    ) -> list[list[list[Line]]]:
+        """The micro-batches of each rank, which together hold every row once."""
         responses = [self.responses[i] for i in rows]
         lines = shared_lines([prompts[i] for i in rows], responses, min(line_tokens, budget))
         lengths = [len(prompts[rows[line[0]]]) + sum(len(responses[i]) - 1 for i in line) for line in lines]
-        return [[[rows[i] for i in lines[at]] for at in group] for group in micro_batches(lengths, budget)]
+        return [
+            [
+                [[rows[i] for i in lines[share[at]]] for at in group]
+                for group in micro_batches([lengths[at] for at in share], budget)
+            ]
+            for share in deal(lengths, ranks)
+        ]
 
     def token_places(self, rows: Sequence[int], device: Any) -> dict[int, Tensor]:
         """Row → the places of its response tokens where those of ``rows`` are joined in this order."""
@@ -86,3 +99,7 @@ class Signals:
         stored = getattr(self, name)
         values = [value for row in sorted(stored) for value in stored[row]]
         return math.fsum(values) / len(values) if values else None
+
+    def gathered(self, ranks: Ranks) -> "Signals":
+        """Those of all ranks together."""
+        return Signals(**{name: ranks.lists(stored) for name, stored in vars(self).items()})

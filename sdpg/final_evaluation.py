@@ -1,5 +1,6 @@
 """Generous sampling of a finished policy: the evaluate stage, and the base's own evaluation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from sdpg.evaluation import Identity, accuracies, evaluate, read_problem_sets
 from sdpg.files import replaced_folder, write_json
 from sdpg.models import load_model, set_threads
 from sdpg.params import Params
+from sdpg.prompts import longest_prompt
 from sdpg.provenance import fingerprint, hash_files
 from sdpg.records import write_evaluations
 from sdpg.rewards import Verifier
@@ -16,7 +18,9 @@ from sdpg.tokenizer import load_tokenizer
 from sdpg.tracking import stage_run
 
 
-def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: bool = False) -> list[dict[str, Any]]:
+def evaluate_policy(
+    params: Params, identity: Identity, folder: Path, teacher: bool = False, names: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
     """Samples a policy folder on all problem sets, at the evaluation temperature and greedily.
 
     Args:
@@ -24,14 +28,17 @@ def evaluate_policy(params: Params, identity: Identity, folder: Path, teacher: b
         identity: leading columns of the records.
         folder: of the policy.
         teacher: also ask it with the privileged prompt, recorded as method ``<method>-teacher``.
+        names: of the problem sets to ask; otherwise all.
     """
     set_threads(params.train.threads)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder)
     sets = read_problem_sets(paths.PREPARED, params.data)
+    sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation
     with Verifier(params.reward) as verifier:
-        sampler = make_engine(params.rollout.engine, model, tokenizer, settings.batch)
+        longest = longest_prompt(sets.values(), teacher) + settings.max_tokens
+        sampler = make_engine(params.rollout, model, tokenizer, settings.batch, longest)
         arguments = (sampler, tokenizer, verifier, sets, settings)
         rows = evaluate(*arguments, identity, settings.final_samples, purpose="final")
         rows += evaluate(*arguments, identity, 1, temperature=0.0)

@@ -23,8 +23,8 @@ KINDS: dict[str, Kind] = {
 """First part of a path → kind; every other path is a parameter."""
 
 WITHOUT_EFFECT = (
-    "profile", "preset", "run", "tracking", "report", "watch", "evaluation.final_samples", "train.checkpoint_every",
-    "train.record_every", "train.record_rows", "train.gradients_every",
+    "profile", "preset", "run", "tracking", "report", "tune", "watch", "evaluation.final_samples", 
+    "train.checkpoint_every", "train.record_every", "train.record_rows", "train.gradients_every",
 )  # fmt: skip
 """Parameters that change neither a run's policy nor its curves: names of overlays, what else was run, what is logged,
 recorded or reported. A parameter that is not listed is taken to have an effect."""

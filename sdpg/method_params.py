@@ -29,6 +29,10 @@ class MethodParams(Section):
     rlsd_lambda: Fraction = 0.5
     rlsd_decay: Fraction = 0.125
     """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
+    rlsd_warmup: Fraction = 0.0
+    """Window in which λ rises, which RLSD does not have: a fraction of the steps; 0 turns it off."""
+    rlsd_shape: Literal["linear", "cosine"] = "linear"
+    """How λ crosses both windows."""
     rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
     """Exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
@@ -41,6 +45,8 @@ class MethodParams(Section):
     beta_warmup: Fraction = 0.125
     beta_decay: Fraction = 0.875
     """D2: windows of β(k), fractions of the steps; 0 turns that factor off."""
+    beta_shape: Literal["linear", "cosine"] = "linear"
+    """How β crosses both windows: the paper's straight lines, or half a cosine."""
     kl_clamp: Annotated[float, Field(gt=0)] | None = None
     """D1: bound on each token's KL; the public code has 20."""
     reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
@@ -57,9 +63,10 @@ class MethodParams(Section):
         rlsd = self.token_weighting == "rlsd"
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
-            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_clip": rlsd,
+            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
             "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd,
-            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "kl_clamp": distils,
+            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
+            "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",
         }  # fmt: skip
         return conditions.get(field, True)

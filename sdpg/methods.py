@@ -24,9 +24,10 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
     beta = rlsd_lambda = 0.0
     if method.distillation != "none":
         warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
-        beta = schedules.beta(step, total, method.beta, warmup, decay)
+        beta = schedules.beta(step, total, method.beta, warmup, decay, method.beta_shape)
     if method.token_weighting == "rlsd":
-        rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, schedules.window(method.rlsd_decay, total))
+        warmup, decay = (schedules.window(fraction, total) for fraction in (method.rlsd_warmup, method.rlsd_decay))
+        rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, decay, warmup, method.rlsd_shape)
     alpha = method.alpha if method.reference != "none" else 0.0
     return Coefficients(alpha, beta, rlsd_lambda, method.entropy_bonus)
 

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.batches import TokenBatch
@@ -49,8 +50,8 @@ def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> P
     return Qwen3ForCausalLM(config)
 
 
-def load_model(folder: Path) -> Any:
-    """Loads a policy as float32 master weights, onto the accelerator if there is one.
+def load_model(folder: Path, place: torch.device | None = None) -> Any:
+    """Loads a policy as float32 master weights, onto ``place``: without one, the accelerator if there is one.
 
     Raises:
         UserError: if the folder is no model folder, or its weights are not safetensors.
@@ -74,7 +75,7 @@ def load_model(folder: Path) -> Any:
             f"{folder} changes its logits after the head ({scaled}), which the losses here do not: "
             "use a model without, such as Qwen3"
         )
-    return model.to(device())
+    return model.to(place or device())
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -103,7 +104,8 @@ def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor,
     logits are made for prompt positions. Because it runs inside the model's own forward, wherever that puts its weights
     (sharded or tied) they are whole here, and gradients that it hands to them are reduced like any other.
     """
-    head = model.get_output_embeddings()
+    # A wrapper for data parallelism has none of the model's own methods.
+    head = getattr(model, "module", model).get_output_embeddings()
 
     def forward(states: Tensor) -> Tensor:
         return function(states[batch.rows, batch.positions], head.weight, head.bias)
@@ -125,6 +127,26 @@ def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor,
 def response_hidden(model: Any, batch: TokenBatch) -> Tensor:
     """Hidden states (N, D) that predict the response tokens."""
     return with_head(model, batch, lambda hidden, weight, bias: hidden)
+
+
+def hidden_and_head(model: Any, batch: TokenBatch) -> tuple[Tensor, Any]:
+    """Hidden states as of :func:`response_hidden`, with an output embedding that may be called on its own.
+
+    Sharded weights are whole within the model's own pass alone, and calling their module elsewhere would gather them
+    from all ranks, as often as each of them calls it: a head with a copy stands in, as long as it is kept.
+    """
+    head = model.get_output_embeddings()
+    if not isinstance(head.weight, DTensor):
+        return response_hidden(model, batch), head
+    copy = torch.nn.Linear(1, 1, device="meta")
+
+    def function(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        copy.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+        own = None if bias is None else torch.nn.Parameter(bias.detach().clone(), requires_grad=False)
+        copy.register_parameter("bias", own)
+        return hidden
+
+    return with_head(model, batch, function), copy
 
 
 def response_logits(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:

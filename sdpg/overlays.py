@@ -25,6 +25,7 @@ WHOLE = {
     ("data", "benchmarks"),
     ("base", "model"),
     ("prompts", "chat_template_kwargs"),
+    ("rollout", "vllm"),
 }
 """Nodes that an overlay replaces as a whole, because their keys depend on one another."""
 

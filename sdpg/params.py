@@ -11,8 +11,11 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
+from sdpg.tune_params import VALIDATION, TuneParams
+from sdpg.vllm_params import VllmParams
 from sdpg.watch_params import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
@@ -72,6 +75,8 @@ class FileSource(Section):
     path: str
     columns: ColumnMap = ColumnMap()
     limit: Positive | None = None
+    made_from: HubSource | None = None
+    """The dataset whose problems the file holds, for instance with solutions added; named where the file is missing."""
 
 
 Source = Annotated[SyntheticSource | HubSource | FileSource, Field(discriminator="kind")]
@@ -182,16 +187,41 @@ class BaseParams(Section):
     """Where local model folders lie; a dependency of the stages that read them."""
     model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
 
+    @property
+    def local_folder(self) -> Path | None:
+        """The model's folder: a local one, or that of a hub model whose files were put into ``<folder>/<id>``."""
+        match self.model:
+            case LocalModel(path=path):
+                return Path(self.folder) / path
+            case HubModel(id=path) if (folder := Path(self.folder) / path).is_dir():
+                return folder
+        return None
+
 
 class RolloutParams(Section):
     """How responses are sampled in training."""
 
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """Also of all evaluations. transformers' generate works on the trained module itself; vLLM has a copy of the
+    weights, which follows each update; see docs/scaling_vllm.md."""
+    vllm: VllmParams | None = None
+    """Settings of vLLM; ``None`` with another engine."""
     max_tokens: Positive = 4096
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch: Positive = 128
     """Sequences generated at once."""
+
+    @model_validator(mode="after")
+    def _settings_of_this_engine(self) -> "RolloutParams":
+        if self.engine == "vllm" and self.vllm is None:
+            raise ValueError(
+                "engine is vllm, but vllm, its settings, is missing: add vllm: {mode: in_process, "
+                "kv_cache_megabytes: …}, or {mode: server, url: …}"
+            )
+        if self.engine != "vllm" and self.vllm is not None:
+            raise ValueError(f"vllm holds settings that engine: {self.engine} does not read: set vllm to null")
+        return self
 
 
 class RewardParams(Section):
@@ -240,6 +270,10 @@ class TrainParams(Section):
     lr: Annotated[float, Field(gt=0)] = 1e-6
     lr_warmup: Fraction = 0.025
     """Linear warm-up, as a fraction of ``steps``; then constant."""
+    lr_decay: Fraction = 0.0
+    """Window at the end in which the rate falls, as a fraction of ``steps``; 0, as in the paper: it does not."""
+    lr_shape: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls."""
     lr_starts_at_zero: bool = False
     """D19: the public code's first optimiser step has learning rate 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
@@ -256,8 +290,12 @@ class TrainParams(Section):
     """Steps between measurements of each term's own gradient, which cost one update more per term; 0: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward and backward passes; weights and optimiser state are float32."""
+    activation_checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the rest again: less memory, a third more
+    operations, the same gradient."""
     threads: Positive = 1
     """CPU threads of one training process."""
+    distributed: DistributedParams = DistributedParams()
     eval_every: Positive = 10
     checkpoint_every: Positive = 10
     record_every: Positive = 10
@@ -316,6 +354,7 @@ class Params(Section):
     watch: WatchParams
     tracking: TrackingParams
     report: ReportParams
+    tune: TuneParams
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -328,9 +367,22 @@ class Params(Section):
             raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
         for name in self.run.methods:
             self.method(name)
+        metric = self.tune.objective.metric
+        if metric in self.data.benchmarks:
+            raise ValueError(
+                f"tune.objective.metric is {metric!r}, a benchmark: what is selected on a benchmark cannot be reported "
+                f"on it; use {VALIDATION}, whose problems data.validation_size holds back"
+            )
+        if metric != VALIDATION:
+            raise ValueError(f"tune.objective.metric is {metric!r}: there is {VALIDATION} to tune on")
         if self.train.prompts_per_step % self.train.updates_per_batch:
             raise ValueError(
                 f"train.updates_per_batch is {self.train.updates_per_batch}, which does not divide "
+                f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
+            )
+        if self.train.prompts_per_step % self.train.distributed.processes:
+            raise ValueError(
+                f"train.distributed.processes is {self.train.distributed.processes}, which does not divide "
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
         model = self.base.model
@@ -338,6 +390,11 @@ class Params(Section):
             raise ValueError(
                 "base.model.kind is scratch, which learns from the synthetic world, but "
                 f"data.train.kind is {self.data.train.kind}: use a hub or folder model"
+            )
+        if self.tune.training_seed in self.run.seeds:
+            raise ValueError(
+                f"tune.training_seed is {self.tune.training_seed}, which is in run.seeds: tuning on a seed that is "
+                "reported later favours it; use another"
             )
         return self
 

@@ -4,18 +4,38 @@ Axes: B sequences, N response tokens of a batch, M of them scored by the teacher
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
-from sdpg.batches import TokenBatch
+from sdpg.batches import TokenBatch, token_batch
 from sdpg.experience import Experience
 from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
-from sdpg.models import response_hidden, with_head
+from sdpg.models import hidden_and_head, response_hidden, with_head
 from sdpg.params import MethodParams, TrainParams
+from sdpg.ranks import SOLO, Ranks
+
+
+@dataclass(frozen=True)
+class Round:
+    """A micro-batch of this rank, while each other rank has one of its own.
+
+    Attributes:
+        rows: whose tokens the batch holds, in their order; none where this rank has nothing left to do and passes
+            through the model all the same, because sharded weights are gathered from all ranks at once.
+        batch: the tokens; without rows, a single one that stands for nothing.
+        everyone: the rows of each rank in this round.
+        last: whether it is the last.
+    """
+
+    rows: list[int]
+    batch: TokenBatch
+    everyone: list[list[int]]
+    last: bool
 
 
 @dataclass
@@ -30,6 +50,9 @@ class Policies:
         dtype: of the forward passes; softmax, KL and sums are float32 whatever it is.
         head_bytes: for the logits of a chunk of tokens; see :func:`sdpg.fused_head.fused_head`.
         line_tokens: siblings share their prompt on lines of up to so many tokens; 0: never.
+        ranks: the processes that the rows are dealt to.
+        replica: what wraps the student in passes with gradient, so that these are summed over the ranks; None where
+            nothing has to, or the student is sharded.
     """
 
     student: Any
@@ -39,18 +62,38 @@ class Policies:
     dtype: torch.dtype = torch.float32
     head_bytes: int = 64 << 20
     line_tokens: int = 0
+    ranks: Ranks = SOLO
+    replica: DistributedDataParallel | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Of every forward pass."""
         return torch.autocast(self.student.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
-    def batches(
+    @property
+    def trained(self) -> Any:
+        """The student as passes with gradient call it."""
+        return self.student if self.replica is None else self.replica
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Around a pass with its backward pass: replicas sum their gradients over the ranks in the last one alone."""
+        return nullcontext() if self.replica is None or last else self.replica.no_sync()
+
+    def rounds(
         self, experience: Experience, rows: Sequence[int], prompts: list[list[int]], budget: int
-    ) -> Iterator[tuple[list[int], TokenBatch]]:
-        """Micro-batches of at most ``budget`` padded tokens, each with its rows in the order of its tokens."""
-        for lines in experience.micro_batches(rows, prompts, budget, self.line_tokens):
-            batch = experience.batch(lines, prompts, self.pad_id, self.student.device)
-            yield [row for line in lines for row in line], batch
+    ) -> Iterator[Round]:
+        """Deals rows to the ranks in micro-batches of at most ``budget`` padded tokens; as many rounds for each."""
+        dealt = experience.dealt_micro_batches(rows, prompts, budget, self.line_tokens, self.ranks.size)
+        count = max(map(len, dealt))
+        for at in range(count):
+            lines = [batches[at] if at < len(batches) else [] for batches in dealt]
+            everyone = [[row for line in one for row in line] for one in lines]
+            mine = lines[self.ranks.rank]
+            batch = experience.batch(mine, prompts, self.pad_id, self.student.device) if mine else self.idle_batch()
+            yield Round(everyone[self.ranks.rank], batch, everyone, at == count - 1)
+
+    def idle_batch(self) -> TokenBatch:
+        """One token, for a pass that is made because other ranks make it."""
+        return token_batch([[self.pad_id]], [[self.pad_id]], self.pad_id, self.student.device)
 
     def read(
         self,
@@ -85,30 +128,49 @@ class Policies:
 
     @torch.no_grad()
     def privileged(
-        self, experience: Experience, tokens: dict[int, Tensor], method: MethodParams, train: TrainParams
+        self,
+        experience: Experience,
+        tokens: dict[int, Tensor],
+        everyone: Sequence[Sequence[int]],
+        method: MethodParams,
+        train: TrainParams,
     ) -> Teacher | None:
         """The teacher's pass over some rows under their privileged prompts; None for no rows.
 
         Args:
             experience: the rollouts.
             tokens: row → which tokens of the student's batch are its response.
+            everyone: the rows that each rank has the teacher read in this round, ``tokens`` being this rank's.
             method: whose weights play the teacher, and the divergence.
             train: its temperature, and the budget of a micro-batch.
         """
         model = self.teacher(method)
         order: list[Tensor] = []
         hidden: list[Tensor] = []
-        budget = train.tokens_per_micro_batch
-        for members, batch in self.batches(experience, list(tokens), experience.teacher_prompts, budget):
+        head = None
+        planned = [
+            experience.micro_batches(rows, experience.teacher_prompts, train.tokens_per_micro_batch, self.line_tokens)
+            for rows in everyone
+        ]
+        mine = planned[self.ranks.rank]
+        for lines in mine:
+            batch = experience.batch(lines, experience.teacher_prompts, self.pad_id, self.student.device)
             with self.autocast():
-                hidden.append(response_hidden(model, batch))
-            order += [tokens[row] for row in members]
+                if model is self.student:
+                    hidden.append(response_hidden(model, batch))
+                else:
+                    states, head = hidden_and_head(model, batch)
+                    hidden.append(states)
+            order += [tokens[row] for line in lines for row in line]
+        for _ in range(max(map(len, planned)) - len(mine)):
+            with self.autocast():
+                response_hidden(model, self.idle_batch())
         if not order:
             return None
         return Teacher(
             torch.cat(order),
             torch.cat(hidden),
-            head=None if model is self.student else model.get_output_embeddings(),
+            head=head,
             temperature=self.teacher_temperature(train),
             divergence=None if method.distillation == "none" else method.distillation,
             jsd_beta=method.jsd_beta,
@@ -124,10 +186,15 @@ class Policies:
         budget: int,
         temperature: float | None = None,
     ) -> dict[int, Tensor]:
-        """Log-probs of the sampled response tokens, row → (T,), without gradient."""
+        """Log-probs of the sampled response tokens, row → (T,), without gradient; all rows on every rank."""
         found: dict[int, Tensor] = {}
-        for members, batch in self.batches(experience, rows, prompts, budget):
-            _, values = self.read(model, batch, temperature=temperature)
-            parts = values.logprobs.split([len(experience.responses[i]) for i in members])
-            found.update(zip(members, parts, strict=True))
-        return found
+        for one in self.rounds(experience, rows, prompts, budget):
+            _, values = self.read(model, one.batch, temperature=temperature)
+            if one.rows:
+                parts = values.logprobs.split([len(experience.responses[i]) for i in one.rows])
+                found.update(zip(one.rows, parts, strict=True))
+        if self.ranks.size == 1:
+            return found
+        kind = torch.promote_types(next(model.parameters()).dtype, torch.float32)
+        joined = self.ranks.lists({row: values.tolist() for row, values in found.items()})
+        return {row: torch.tensor(values, dtype=kind, device=self.student.device) for row, values in joined.items()}

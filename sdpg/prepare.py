@@ -128,15 +128,17 @@ def world_tokenizer(model: ScratchModel, families: dict[str, float], prompts: Pr
 
 def base_tokenizer(params: Params) -> PreTrainedTokenizerBase:
     """The initial policy's tokenizer: trained here for a model from scratch, else the model's own."""
+    if (folder := params.base.local_folder) is not None:
+        return load_tokenizer(folder)
     match params.base.model:
         case HubModel(id=place, revision=revision):
             return load_tokenizer(place, revision)
-        case LocalModel(path=path):
-            return load_tokenizer(Path(params.base.folder) / path)
-        case model:
+        case ScratchModel() as model:
             train = params.data.train
             assert isinstance(train, SyntheticSource), "checked with the parameters"
             return world_tokenizer(model, train.families, params.prompts)
+        case LocalModel():
+            raise AssertionError("a local model has a folder")
 
 
 def _prepare_set(

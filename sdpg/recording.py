@@ -18,6 +18,9 @@ from sdpg.prompts import PreparedRow
 from sdpg.records import TOKEN_SIGNALS
 from sdpg.rewards import Verdict
 
+DIAGNOSED = ("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher")
+"""What the diagnostic pass finds per token."""
+
 
 def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
     """Which rollouts of a step get teacher, reference and KL per token."""
@@ -28,31 +31,28 @@ def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
 def diagnose(
     policies: Policies, experience: Experience, rows: Sequence[int], method: MethodParams, train: TrainParams
 ) -> dict[int, dict[str, list[float]]]:
-    """Scores rows under student, reference and teacher: row → signal → one value per response token.
+    """Scores rows under student, reference and teacher: row → signal → one value per response token, on every rank.
 
     A method without a teacher of its own is shown the current weights with the privileged prompt.
     """
     # Whatever the method distils, what is recorded is D_KL(p‖q).
     method = method.model_copy(update={"distillation": "kl_student_teacher"})
-    found: dict[int, dict[str, list[float]]] = {}
-    budget = train.tokens_per_micro_batch
-    for group, batch in policies.batches(experience, rows, experience.student_prompts, budget):
-        places = experience.token_places(group, batch.targets.device)
-        teacher = policies.privileged(experience, places, method, train)
-        _, student = policies.read(policies.student, batch, teacher=teacher)
-        _, reference = policies.read(policies.reference, batch)
-        values = {
-            "logprob": student.logprobs,
-            "entropy": student.entropy,
-            "ref_logprob": reference.logprobs,
-            "teacher_logprob": student.teacher_logprobs,
-            "kl_to_teacher": student.divergence,
-        }
-        lengths = [len(experience.responses[row]) for row in group]
-        for name, joined in values.items():
-            for row, part in zip(group, joined.float().cpu().split(lengths), strict=True):
-                found.setdefault(row, {})[name] = part.tolist()
-    return found
+    found: dict[str, dict[int, list[float]]] = {name: {} for name in DIAGNOSED}
+    for one in policies.rounds(experience, rows, experience.student_prompts, train.tokens_per_micro_batch):
+        places = experience.token_places(one.rows, one.batch.targets.device)
+        teacher = policies.privileged(experience, places, one.everyone, method, train)
+        _, student = policies.read(policies.student, one.batch, teacher=teacher)
+        _, reference = policies.read(policies.reference, one.batch)
+        if not one.rows:
+            continue
+        joined = (student.logprobs, student.entropy, reference.logprobs, student.teacher_logprobs, student.divergence)
+        lengths = [len(experience.responses[row]) for row in one.rows]
+        for name, values in zip(DIAGNOSED, joined, strict=True):
+            parts = values.float().cpu().split(lengths)
+            found[name].update((row, part.tolist()) for row, part in zip(one.rows, parts, strict=True))
+    # Row by row, from all ranks.
+    everyones = {name: policies.ranks.lists(values) for name, values in found.items()}
+    return {row: {name: values[row] for name, values in everyones.items()} for row in rows}
 
 
 def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str], list[int], list[int]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import version
+from typing import Protocol
 
 from sdpg.extraction import (
     MAX_ANSWER_CHARACTERS,
@@ -53,6 +54,18 @@ class Verdict:
     extracted_answer: str | None
     """As the response wrote it, trimmed; ``None`` where none was found."""
     reward: float
+
+
+class Scorer(Protocol):
+    """What training and evaluation ask of a verifier; see :class:`Verifier`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]: ...
 
 
 class Verifier:

@@ -1,26 +1,34 @@
 """The train stage: from params.yaml, data and base to a run folder."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import shutil
 from typing import Any
 
+from accelerate import FullyShardedDataParallelPlugin
 from ruamel.yaml import YAML
+import torch
 
 from sdpg import paths
 from sdpg.checkpoints import load_checkpoint
+from sdpg.distribution import checkpoint_activations, full_weights, is_sharded, joined, replicate, shard
 from sdpg.errors import UserError
 from sdpg.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
-from sdpg.models import can_share_lines, load_model, save_model, set_threads
+from sdpg.models import can_share_lines, device, load_model, save_model, set_threads
 from sdpg.params import Params
 from sdpg.policies import Policies
-from sdpg.prompts import read_prepared
-from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, versions
+from sdpg.prompts import longest_prompt, read_prepared
+from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, package_code, versions
+from sdpg.ranks import SOLO, Ranks
 from sdpg.records import read_evaluations
-from sdpg.rewards import Verifier
+from sdpg.rewards import Scorer, Verifier
 from sdpg.rollouts.engines import make_engine
+from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
-from sdpg.tracking import StageRun, stage_run
+from sdpg.tracking import Parent, StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
 from sdpg.watch import read_history, watch_summary
 
@@ -37,10 +45,33 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
     }
 
 
-def describe_run(params: Params, method: str, seed: int, identity: str, inputs: dict[str, str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Errand:
+    """What a run is for when it is none of the pipeline's: a trial, say."""
+
+    folder: Path
+    """Where the run folder goes, instead of ``runs/<method>-<seed>``."""
+    name: str
+    """How records call it."""
+    identity: tuple[Any, ...]
+    """Told apart from other runs of the same parameters, which would share their work in progress."""
+    command: str
+    """What a reader types to have it again."""
+    sets: tuple[str, ...]
+    """The problem sets that are asked in training."""
+    parent: Parent
+    """Under which MLflow shows it."""
+    keep_policy: bool = False
+    stop: Callable[[Path, int, bool], bool] = lambda state, step, evaluated: False
+    """Told (work in progress, step, whether that step was evaluated) after each step; True ends the training there."""
+
+
+def describe_run(
+    params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], errand: Errand | None = None
+) -> dict[str, Any]:
     """What a run hangs on, as stored in its config.yaml."""
     return {
-        "run": f"{method}-{seed}",
+        "run": errand.name if errand else f"{method}-{seed}",
         "method": method,
         "seed": seed,
         "fingerprint": identity,
@@ -51,41 +82,72 @@ def describe_run(params: Params, method: str, seed: int, identity: str, inputs: 
         "code": loaded_code(),
         "versions": versions(),
         "hardware": hardware(),
-        "command": f"dvc repro train@{method}-{seed}",
+        "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
     }
 
 
-def train_run(params: Params, method: str, seed: int) -> Path:
-    """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder."""
+def run_inputs() -> dict[str, str]:
+    """Digests of what a training run reads, by path."""
+    return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
+
+
+def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
+    """The fingerprint under which the work in progress of a run lies."""
+    # Workers of a study have imported more or less by the time they go on with one another's work.
+    code, more = (package_code(), errand.identity) if errand else (loaded_code(), ())
+    return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
+
+
+def train_run(params: Params, method: str, seed: int, errand: Errand | None = None) -> Path | None:
+    """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
+
+    Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others it is None.
+    """
     if method not in params.methods:
         raise UserError(
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     set_threads(params.train.threads)
-    inputs = {
-        str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)
-    }
-    sections = train_sections(params, method)
-    identity = fingerprint(method, seed, sections, inputs, loaded_code(), versions())
-    state = paths.STATE / identity
-    config = describe_run(params, method, seed, identity, inputs)
-    with (
-        stage_run(
-            params, "train", f"{method}-{seed}", identity,
-            {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}, sections, resume=state.exists(),
-        ) as tracked,
-        Verifier(params.reward) as verifier,
-    ):  # fmt: skip
-        trainer = make_trainer(params, method, seed, state, verifier, tracked)
-        # Written first, so that a run in progress says what it is to whoever looks at it.
-        write_config(state, config)
-        trainer.train()
-        folder = assemble(trainer, config)
-        for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
-            tracked.log_artifact(folder / name)
+    with joined(params.train.distributed) as ranks, Verifier(params.reward) as verifier:
+        if not ranks.first:
+            state = paths.STATE / ranks.from_first(None)
+            make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()
+            return None
+        inputs = run_inputs()
+        identity = run_identity(params, method, seed, inputs, errand)
+        state = paths.STATE / identity
+        config = describe_run(params, method, seed, identity, inputs, errand)
+        datasets = {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}
+        with stage_run(
+            params, "train", config["run"], identity, datasets, train_sections(params, method),
+            resume=state.exists(), under=errand.parent if errand else None,
+        ) as tracked:  # fmt: skip
+            # The others wait for this, so that a tracking server that cannot be reached stops them all at once.
+            ranks.from_first(identity)
+            trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
+            if errand:
+                _sent_on(trainer, errand, tracked)
+            # Written first, so that a run in progress says what it is to whoever looks at it.
+            write_config(state, config)
+            trainer.train()
+            keep = errand is None or errand.keep_policy
+            folder = assemble(trainer, config, errand and errand.folder, keep_policy=keep)
+            for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
+                tracked.log_artifact(folder / name)
     # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
     # cache, the run could not be had again without training.
     return folder
+
+
+def _sent_on(trainer: Trainer, errand: Errand, tracked: StageRun) -> None:
+    """Only the errand's sets are asked, and it may end the training."""
+
+    def told(step: int, metrics: dict[str, float | None]) -> bool:
+        tracked.log_step(step, metrics)
+        return errand.stop(trainer.state, step, any(name.startswith("accuracy/") for name in metrics))
+
+    trainer.sets = {name: trainer.sets[name] for name in errand.sets}
+    trainer.on_step = told
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -95,19 +157,44 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
         YAML().dump(config, file)
 
 
-def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: Verifier, tracked: StageRun) -> Trainer:
+def make_trainer(
+    params: Params,
+    method: str,
+    seed: int,
+    state: Path,
+    verifier: Scorer,
+    on_step: Callable[[int, dict[str, float | None]], bool | None],
+    ranks: Ranks = SOLO,
+) -> Trainer:
     """The trainer of one run, with base, data and problem sets read from where the stages left them."""
+    train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
-    pad_id, _ = pad_and_eos(tokenizer)
-    student = load_model(paths.BASE_MODEL)
-    if params.train.line_tokens and not can_share_lines(student):
+    needed = settings.reference != "none" or train.record_rows > 0 or settings.teacher == "reference"
+    sharded = train.distributed.strategy == "fsdp2"
+    # Sharding moves weights to their device layer by layer; all of them need not fit there.
+    place = torch.device("cpu") if sharded else device()
+    student = load_model(paths.BASE_MODEL, place)
+    reference = load_model(paths.BASE_MODEL, place).requires_grad_(False) if needed else None
+    if train.line_tokens and not can_share_lines(student):
         raise UserError(
-            f"train.line_tokens is {params.train.line_tokens}, but the base's attention is not plain full attention by "
+            f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
             "sdpa in every layer, so that siblings on one line would see each other: set it to 0"
         )
-    settings = params.methods[method]
-    needed = settings.reference != "none" or params.train.record_rows > 0 or settings.teacher == "reference"
-    reference = load_model(paths.BASE_MODEL).requires_grad_(False) if needed else None
+    if train.activation_checkpointing:
+        checkpoint_activations(student)
+    sampler, weights = student, None
+    if sharded:
+        plugin = FullyShardedDataParallelPlugin()
+        for model in filter(None, (student, reference)):
+            shard(model, device(), DTYPES[train.dtype], plugin)
+        if params.rollout.engine == "transformers":
+            # It cannot generate with shards.
+            sampler, weights = load_model(paths.BASE_MODEL), partial(full_weights, student)
+    problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
+    longest = longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+    engine = make_engine(
+        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights
+    )
     return Trainer(
         params=params,
         name=method,
@@ -117,19 +204,21 @@ def make_trainer(params: Params, method: str, seed: int, state: Path, verifier: 
         policies=Policies(
             student,
             reference,
-            pad_id,
+            pad_and_eos(tokenizer)[0],
             params.rollout.temperature,
-            DTYPES[params.train.dtype],
-            params.train.head_megabytes << 20,
-            params.train.line_tokens,
+            DTYPES[train.dtype],
+            train.head_megabytes << 20,
+            train.line_tokens,
+            ranks,
+            replicate(student) if train.distributed.strategy == "ddp" else None,
         ),
         tokenizer=tokenizer,
-        engine=make_engine(params.rollout.engine, student, tokenizer, params.rollout.batch),
-        verifier=verifier,
-        problems=read_prepared(paths.PREPARED / "train.jsonl"),
-        sets=read_problem_sets(paths.PREPARED, params.data),
+        engine=SharedEngine(engine, ranks),
+        verifier=SharedVerifier(verifier, ranks),
+        problems=problems,
+        sets=sets,
         base_accuracies=base_accuracies(),
-        on_step=tracked.log_step,
+        on_step=on_step,
     )
 
 
@@ -141,16 +230,21 @@ def base_accuracies() -> dict[str, float]:
     return accuracies([row for row in rows.to_pylist() if row["method"] == "base" and row["temperature"] > 0])
 
 
-def assemble(trainer: Trainer, config: dict[str, Any]) -> Path:
+def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = None, keep_policy: bool = True) -> Path:
     """Builds the run folder from finished work in progress and renames it into place; COMPLETE is written last."""
-    state, target = trainer.state, paths.run_folder(trainer.name, trainer.seed)
-    load_checkpoint(state, trainer.policies.student, trainer.optimizer)
+    state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
+    policy = trainer.policies.student
+    if is_sharded(policy):
+        # A checkpoint holds whole weights, which this process did not.
+        policy = load_model(paths.BASE_MODEL, torch.device("cpu"))
+    load_checkpoint(state, policy)
     with replaced_folder(target) as folder:
         for name in ("metrics.csv", "curves.csv", "timing.csv"):
             shutil.copy(state / name, folder / name)
         for name in ("rollouts", "evaluations"):
             shutil.copytree(state / name, folder / name)
-        save_model(trainer.policies.student, trainer.tokenizer, folder / "policy")
+        if keep_policy:
+            save_model(policy, trainer.tokenizer, folder / "policy")
         write_config(folder, config)
         last = (state / "curves.csv").read_text(encoding="utf-8").splitlines()
         names, values = last[0].split(","), last[-1].split(",")

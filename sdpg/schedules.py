@@ -1,5 +1,11 @@
 """Step → coefficient. Steps count from 1 to ``total``."""
 
+import math
+from typing import Literal
+
+Shape = Literal["linear", "cosine"]
+"""How a window is crossed: x, or (1 - cos πx)/2, which leaves and arrives without a corner."""
+
 
 def window(fraction: float, total: int) -> int:
     """A window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50.
@@ -9,22 +15,47 @@ def window(fraction: float, total: int) -> int:
     return max(1, round(fraction * total)) if fraction > 0 else 0
 
 
-def beta(step: int, total: int, base: float, warmup: int, decay: int) -> float:
+def crossed(position: float, shape: Shape = "linear") -> float:
+    """The factor at a position of 0 to 1 within a window; 1 beyond its end."""
+    if position >= 1:
+        return 1.0
+    return position if shape == "linear" else (1 - math.cos(math.pi * position)) / 2
+
+
+def beta(step: int, total: int, base: float, warmup: int, decay: int, shape: Shape = "linear") -> float:
     """β(k) = β_base · min(1, k/T_warm) · min(1, (T-k)/T_decay), section 3.2 of arXiv 2606.04036.
 
-    Overlapping windows multiply; a window of 0 turns its factor off. With a decay window, β(T) = 0.
+    Overlapping windows multiply; a window of 0 turns its factor off. With a decay window, β(T) = 0. Another shape than
+    the paper's bends both factors.
     """
-    rise = min(1.0, step / warmup) if warmup else 1.0
-    fall = min(1.0, (total - step) / decay) if decay else 1.0
+    rise = crossed(step / warmup, shape) if warmup else 1.0
+    fall = crossed((total - step) / decay, shape) if decay else 1.0
     return base * rise * fall
 
 
-def rlsd_lambda(step: int, base: float, decay: int) -> float:
-    """λ(k) = λ · max(0, 1 - k/T_decay) of RLSD (arXiv 2604.03128); a window of 0 keeps λ constant."""
-    return base * max(0.0, 1 - step / decay) if decay else base
+def rlsd_lambda(step: int, base: float, decay: int, warmup: int = 0, shape: Shape = "linear") -> float:
+    """λ(k) = λ · max(0, 1 - k/T_decay) of RLSD (arXiv 2604.03128); a window of 0 keeps λ constant.
+
+    A warm-up, which RLSD does not have, multiplies by min(1, k/T_warm).
+    """
+    rise = crossed(step / warmup, shape) if warmup else 1.0
+    return base * rise * (crossed(max(0.0, 1 - step / decay), shape) if decay else 1.0)
 
 
-def learning_rate(step: int, base: float, warmup: int, starts_at_zero: bool = False) -> float:
-    """Linear warm-up, then constant: lr · min(1, k/W), or lr · min(1, (k-1)/W) as in the public code (D19)."""
+def learning_rate(
+    step: int,
+    base: float,
+    warmup: int,
+    starts_at_zero: bool = False,
+    total: int = 0,
+    decay: int = 0,
+    shape: Shape = "linear",
+) -> float:
+    """Linear warm-up, then constant: lr · min(1, k/W), or lr · min(1, (k-1)/W) as in the public code (D19).
+
+    A decay window D, which neither has, multiplies by min(1, (T-k+1)/D), so that the last step still learns; the shape
+    is the decay's.
+    """
     position = step - 1 if starts_at_zero else step
-    return base * min(1.0, position / warmup) if warmup else base
+    fall = crossed((total - step + 1) / decay, shape) if decay else 1.0
+    return base * (min(1.0, position / warmup) if warmup else 1.0) * fall

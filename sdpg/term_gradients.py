@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdpg.experience import Signals
 from sdpg.methods import needs_reference
+from sdpg.ranks import whole
 from sdpg.update import Task, accumulate_gradients
 
 COLUMNS = (
@@ -62,4 +63,4 @@ def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
 
 
 def _dot(left: list[Tensor], right: list[Tensor]) -> float:
-    return sum((a * b).sum(dtype=torch.float64).item() for a, b in zip(left, right, strict=True))
+    return sum(whole((a * b).sum(dtype=torch.float64)).item() for a, b in zip(left, right, strict=True))

@@ -109,8 +109,8 @@ def load_tokenizer(folder_or_id: str | Path, revision: str | None = None) -> Pre
         remedy = (
             "restore the tokenizer files"
             if local
-            else "check base.model in params.yaml and the network, or put the model into a folder under base.folder "
-            "and set base.model.kind: folder"
+            else "check base.model in params.yaml and the network, or put the model's files into a folder of "
+            "that name below base.folder"
         )
         raise UserError(f"the tokenizer of {folder_or_id} does not load: {remedy}. {error}") from None
     if not tokenizer.chat_template:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 import logging
 import os
 from pathlib import Path
@@ -23,6 +24,8 @@ from sdpg.provenance import fingerprint, git_state, hardware, versions
 FINGERPRINT_TAG = "sdpg.fingerprint"
 STAGE_TAG = "sdpg.stage"
 SQLITE = "sqlite:///"
+NOT_THE_PIPELINES = {"tracking", "tune"}
+"""Sections that no stage's result depends on."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds."""
 
@@ -80,6 +83,19 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             leaves[prefix + key] = str(value)
     return leaves
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Under which run a stage's run stands."""
+
+    kind: str
+    """``pipeline`` or ``study``."""
+    name: str
+    identity: str
+    """Runs of equal kind and identity are one."""
+    settings: Mapping[str, Any]
+    """Parameters to log once."""
 
 
 class StageRun:
@@ -140,6 +156,7 @@ def stage_run(
     inputs: Mapping[str, tuple[Path, str]],
     settings: Mapping[str, Any],
     resume: bool = False,
+    under: Parent | None = None,
 ) -> Iterator[StageRun]:
     """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
 
@@ -151,9 +168,10 @@ def stage_run(
         inputs: data set name → path and digest.
         settings: parameters to log once.
         resume: go on in a finished run as well: its stage was killed before its outputs were taken over.
+        under: another parent than the pipeline.
     """
     client, experiment = connect(params.tracking)
-    tree = params.model_dump(mode="json", exclude={"tracking"})
+    under = under or _pipeline(params)
     git = git_state()
     tags = {
         "mlflow.source.git.commit": str(git["commit"]),
@@ -168,11 +186,11 @@ def stage_run(
         parent = _find_or_create(
             client,
             experiment,
-            f"pipeline {params.profile} {params.preset}",
-            {FINGERPRINT_TAG: _pipeline_identity(params), STAGE_TAG: "pipeline", **tags},
+            under.name,
+            {FINGERPRINT_TAG: under.identity, STAGE_TAG: under.kind, **tags},
             ("RUNNING", "FINISHED", "FAILED", "KILLED"),
         )
-        _log_params(client, parent, flatten(tree))
+        _log_params(client, parent, flatten(under.settings))
         run = _find_or_create(
             client,
             experiment,
@@ -228,7 +246,24 @@ def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
 
 def _pipeline_identity(params: Params) -> str:
     """Which parent run the stages belong to: everything that can change a result of the pipeline."""
-    return fingerprint(params.model_dump(mode="json", exclude={"tracking"}))
+    return fingerprint(params.model_dump(mode="json", exclude=NOT_THE_PIPELINES))
+
+
+def _pipeline(params: Params) -> Parent:
+    settings = params.model_dump(mode="json", exclude=NOT_THE_PIPELINES)
+    return Parent("pipeline", f"pipeline {params.profile} {params.preset}", fingerprint(settings), settings)
+
+
+def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
+    """Closes a parent run with numbers and files of its own."""
+    client, experiment = connect(params.tracking)
+    condition = f"tags.`{FINGERPRINT_TAG}` = '{parent.identity}' and tags.`{STAGE_TAG}` = '{parent.kind}'"
+    for run in client.search_runs([experiment], condition):
+        for name, value in metrics.items():
+            client.log_metric(run.info.run_id, name, value)
+        for path in artifacts:
+            client.log_artifact(run.info.run_id, str(path))
+        client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def stage_seconds(params: Params) -> dict[str, float]:

@@ -8,35 +8,33 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 import random
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sdpg import schedules
 from sdpg.advantages import gate, group_advantages
-from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
-from sdpg.errors import UserError
+from sdpg.checkpoints import cut_after, load_checkpoint, save_checkpoint
+from sdpg.errors import Diverged, UserError
 from sdpg.evaluation import Identity, accuracies, evaluate
 from sdpg.experience import Experience, Signals
 from sdpg.leakage import leak_shares
+from sdpg.logbook import Logbook, Stopwatch
 from sdpg.losses import reference_term
 from sdpg.methods import Coefficients, coefficients, teacher_rows, trained_rows
-from sdpg.metrics import TIMING_COLUMNS, metric_columns, step_metrics
+from sdpg.metrics import step_metrics
 from sdpg.params import MethodParams, Params
 from sdpg.policies import Policies
 from sdpg.prompts import PreparedRow, prompt_ids
-from sdpg.provenance import peak_memory_bytes
+from sdpg.ranks import whole
 from sdpg.recording import diagnose, rollout_rows, sample_rows
 from sdpg.records import write_evaluations, write_rollouts
-from sdpg.rewards import Verdict, Verifier
+from sdpg.rewards import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.term_gradients import term_gradients
 from sdpg.update import Task, accumulate_gradients
-from sdpg.watch import Watch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,20 +55,6 @@ def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-class Stopwatch:
-    """Seconds spent in named parts of a step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Books the time since the last lap."""
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now
-
-
 @dataclass
 class Trainer:
     """One training run: a method, a seed, and the folder in which its work in progress lies.
@@ -88,7 +72,7 @@ class Trainer:
         problems: to train on.
         sets: benchmarks and validation, by name.
         base_accuracies: of step 0, by name.
-        on_step: told (step, metrics) after every step, for tracking.
+        on_step: told (step, metrics) after every step, for tracking; where it returns True, training ends there.
     """
 
     params: Params
@@ -99,68 +83,62 @@ class Trainer:
     policies: Policies
     tokenizer: Any
     engine: RolloutEngine
-    verifier: Verifier
+    verifier: Scorer
     problems: list[PreparedRow]
     sets: dict[str, list[PreparedRow]]
     base_accuracies: dict[str, float]
-    on_step: Callable[[int, dict[str, float | None]], None] = lambda step, metrics: None
+    on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
 
     def __post_init__(self) -> None:
         train = self.params.train
         self.run = f"{self.name}-{self.seed}"
+        self.ranks = self.policies.ranks
         self.optimizer = torch.optim.AdamW(
             self.policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
-        self.warmup = schedules.window(train.lr_warmup, train.steps)
+        self.warmup, self.decay = (schedules.window(part, train.steps) for part in (train.lr_warmup, train.lr_decay))
 
     def train(self) -> None:
-        """Runs the steps that are still missing."""
-        train = self.params.train
-        self.state.mkdir(parents=True, exist_ok=True)
-        done = load_checkpoint(self.state, self.policies.student, self.optimizer)
-        cut_after(self.state, done)
-        metrics_log = CsvLog(self.state / "metrics.csv", metric_columns())
-        timing_log = CsvLog(self.state / "timing.csv", TIMING_COLUMNS)
-        curves_log = CsvLog(self.state / "curves.csv", ["step", *self.sets])
-        if done == 0 and len((self.state / "curves.csv").read_text().splitlines()) == 1:
-            curves_log.append({"step": 0, **self.base_accuracies})
-        alarms = Watch(metrics_log.path, self.params.watch)
+        """Runs the steps that are still missing; the first rank alone writes, beside them all."""
+        train, ranks = self.params.train, self.ranks
+        done = self.resume()
+        book = None
+        if ranks.first:
+            base = {name: self.base_accuracies[name] for name in self.sets}
+            book = Logbook(self.state, self.run, self.params, base, self.on_step)
         self.engine.sync_weights()
-        bar = tqdm(range(1, train.steps + 1), initial=done, desc=self.run, unit="step")
         for step in range(done + 1, train.steps + 1):
             watch = Stopwatch()
             metrics = self.step(step, watch)
-            rings, news = alarms.see(step, metrics)
-            metrics |= rings
-            for line in news:
-                tqdm.write(f"{self.run}, step {step}: {line}")
+            accuracy: dict[str, float] = {}
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
-                curves_log.append({"step": step, **accuracy})
-            else:
-                accuracy = {}
-            metrics_log.append({"step": step, **metrics})
-            tokens = metrics["response_tokens"] or 0.0
-            timing_log.append(
-                {
-                    "step": step,
-                    **{f"{part}_seconds": watch.seconds[part] for part in watch.seconds},
-                    "rollout_tokens_per_second": tokens / watch.seconds["rollout"],
-                    "update_tokens_per_second": tokens / watch.seconds["update"],
-                    "peak_memory_bytes": peak_memory_bytes(),
-                    "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-                }
+            # Whether to end here is the first rank's to say: it alone has the books.
+            stop = ranks.from_first(book is not None and book.enter(step, metrics, accuracy, watch))
+            if stop or step % train.checkpoint_every == 0 or step == train.steps:
+                save_checkpoint(self.state, step, self.policies.student, self.optimizer, ranks)
+            if stop:
+                break
+        if book is not None:
+            book.close()
+
+    def resume(self) -> int:
+        """Restores the newest checkpoint, cuts what lies past it, and returns its step."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        done = load_checkpoint(self.state, self.policies.student, self.optimizer)
+        if set(self.ranks.values(done)) != {done}:
+            raise UserError(
+                f"{self.state}: the processes find checkpoints of different steps: all machines must see the same "
+                "files, so put the project on a folder that they share"
             )
-            self.on_step(step, {**metrics, **{f"accuracy/{name}": value for name, value in accuracy.items()}})
-            if step % train.checkpoint_every == 0 or step == train.steps:
-                save_checkpoint(self.state, step, self.policies.student, self.optimizer)
-            bar.update()
-            bar.set_postfix(reward=f"{metrics['reward']:.2f}", length=f"{metrics['length']:.0f}")
-        bar.close()
+        if self.ranks.first:
+            cut_after(self.state, done)
+        self.ranks.wait()
+        return done
 
     def step(self, step: int, watch: Stopwatch) -> dict[str, float | None]:
-        """One rollout batch and its update(s); returns the step's metrics."""
+        """One rollout batch and its update(s); returns the step's metrics, which only the first rank knows."""
         train, at = self.params.train, coefficients(self.method, step, self.params.train.steps)
         chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
         experience, texts, verdicts = self.rollouts(chosen, step, watch)
@@ -185,9 +163,14 @@ class Trainer:
             watch.lap("diagnostic")
 
         signals = Signals()
-        lr = schedules.learning_rate(step, train.lr, self.warmup, train.lr_starts_at_zero)
+        lr = schedules.learning_rate(
+            step, train.lr, self.warmup, train.lr_starts_at_zero, train.steps, self.decay, train.lr_shape
+        )
         loss, grad_norm = self.update(step, task, lr, signals)
+        signals = signals.gathered(self.ranks)
         watch.lap("update")
+        if not self.ranks.first:
+            return {}
         metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
         metrics |= gradients | leak_shares(texts, chosen, self.params.watch) | {
             "loss": loss, "grad_norm": grad_norm, "lr": lr,
@@ -243,6 +226,9 @@ class Trainer:
             rewards = rewards - at.alpha * self.reference_penalty(experience, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
         advantages = group_advantages(groups, train.advantage_std, train.advantage_eps)
+        # The first rank decides: who differed in a last bit could plan other passes than the rest.
+        flat = self.ranks.from_first(advantages.flatten().tolist())
+        advantages = torch.tensor(flat, dtype=torch.float64).view_as(advantages)
         experience.advantages = advantages.flatten()
         kind = self.method.gate if self.method.distillation != "none" else "positive"
         experience.gates = gate(advantages, kind).flatten()
@@ -290,9 +276,9 @@ class Trainer:
                 # must see, and not missing.
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            norm = torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm)
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm))
             if not torch.isfinite(norm):
-                raise UserError(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
+                raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()
             self.optimizer.step()
             self.engine.sync_weights()
@@ -303,5 +289,6 @@ class Trainer:
         identity = Identity(self.run, self.name, self.seed, step)
         params = self.params.evaluation
         rows = evaluate(self.engine, self.tokenizer, self.verifier, self.sets, params, identity, params.samples)
-        write_evaluations(self.state / "evaluations" / f"step-{step:06d}.parquet", rows)
+        if self.ranks.first:
+            write_evaluations(self.state / "evaluations" / f"step-{step:06d}.parquet", rows)
         return accuracies(rows)

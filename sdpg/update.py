@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdpg import losses
 from sdpg.batches import TokenBatch
-from sdpg.errors import UserError
+from sdpg.errors import Diverged
 from sdpg.experience import Experience, Signals
 from sdpg.files import write_text
 from sdpg.fused_head import Teacher, TokenValues
@@ -29,7 +29,7 @@ from sdpg.methods import (
     trained_rows,
 )
 from sdpg.params import MethodParams, TrainParams
-from sdpg.policies import Policies
+from sdpg.policies import Policies, Round
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Task:
 
 
 def accumulate_gradients(task: Task, rows: Sequence[int], signals: Signals) -> float:
-    """Adds ∂L/∂θ of the given rows to the student's gradients and returns L.
+    """Adds ∂L/∂θ of the given rows to the student's gradients and returns L; the rows are dealt to the ranks.
 
     Rows whose every term is zero get no pass: they count in the normaliser, and leave no signals.
 
     Args:
         task: models, rollouts, method.
         rows: one mini-batch: whole groups, siblings side by side.
-        signals: receives the per-token values.
+        signals: receives the per-token values of this rank's rows.
 
     Raises:
-        UserError: if a term is not finite; the message names the term, the file holds the batch.
+        Diverged: if a term is not finite; the message names the term, the file holds the batch.
     """
     experience, method, train = task.experience, task.method, task.train
     lengths = torch.tensor([len(experience.responses[i]) for i in rows])
@@ -79,27 +79,35 @@ def accumulate_gradients(task: Task, rows: Sequence[int], signals: Signals) -> f
     trained = trained_rows(method, task.at, experience.advantages, experience.gates)
     read = [row for row in rows if trained[row]]
     total = 0.0
-    for group, batch in task.policies.batches(
-        experience, read, experience.student_prompts, train.tokens_per_micro_batch
-    ):
-        total += _micro_batch(task, group, batch, weight_of, with_teacher, signals)
-    return total
+    for one in task.policies.rounds(experience, read, experience.student_prompts, train.tokens_per_micro_batch):
+        with task.policies.accumulating(one.last):
+            total += _micro_batch(task, one, weight_of, with_teacher, signals)
+    return task.policies.ranks.total(total)
 
 
-def _micro_batch(
-    task: Task, group: list[int], batch: TokenBatch, weight_of: Tensor, with_teacher: Tensor, signals: Signals
-) -> float:
-    """Forward and backward pass of a few sequences; returns their part of L."""
-    policies, experience = task.policies, task.experience
+def _micro_batch(task: Task, one: Round, weight_of: Tensor, with_teacher: Tensor, signals: Signals) -> float:
+    """Forward and backward pass of a few sequences; returns their part of L.
+
+    Without rows the same models are passed through in the same order, and the gradient is 0.
+    """
+    policies, experience, group, batch = task.policies, task.experience, one.rows, one.batch
     places = experience.token_places(group, batch.targets.device)
     taught = {row: tokens for row, tokens in places.items() if with_teacher[row]}
-    teacher = policies.privileged(experience, taught, task.method, task.train)
+    everyone = [[row for row in rows if with_teacher[row]] for rows in one.everyone]
+    teacher = policies.privileged(experience, taught, everyone, task.method, task.train)
+    if not group:
+        if needs_reference(task.method, task.at):
+            with torch.no_grad():
+                policies.read(policies.reference, batch)
+        loss, _ = policies.read(policies.trained, batch, lambda _, values: 0.0 * values.logprobs)
+        loss.backward()
+        return 0.0
     terms = _Terms(task, group, batch, weight_of, teacher)
-    loss, values = policies.read(policies.student, batch, terms, teacher)
+    loss, values = policies.read(policies.trained, batch, terms, teacher)
     row_lengths = [len(experience.responses[i]) for i in group]
     _stop_unless_finite(terms.found, experience, group, row_lengths, task.dump)
-    if loss.requires_grad:
-        loss.backward()
+    # Replicas and shards take the mean of the ranks' gradients; L is a sum over all rows.
+    loss.backward(torch.full_like(loss, policies.ranks.size))
     kept = {name: terms.found[name] for name in ("weight", "loss", "ratio", "clipped")}
     signals.store(group, row_lengths, logprob=values.logprobs, entropy=values.entropy, **kept)
     if terms.ref_logprobs is not None:
@@ -206,7 +214,7 @@ def _stop_unless_finite(
             for i, part in zip(group, parts, strict=True)
         ]
         write_text(dump, json.dumps(rows, indent=1))
-        raise UserError(
+        raise Diverged(
             f"the term {name!r} of the loss is not finite. The batch is in {dump}; "
             "a lower train.lr, train.max_grad_norm or methods.*.beta usually helps"
         )

@@ -156,7 +156,7 @@ def test_a_hub_model_that_is_not_at_hand_says_where_to_put_it(project: Path, mon
     from sdpg.params import HubModel
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"neither cached nor reachable .* put its files into inputs/models/<name>"):
+    with pytest.raises(UserError, match=r"neither cached nor reachable .* files into inputs/models/Qwen/Qwen3-1\.7B"):
         _fetch(HubModel(kind="hub", id="Qwen/Qwen3-1.7B", revision="main"), "inputs/models")
 
 

@@ -84,6 +84,7 @@ def test_two_methods_are_compared_by_the_fields_that_they_read() -> None:
         "method.beta": (UNREAD, 1.0),
         "method.beta_warmup": (UNREAD, 0.125),
         "method.beta_decay": (UNREAD, 0.875),
+        "method.beta_shape": (UNREAD, "linear"),
         "method.kl_clamp": (UNREAD, None),
         "method.reference": ("k3", "ufkl"),
     }, "alpha and reference_in are equal in both"

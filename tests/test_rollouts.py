@@ -11,6 +11,7 @@ from transformers.utils.logging import warning_once
 
 from sdpg.batches import token_batch
 from sdpg.models import response_logits
+from sdpg.params import RolloutParams
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.rollouts.engines import make_engine
@@ -204,7 +205,7 @@ def test_no_prompts_give_no_responses(model: Any) -> None:
 
 def test_an_update_is_seen_at_once() -> None:
     model = tiny_model(2)
-    sampler: Any = make_engine("transformers", model, SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD), 8)
+    sampler: Any = make_engine(RolloutParams(), model, SimpleNamespace(eos_token_id=EOS, pad_token_id=PAD), 8, 100)
     before = sampler.generate(PROMPTS, sampling(temperature=0.0))
     with torch.no_grad():
         for parameter in model.parameters():

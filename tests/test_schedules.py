@@ -1,6 +1,6 @@
 import pytest
 
-from sdpg.schedules import beta, learning_rate, rlsd_lambda, window
+from sdpg.schedules import beta, crossed, learning_rate, rlsd_lambda, window
 
 
 def test_windows_are_fractions_of_the_run() -> None:
@@ -72,3 +72,27 @@ def test_learning_rate_may_start_at_zero() -> None:
 @pytest.mark.parametrize("starts_at_zero", [False, True])
 def test_learning_rate_without_a_warm_up_is_constant(starts_at_zero: bool) -> None:
     assert [learning_rate(step, 0.1, 0, starts_at_zero) for step in (1, 2, 9)] == [0.1] * 3
+
+
+def test_half_a_cosine_leaves_and_arrives_flat() -> None:
+    # (1 - cos πx)/2 at x = 0, 1/4, 1/2, 3/4, 1
+    values = [crossed(x, "cosine") for x in (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)]
+    assert values == pytest.approx([0, (1 - 2**-0.5) / 2, 0.5, (1 + 2**-0.5) / 2, 1, 1])
+    # T = 10, warm-up 4 and decay 4: k = 1 is a quarter up, k = 9 a quarter left, the plateau is untouched.
+    found = [beta(step, 10, 2.0, 4, 4, "cosine") for step in (1, 2, 5, 9, 10)]
+    assert found == pytest.approx([2 * (1 - 2**-0.5) / 2, 1.0, 2.0, 2 * (1 - 2**-0.5) / 2, 0.0])
+
+
+def test_lambda_may_warm_up() -> None:
+    # 0.5 · k/4 · (1 - k/8)
+    assert [rlsd_lambda(step, 0.5, 8, 4) for step in (1, 2, 4, 8)] == pytest.approx(
+        [0.5 / 4 * 7 / 8, 0.25 * 6 / 8, 0.25, 0]
+    )
+    assert rlsd_lambda(2, 0.5, 8, 0, "cosine") == pytest.approx(0.5 * (1 + 2**-0.5) / 2)
+
+
+def test_a_learning_rate_that_falls_still_learns_at_the_last_step() -> None:
+    values = [learning_rate(step, 1.0, 2, False, 8, 4) for step in (1, 2, 4, 5, 6, 7, 8)]
+    assert values == pytest.approx([0.5, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert learning_rate(7, 1.0, 0, False, 8, 4, "cosine") == pytest.approx(0.5)
+    assert [learning_rate(step, 1.0, 2, False, 8, 0) for step in (1, 8)] == [0.5, 1.0]

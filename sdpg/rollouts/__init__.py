@@ -1,5 +1,5 @@
 """Sampling responses: one protocol, several engines."""
 
-from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling
+from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling, WeightSource
 
-__all__ = ["Completion", "RolloutEngine", "Sampling"]
+__all__ = ["Completion", "RolloutEngine", "Sampling", "WeightSource"]

@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from sdpg.rollouts.protocol import Completion, Sampling
+from sdpg.rollouts.protocol import Completion, Sampling, WeightSource
 from sdpg.tokenizer import pad_and_eos
 
 
@@ -48,15 +48,31 @@ class _SampledLogprobs(LogitsProcessor):
 
 
 class EmbeddedEngine:
-    """Generates with the trainer's module: weights need no copying, and an update is seen at once."""
+    """Generates with the trainer's module: weights need no copying, and an update is seen at once.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch: int) -> None:
-        self.model = model
+    Given ``weights``, which yields the trainer's, it generates with a module of its own that takes them over piece by
+    piece: where they are sharded, every token would gather all of them from all ranks, as often on each.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch: int,
+        weights: WeightSource | None = None,
+    ) -> None:
+        self.model, self.weights = model, weights
         self.pad_id, self.eos_id = pad_and_eos(tokenizer)
         self.batch = batch
 
+    @torch.no_grad()
     def sync_weights(self) -> None:
-        """Nothing to do: the weights are the trainer's own."""
+        """Nothing to do where the weights are the trainer's own."""
+        if self.weights is None:
+            return
+        own = dict(self.model.named_parameters())
+        for name, tensor in self.weights():
+            own[name].copy_(tensor)
 
     def generate(
         self,

@@ -1,13 +1,42 @@
 """The engine that ``rollout.engine`` names."""
 
-from typing import Any, Literal
+from typing import Any
 
+import torch
+
+from sdpg.params import RolloutParams
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.rollouts.protocol import RolloutEngine
+from sdpg.rollouts.protocol import RolloutEngine, WeightSource
+from sdpg.rollouts.vllm_in_process import InProcessVllm
+from sdpg.rollouts.vllm_server import ServedVllm
+from sdpg.vllm_params import VllmInProcess
 
 
-def make_engine(name: Literal["transformers"], model: Any, tokenizer: Any, batch: int) -> RolloutEngine:
-    """An engine that samples from ``model``, ``batch`` sequences at once."""
-    match name:
-        case "transformers":
-            return EmbeddedEngine(model, tokenizer, batch)
+def make_engine(
+    rollout: RolloutParams,
+    model: Any,
+    tokenizer: Any,
+    batch: int,
+    longest: int,
+    dtype: torch.dtype = torch.float32,
+    weights: WeightSource | None = None,
+) -> RolloutEngine:
+    """An engine that samples from ``model``.
+
+    Args:
+        rollout: names the engine.
+        model: whose weights count, also after they have changed.
+        tokenizer: of the model.
+        batch: sequences at once.
+        longest: tokens of the longest prompt with the longest response that will be asked for.
+        dtype: of the trainer's passes, with which a copy of the weights is compared.
+        weights: for transformers, whose values the model takes over at each sync, where it is not the very module that
+            is trained. vLLM has a copy of its own and reads the model's, sharded or not.
+    """
+    if rollout.engine == "transformers":
+        return EmbeddedEngine(model, tokenizer, batch, weights)
+    settings = rollout.vllm
+    assert settings is not None, "checked when params.yaml was read"
+    if isinstance(settings, VllmInProcess):
+        return InProcessVllm(model, tokenizer, settings, dtype, longest, batch)
+    return ServedVllm(model, tokenizer, settings, dtype, longest, batch)

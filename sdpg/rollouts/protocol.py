@@ -1,8 +1,10 @@
 """What the trainer and the evaluation ask of a rollout engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Completion:
     ids: list[int]
     rollout_logprobs: list[float]
     truncated: bool
+
+
+WeightSource = Callable[[], Iterator[tuple[str, Tensor]]]
+"""Yields the trainer's weights by name, one whole tensor at a time, which is good until the next one is asked for; tied
+weights come once, under the name of the input embedding. All ranks must ask for all of them: a sharded tensor is
+gathered from all."""
 
 
 class RolloutEngine(Protocol):

@@ -1,0 +1,175 @@
+"""Memory of an SDPG update on a CPU, part by part, for a random model of a given size.
+
+``python -m benchmarks.update_memory '{"hidden_size": 128, …}'`` prints one JSON line: bytes of tensors, counted exactly
+by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.update`, :mod:`sdpg.policies`).
+A process of its own, so that nothing of an earlier model is left.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from benchmarks.memory import PeakMemory
+from sdpg import policies as policies_module
+from sdpg.experience import Experience, Signals
+from sdpg.methods import Coefficients
+from sdpg.params import MethodParams, TrainParams
+from sdpg.policies import Policies
+from sdpg.update import Task, accumulate_gradients
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A random Qwen3 and the rollouts of an update: all of one length, half of them with an open gate."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    vocabulary: int = 4096
+    tied: bool = True
+    dtype: str = "float32"
+    checkpointing: bool = False
+    foreach: bool = False
+    rows: int = 8
+    prompt: int = 32
+    hint: int = 32
+    response: int = 97
+    tokens_per_micro_batch: int = 512
+    head_bytes: int = 4 << 20
+
+
+class _Peaks:
+    """Peaks of nested parts: the counter has one peak, which each part resets."""
+
+    def __init__(self, memory: PeakMemory) -> None:
+        self.memory = memory
+        self.parts: dict[str, int] = {}
+        self.before: dict[str, int] = {}
+        self._overall = 0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        before, outer = self.memory.live, max(self._overall, self.memory.peak)
+        self.memory.reset_peak()
+        self._overall = 0
+        yield
+        peak = max(self._overall, self.memory.peak)
+        self.parts[name] = max(self.parts.get(name, 0), peak - before)
+        self.before[name] = max(self.before.get(name, 0), before)
+        self._overall = max(outer, peak)
+
+
+def make_model(setting: Setting) -> Any:
+    """A random float32 model."""
+    config = Qwen3Config(
+        vocab_size=setting.vocabulary, hidden_size=setting.hidden_size, intermediate_size=setting.intermediate_size,
+        num_hidden_layers=setting.layers, num_attention_heads=setting.heads, num_key_value_heads=setting.kv_heads,
+        head_dim=setting.head_dim, max_position_embeddings=65536, tie_word_embeddings=setting.tied, eos_token_id=1,
+        pad_token_id=0, bos_token_id=None, dtype="float32",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config)
+
+
+def make_experience(setting: Setting) -> Experience:
+    """Rows in groups of four, of which two are right."""
+    count = setting.rows
+    advantages = torch.tensor([1.0, -1.0] * (count // 2), dtype=torch.float64)
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(2, setting.vocabulary, (length,), generator=draw).tolist()
+
+    prompts = [ids(setting.prompt) for _ in range(count)]
+    return Experience(
+        problem_ids=["p"] * count, student_prompts=prompts, teacher_prompts=[ids(setting.hint) + p for p in prompts],
+        responses=[ids(setting.response) for _ in range(count)], rollout_logprobs=[[]] * count, advantages=advantages,
+        gates=(advantages > 0).double(),
+    )  # fmt: skip
+
+
+def measure(setting: Setting) -> dict[str, int]:
+    """Bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
+    found: dict[str, int] = {}
+    with PeakMemory() as memory:
+        student = make_model(setting)
+        found["weights"] = memory.live
+        if setting.checkpointing:
+            student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            student.train()
+        reference = make_model(setting).requires_grad_(False)
+        found["reference"] = memory.live - found["weights"]
+        optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6, foreach=setting.foreach)
+        policies = Policies(
+            student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0
+        )
+        train = TrainParams(responses_per_prompt=4, tokens_per_micro_batch=setting.tokens_per_micro_batch)
+        method = MethodParams(
+            title="SDPG-UFKL", outcome="reinforce", distillation="kl_student_teacher", reference="ufkl"
+        )
+        task = Task(
+            policies, make_experience(setting), method, Coefficients(1e-3, 1e-3, 0.0), train, setting.response,
+            Path("not-finite.json"),
+        )  # fmt: skip
+        peaks = _Peaks(memory)
+        _instrument(peaks, student)
+
+        before = memory.live
+        with peaks.part("first"):
+            accumulate_gradients(task, range(setting.rows), Signals())
+        found["gradients"] = memory.live - before
+        before = memory.live
+        optimizer.step()
+        found["optimiser"] = memory.live - before
+        # The second time, as in all steps but the first, gradients and moments are there already.
+        peaks.parts.clear()
+        with peaks.part("passes"):
+            accumulate_gradients(task, range(setting.rows), Signals())
+        with peaks.part("step"):
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+    return found | peaks.parts
+
+
+def _instrument(peaks: _Peaks, student: Any) -> None:
+    """Measures the teacher's passes, what the student's forward pass keeps, and the head."""
+    fused_head, privileged = policies_module.fused_head, Policies.privileged
+    start = {"live": 0}
+
+    def measured_privileged(*arguments: Any, **options: Any) -> Any:
+        with peaks.part("teacher"):
+            found = privileged(*arguments, **options)
+        start["live"] = peaks.memory.live
+        return found
+
+    def measured_head(hidden: Any, *arguments: Any, **options: Any) -> Any:
+        name = "head" if torch.is_grad_enabled() else "reference_head"
+        if name == "head":
+            kept = peaks.memory.live - start["live"]
+            peaks.parts["kept"] = max(peaks.parts.get("kept", 0), kept)
+        with peaks.part(name):
+            return fused_head(hidden, *arguments, **options)
+
+    Policies.privileged = measured_privileged  # pyright: ignore[reportAttributeAccessIssue]
+    policies_module.fused_head = measured_head
+
+
+def main() -> None:
+    """Prints the setting with what was measured."""
+    setting = Setting(**json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}"))
+    torch.set_num_threads(1)
+    print(json.dumps({"setting": asdict(setting), "bytes": measure(setting)}))
+
+
+if __name__ == "__main__":
+    main()

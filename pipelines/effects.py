@@ -1,0 +1,72 @@
+"""What single knobs do: one value at a time changed against params.yaml, on fresh seeds, on the validation set.
+
+python -m pipelines.effects sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 methods.sdpg-ufkl.gate=all --workers 2
+"""
+
+import argparse
+
+from pipelines.workers import bring_base_up_to_date, run_workers
+from sdpg.errors import UserError, entry_point
+from sdpg.files import write_json, write_text
+from sdpg.params import Params, load_params
+from sdpg.paths import REPORTS
+
+
+def main() -> None:
+    """Writes reports/tune/effects-<method>.md and .json, and prints the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.effects", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("method", help="a name under methods in params.yaml")
+    parser.add_argument("knobs", nargs="+", metavar="PATH=VALUE[,VALUE…]", help="values that differ from params.yaml")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    params = load_params()
+    settings = knob_settings(params, options.method, options.knobs)
+    from sdpg.tuning.retraining import retrain_all
+
+    if options.worker:
+        retrain_all(params, settings, params.tune.retrain.seeds)
+        return
+    if not options.ready:
+        bring_base_up_to_date()
+    run_workers(["pipelines.effects", options.method, *options.knobs, "--worker"], options.workers)
+
+    from sdpg.tuning import comparison
+
+    rows = comparison.compare_settings(settings, settings[0], params.tune.retrain.seeds, params.report)
+    rows = comparison.adjusted(rows)
+    target = REPORTS / "tune" / f"effects-{options.method}"
+    text = comparison.as_markdown(rows)
+    write_text(target.with_suffix(".md"), text)
+    write_json(target.with_suffix(".json"), comparison.as_json(rows))
+    print(text)
+
+
+def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
+    """The untuned setting, and one for each value of each knob; each is held against the validators."""
+    from ruamel.yaml import YAML
+
+    from sdpg.tune_params import VALIDATION
+    from sdpg.tuning.retraining import Setting, setting_params
+    from sdpg.tuning.space import leaves
+
+    known = leaves(params.model_dump(mode="json", exclude_unset=True, exclude={"tune"}))
+    group = f"effects-{method}"
+    found = [Setting(group, method, "params-yaml", {}, (VALIDATION,))]
+    for knob in knobs:
+        path, _, values = knob.partition("=")
+        if path not in known or not values:
+            raise UserError(f"{knob!r}: write PATH=VALUE, with a path of params.yaml such as methods.sdpg-ufkl.beta")
+        for text in values.split(","):
+            name = f"{path.split('.')[-1]}-{text}".lower().replace("_", "-")
+            setting = Setting(group, method, name, {path: YAML(typ="safe").load(text)}, (VALIDATION,))
+            setting_params(params, setting)
+            found.append(setting)
+    return found
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,69 @@
+"""What a run will take in memory, operations, hours and disk, before anything is loaded or downloaded."""
+
+import argparse
+from typing import Any
+
+from sdpg.errors import UserError, entry_point
+from sdpg.planning.machines import machines, positive
+from sdpg.planning.plan import make_plan
+from sdpg.planning.report import report
+from sdpg.planning.work import CARDS, Assumptions, Range
+
+
+def main() -> None:
+    """``python -m pipelines.plan --profile qwen3-4b [--gpus 8] [--memory 80] [--card h100] …``"""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", help="a file in profiles/, without .yaml; otherwise params.yaml as it is")
+    parser.add_argument("--model", help="a folder whose config.json gives the shape, instead of the profile's model")
+    parser.add_argument("--gpus", help="how many; otherwise those of this machine, or 1 and 8 side by side")
+    parser.add_argument("--memory", help="GiB of one GPU")
+    parser.add_argument("--card", help=f"one of {', '.join(CARDS)}; otherwise h100")
+    parser.add_argument("--peak-flops", help="TFLOP/s of one GPU, dense bfloat16")
+    parser.add_argument("--bandwidth", help="TB/s of one GPU's memory")
+    parser.add_argument("--gate-rate", help="share of rollouts with a positive advantage; otherwise 0.35")
+    parser.add_argument("--mixed-rate", help="share of rollouts with an advantage that is not zero; otherwise 0.7")
+    parser.add_argument(
+        "--response-share", help="mean length of a response, as a share of its limit, e.g. 0.6 or 0.4-0.9"
+    )
+    parser.add_argument("--student-prompt", help="mean tokens; otherwise 200")
+    parser.add_argument("--teacher-prompt", help="mean tokens; otherwise 900")
+    parser.add_argument("--mfu", help="share of the peak that training reaches, e.g. 0.4 or 0.25-0.45")
+    options = parser.parse_args()
+    chosen = machines(options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth)
+    print(report(make_plan(options.profile, options.model, chosen, _assumptions(options))))
+
+
+def _assumptions(options: argparse.Namespace) -> Assumptions:
+    changes: dict[str, Any] = {}
+    for name in ("gate_rate", "mixed_rate"):
+        if (text := getattr(options, name)) is not None:
+            changes[name] = _share(name, text)
+    for name in ("student_prompt", "teacher_prompt"):
+        if (found := positive(_option(name), getattr(options, name), "tokens")) is not None:
+            changes[name] = int(found)
+    if options.response_share is not None:
+        changes["response_share"] = Range(*sorted(_shares("response_share", options.response_share)))
+    if options.mfu is not None:
+        changes["training_mfu"] = Range(*sorted(_shares("mfu", options.mfu), reverse=True))
+    return Assumptions(**changes)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _shares(name: str, text: str) -> tuple[float, float]:
+    low, _, high = text.partition("-")
+    return _share(name, low), _share(name, high or low)
+
+
+def _share(name: str, text: str) -> float:
+    value = positive(_option(name), text, "a share, between 0 and 1,")
+    assert value is not None
+    if value > 1:
+        raise UserError(f"{_option(name)} {text}: a share lies between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    entry_point(main)

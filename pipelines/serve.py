@@ -1,0 +1,81 @@
+"""Starts a vLLM server that a run with rollout.vllm.mode: server can use, on this machine. Ctrl-C ends it.
+
+Lengths, limits and address come from params.yaml; memory and dtype are options here, because they are the server's own.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+from sdpg.errors import UserError, entry_point
+from sdpg.params import load_params
+from sdpg.paths import BASE_MODEL
+from sdpg.vllm_params import VllmServer
+from sdpg.vllm_start import MISSING, engine_arguments, installed
+
+
+def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list[str]:
+    """The server's command line."""
+    found = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    found += ["--host", host, "--port", str(port), "--tokens-only"]
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found += [f"--{flag}", str(value)]
+    return found
+
+
+def main() -> None:
+    """Becomes the server."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--model",
+        default=str(BASE_MODEL),
+        help="a folder with weights of the base's shapes; a run sends its own",
+    )
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
+    parser.add_argument("--kv-cache-megabytes", type=int, help="needed without a GPU")
+    parser.add_argument("--gpu-memory-share", type=float, default=0.9)
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs of this server")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs, nothing compiled")
+    parser.add_argument("--public", action="store_true", help="listen on all addresses, for a private network alone")
+    options = parser.parse_args()
+    params = load_params()
+    settings = params.rollout.vllm
+    if not isinstance(settings, VllmServer):
+        raise UserError("rollout.vllm.mode in params.yaml is not server: set it, and rollout.vllm.url, before serving")
+    if not installed():
+        raise UserError(MISSING)
+    if not os.path.isfile(os.path.join(options.model, "config.json")):
+        raise UserError(
+            f"--model {options.model} has no config.json: name the folder of the base, or of one of its shape"
+        )
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    if options.kv_cache_megabytes is None and not on_gpu:
+        raise UserError("--kv-cache-megabytes is missing, and there is no GPU whose memory could be shared: give it")
+    longest = max(params.prompts.max_student_tokens, params.prompts.max_teacher_tokens) + max(
+        params.rollout.max_tokens, params.evaluation.max_tokens
+    )
+    batch = max(params.rollout.batch, params.evaluation.batch)
+    arguments = engine_arguments(options.dtype, options.kv_cache_megabytes, longest, batch, options.eager)
+    arguments["tensor_parallel_size"] = options.tensor_parallel
+    if options.kv_cache_megabytes is None:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_share
+    address = urlsplit(settings.url)
+    line = command(options.model, "0.0.0.0" if options.public else "127.0.0.1", address.port or 80, arguments)
+    # Weights are handed over by calls that only a server for development offers.
+    os.environ |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if options.eager:
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    print(" ".join(line), flush=True)
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    entry_point(main)

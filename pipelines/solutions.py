@@ -1,0 +1,140 @@
+"""Fills missing worked solutions of training problems: from datasets, an endpoint, the local engine; in this order.
+
+The problems are those of data.train in params.yaml, or of --source. Whatever no option says is taken from params.yaml:
+prompts.student is what is asked, rollout how answers are sampled, reward how they are verified. The result is a .jsonl
+file in data.folder that params.yaml can name. See docs/solutions.md.
+"""
+
+import argparse
+from pathlib import Path
+import sys
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipelines.verifier_options import add_verifier_options, overrides
+from sdpg.errors import UserError, entry_point
+from sdpg.params import Params, SyntheticSource, load_params
+from sdpg.solutions.settings import Connection, SolutionParams, parse_body, parse_dataset, parse_source
+
+ANSWERS = Path("inputs/solutions")
+"""Where answers that cost something are kept; nothing in the Makefile removes it."""
+
+
+def options() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.solutions", description=__doc__)
+    add = parser.add_argument
+    add("--source", metavar="YAML", help="the problems, as a source in params.yaml; otherwise data.train")
+    add("--dataset", action="append", default=[], metavar="NAME|YAML", help="openthoughts, openthoughts-ground-truth, "
+        "or a source whose columns name problem and solution; may be repeated")  # fmt: skip
+    add("--endpoint", metavar="URL", help="of an OpenAI-compatible server, usually ending in /v1")
+    add("--model", help="the model to ask for at the endpoint")
+    add("--engine", metavar="FOLDER", help="a local model folder, sampled by the engine of rollout.engine")
+    add("--samples", type=int, default=4, help="answers per problem, of the endpoint and of the engine (4)")
+    add("--keep", choices=("first", "shortest"), default="first", help="which right answer; first asks no further")
+    add("--limit", type=int, help="ask about the first so many problems without a solution")
+    add("--prompt", help="what the endpoint is asked: {problem} and {answer} are filled in; otherwise prompts.student")
+    add("--temperature", type=float, help="otherwise rollout.temperature")
+    add("--top-p", type=float, help="otherwise rollout.top_p")
+    add("--max-tokens", type=int, help="of one answer; otherwise rollout.max_tokens")
+    add("--seed", type=int, default=0, help="of the engine's samples")
+    add("--body", default="{}", metavar="JSON", help="further fields for the endpoint; null leaves one out")
+    add("--key-env", metavar="NAME", help=f"environment variable with the key; otherwise {Connection().key_env}")
+    add("--allow-http", action="store_true", help="send the key unencrypted to another machine")
+    add("--concurrency", type=int, help=f"requests under way at once ({Connection().concurrency})")
+    add("--requests-per-minute", type=int, help="no more than so many")
+    add("--tokens-per-minute", type=int, help="no more than so many, prompts and answers together")
+    add("--timeout-answer", type=float, dest="answer_timeout", metavar="SECONDS",
+        help=f"for one whole answer of the endpoint ({Connection().timeout:g})")  # fmt: skip
+    add("--retries", type=int, help=f"of one request ({Connection().retries})")
+    add("--first-pause", type=float, help=f"seconds before the first retry ({Connection().first_pause:g})")
+    add("--out", default="solved.jsonl", help="the result, in data.folder (solved.jsonl)")
+    add("--replace", action="store_true", help="write over a result that was made with other settings")
+    add("--answers", type=Path, default=ANSWERS, help=f"folder of paid answers and of the summary ({ANSWERS})")
+    add_verifier_options(parser)
+    return parser
+
+
+def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
+    """Options over params.yaml, checked.
+
+    Raises:
+        UserError: naming the option, its value and what is allowed.
+    """
+    if given.endpoint is None and given.engine is None and not given.dataset:
+        raise UserError(
+            "no way to solutions: give --dataset openthoughts, --endpoint URL --model NAME, or --engine FOLDER"
+        )
+    if (given.endpoint is None) != (given.model is None):
+        raise UserError("--endpoint and --model belong together: give both")
+    source = params.data.train if given.source is None else parse_source(given.source, "--source")
+    if isinstance(source, SyntheticSource):
+        raise UserError(
+            "data.train in params.yaml is synthetic, whose problems have solutions already: choose another profile, or "
+            "name the problems with --source '{kind: file, path: mine.jsonl}'"
+        )
+    decoding = {
+        name: getattr(params.rollout, name) if getattr(given, name) is None else getattr(given, name)
+        for name in ("temperature", "top_p", "max_tokens")
+    }
+    if given.samples > 1 and decoding["temperature"] == 0 and (given.endpoint or given.engine):
+        raise UserError(
+            f"--temperature 0 gives the same answer each time, so --samples {given.samples} would pay for it again: "
+            "give --samples 1, or a temperature above 0"
+        )
+    prompt = given.prompt or params.prompts.student
+    if "{problem}" not in prompt:
+        raise UserError(f"--prompt is {prompt!r}, without {{problem}}: add it where the question belongs")
+    tree: dict[str, Any] = {
+        "source": source,
+        "datasets": [parse_dataset(text) for text in given.dataset],
+        "endpoint": None
+        if given.endpoint is None
+        else {"base_url": given.endpoint.rstrip("/"), "model": given.model, "prompt": prompt,
+              "system": params.prompts.system, "decoding": decoding, "body": parse_body(given.body)},
+        "engine": None
+        if given.engine is None
+        else {"model": given.engine, "engine": params.rollout.engine, "vllm": params.rollout.vllm,
+              "decoding": decoding, "seed": given.seed, "batch": params.rollout.batch},
+        "samples": given.samples,
+        "keep": given.keep,
+        "limit": given.limit,
+        "reward": params.reward.model_copy(update=overrides(given)),
+        "prompts": params.prompts,
+        "base": params.base,
+    }  # fmt: skip
+    return _checked(SolutionParams, tree)
+
+
+def connection_of(given: argparse.Namespace) -> Connection:
+    """How the endpoint is asked."""
+    names = ("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "first_pause")
+    tree = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    if given.answer_timeout is not None:
+        tree["timeout"] = given.answer_timeout
+    return _checked(Connection, tree | {"allow_http": given.allow_http, "key_required": given.key_env is not None})
+
+
+def _checked(kind: Any, tree: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        wrong = [f"--{str(e['loc'][-1]).replace('_', '-')}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise UserError("; ".join(wrong)) from None
+
+
+def main() -> None:
+    """``python -m pipelines.solutions --dataset openthoughts --endpoint URL --model NAME [--engine FOLDER]``."""
+    given = options().parse_args()
+    params = load_params()
+    settings, connection = settings_of(given, params), connection_of(given)
+    # Loading transformers takes seconds, which a mistake above need not wait for.
+    from sdpg.solutions.run import run
+
+    folder = Path(params.data.folder)
+    print(run(params, settings, connection, folder, given.out, given.answers, given.replace), file=sys.stdout)
+
+
+if __name__ == "__main__":
+    entry_point(main)

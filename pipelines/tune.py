@@ -1,0 +1,112 @@
+"""Runs or resumes an Optuna study of one method on the validation set; see docs/tuning.md.
+
+The study, its space and its budget are those of the section ``tune`` of params.yaml. The same command once more, here
+or on another machine with the same storage, is one more worker.
+"""
+
+import argparse
+from pathlib import Path
+import shlex
+from typing import Any
+
+from pipelines.workers import bring_base_up_to_date, run_workers
+from sdpg.errors import UserError, entry_point
+from sdpg.params import Params, load_params, read_yaml
+
+NAME = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+def main() -> None:
+    """``python -m pipelines.tune sdpg-ufkl --trials 20 --workers 2``."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description=__doc__)
+    parser.add_argument("method", help="a name under methods in params.yaml")
+    parser.add_argument("--trials", type=int, help="budget; otherwise tune.trials")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--study", help="name; otherwise the method's")
+    parser.add_argument("--best", action="store_true", help="print the best values as options of dvc exp run")
+    parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    for name in ("trials", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: at least 1 is needed")
+    study = options.study or options.method
+    if not study or set(study) - set(NAME):
+        raise UserError(f"--study {study!r}: use small letters, digits, - and _, as it names folders")
+    params = load_params()
+    if options.best:
+        print_best(study)
+        return
+    check(params, options.method)
+    if options.worker:
+        from sdpg.tuning.study import open_study
+        from sdpg.tuning.worker import work
+
+        work(open_study(params, options.method, study, options.trials))
+        return
+    if not options.ready:
+        bring_base_up_to_date()
+    run_study(params, options.method, study, options.trials, options.workers)
+
+
+def check(params: Params, method: str) -> None:
+    """What can be refused without base or torch is refused first."""
+    from sdpg.tuning.space import check_corners, method_space
+    from sdpg.tuning.storage import open_storage
+
+    check_corners(params, method_space(params, method))
+    open_storage(params)
+
+
+def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
+    """Works in this process, or lets several of the same command work; prints what came of it."""
+    from sdpg.tuning.pages import write_study_page
+    from sdpg.tuning.results import study_summary, write_results
+    from sdpg.tuning.study import open_study
+    from sdpg.tuning.worker import work
+
+    study = open_study(params, method, name, trials)
+    if workers == 1:
+        work(study)
+    else:
+        command = ["pipelines.tune", method, "--study", name, "--worker"]
+        run_workers(command + (["--trials", str(trials)] if trials else []), workers)
+    if not study.done():
+        raise UserError(f"the study {name} is not finished: its workers ended early; run the same command again")
+    folder = write_results(study)
+    write_study_page(study, folder)
+    print(finished(study_summary(study), folder))
+
+
+def finished(summary: dict[str, Any], folder: Path) -> str:
+    """What is printed at the end."""
+    counts, saved = summary["counts"], summary["steps_saved"]
+    parts = [f"{counts[name]} {name}" for name in ("complete", "pruned", "failed", "lost") if counts[name]]
+    lines = [f"Study {summary['study']}: {', '.join(parts)}; {saved['made']} of {saved['planned']} steps made, "
+             f"{saved['share']:.0%} saved by pruning ({summary['pruner']})"]  # fmt: skip
+    if summary["second_objective"]:
+        lines.append(summary["pruner_note"])
+    if summary["best_trial"] is not None:
+        lines.append(f"Best: trial {summary['best_trial']}, {summary['best_value']:.4f} on validation (the maximum of "
+                     f"{counts['complete']} tries, so too high by nature). Next: make tune-all, or dvc exp run with "
+                     f"$(python -m pipelines.tune {summary['method']} --study {summary['study']} --best)")  # fmt: skip
+    lines.append(f"{folder}: report.html, study.json, trials.csv, curves.csv, best.yaml · runs: runs/tune/"
+                 f"{summary['study']}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def print_best(study: str) -> None:
+    """``-S path=value`` for each path of best.yaml."""
+    from sdpg.tuning.results import report_folder
+
+    values = read_yaml(report_folder(study) / "best.yaml")
+    print(" ".join(shlex.join(["-S", f"{path}={_text(value)}"]) for path, value in values.items()))
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,109 @@
+"""Tunes several methods with equal budgets, trains default and best setting on fresh seeds, and compares them.
+
+Benchmarks are asked once, of those final policies alone.
+"""
+
+import argparse
+import json
+
+from pipelines.tune import NAME, check, run_study
+from pipelines.workers import bring_base_up_to_date, run_workers
+from sdpg.errors import UserError, entry_point
+from sdpg.files import write_json, write_text
+from sdpg.params import Params, load_params
+from sdpg.paths import REPORTS
+
+
+def main() -> None:
+    """``python -m pipelines.tune_all --methods 'grpo sdpg-ufkl' --trials 12 --workers 2``."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.tune_all", description=__doc__)
+    parser.add_argument("--methods", help="names separated by spaces; otherwise run.methods")
+    parser.add_argument("--trials", type=int, help="of each method; otherwise tune.trials")
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--study", default="", help="studies are called <method>-<name>, to have them anew")
+    parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    params = load_params()
+    methods = options.methods.replace(",", " ").split() if options.methods else list(params.run.methods)
+    suffix = f"-{options.study}" if options.study else ""
+    if set(suffix) - set(NAME):
+        raise UserError(f"--study {options.study!r}: use small letters, digits, - and _, as it names folders")
+    if options.worker:
+        retrain_missing(params, methods, suffix)
+        return
+    for name in ("trials", "workers"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value}: at least 1 is needed")
+    if params.tune.second is not None:
+        raise UserError(f"tune.second is {params.tune.second}: a front has no best setting to compare; set it to null")
+    # All of them before the first trial of any.
+    for method in methods:
+        check(params, method)
+    if not options.ready:
+        bring_base_up_to_date()
+    for method in methods:
+        run_study(params, method, method + suffix, options.trials, options.workers)
+    command = ["pipelines.tune_all", "--methods", " ".join(methods), "--study", options.study, "--worker"]
+    run_workers(command, options.workers)
+    print(report(params, methods, suffix))
+
+
+def retrain_missing(params: Params, methods: list[str], suffix: str) -> None:
+    """What one worker does."""
+    from sdpg.tuning.retraining import retrain_all
+
+    settings = [each for method in methods for each in pair(params, method, suffix)]
+    retrain_all(params, settings, params.tune.retrain.seeds)
+
+
+def pair(params: Params, method: str, suffix: str) -> list:
+    """Default and tuned setting of a method, from the results of its study."""
+    from sdpg.params import read_yaml
+    from sdpg.tune_params import VALIDATION
+    from sdpg.tuning.results import report_folder
+    from sdpg.tuning.retraining import Setting
+
+    study = method + suffix
+    folder = report_folder(study)
+    if not (folder / "best.yaml").is_file():
+        raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
+    sets = (*params.data.benchmarks, VALIDATION)
+    default = json.loads((folder / "study.json").read_text(encoding="utf-8"))["default"]
+    return [Setting(study, method, "default", default, sets),
+            Setting(study, method, "tuned", read_yaml(folder / "best.yaml"), sets)]  # fmt: skip
+
+
+def report(params: Params, methods: list[str], suffix: str) -> str:
+    """Writes reports/tune/comparison.{json,md,html}; returns what is printed."""
+    from sdpg.tuning import comparison
+    from sdpg.tuning.budgets import BUDGET_HEADER, budget_cells, budget_row, equal_words
+    from sdpg.tuning.pages import PageTable, page, write_index
+    from sdpg.tuning.results import report_folder
+
+    rows = []
+    for method in methods:
+        default, tuned = pair(params, method, suffix)
+        rows += comparison.compare_settings([tuned], default, params.tune.retrain.seeds, params.report)
+    rows = comparison.adjusted(rows)
+    budgets = [budget_row(report_folder(method + suffix)) for method in methods]
+    words = equal_words(budgets)
+    folder = REPORTS / "tune"
+    write_json(folder / "comparison.json", {"budgets": budgets, "rows": comparison.as_json(rows)})
+    shown = [budget_cells(row) for row in budgets]
+    from sdpg.rendering import markdown_table
+
+    text = f"{words}\n\n{markdown_table(BUDGET_HEADER, shown)}\n\n{comparison.as_markdown(rows)}"
+    write_text(folder / "comparison.md", f"# Default against tuned, on fresh seeds\n\n{text}")
+    tables = [
+        PageTable("Budgets", BUDGET_HEADER, shown),
+        PageTable("Accuracies", comparison.HEADER, [comparison.cells(row) for row in rows], comparison.sizes(rows)),
+    ]
+    links = [{"address": "index.html", "name": "All studies", "words": ""}]
+    write_text(folder / "comparison.html", page("Default against tuned, on fresh seeds", [words], tables, [], links))
+    write_index()
+    return f"{text}\n{folder}/comparison.html, .md, .json"
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -1,0 +1,37 @@
+"""Several processes of the same command on this machine."""
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from sdpg.errors import UserError
+
+
+def bring_base_up_to_date() -> None:
+    """``dvc repro base``: tokenizer, data and base as params.yaml describes them."""
+    command = ["dvc", "--wait-for-lock", "repro", "base"]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if subprocess.run(command, check=False, env=environment).returncode:
+        raise UserError("the base could not be brought up to date; see the message above (dvc repro base)")
+
+
+def run_workers(command: list[str], count: int) -> None:
+    """Starts workers and waits for their end; one that dies is reported, and its work left to the others."""
+    workers = [
+        subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, "TQDM_POSITION": str(place)})
+        for place in range(count)
+    ]
+
+    def forward(number: int, _: Any) -> None:
+        for worker in workers:
+            worker.send_signal(number)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, forward)
+    for worker in workers:
+        if code := worker.wait():
+            print(f"a worker ended with code {code}; what it had is left to the others", file=sys.stderr)
+    signal.signal(signal.SIGTERM, before)

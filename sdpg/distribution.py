@@ -1,0 +1,166 @@
+"""What each process of a run holds: replicas, or shards that are gathered layer by layer while they are needed.
+
+accelerate launches the processes and its configuration says how to shard. On machines without a GPU it would go on
+without sharding and say nothing, so the sharding is done here, by torch's ``fully_shard``, in the same way on both.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+import os
+import threading
+import time
+from typing import Any
+
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from sdpg.distributed_params import DistributedParams
+from sdpg.errors import UserError
+from sdpg.ranks import SOLO, Ranks, whole
+
+WAIT = timedelta(hours=2)
+"""How long a rank waits for another: while one generates long answers, the others may have finished theirs."""
+
+
+@contextmanager
+def joined(params: DistributedParams) -> Iterator[Ranks]:
+    """The ranks of this run; each process that was launched joins them.
+
+    Raises:
+        UserError: if the processes were not launched as ``train.distributed`` says.
+    """
+    if params.strategy == "none":
+        yield SOLO
+        return
+    _die_with(os.getppid())
+    on_gpu = torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_gpu and torch.cuda.device_count() < here:
+        raise UserError(
+            f"train.distributed.processes puts {here} processes on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs: use one process per GPU"
+        )
+    PartialState(cpu=not on_gpu, timeout=WAIT)
+    yield _ranks(params)
+    # Not after an error, when the others may be waiting for this one: the launcher ends them.
+    distributed.destroy_process_group()
+
+
+def _ranks(params: DistributedParams) -> Ranks:
+    if (found := distributed.get_world_size()) != params.processes:
+        raise UserError(
+            f"train.distributed.processes is {params.processes}, but {found} were launched: start the run by "
+            "`python -m pipelines.train`, which launches as many, or correct the number"
+        )
+    sharding = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if sharding != (params.strategy == "fsdp2"):
+        raise UserError(
+            f"train.distributed.strategy is {params.strategy}, but accelerate was launched "
+            f"{'with' if sharding else 'without'} FSDP: launch with {params.config_file}, or correct the strategy"
+        )
+    return Ranks(distributed.get_rank(), found, distributed.new_group(backend="gloo", timeout=WAIT))
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process at once when the launcher that started it is gone.
+
+    A launcher that is killed leaves its processes behind, and they would train on beside those of the next attempt.
+    """
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def replicate(model: Any) -> DistributedDataParallel:
+    """The wrapper through which passes with gradient go, so that gradients become the mean over the ranks."""
+    devices = [model.device.index] if model.device.type == "cuda" else None
+    # Buffers are constants of the architecture.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def shard(model: Any, device: torch.device, dtype: torch.dtype, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Shards a model in place, layer by layer, and moves it to ``device``.
+
+    Args:
+        model: with float32 weights, which stay so.
+        device: of the shards.
+        dtype: in which weights are gathered, and passes made.
+        plugin: accelerate's configuration: which modules are gathered together, and until when.
+
+    Raises:
+        UserError: if a weight is not sharded afterwards.
+    """
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+    plugin.set_auto_wrap_policy(model)
+    together = fsdp2_prepare_auto_wrap_policy(plugin, model) or (lambda module: False)
+    half = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "reshard_after_forward": plugin.reshard_after_forward,
+        "mp_policy": MixedPrecisionPolicy() if dtype == torch.float32 else half,
+    }
+    for module in [module for module in model.modules() if module is not model and together(module)]:
+        fully_shard(module, **options)
+    head = model.get_output_embeddings()
+    # A tied head is one tensor with the input embedding, which stays with the model itself.
+    if head.weight is not model.get_input_embeddings().weight:
+        fully_shard(head, **options)
+    fully_shard(model, **options)
+    check_sharded(model, mesh.size())
+
+
+def check_sharded(model: Any, ranks: int) -> None:
+    """Refuses a model whose weights are not spread over all ranks.
+
+    Raises:
+        UserError: naming the first weight that is not.
+    """
+    for name, parameter in model.named_parameters():
+        if not isinstance(parameter, DTensor) or parameter.device_mesh.size() != ranks:
+            raise UserError(
+                f"train.distributed.strategy is fsdp2, but {name} is not sharded over the {ranks} processes: use ddp, "
+                "or another model"
+            )
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether this process holds parts of the model's weights."""
+    return isinstance(next(model.parameters()), DTensor)
+
+
+def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole value of each weight, one at a time; see :data:`sdpg.rollouts.protocol.WeightSource`."""
+    for name, parameter in model.named_parameters():
+        yield name, whole(parameter.detach())
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Has each layer keep its input alone; the backward pass computes the rest again.
+
+    transformers' own switch works in training mode only, which would turn dropout on as well.
+    """
+    kinds = set(model._no_split_modules)
+    for module in model.modules():
+        if type(module).__name__ in kinds:
+            module.forward = _again(module.forward)
+
+
+def _again(forward: Any) -> Any:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return wrapped

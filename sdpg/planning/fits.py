@@ -1,0 +1,53 @@
+"""Whether this machine can hold what training holds at all times; said before anything is loaded."""
+
+import psutil
+
+from sdpg.errors import UserError
+from sdpg.params import LocalModel, Params, ScratchModel
+from sdpg.planning.memory import FLOAT
+from sdpg.planning.shapes import shape_of
+
+
+def standing_bytes(parameters: int, reference: bool) -> int:
+    """Float32 weights, gradients, two moments of the optimiser, and the frozen copy where one is read."""
+    return FLOAT * parameters * (5 if reference else 4)
+
+
+def check_memory(params: Params) -> None:
+    """Refuses a model whose weights, gradients, moments and reference alone are more than the memory that there is.
+
+    Only what is certain is refused: activations and rollouts come on top, and `python -m pipelines.plan` tells about
+    them. Models that cannot be planned are let through.
+
+    Raises:
+        UserError: naming both sizes.
+    """
+    model = params.base.model
+    if isinstance(model, ScratchModel):
+        return
+    try:
+        shape = shape_of(params.base)
+    except UserError:
+        return
+    methods = [params.methods[name] for name in params.run.methods]
+    # A run without reference would fit where others do not: only what all of them need is counted.
+    referred = params.train.record_rows > 0 or all(m.reference != "none" or m.teacher == "reference" for m in methods)
+    needed, (there, where) = standing_bytes(shape.parameters, referred), _memory()
+    if needed > there:
+        name = model.path if isinstance(model, LocalModel) else model.id
+        raise UserError(
+            f"base.model {name} has {shape.parameters / 1e9:.2f}B parameters: weights, gradients, moments"
+            f"{' and reference' if referred else ''} in float32 take {needed / 2**30:.1f} GiB, but {where} "
+            f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `make plan PROFILE={params.profile}` "
+            "tells what is needed"
+        )
+
+
+def _memory() -> tuple[int, str]:
+    """Bytes of the GPU, or of this machine where there is none, and whose they are."""
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        return torch.cuda.get_device_properties(0).total_memory, f"the GPU ({name}) has"
+    return psutil.virtual_memory().total, "there is no GPU here, and this machine has"

@@ -1,0 +1,106 @@
+"""The machine that is planned for: given, detected, or the two that are usual."""
+
+from dataclasses import dataclass, replace
+import math
+
+from sdpg.errors import UserError
+from sdpg.planning.work import CARDS, Card
+
+DEFAULT_CARD = "h100"
+RESERVED = 0.06
+"""Assumption: the share of a GPU's memory that goes to its context, to NCCL, and to what lies between tensors."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Equal GPUs, and how we know of them."""
+
+    gpus: int
+    card: Card
+    source: str
+
+    @property
+    def usable(self) -> float:
+        """Bytes of one GPU that tensors can have."""
+        return self.card.memory * (1 - RESERVED)
+
+    @property
+    def label(self) -> str:
+        """In a few words."""
+        return f"{self.gpus} × {self.card.name}"
+
+
+def positive(option: str, text: str | None, unit: str) -> float | None:
+    """A number above 0 from the command line, or None where it was not given.
+
+    Raises:
+        UserError: naming the option and what it takes.
+    """
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{option} {text}: give a number of {unit} above 0, without a unit, such as {option} 80")
+    return value
+
+
+def machines(
+    gpus: str | None = None,
+    memory: str | None = None,
+    card: str | None = None,
+    peak: str | None = None,
+    bandwidth: str | None = None,
+) -> list[Machine]:
+    """What to plan for: the options' machine, else the detected one, else one and eight of the default card.
+
+    Raises:
+        UserError: if an option makes no sense.
+    """
+    count = positive("--gpus", gpus, "GPUs")
+    if count is not None and count != int(count):
+        raise UserError(f"--gpus {gpus}: give a whole number of GPUs")
+    gib = positive("--memory", memory, "GiB")
+    if gib is not None and not 1 <= gib <= 2048:
+        raise UserError(f"--memory {memory}: no GPU has that; give GiB of one GPU, such as --memory 80")
+    teraflops = positive("--peak-flops", peak, "TFLOP/s (dense bfloat16)")
+    terabytes = positive("--bandwidth", bandwidth, "TB/s")
+    if card is not None and card not in CARDS:
+        raise UserError(f"--card {card} is not known; there are: {', '.join(CARDS)}. Others by --peak-flops and "
+                        "--bandwidth")  # fmt: skip
+    detected = [] if card or count or gib else _detected()
+    chosen = detected or [
+        Machine(n, CARDS[card or DEFAULT_CARD], "given" if count or gib or card else "no GPU here: assumed")
+        for n in ([int(count)] if count else [1, 8])
+    ]
+    return [replace(one, card=_changed(one.card, gib, teraflops, terabytes)) for one in chosen]
+
+
+def _changed(card: Card, gib: float | None, teraflops: float | None, terabytes: float | None) -> Card:
+    changes: dict[str, float] = {}
+    if gib:
+        changes["memory"] = gib * 2**30
+    if teraflops:
+        changes["peak_flops"] = teraflops * 1e12
+    if terabytes:
+        changes["bandwidth"] = terabytes * 1e12
+    if not changes:
+        return card
+    words = [f"{gib:g} GiB" if gib else "", f"{teraflops:g} TFLOP/s" if teraflops else "",
+             f"{terabytes:g} TB/s" if terabytes else ""]  # fmt: skip
+    return replace(card, name=f"{card.name} with {', '.join(word for word in words if word)}", **changes)
+
+
+def _detected() -> list[Machine]:
+    """The GPUs of this computer; a card that is not known is planned at the default's speed, which is said."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
+    known = next((card for key, card in CARDS.items() if key in name.lower()), None)
+    speed = known or CARDS[DEFAULT_CARD]
+    label = name if known else f"{name} (speed unknown: that of {speed.name} is assumed)"
+    return [Machine(torch.cuda.device_count(), replace(speed, name=label, memory=float(memory)), "detected")]

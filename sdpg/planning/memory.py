@@ -1,0 +1,260 @@
+"""Bytes of a training process on one GPU, part by part.
+
+The formulas follow the code: what autograd keeps of transformers' Qwen3 under :mod:`sdpg.update`, what
+:mod:`sdpg.fused_head` allocates, what AdamW holds. tests/test_plan_memory.py checks them against tensors counted one by
+one at several sizes. What only a GPU or several processes would show is named an assumption where it is used.
+
+Axes: T padded tokens of a micro-batch, N response tokens of it, M of them scored by the teacher; sizes as in
+:mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloat16, otherwise all is float32.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdpg.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
+from sdpg.planning.shapes import Shape
+
+FLOAT, HALF = 4, 2
+Sharding = Literal["none", "ddp", "fsdp2"]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The largest micro-batch of an update.
+
+    Attributes:
+        tokens: T of the student.
+        teacher_tokens: T of one of the teacher's passes; 0 without a teacher.
+        responses: N.
+        scored: M.
+        half: compute in bfloat16.
+        head_bytes: for the logits of a chunk.
+        checkpointing: activations are computed again in the backward pass, layer by layer.
+        reference: whether a frozen copy is read.
+        on_gpu: the head's products and blocks differ from those on a CPU.
+    """
+
+    tokens: int
+    teacher_tokens: int
+    responses: int
+    scored: int
+    half: bool
+    head_bytes: int
+    checkpointing: bool = False
+    reference: bool = True
+    on_gpu: bool = False
+
+
+def weight_copies(shape: Shape) -> int:
+    """bfloat16 copies of all products' weights, which autocast makes and the backward pass reads."""
+    return HALF * shape.layers * shape.layer_products
+
+
+def kept_per_layer(shape: Shape, half: bool) -> int:
+    """Bytes per token that autograd keeps of one layer.
+
+    float32: the residual stream twice, each norm's factor and result (6 D); queries and keys as projected, normalised
+    and rotated, values, attention's output (4 Q + 4 K); gate, its activation, up, and their product (4 I); a few
+    numbers per head. Half: norms stay float32, and each linear layer keeps a bfloat16 copy of its input of its own.
+    """
+    shape_part = (
+        26 * shape.hidden_size + 10 * (shape.query + shape.key) + 8 * shape.intermediate_size
+        if half
+        else 24 * shape.hidden_size + 16 * (shape.query + shape.key) + 16 * shape.intermediate_size
+    )
+    return shape_part + FLOAT * (2 * shape.heads + shape.kv_heads + 2)
+
+
+def kept(shape: Shape, passes: Passes) -> int:
+    """What the student's forward pass keeps until its backward pass, but for the head."""
+    size = shape.hidden_size
+    layer = FLOAT * size if passes.checkpointing else kept_per_layer(shape, passes.half)
+    # The last norm keeps its input and its factor, and its result is what the head selects from.
+    ends = passes.tokens * (3 * FLOAT * size + 16) + passes.responses * (FLOAT * size + 40)
+    # Until autocast ends, the copies are there even where the layers keep nothing.
+    return passes.tokens * shape.layers * layer + ends + (weight_copies(shape) if passes.half else 0)
+
+
+def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
+    """The peak of the head's pass over N tokens, its gradients with respect to weight and hidden states included."""
+    row = FLOAT * shape.vocabulary
+    chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
+    scored = min(chunk, passes.scored) if gradients else 0
+    block = max(1, min(chunk, (GPU_BLOCK_BYTES if passes.on_gpu else BLOCK_BYTES) // row))
+    total = (chunk + scored + 2 * block) * row + passes.responses * (56 if gradients else 36)
+    product = HALF if passes.half and passes.on_gpu else FLOAT
+    if product == HALF:
+        total += HALF * shape.embedding
+    if gradients:
+        total += FLOAT * (shape.embedding + (passes.responses + 2 * chunk) * shape.hidden_size)
+        total += chunk * shape.vocabulary * HALF if product == HALF else 0
+    return total
+
+
+def forward_only(shape: Shape, tokens: int, half: bool, cached: bool) -> int:
+    """The peak of a forward pass without gradient: the MLP's three widths beside four residual streams.
+
+    ``cached``: autocast keeps copies of trainable weights also where nothing is differentiated; a frozen model's come
+    and go.
+    """
+    width = (HALF if half else FLOAT) * 3 * shape.intermediate_size
+    attention = FLOAT * (4 * shape.query + 3 * shape.key)
+    # At that moment the last product's weight has not been copied yet.
+    last = HALF * shape.hidden_size * shape.intermediate_size
+    copies = weight_copies(shape) - last if cached else last
+    return tokens * (max(width, attention) + 4 * FLOAT * shape.hidden_size) + (copies if half else 0)
+
+
+def backward(shape: Shape, passes: Passes) -> int:
+    """The peak of the backward pass beyond what is kept: the head's gradients, and what one layer takes in passing.
+
+    The last norm's tensors (12 D) are gone before the last layer's MLP holds two gradients of width I. With
+    checkpointing that layer is first computed again, but for its input, which is kept.
+    """
+    size, itemsize = shape.hidden_size, HALF if passes.half else FLOAT
+    head_gradients = FLOAT * (shape.embedding + passes.responses * size)
+    mlp = 2 * itemsize * shape.intermediate_size - 3 * FLOAT * size
+    if passes.checkpointing:
+        layer = passes.tokens * (kept_per_layer(shape, passes.half) - FLOAT * size + mlp)
+        layer += HALF * shape.layer_products if passes.half else 0
+    else:
+        layer = passes.tokens * max(6 * size, mlp)
+    return head_gradients + layer + FLOAT * size * shape.intermediate_size
+
+
+def embedding_gradients(shape: Shape) -> int:
+    """At the end of the backward pass a tied embedding has two gradients, as head and as embedding, and their sum."""
+    return (3 if shape.tied else 2) * FLOAT * shape.embedding
+
+
+def optimiser_step(shape: Shape, foreach: bool) -> int:
+    """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs.
+
+    One by one, there are two of the parameter at hand and one of the parameter before it.
+    """
+    if foreach:
+        return FLOAT * shape.parameters
+    query, mlp = (shape.hidden_size * width for width in (shape.query, shape.intermediate_size))
+    return FLOAT * max(2 * shape.embedding, shape.embedding + 2 * query, 3 * mlp)
+
+
+def passes_peak(shape: Shape, passes: Passes) -> int:
+    """The peak of an update's passes, beyond weights, gradients and optimiser."""
+    teacher_states = passes.scored * FLOAT * shape.hidden_size
+    taught = forward_only(shape, passes.teacher_tokens, passes.half, True) if passes.teacher_tokens else 0
+    referred = 0
+    if passes.reference:
+        referred = max(
+            forward_only(shape, passes.tokens, passes.half, False),
+            2 * passes.tokens * FLOAT * shape.hidden_size + head(shape, passes, gradients=False),
+        )
+    saved = kept(shape, passes)
+    # The copies end with autocast; without checkpointing the backward pass needs them.
+    in_backward = saved - (weight_copies(shape) if passes.checkpointing and passes.half else 0)
+    return max(
+        taught,
+        teacher_states
+        + max(referred, saved + head(shape, passes), in_backward + backward(shape, passes), embedding_gradients(shape)),
+    )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The largest batch that is generated at once, by transformers, in the weights' float32."""
+
+    sequences: int
+    tokens: int
+
+    def cache(self, shape: Shape) -> int:
+        """Keys and values."""
+        return self.sequences * self.tokens * kv_per_token(shape, FLOAT)
+
+    def extra(self, shape: Shape) -> int:
+        """A layer's keys and values are copied as they grow; logits, their log-softmax and the sampler's share."""
+        return self.cache(shape) // shape.layers + 4 * FLOAT * self.sequences * shape.vocabulary
+
+
+def kv_per_token(shape: Shape, itemsize: int) -> int:
+    """Keys and values of one token in all layers."""
+    return 2 * shape.layers * shape.key * itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a training process lies on its GPUs. The trainer of this version knows ``none`` on one GPU alone."""
+
+    gpus: int = 1
+    sharding: Sharding = "none"
+    checkpointing: bool = False
+
+    @property
+    def label(self) -> str:
+        """For tables."""
+        how = {"none": "one process", "ddp": "DDP", "fsdp2": "FSDP2"}[self.sharding]
+        return f"{how}{f' × {self.gpus}' if self.gpus > 1 else ''}{', checkpointing' if self.checkpointing else ''}"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes on one GPU.
+
+    Attributes:
+        layout: how many GPUs and how they share.
+        stays: part → bytes that are there in every phase.
+        update: part → bytes of the update beyond that.
+        generation: part → bytes of rollouts and evaluations beyond that.
+        step: part → bytes of the optimiser's step beyond that.
+    """
+
+    layout: Layout
+    stays: dict[str, int]
+    update: dict[str, int]
+    generation: dict[str, int]
+    step: dict[str, int]
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """The peak of each phase."""
+        persistent = sum(self.stays.values())
+        parts = {"update": self.update, "generation": self.generation, "optimiser step": self.step}
+        return {name: persistent + sum(part.values()) for name, part in parts.items()}
+
+    @property
+    def peak(self) -> int:
+        """The largest."""
+        return max(self.phases.values())
+
+
+def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: Layout) -> MemoryPlan:
+    """All parts for one GPU of a layout."""
+    count, share = shape.parameters, layout.gpus if layout.sharding == "fsdp2" else 1
+    stays = {
+        "weights (float32 masters)": FLOAT * count // share,
+        "gradients": FLOAT * count // share,
+        "optimiser (two moments)": 2 * FLOAT * count // share,
+    }
+    if passes.reference:
+        stays["reference, also the frozen teacher"] = FLOAT * count // share
+    if layout.sharding == "ddp":
+        # Assumption: torch's default, where buckets are no views of the gradients.
+        stays["DDP's buckets"] = FLOAT * count
+    unsharded = 0
+    if layout.sharding == "fsdp2":
+        # Assumption: layer by layer, the next one under way; embedding and head stay whole through a pass.
+        unsharded = (HALF if passes.half else FLOAT) * (2 * shape.layer + shape.embedding) + FLOAT * shape.layer
+    whole = weight_copies(shape) if passes.half else 0
+    copies = 0 if layout.sharding == "fsdp2" else whole
+    peak = passes_peak(shape, passes) - whole
+    at_head = min(head(shape, passes), peak)
+    update = {"autocast's bfloat16 weights": copies} if copies else {}
+    if unsharded:
+        update["layers that are whole for a moment"] = unsharded
+    update |= {"head: a chunk's logits and gradients": at_head, "activations": max(0, peak - at_head)}
+    generating = {
+        "keys and values": generation.cache(shape),
+        "their copy, logits": generation.extra(shape),
+    }
+    if unsharded:
+        generating["layers that are whole for a moment"] = unsharded
+    step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu) // share}
+    return MemoryPlan(layout, stays, update, generating, step)

@@ -1,0 +1,295 @@
+"""Tokens, operations, hours and disk of a run, from its parameters and named assumptions.
+
+Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations.
+"""
+
+from dataclasses import dataclass
+
+from sdpg.methods import coefficients, needs_reference
+from sdpg.params import FileSource, HubSource, MethodParams, Params
+from sdpg.planning.memory import FLOAT, HALF, kv_per_token
+from sdpg.planning.shapes import Shape
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between two values, the better one first."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "Range") -> "Range":
+        return Range(self.low + other.low, self.high + other.high)
+
+    def scaled(self, factor: float) -> "Range":
+        """Both times a factor."""
+        return Range(self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What is not known before a run. None of it is measured; each is an option of the command, or stated by it.
+
+    Attributes:
+        gate_rate: share of rollouts with a positive advantage.
+        mixed_rate: share of rollouts with an advantage that is not zero.
+        response_share: mean length of a response, as a share of its limit.
+        student_prompt: mean tokens of a student's prompt.
+        teacher_prompt: mean tokens of a teacher's prompt.
+        training_mfu: share of the card's bfloat16 peak that training passes reach, from good to poor.
+        bandwidth_share: share of the card's memory bandwidth that generation reaches.
+        launch_seconds: of one layer and generated token, whatever the batch: what Python and kernel launches take in
+            transformers' generate.
+        data_parallel: share of N GPUs' speed that N GPUs reach together.
+        concurrent: sequences that vLLM keeps in flight on one GPU at the most; fewer where memory ends.
+        record_bytes: of a token in a rollout record: up to five float32 numbers, its id, text and places, compressed.
+        answer_bytes: of a token in an evaluation record, compressed text.
+    """
+
+    gate_rate: float = 0.35
+    mixed_rate: float = 0.7
+    response_share: Range = Range(0.4, 0.9)
+    student_prompt: int = 200
+    teacher_prompt: int = 900
+    training_mfu: Range = Range(0.45, 0.25)
+    bandwidth_share: Range = Range(0.7, 0.35)
+    launch_seconds: Range = Range(0.4e-3, 1.0e-3)
+    data_parallel: Range = Range(0.95, 0.8)
+    concurrent: int = 256
+    record_bytes: Range = Range(16, 32)
+    answer_bytes: Range = Range(1, 2)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: operations a second (dense, without sparsity) in bfloat16, bytes a second, bytes."""
+
+    name: str
+    peak_flops: float
+    bandwidth: float
+    memory: float
+
+
+CARDS = {
+    "h100": Card("H100 SXM 80 GB", 989e12, 3.35e12, 80 * 2**30),
+    "h200": Card("H200 141 GB", 989e12, 4.8e12, 141e9),
+    "a100": Card("A100 SXM 80 GB", 312e12, 2.04e12, 80 * 2**30),
+}
+"""As their maker states them."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Completions of one training run, and of the base once for the whole table."""
+
+    rollouts: int
+    evaluations: int
+    evaluated_problems: int
+    in_training: int
+    validation: int
+    final: int
+    base: int
+
+
+def count_completions(params: Params) -> Counts:
+    """How many responses are sampled, as the stages sample them."""
+    train, evaluation = params.train, params.evaluation
+    evaluations = sum(step % train.eval_every == 0 or step == train.steps for step in range(1, train.steps + 1))
+    sizes = {name: benchmark_size(row.problems, row.source) for name, row in params.data.benchmarks.items()}
+    problems, validation = sum(sizes.values()), params.data.validation_size
+    hinted = validation + sum(
+        sizes[name] for name, row in params.data.benchmarks.items()
+        if not isinstance(row.source, HubSource | FileSource) or row.source.columns.solution is not None
+    )  # fmt: skip
+    everything = problems + validation
+    final = everything * (evaluation.final_samples + 1)
+    return Counts(
+        rollouts=train.steps * train.prompts_per_step * train.responses_per_prompt,
+        evaluations=evaluations,
+        evaluated_problems=problems,
+        in_training=evaluations * problems * evaluation.samples,
+        validation=evaluations * validation * evaluation.samples,
+        final=final,
+        base=final + hinted * evaluation.final_samples,
+    )
+
+
+def benchmark_size(problems: int | None, source: object) -> int:
+    """Problems of a benchmark: as stated, as drawn, as limited, or else 100."""
+    if problems is not None:
+        return problems
+    return getattr(source, "count", None) or getattr(source, "limit", None) or 100
+
+
+def forward_flops(shape: Shape, tokens: float, length: float) -> float:
+    """Of ``tokens`` tokens through all layers, in sequences of ``length``; causal attention sees half of it."""
+    products = 2 * shape.layer_products
+    attention = 4 * shape.query * length / 2
+    return tokens * shape.layers * (products + attention)
+
+
+def head_flops(shape: Shape, tokens: float) -> float:
+    """One product of the head."""
+    return 2 * tokens * shape.embedding
+
+
+def decode_flops(shape: Shape, prompt: float, response: float) -> float:
+    """Generating one response behind a prompt that has been read: each token sees all before it."""
+    seen = prompt + response / 2
+    return response * (shape.layers * (2 * shape.layer_products + 4 * shape.query * seen) + 2 * shape.embedding)
+
+
+@dataclass(frozen=True)
+class MethodWork:
+    """Operations of one method over a whole run, by who reads."""
+
+    student: float
+    reference: float
+    teacher: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.student + self.reference + self.teacher + self.head
+
+
+def method_work(
+    shape: Shape,
+    params: Params,
+    method: MethodParams,
+    assumed: Assumptions,
+    response: float,
+    checkpointing: bool = False,
+) -> MethodWork:
+    """The training passes of all steps, with the schedules that decide which passes are made.
+
+    Args:
+        shape: of the model.
+        params: batch and steps.
+        method: its terms.
+        assumed: gate and mixed rate, prompts.
+        response: mean tokens of a response.
+        checkpointing: the backward pass computes the forward pass again.
+    """
+    train = params.train
+    rows = train.prompts_per_step * train.responses_per_prompt
+    student_length, teacher_length = assumed.student_prompt + response, assumed.teacher_prompt + response
+    student = forward_flops(shape, student_length, student_length)
+    taught_forward = forward_flops(shape, teacher_length, teacher_length)
+    one_head = head_flops(shape, response)
+    gated = 1.0 if method.gate == "all" else assumed.gate_rate
+    found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
+    for step in range(1, train.steps + 1):
+        at = coefficients(method, step, train.steps)
+        distils = at.beta > 0
+        with_reference = needs_reference(method, at)
+        taught = max(gated if distils else 0.0, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)
+        mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
+        trained = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated if distils else 0.0)
+        found["student"] += rows * trained * student * (4 if checkpointing else 3)
+        found["reference"] += rows * trained * student if with_reference else 0.0
+        found["teacher"] += rows * taught * taught_forward
+        found["head"] += rows * one_head * (3 * trained + (trained if with_reference else 0.0) + taught)
+    extra_reference = method.reference != "none" and method.reference_in == "reward"
+    extra = train.updates_per_batch > 1 and train.old_logprobs == "trainer"
+    # Passes before the update: π_old where a batch feeds several updates; the penalty's two.
+    passes = int(extra) + 2 * int(extra_reference)
+    found["reference"] += passes * train.steps * rows * (student + one_head)
+    return MethodWork(**found)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Of one run on so many GPUs."""
+
+    rollouts: Range
+    training: Range
+    evaluation: Range
+
+    @property
+    def total(self) -> Range:
+        """All three."""
+        return self.rollouts + self.training + self.evaluation
+
+
+def training_hours(flops: Range, card: Card, gpus: int, half: bool, assumed: Assumptions) -> Range:
+    """Hours of training passes; float32 passes are taken as half as fast as bfloat16's at best."""
+    peak = card.peak_flops * gpus * (1.0 if half else 0.5)
+    scale = assumed.data_parallel if gpus > 1 else Range(1.0, 1.0)
+    mfu = assumed.training_mfu
+    return Range(flops.low / (peak * mfu.low * scale.low), flops.high / (peak * mfu.high * scale.high)).scaled(1 / 3600)
+
+
+def decode_seconds(
+    shape: Shape, batch: float, prompt: float, response: float, itemsize: int, card: Card, assumed: Assumptions,
+    launches: bool,
+) -> Range:  # fmt: skip
+    """Seconds of one token for every sequence of a batch: weights, and keys and values, are read once per token."""
+    weights = itemsize * (shape.layers * shape.layer_products + shape.embedding)
+    cache = batch * (prompt + response / 2) * kv_per_token(shape, itemsize)
+    flops = batch * decode_flops(shape, prompt, response) / response
+    # float32 products do not run on tensor cores: about a fifteenth of the bfloat16 peak.
+    compute = flops / (card.peak_flops * (0.5 if itemsize == HALF else 1 / 15))
+    floor = assumed.launch_seconds.scaled(shape.layers) if launches else Range(0.0, 0.0)
+    share = assumed.bandwidth_share
+    return Range(
+        max((weights + cache) / (card.bandwidth * share.low), compute, floor.low),
+        max((weights + cache) / (card.bandwidth * share.high), 2 * compute, floor.high),
+    )
+
+
+def generation_hours(
+    shape: Shape, completions: float, limit: int, card: Card, gpus: int, assumed: Assumptions, batch: int, vllm: bool
+) -> Range:
+    """Hours to sample so many responses.
+
+    transformers' generate fills a batch and waits for its longest response, so that each batch takes ``limit`` tokens;
+    vLLM refills places that fall free, in bfloat16.
+    """
+    ends = []
+    for share, pick in ((assumed.response_share.low, "low"), (assumed.response_share.high, "high")):
+        mean = share * limit
+        itemsize = HALF if vllm else FLOAT
+        token = getattr(
+            decode_seconds(shape, batch, assumed.student_prompt, mean, itemsize, card, assumed, not vllm), pick
+        )
+        scale = getattr(assumed.data_parallel, pick) if gpus > 1 else 1.0
+        ends.append(completions / batch * (mean if vllm else limit) * token / (gpus * scale) / 3600)
+    return Range(*ends)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes on disk of a table."""
+
+    base: float
+    checkpoints: float
+    policies: float
+    rollouts: Range
+    evaluations: Range
+
+    @property
+    def total(self) -> Range:
+        """At the most; a DVC cache on a file system that cannot share files with the work tree takes as much again."""
+        return (self.rollouts + self.evaluations) + Range(1, 1).scaled(self.base + self.checkpoints + self.policies)
+
+
+def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
+    """What the stages leave behind.
+
+    A checkpoint holds weights and both moments in float32; the one before it stands until the next is written, and the
+    last one of every run stays in .state until the tables are made.
+    """
+    checkpoint = 3 * FLOAT * shape.parameters
+    tokens = assumed.response_share.scaled(params.rollout.max_tokens)
+    answers = assumed.response_share.scaled(params.evaluation.max_tokens)
+    completions = runs * (counts.in_training + counts.validation + counts.final) + counts.base
+    records, text = assumed.record_bytes, assumed.answer_bytes
+    return Disk(
+        base=FLOAT * shape.parameters,
+        checkpoints=(runs + 1) * checkpoint,
+        policies=runs * FLOAT * shape.parameters,
+        rollouts=Range(tokens.low * records.low, tokens.high * records.high).scaled(runs * counts.rollouts),
+        evaluations=Range(answers.low * text.low, answers.high * text.high).scaled(completions),
+    )

@@ -1,0 +1,92 @@
+"""The processes of one training run, and what they tell each other beside gradients.
+
+Every method that needs the others is called by all ranks, in the same order. It works on CPU tensors over a group of
+its own, so that it is the same beside gloo and NCCL.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+import json
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run.
+
+    Attributes:
+        rank: its number, from 0.
+        size: how many there are.
+        group: of the process group for CPU tensors; None where there is one process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes records, metrics, checkpoints and MLflow."""
+        return self.rank == 0
+
+    def tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's (N,) CPU tensor, by rank; lengths may differ."""
+        if self.size == 1:
+            return [tensor]
+        counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        distributed.all_gather(counts, torch.tensor([len(tensor)]), group=self.group)
+        lengths = [int(count) for count in counts]
+        padded = tensor.new_zeros(max(lengths))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in lengths]
+        if len(padded):
+            distributed.all_gather(parts, padded, group=self.group)
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def values(self, value: Any) -> list[Any]:
+        """Every rank's value, by rank. A value is what JSON holds; floats keep every bit."""
+        if self.size == 1:
+            return [value]
+        parts = self.tensors(torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8))
+        return [json.loads(part.numpy().tobytes()) for part in parts]
+
+    def from_first(self, value: Any) -> Any:
+        """The first rank's value; what the others give is not looked at."""
+        return self.values(value if self.first else None)[0]
+
+    def total(self, value: float) -> float:
+        """The sum over the ranks, equal on all of them."""
+        return math.fsum(self.values(value)) if self.size > 1 else value
+
+    def lists(self, rows: Mapping[int, list[float]]) -> dict[int, list[float]]:
+        """Row → numbers of all ranks together; no row is on two of them."""
+        if self.size == 1:
+            return dict(rows)
+        names = self.tensors(torch.tensor(list(rows), dtype=torch.int64))
+        lengths = self.tensors(torch.tensor([len(values) for values in rows.values()], dtype=torch.int64))
+        numbers = self.tensors(torch.tensor(list(chain.from_iterable(rows.values())), dtype=torch.float64))
+        found: dict[int, list[float]] = {}
+        for part, sizes, joined in zip(names, lengths, numbers, strict=True):
+            pieces = joined.split(sizes.tolist())
+            found.update((row, piece.tolist()) for row, piece in zip(part.tolist(), pieces, strict=True))
+        return found
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.size > 1:
+            distributed.barrier(group=self.group)
+
+
+SOLO = Ranks()
+"""One process alone."""
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be spread over the ranks, as one; all ranks call this, in the same order."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,48 @@
+"""The trainer's weights as an engine that has a copy of its own wants them: by name, whole, one at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole value of every weight, as in a model folder; one at a time, so that one at a time is in memory.
+
+    A sharded weight is gathered from all ranks when its turn comes, so all ranks must go through all of them. A tied
+    head comes once more under its own name: vLLM would otherwise keep the one that it has, with no more than a warning.
+    """
+    for name, parameter in model.named_parameters():
+        yield name, _whole(parameter)
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is model.get_input_embeddings().weight:
+        name = next(name for name, module in model.named_modules() if module is head)
+        yield f"{name}.weight", _whole(head.weight)
+
+
+def _whole(parameter: Any) -> Tensor:
+    tensor = parameter.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def architecture(model: Any) -> str:
+    """The class name that a model folder's config.json gives, also for a module that was never in a folder."""
+    named = model.config.architectures
+    # Sharding derives a class of its own from the model's.
+    return named[0] if named else next(kind.__name__ for kind in type(model).__mro__ if "FSDP" not in kind.__name__)
+
+
+def write_config(model: Any, folder: Any) -> None:
+    """Writes the config.json of a model folder without weights."""
+    name = architecture(model)
+    before, model.config.architectures = model.config.architectures, [name]
+    try:
+        model.config.save_pretrained(folder)
+    finally:
+        model.config.architectures = before
+
+
+def bytes_per_number(dtype: str) -> int:
+    """Of a dtype by its name in params.yaml."""
+    return getattr(torch, dtype).itemsize

@@ -1,0 +1,78 @@
+"""Generation and verification by all ranks: each takes its share, and every rank gets all of it.
+
+Callers see one engine and one verifier; all ranks call them with the same arguments, in the same order.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from itertools import chain, groupby
+
+import torch
+
+from sdpg.ranks import Ranks
+from sdpg.rewards import Scorer, Status, Verdict
+from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling
+from sdpg.seeds import derive_seed
+
+
+def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
+    """Which prompts each rank answers: neighbours that are equal stay together, so that they are read once."""
+    found: list[list[int]] = [[] for _ in range(ranks)]
+    for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
+        found[number % ranks].extend(members)
+    return found
+
+
+class SharedEngine:
+    """An engine per rank as one; see :class:`~sdpg.rollouts.protocol.RolloutEngine`.
+
+    Responses depend on the number of ranks, because each draws from a random source of its own.
+    """
+
+    def __init__(self, engine: RolloutEngine, ranks: Ranks) -> None:
+        self.engine, self.ranks = engine, ranks
+
+    def sync_weights(self) -> None:
+        """Of every rank's engine."""
+        self.engine.sync_weights()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: Callable[[int], object] = lambda finished: None,
+    ) -> list[Completion]:
+        """All responses on every rank. ``progress`` is told of this rank's."""
+        ranks = self.ranks
+        if ranks.size == 1:
+            return self.engine.generate(prompts, sampling, progress)
+        dealt = shares(prompts, ranks.size)
+        seed = derive_seed(sampling.seed, "rank", ranks.rank, ranks.size)
+        mine = dealt[ranks.rank]
+        own = self.engine.generate([prompts[i] for i in mine], replace(sampling, seed=seed), progress) if mine else []
+        ids = ranks.lists({i: list(map(float, one.ids)) for i, one in zip(mine, own, strict=True)})
+        logprobs = ranks.lists({i: one.rollout_logprobs for i, one in zip(mine, own, strict=True)})
+        cut = ranks.tensors(torch.tensor([one.truncated for one in own], dtype=torch.uint8))
+        flags = dict(zip(chain.from_iterable(dealt), torch.cat(cut).bool().tolist(), strict=True))
+        return [Completion([int(one) for one in ids[i]], logprobs[i], flags[i]) for i in range(len(prompts))]
+
+
+class SharedVerifier:
+    """A verifier per rank as one."""
+
+    def __init__(self, verifier: Scorer, ranks: Ranks) -> None:
+        self.verifier, self.ranks = verifier, ranks
+        self.name, self.version = verifier.name, verifier.version
+
+    def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
+        """All verdicts on every rank; see :meth:`sdpg.rewards.Verifier.score`."""
+        mine = range(self.ranks.rank, len(completions), self.ranks.size)
+        own = self.verifier.score(
+            [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]
+        )
+        if self.ranks.size == 1:
+            return own
+        # Rank r has every size-th row from r on.
+        parts = [iter(part) for part in self.ranks.values([asdict(verdict) for verdict in own])]
+        found = [next(parts[i % self.ranks.size]) for i in range(len(completions))]
+        return [Verdict(**(values | {"status": Status(values["status"])})) for values in found]

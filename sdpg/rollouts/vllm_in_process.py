@@ -1,0 +1,174 @@
+"""vLLM inside the training process; see :mod:`sdpg.rollouts.vllm_engine`.
+
+Under several ranks each has an engine of its own, which knows the other ranks only while it starts and while sharded
+weights are gathered: they may generate different numbers of responses.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+import gc
+import random
+import tempfile
+from typing import Any
+
+import numpy
+import torch
+from torch import distributed
+
+from sdpg.errors import UserError
+from sdpg.rollouts.model_weights import architecture, named_weights, write_config
+from sdpg.rollouts.vllm_engine import Progress, VllmEngine
+from sdpg.vllm_params import VllmInProcess
+from sdpg.vllm_start import SHORTEST, check_head_size, check_kv_cache, engine_arguments, load_vllm
+
+_running: list["InProcessVllm"] = []
+"""The engine of this process, kept until the next one: as vLLM goes, it ends torch.distributed for the process, also
+where that is the trainer's."""
+
+
+class InProcessVllm(VllmEngine):
+    """An engine that follows the weights of ``model``."""
+
+    settings: VllmInProcess
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: VllmInProcess, dtype: torch.dtype, longest: int, batch: int
+    ) -> None:
+        """As of :class:`VllmEngine`; ``batch`` sequences are generated at once, as far as the KV cache reaches.
+
+        Raises:
+            UserError: if vLLM is not installed, does not know the architecture, or does not start with the settings.
+        """
+        config = model.config.get_text_config()
+        context = config.max_position_embeddings
+        # Long enough for the canary to see the prefix cache.
+        super().__init__(model, tokenizer, settings, dtype, min(context, max(longest, SHORTEST)))
+        vllm = load_vllm()
+        from vllm.model_executor.models import ModelRegistry  # pyright: ignore[reportMissingImports]
+
+        if (name := architecture(model)) not in ModelRegistry.get_supported_archs():
+            raise UserError(
+                f"vLLM {vllm.__version__} does not know the architecture {name}: use rollout.engine: transformers, or "
+                "a model such as Qwen3"
+            )
+        on_gpu = torch.cuda.is_available()
+        if not on_gpu:
+            check_head_size(getattr(config, "head_dim", None))
+        check_kv_cache(settings, config, self.longest)
+        self.asleep = False
+        self.sampling_params = vllm.SamplingParams
+        # A configuration without weights: the trainer's follow before anything is generated.
+        self.folder = tempfile.TemporaryDirectory(prefix="sdpg-vllm-")
+        write_config(model, self.folder.name)
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        while _running:
+            _running.pop().close()
+        arguments = engine_arguments(settings.dtype, settings.kv_cache_megabytes, self.longest, batch, settings.eager)
+        if settings.gpu_memory_share is not None:
+            arguments["gpu_memory_utilization"] = settings.gpu_memory_share
+        try:
+            with self._at_work():
+                self.llm = vllm.LLM(
+                    model=self.folder.name, load_format="dummy", disable_log_stats=True, seed=0,
+                    enable_sleep_mode=settings.sleep,
+                    **({"distributed_executor_backend": "external_launcher"} if several else {}),
+                    **arguments,
+                )  # fmt: skip
+        except (ValueError, torch.OutOfMemoryError) as error:
+            raise UserError(f"vLLM does not start with the settings of rollout.vllm: {error}") from error
+        _running.append(self)
+
+    def close(self) -> None:
+        """Gives up vLLM's memory; the engine cannot be used any more."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+
+    @property
+    def block(self) -> int:
+        """Tokens in a block of the prefix cache."""
+        return self.llm.llm_engine.vllm_config.cache_config.block_size
+
+    def send_weights(self) -> None:
+        """See the order in :mod:`sdpg.rollouts.vllm_engine`."""
+        with self._at_work():
+            if self.asleep:
+                self.llm.wake_up(tags=["weights"])
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(self.model)})
+            if self.asleep:
+                self.llm.wake_up(tags=["kv_cache"])
+                self.asleep = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Empties the prefix cache."""
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM's prefix cache is in use while nothing is generated")
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
+    ) -> list[tuple[list[int], list[float]]]:
+        """As of :class:`VllmEngine`."""
+        with self._at_work(seed):
+            outputs = self.llm.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                [self.sampling_params(**option) for option in options],
+                # Asked for once around the prompts, and once for a bar.
+                use_tqdm=lambda *prompts, **_: prompts[0] if prompts else _Bar(progress),
+            )
+        found = []
+        for output in outputs:
+            ids = list(output.outputs[0].token_ids)
+            logprobs = output.outputs[0].logprobs
+            found.append((ids, [places[token].logprob for places, token in zip(logprobs, ids, strict=True)]))
+        return found
+
+    def generate(self, prompts: Any, sampling: Any, progress: Progress = lambda finished: None) -> list[Any]:
+        """As of :class:`VllmEngine`."""
+        if self.asleep:
+            self.llm.wake_up()
+            self.asleep = False
+        if self.synced:
+            # What earlier calls left in the cache could change roundings: a resumed run would not repeat them.
+            self.forget()
+        completions = super().generate(prompts, sampling, progress)
+        if self.settings.sleep and prompts:
+            self.llm.sleep(level=1)
+            self.asleep = True
+        return completions
+
+    @contextmanager
+    def _at_work(self, seed: int | None = None) -> Iterator[None]:
+        """Around calls of vLLM, which seeds the process's random sources and forbids ``torch.set_num_threads``."""
+        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+        sources = random.getstate(), numpy.random.get_state()
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng())
+            if self.settings.eager:
+                # Small helpers would be compiled all the same, for 10 seconds.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if seed is not None:
+                torch.manual_seed(seed)
+            try:
+                yield
+            finally:
+                torch.set_num_threads = set_threads
+                torch.set_num_threads(threads)
+                random.setstate(sources[0])
+                numpy.random.set_state(sources[1])
+
+
+class _Bar:
+    """What vLLM takes for a progress bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.n, self.postfix = progress, 0, ""
+        self.format_dict = {"elapsed": 1.0}
+
+    def update(self, count: int) -> None:
+        self.n += count
+        self.progress(count)
+
+    def refresh(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,178 @@
+"""vLLM as a server of its own, on this machine or another; see :mod:`sdpg.rollouts.vllm_engine`.
+
+Tokens go in and come out (``/inference/v1/generate``). Weights are handed over through a folder that trainer and server
+both see: safetensors written piece by piece, which the server reloads in place. Every hand-over has a version; a
+response that was drawn, even in part, under another one is refused, so that two runs cannot share a server unnoticed.
+
+Requests that are in flight at once may be batched otherwise the next time, which moves log-probs by rounding: a resumed
+run draws the same responses up to that.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+import shutil
+from typing import Any
+import uuid
+
+import requests
+from requests.adapters import HTTPAdapter
+from safetensors.torch import save_file
+import torch
+from torch import distributed
+
+from sdpg.errors import UserError
+from sdpg.files import replaced_folder
+from sdpg.rollouts.model_weights import named_weights
+from sdpg.rollouts.vllm_engine import Progress, VllmEngine
+from sdpg.vllm_params import VllmServer
+
+CONNECT_SECONDS = 10
+PIECE_BYTES = 1 << 30
+"""Weights are written in files of about this size: so much is in memory at once."""
+START = "start it with `python -m pipelines.serve`"
+
+
+class ServedVllm(VllmEngine):
+    """An engine that has a server follow the weights of ``model``."""
+
+    settings: VllmServer
+
+    def __init__(
+        self, model: Any, tokenizer: Any, settings: VllmServer, dtype: torch.dtype, longest: int, batch: int
+    ) -> None:
+        """As of :class:`VllmEngine`; up to ``batch`` requests are sent at once.
+
+        Raises:
+            UserError: if there is no server, or it was started with options under which it cannot be used.
+        """
+        self.settings = settings
+        self.session = requests.Session()
+        # A proxy of the surroundings is for the internet.
+        self.session.trust_env = False
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=batch))
+        self.batch = batch
+        served = self.ask("GET", "/server_info?config_format=json")["vllm_config"]
+        if (mode := served["model_config"]["logprobs_mode"]) != "processed_logprobs":
+            raise UserError(
+                f"the server at {settings.url} runs with --logprobs-mode {mode}, and so returns log-probs of another "
+                f"distribution than the one it draws from: {START}, or with --logprobs-mode processed_logprobs"
+            )
+        self.block_size = int(served["cache_config"]["block_size"])
+        super().__init__(model, tokenizer, settings, dtype, int(served["model_config"]["max_model_len"]))
+        if longest > self.longest:
+            raise UserError(
+                f"the longest prompt and response take {longest} tokens, but the server at {settings.url} was started "
+                f"for sequences of {self.longest} (max_model_len): start it again with the present params.yaml, or "
+                "lower the limits of prompts and responses"
+            )
+        self.version = ""
+
+    @property
+    def block(self) -> int:
+        """Tokens in a block of the prefix cache."""
+        return self.block_size
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """One request; its answer as JSON.
+
+        Raises:
+            UserError: if the server does not answer, or with an error.
+        """
+        url = self.settings.url + path
+        try:
+            answer = self.session.request(method, url, json=body, timeout=(CONNECT_SECONDS, self.settings.timeout))
+        except requests.Timeout as error:
+            raise UserError(
+                f"{url} did not answer within {self.settings.timeout:g} s (rollout.vllm.timeout): raise it, or look "
+                f"into the server's log ({error})"
+            ) from None
+        except requests.RequestException as error:
+            raise UserError(
+                f"the vLLM server at {self.settings.url} (rollout.vllm.url) cannot be reached, or died while it "
+                f"answered {path}: {START}, look into its log if it was running, and give the same command again; a "
+                f"training run goes on from its last checkpoint ({error})"
+            ) from None
+        if answer.status_code in (403, 404):
+            raise UserError(
+                f"the server at {self.settings.url} does not offer {path.split('?')[0]} ({answer.status_code}): "
+                f"{START}, which sets VLLM_SERVER_DEV_MODE=1 and --tokens-only"
+            )
+        if not answer.ok:
+            raise UserError(
+                f"the server at {self.settings.url} answers {path} with {answer.status_code}: {answer.text[:1000]}; "
+                "look into its log, and give the same command again when it runs"
+            )
+        return answer.json() if answer.content else None
+
+    def send_weights(self) -> None:
+        """Through the folder; see the order in :mod:`sdpg.rollouts.vllm_engine`."""
+        several = distributed.is_initialized() and distributed.get_world_size() > 1
+        first = not several or distributed.get_rank() == 0
+        folder = Path(self.settings.weights_folder).resolve()
+        if first:
+            with replaced_folder(folder) as temporary:
+                self._write(temporary)
+            self.ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
+            if not self.ask("POST", "/reset_prefix_cache")["success"]:
+                raise UserError(
+                    f"the server at {self.settings.url} is answering others while it gets new weights: let no two runs "
+                    "share a server"
+                )
+            self.version = uuid.uuid4().hex
+            self.ask("POST", "/update_weight_version", {"new_version": self.version})
+            shutil.rmtree(folder)
+        else:
+            # Sharded weights are gathered from all ranks.
+            for _ in named_weights(self.model):
+                pass
+        if several:
+            distributed.barrier()
+            if not first:
+                self.version = self.ask("GET", "/weight_info")["weight_version"]
+
+    def _write(self, folder: Path) -> None:
+        piece: dict[str, torch.Tensor] = {}
+        number = size = 0
+        for name, tensor in named_weights(self.model):
+            # Tied weights share memory, which safetensors refuses.
+            piece[name] = tensor.to("cpu", self.dtype, copy=True).contiguous()
+            size += piece[name].nbytes
+            if size >= PIECE_BYTES:
+                save_file(piece, folder / f"model-{number:05d}.safetensors")
+                piece, number, size = {}, number + 1, 0
+        if piece:
+            save_file(piece, folder / f"model-{number:05d}.safetensors")
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
+    ) -> list[tuple[list[int], list[float]]]:
+        """As of :class:`VllmEngine`."""
+
+        def one(index: int) -> tuple[list[int], list[float]]:
+            body = {"token_ids": list(prompts[index]), "sampling_params": options[index]}
+            return self._drawn(self.ask("POST", "/inference/v1/generate", body)["choices"][0])
+
+        with ThreadPoolExecutor(self.batch, thread_name_prefix="vllm") as pool:
+            waiting = {pool.submit(one, index): index for index in range(len(prompts))}
+            try:
+                for future in as_completed(waiting):
+                    future.result()
+                    progress(1)
+            except UserError:
+                # What is not sent yet is not sent any more; a run that stops must not wait for it.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        found = {index: future.result() for future, index in waiting.items()}
+        return [found[index] for index in range(len(prompts))]
+
+    def _drawn(self, choice: Any) -> tuple[list[int], list[float]]:
+        versions = {span["version"] for span in choice["weight_versions"] or []}
+        if versions != {self.version}:
+            raise UserError(
+                f"the server at {self.settings.url} answered under other weights than this run handed over: another "
+                "run uses it, or it was started again meanwhile; give each run a server of its own, and the same "
+                "command again: a training run goes on from its last checkpoint"
+            )
+        return choice["token_ids"], [entry["logprob"] for entry in choice["logprobs"]["content"]]

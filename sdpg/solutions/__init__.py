@@ -1,0 +1,1 @@
+"""Worked solutions for training problems that have none: from datasets, an endpoint, or the local engine."""

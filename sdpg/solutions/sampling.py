@@ -1,0 +1,141 @@
+"""Solutions from a local model by rejection sampling: the rollout engine answers, the verifier decides later."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from sdpg.context import model_context
+from sdpg.errors import UserError
+from sdpg.params import BaseParams, LocalModel, PromptParams, RolloutParams
+from sdpg.problems import Problem
+from sdpg.prompts import chat_prompt, generation_header, prompt_ids, render_student
+from sdpg.provenance import hash_files
+from sdpg.rollouts import RolloutEngine, Sampling
+from sdpg.seeds import derive_seed
+from sdpg.solutions.candidates import Candidate
+from sdpg.solutions.settings import EngineWay
+from sdpg.solutions.store import AnswerStore, request_digest
+from sdpg.tokenizer import load_tokenizer
+from sdpg.weights import check_weights
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+class FromEngine:
+    """A :class:`~sdpg.solutions.candidates.Way`.
+
+    Problems are asked ``batch`` at a time, and a batch's answers are kept together: their random numbers belong to the
+    batch as a whole, so that a command which goes on after an interruption draws what it would have drawn.
+
+    Args:
+        way: model, engine, decoding.
+        prompts: the student's, under which the model is asked.
+        samples: rounds.
+        store: keeps answers.
+        make: loads the model and makes the engine for prompts of so many tokens; called when it is needed first.
+
+    Raises:
+        UserError: if the folder is no model, or prompt and answer do not fit its context.
+    """
+
+    name = "engine"
+
+    def __init__(
+        self,
+        way: EngineWay,
+        prompts: PromptParams,
+        samples: int,
+        store: AnswerStore,
+        make: Callable[[EngineWay, Any, int], RolloutEngine],
+    ) -> None:
+        self.way, self.prompts, self.rounds, self.store, self._make = way, prompts, samples, store, make
+        folder = Path(way.model)
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"--engine {folder} has no config.json: name a folder with config.json, *.safetensors and a tokenizer, "
+                "such as models/base"
+            )
+        check_weights(folder, "--engine")
+        self.tokenizer = load_tokenizer(folder)
+        generation_header(self.tokenizer, prompts)
+        context = model_context(
+            BaseParams(folder=str(folder.parent), model=LocalModel(kind="folder", path=folder.name))
+        )
+        needed = prompts.max_student_tokens + way.decoding.max_tokens
+        if context is not None and needed > context:
+            raise UserError(
+                f"prompts.max_student_tokens ({prompts.max_student_tokens}) + --max-tokens ({way.decoding.max_tokens}) "
+                f"= {needed} tokens, but the context of {folder} is {context}: lower one of the two"
+            )
+        self._digest = hash_files([file for pattern in MODEL_FILES for file in folder.glob(pattern)], folder)
+        self._origin = f"{'/'.join(folder.absolute().parts[-2:])} ({self._digest[:12]})"
+        self._engine: RolloutEngine | None = None
+        self._counts = {"answers": 0, "completion_tokens": 0, "from_store": 0}
+
+    def used(self) -> dict[str, int]:
+        """Answers behind the candidates of this command, and their tokens."""
+        return dict(self._counts)
+
+    def ask(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
+        """See :class:`~sdpg.solutions.candidates.Way`."""
+        size = self.way.batch
+        batches = [problems[start : start + size] for start in range(0, len(problems), size)]
+        label = f"samples, round {attempt + 1} of {self.rounds}"
+        candidates: list[list[Candidate]] = []
+        with tqdm(total=len(problems), desc=label, unit="answer") as bar:
+            for batch in batches:
+                candidates += self._ask_batch(batch, attempt)
+                bar.update(len(batch))
+        return candidates
+
+    def _ask_batch(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
+        prompts = [
+            chat_prompt(self.tokenizer, render_student(self.prompts, problem), self.prompts) for problem in problems
+        ]
+        way = self.way
+        digest = request_digest("engine", self._digest, way.model_dump(exclude={"model"}), attempt, prompts)
+        answers = self.store.get(digest)
+        if answers is None:
+            answers = self._generate(prompts, digest)
+            self.store.put(digest, answers)
+        else:
+            self._counts["from_store"] += len(answers)
+        self._counts["answers"] += len(answers)
+        self._counts["completion_tokens"] += sum(answer["tokens"] for answer in answers)
+        return [
+            [Candidate(answer["text"], self._origin, f"{digest}/{at}", answer["truncated"])]
+            for at, answer in enumerate(answers)
+        ]
+
+    def _generate(self, prompts: Sequence[str], digest: str) -> list[dict[str, Any]]:
+        if self._engine is None:
+            self._engine = self._make(self.way, self.tokenizer, self.prompts.max_student_tokens)
+        decoding = self.way.decoding
+        sampling = Sampling(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            max_tokens=decoding.max_tokens,
+            seed=derive_seed(self.way.seed, "solutions", digest),
+        )
+        completions = self._engine.generate([prompt_ids(self.tokenizer, prompt) for prompt in prompts], sampling)
+        return [
+            {
+                "text": self.tokenizer.decode(completion.ids, skip_special_tokens=True),
+                "truncated": completion.truncated,
+                "tokens": len(completion.ids),
+            }
+            for completion in completions
+        ]
+
+
+def local_engine(way: EngineWay, tokenizer: Any, prompt_tokens: int) -> RolloutEngine:
+    """The engine that ``rollout.engine`` names, with the folder's weights."""
+    # Loading torch takes seconds, which answers that are at hand need not wait for.
+    from sdpg.models import load_model
+    from sdpg.rollouts.engines import make_engine
+
+    rollout = RolloutParams.model_validate({"engine": way.engine, "vllm": way.vllm})
+    longest = prompt_tokens + way.decoding.max_tokens
+    return make_engine(rollout, load_model(Path(way.model)), tokenizer, way.batch, longest)

@@ -1,0 +1,127 @@
+"""Named settings of a method trained on fresh seeds and evaluated once: default and tuned, or a knob's values."""
+
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import shutil
+import time
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sdpg import paths
+from sdpg.errors import Diverged
+from sdpg.evaluation import Identity
+from sdpg.files import replaced_folder, write_json
+from sdpg.final_evaluation import evaluate_policy, summarise
+from sdpg.params import Params, parse_params
+from sdpg.provenance import fingerprint, package_code, versions
+from sdpg.records import write_evaluations
+from sdpg.runs import Errand, run_identity, run_inputs, train_run, train_sections
+from sdpg.tracking import Parent
+from sdpg.tune_params import VALIDATION
+from sdpg.tuning.space import Values, applied, plain, trial_params
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method with some of its values changed.
+
+    Attributes:
+        group: of settings that are compared: a study, or a measurement.
+        method: a name under ``methods``.
+        name: of the setting.
+        values: by path.
+        sets: the problem sets that the final policy is asked.
+    """
+
+    group: str
+    method: str
+    name: str
+    values: Values
+    sets: tuple[str, ...]
+
+    def run_folder(self, seed: int) -> Path:
+        """The training run."""
+        return Path("runs") / "tune" / self.group / "retrain" / f"{self.name}-{seed}"
+
+    def evaluation_folder(self, seed: int) -> Path:
+        """The final policy's answers."""
+        return Path("evaluations") / "tune" / self.group / f"{self.name}-{seed}"
+
+
+def setting_params(params: Params, setting: Setting) -> Params:
+    """params.yaml with the setting's values and the steps of retraining; evaluated as any final policy is."""
+    tuned = trial_params(params, setting.values)
+    steps = params.tune.retrain.steps or params.tune.steps
+    tree = applied(plain(tuned), {"train.steps": steps, "train.record_every": steps})
+    tree["evaluation"]["samples"] = params.tune.samples
+    return parse_params(tree, "the setting")
+
+
+def setting_identity(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> str:
+    """What a result hangs on; another one is made anew."""
+    chosen = setting_params(params, setting)
+    sections = train_sections(chosen, setting.method) | {"evaluation": chosen.evaluation.model_dump(mode="json")}
+    return fingerprint(setting.method, seed, sections, inputs, package_code(), versions(), list(setting.sets))
+
+
+def is_done(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> bool:
+    """Whether this setting was trained and evaluated with this seed."""
+    summary = setting.evaluation_folder(seed) / "summary.json"
+    if not summary.is_file():
+        return False
+    return json.loads(summary.read_text(encoding="utf-8"))["fingerprint"] == setting_identity(
+        params, setting, seed, inputs
+    )
+
+
+def retrain(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> None:
+    """Trains and evaluates once; goes on where an interrupted one was."""
+    chosen, group = setting_params(params, setting), setting.group
+    parent = Parent("retraining", f"retrain {group}", fingerprint("retraining", group), {"group": group})
+    errand = Errand(
+        folder=setting.run_folder(seed), name=f"{group}/{setting.name}-{seed}",
+        identity=("retrain", group, setting.name),
+        command="python -m pipelines.tune_all", sets=(VALIDATION,), parent=parent, keep_policy=True,
+    )  # fmt: skip
+    work = paths.STATE / run_identity(chosen, setting.method, seed, inputs, errand)
+    result: dict[str, Any] = {"fingerprint": setting_identity(params, setting, seed, inputs), "setting": setting.name,
+                              "method": setting.method, "seed": seed, "values": setting.values}  # fmt: skip
+    rows = []
+    try:
+        train_run(chosen, setting.method, seed, errand)
+    except Diverged as error:
+        result["error"] = str(error)
+    else:
+        identity = Identity(f"{setting.name}-{seed}", setting.method, seed, chosen.train.steps)
+        rows = evaluate_policy(chosen, identity, setting.run_folder(seed) / "policy", names=setting.sets)
+        result["accuracy"] = summarise(rows)
+    with replaced_folder(setting.evaluation_folder(seed)) as folder:
+        if rows:
+            write_evaluations(folder / "final.parquet", rows)
+        write_json(folder / "summary.json", result)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def retrain_all(params: Params, settings: list[Setting], seeds: list[int]) -> None:
+    """Trains whatever is missing; several processes of this machine share the work, and one waits for the others."""
+    inputs = run_inputs()
+    jobs = [(setting, seed) for seed in seeds for setting in settings]
+    locks = paths.STATE / "retrain"
+    locks.mkdir(parents=True, exist_ok=True)
+    while jobs:
+        left = []
+        for setting, seed in jobs:
+            try:
+                with FileLock(locks / f"{setting.group}-{setting.name}-{seed}.lock", timeout=0):
+                    if not is_done(params, setting, seed, inputs):
+                        retrain(params, setting, seed, inputs)
+                        print(f"{setting.group}, {setting.name}, seed {seed}: done", flush=True)
+            except Timeout:
+                left.append((setting, seed))
+        if len(left) == len(jobs):
+            time.sleep(POLL_SECONDS)
+        jobs = left

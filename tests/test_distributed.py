@@ -1,0 +1,273 @@
+"""Two gloo ranks compute what one process computes: gradients, weights, log-probs; and none waits for the other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from plain_update import METHODS, gate_kind, switched_on
+import pytest
+from safetensors.torch import load_file, save_file
+from tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
+import torch
+from two_ranks import STRATEGIES, on_two_ranks, policies
+
+from sdpg import experience as experience_module
+from sdpg.batches import deal
+from sdpg.experience import Experience, Signals
+from sdpg.methods import Coefficients
+from sdpg.params import MethodParams
+from sdpg.policies import Policies
+from sdpg.ranks import SOLO, Ranks, whole
+from sdpg.recording import DIAGNOSED, diagnose
+from sdpg.update import Task, accumulate_gradients
+
+STEPS = 3
+BUDGET = 128
+Tensors = dict[str, torch.Tensor]
+
+
+def rollouts(step: int, method: MethodParams) -> Experience:
+    """Twelve ragged rows, one of them as long as several others, so that ranks get unequal numbers of them."""
+    experience = tiny_experience(gate_kind=gate_kind(method), seed=100 + step)
+    response = [2 + place % (VOCAB - 2) for place in range(44)]
+    return dataclasses.replace(
+        experience,
+        responses=[response, *experience.responses[1:]],
+        rollout_logprobs=[[-1.0] * len(response), *experience.rollout_logprobs[1:]],
+    )
+
+
+def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, Signals]:
+    """Gradients and losses of three updates, the weights behind them, and the last update's signals."""
+    options = tiny_train(tokens_per_micro_batch=BUDGET)
+    optimizer = torch.optim.AdamW(one.student.parameters(), lr=1e-2, weight_decay=0.1)
+    found: Tensors = {}
+    signals = Signals()
+    for step in range(STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        experience, signals = rollouts(step, method), Signals()
+        task = Task(one, experience, method, switched_on(method), options, MAX_TOKENS, Path("unused.json"))
+        loss = accumulate_gradients(task, range(12), signals)
+        found[f"{prefix} {step} loss"] = torch.tensor([loss], dtype=torch.float64)
+        for name, parameter in one.student.named_parameters():
+            assert parameter.grad is not None
+            found[f"{prefix} {step} gradient {name}"] = whole(parameter.grad).clone()
+        norm = whole(torch.nn.utils.clip_grad_norm_(one.student.parameters(), 1.0))
+        found[f"{prefix} {step} norm"] = norm.reshape(1).clone()
+        optimizer.step()
+    for name, parameter in one.student.named_parameters():
+        found[f"{prefix} weight {name}"] = whole(parameter.detach()).clone()
+    return found, signals
+
+
+def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = value.abs().max().item()
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance * size, msg=name)
+
+
+# --- every method, both strategies
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two ranks found, all parts of this file in one go: starting processes takes longer than their work."""
+    folder = tmp_path_factory.mktemp("ranks")
+    on_two_ranks(everything, folder)
+    return folder
+
+
+def everything(ranks: Ranks, folder: Path) -> None:
+    for part in (telling, reading, every_method, lopsided_gates):
+        part(ranks, folder)
+
+
+def every_method(ranks: Ranks, folder: Path) -> None:
+    found: Tensors = {}
+    for strategy in STRATEGIES:
+        for name, method in METHODS.items():
+            one = policies(strategy, ranks)
+            with counted_passes(one.student) as student, counted_passes(one.reference) as reference:
+                more, signals = train(one, method, f"{strategy} {name}")
+            found |= more
+            # As many passes on each rank, or the collectives of shards would not meet.
+            counts = [len(student.prompts(True)) > 0, len(student.seen), len(reference.seen)]
+            assert ranks.values(counts) == [counts] * ranks.size
+            joined = signals.gathered(ranks)
+            assert sorted(joined.loss) == sorted(row for part in ranks.values(list(signals.loss)) for row in part)
+            found[f"{strategy} {name} signal"] = torch.tensor(
+                [value for row in sorted(joined.loss) for value in joined.loss[row]]
+            )
+    if ranks.first:
+        save_file(found, folder / "methods.safetensors")
+
+
+def test_three_updates_of_every_method_equal_those_of_one_process(found: Path) -> None:
+    assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(METHODS)
+    tensors = load_file(found / "methods.safetensors")
+    for name, method in METHODS.items():
+        expected, signals = train(policies("none", SOLO), method, name)
+        values = [value for row in sorted(signals.loss) for value in signals.loss[row]]
+        for strategy in STRATEGIES:
+            torch.testing.assert_close(tensors.pop(f"{strategy} {name} signal"), torch.tensor(values))
+            compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
+    assert not tensors
+
+
+def test_the_split_of_these_rows_is_uneven() -> None:
+    experience = rollouts(0, METHODS["grpo"])
+    dealt = experience.dealt_micro_batches(range(12), experience.student_prompts, BUDGET, 0, 2)
+    rows = [sorted(row for lines in batches for line in lines for row in line) for batches in dealt]
+    assert sorted(rows[0] + rows[1]) == list(range(12))
+    assert len(rows[0]) != len(rows[1])
+    assert {len(batches) for batches in dealt} != {1}
+
+
+def test_lines_are_dealt_by_their_tokens() -> None:
+    assert deal([5, 9, 2, 1], 2) == [[1], [0, 2, 3]]
+    assert deal([3, 3, 3], 2) == [[0, 2], [1]]
+    assert deal([4, 1, 7], 1) == [[0, 1, 2]]
+    assert deal([], 2) == [[], []]
+    assert deal([1], 3) == [[0], [], []]
+
+
+# --- gates that are closed on one rank and open on the other
+
+
+@contextmanager
+def halves() -> Iterator[None]:
+    """The first half of the lines to the first rank, the rest to the second."""
+    before = experience_module.deal
+    experience_module.deal = lambda lengths, ranks: (
+        before(lengths, ranks) if ranks == 1
+        else [list(range(len(lengths) // 2)), list(range(len(lengths) // 2, len(lengths)))]
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        experience_module.deal = before
+
+
+CASES = {
+    "current": tiny_method(distillation="kl_student_teacher", reference="ufkl"),
+    "reference": tiny_method(distillation="jsd", teacher="reference", reference="none"),
+    "no pass": tiny_method(outcome="none", distillation="kl_student_teacher", teacher="reference"),
+}
+OPENED = (6, 12)
+AT = {
+    "current": Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0),
+    "reference": Coefficients(alpha=0.0, beta=0.7, rlsd_lambda=0.0),
+    "no pass": Coefficients(alpha=0.0, beta=0.7, rlsd_lambda=0.0),
+}
+
+
+def lopsided(case: str, opened: int) -> Experience:
+    """Gates are open from row ``opened`` on; 12 means nowhere."""
+    experience = rollouts(0, CASES[case])
+    gates = torch.zeros(12, dtype=torch.float64)
+    gates[opened:] = 1.0
+    return dataclasses.replace(experience, gates=gates)
+
+
+def lopsided_gradients(one: Policies, case: str, opened: int, prefix: str) -> Tensors:
+    one.student.zero_grad(set_to_none=True)
+    experience = lopsided(case, opened)
+    # A small budget: the ranks need unequal numbers of teacher passes for a micro-batch.
+    options = tiny_train(tokens_per_micro_batch=64)
+    task = Task(one, experience, CASES[case], AT[case], options, MAX_TOKENS, Path("unused.json"))
+    found = {f"{prefix} loss": torch.tensor([accumulate_gradients(task, range(12), Signals())], dtype=torch.float64)}
+    for name, parameter in one.student.named_parameters():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found[f"{prefix} {name}"] = whole(gradient).detach().clone()
+    return found
+
+
+def lopsided_gates(ranks: Ranks, folder: Path) -> None:
+    found: Tensors = {}
+    for strategy in STRATEGIES:
+        for tied in (True, False):
+            one = policies(strategy, ranks, tied)
+            for case in CASES:
+                for opened in OPENED:
+                    with halves(), counted_passes(one.student) as student, counted_passes(one.reference) as reference:
+                        more = lopsided_gradients(one, case, opened, f"{strategy} {tied} {case} {opened}")
+                    found |= more
+                    counts = [len(student.seen), len(reference.seen)]
+                    assert ranks.values(counts) == [counts] * ranks.size
+                    if (case, opened) == ("no pass", 12):
+                        assert counts == [0, 0]
+                    if case == "reference":
+                        # Nobody asks a teacher where no gate is open on any rank.
+                        assert (counts[1] > 0) == (opened < 12)
+    if ranks.first:
+        save_file(found, folder / "gates.safetensors")
+
+
+def test_gates_closed_on_one_rank_and_open_on_the_other(found: Path) -> None:
+    tensors = load_file(found / "gates.safetensors")
+    for tied in (True, False):
+        one = policies("none", SOLO, tied)
+        for case in CASES:
+            for opened in OPENED:
+                expected = lopsided_gradients(one, case, opened, f"{tied} {case} {opened}")
+                for strategy in STRATEGIES:
+                    compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
+    assert not tensors
+
+
+# --- what is read without a gradient
+
+
+def readings(one: Policies) -> Tensors:
+    """Log-probs of ten rows by student and reference, and the diagnostic pass over three."""
+    method = METHODS["sdpg-ufkl"]
+    experience = rollouts(0, method)
+    found: Tensors = {}
+    for name in ("student", "reference"):
+        logprobs = one.sampled_logprobs(getattr(one, name), experience, range(10), experience.student_prompts, 40)
+        assert sorted(logprobs) == list(range(10))
+        found[name] = torch.cat([logprobs[row] for row in range(10)])
+    for rows in ([3, 7, 11], [5]):
+        diagnosed = diagnose(one, experience, rows, method, tiny_train())
+        assert list(diagnosed) == rows
+        for name in DIAGNOSED:
+            found[f"{name} {rows}"] = torch.tensor([value for row in rows for value in diagnosed[row][name]])
+    return found
+
+
+def reading(ranks: Ranks, folder: Path) -> None:
+    for strategy in STRATEGIES:
+        found = readings(policies(strategy, ranks, tied=False))
+        # Every rank has all of it.
+        save_file(found, folder / f"{strategy}-{ranks.rank}.safetensors")
+
+
+def test_logprobs_and_diagnostics_are_those_of_one_process_on_every_rank(found: Path) -> None:
+    expected = readings(policies("none", SOLO, tied=False))
+    for strategy in STRATEGIES:
+        for rank in range(2):
+            compare(load_file(found / f"{strategy}-{rank}.safetensors"), expected, 1e-6)
+
+
+# --- what ranks tell each other
+
+
+def telling(ranks: Ranks, folder: Path) -> None:
+    mine: dict[int, list[float]] = {0: [0.1 + 0.2, -1e-300]} if ranks.first else {5: [], 3: [7.0]}
+    assert ranks.lists(mine) == {0: [0.1 + 0.2, -1e-300], 5: [], 3: [7.0]}
+    assert ranks.lists({}) == {}
+    assert ranks.values({"rank": ranks.rank, "text": "é", "none": None}) == [
+        {"rank": rank, "text": "é", "none": None} for rank in range(2)
+    ]
+    assert ranks.from_first("first" if ranks.first else "other") == "first"
+    assert ranks.total(0.1 * (ranks.rank + 1)) == 0.1 + 0.2
+    assert [part.tolist() for part in ranks.tensors(torch.arange(3 * ranks.rank))] == [[], [0, 1, 2]]
+    ranks.wait()
+
+
+def test_one_process_alone_tells_itself(found: Path) -> None:
+    alone: Any = Ranks()
+    assert alone.lists({1: [2.0]}) == {1: [2.0]} and alone.values("x") == ["x"] and alone.total(0.5) == 0.5

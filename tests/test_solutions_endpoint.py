@@ -1,0 +1,459 @@
+"""The endpoint way against a real local server: what goes wrong, what it costs, what is kept."""
+
+from collections.abc import Callable, Iterator
+import json
+import logging
+from pathlib import Path
+import threading
+import time
+from typing import Any
+
+from paid_server import MODEL, Call, PaidServer, Reply, answered, chat, error, paid_server, right, solved, wrong
+import pytest
+
+from sdpg.errors import UserError
+from sdpg.problems import Problem
+from sdpg.solutions.candidates import Candidate
+from sdpg.solutions.client import HIDDEN, shown
+from sdpg.solutions.endpoint import FromEndpoint
+from sdpg.solutions.settings import Connection, Decoding, EndpointWay
+from sdpg.solutions.store import ANSWERED, IDLE, LOST, SENT, AnswerStore
+
+KEY = "sk-do-not-show-0123456789"
+
+
+def problems(count: int) -> list[Problem]:
+    return [Problem(f"p{n}", f"What is {n}+{n + 1}?", str(2 * n + 1), "", "hand") for n in range(count)]
+
+
+def way_to(url: str, **changes: Any) -> EndpointWay:
+    decoding = Decoding(temperature=0.5, top_p=0.9, max_tokens=50)
+    tree = {"base_url": url, "model": MODEL, "prompt": "{problem} Box it.", "system": None, "decoding": decoding}
+    return EndpointWay(**(tree | changes))
+
+
+def render(problem: Problem) -> str:
+    return f"{problem.problem} Box it."
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[AnswerStore]:
+    with AnswerStore(tmp_path / "answers") as opened:
+        yield opened
+
+
+class Asked:
+    """What one call of ``ask`` gave."""
+
+    def __init__(self, server: PaidServer, store: AnswerStore, count: int = 4, **connection: Any) -> None:
+        self.said: list[str] = []
+        settings = {"first_pause": 0.02, "timeout": 5.0, "retries": 3, "concurrency": 4} | connection
+        self.way = FromEndpoint(way_to(server.url), Connection(**settings), 2, store, render, self.said.append)
+        self.problems = problems(count)
+
+    def ask(self, attempt: int = 0) -> list[Candidate]:
+        found = self.way.ask(self.problems, attempt)
+        assert all(len(one) == 1 for one in found)
+        return [one for [one] in found]
+
+
+def test_what_is_sent_and_what_comes_back(store: AnswerStore) -> None:
+    with paid_server() as server:
+        asked = Asked(server, store)
+        found = asked.ask()
+    assert [one.text for one in found] == [solved(p.problem) for p in asked.problems]
+    assert {one.origin for one in found} == {f"{MODEL} at {server.url}"}
+    first = server.asked[0]
+    assert first.body == {
+        "model": MODEL, "messages": [{"role": "user", "content": "What is 0+1? Box it."}], "temperature": 0.5,
+        "top_p": 0.9, "max_tokens": 50,
+    }  # fmt: skip
+    assert first.key == found[0].request and "authorization" not in first.headers
+    assert asked.way.used() == {
+        "requests": 4, "from_store": 0, "prompt_tokens": 20, "completion_tokens": 40, "lost": 0
+    }  # fmt: skip
+    assert asked.way.asked_now == {"requests": 4, "tokens": 60}
+
+
+def test_an_answer_is_bought_once_and_a_second_sample_is_another(store: AnswerStore) -> None:
+    with paid_server() as server:
+        first = Asked(server, store).ask()
+        again = Asked(server, store)
+        assert again.ask() == first
+        assert len(server.asked) == 4 and again.way.asked_now["requests"] == 0 and again.way.used()["from_store"] == 4
+        again.ask(attempt=1)
+    assert len(server.asked) == 8 and set(server.paid.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "other"}, {"system": "s"}, {"body": {"top_k": 2}},
+               {"body": {"top_p": None}}, {"base_url": "http://127.0.0.1:1/v2"}]
+)  # fmt: skip
+def test_whatever_is_asked_is_part_of_the_digest(store: AnswerStore, change: dict[str, Any]) -> None:
+    [problem] = problems(1)
+    url = "http://127.0.0.1:1/v1"
+    plain, other = (FromEndpoint(way_to(url, **c), Connection(), 1, store, render) for c in ({}, change))
+    assert plain.request(problem, 0)[0] != other.request(problem, 0)[0]
+    assert (
+        plain.request(problem, 0)[0] == FromEndpoint(way_to(url), Connection(), 1, store, render).request(problem, 0)[0]
+    )
+    assert ("top_p" in other.request(problem, 0)[1]) == (change != {"body": {"top_p": None}})
+
+
+def test_two_problems_of_one_text_are_one_request(store: AnswerStore) -> None:
+    with paid_server() as server:
+        asked = Asked(server, store, 1)
+        asked.problems = asked.problems * 3
+        assert len({one.text for one in asked.ask()}) == 1 and len(server.asked) == 1
+
+
+def once(reply: Reply) -> Callable[[Call], Reply]:
+    """The reply at a request's first arrival, the right one at its second."""
+    return lambda call: reply if call.nth == 1 else right(call)
+
+
+GOOD = chat(solved("0+1"))
+
+
+@pytest.mark.parametrize(
+    ("reply", "lost"),
+    [
+        (error(429), False),
+        (error(500), False),
+        (error(503), False),
+        (error(504), True),
+        (Reply(body=GOOD, cut=20, paid=True), True),
+        (Reply(body=GOOD, cut=0, paid=True), True),
+        (Reply(body=GOOD[:40], paid=True), True),
+        (Reply(body=b"[" * 100_000, paid=True), True),
+        (Reply(body=b"\xff\xfe", paid=True), True),
+        (Reply(body=b"[]", paid=True), True),
+        (Reply(body=b'{"choices": []}', paid=True), True),
+        (Reply(body=chat(7), paid=True), True),
+        (Reply(body=chat([{"type": "text"}]), paid=True), True),
+        (Reply(body=GOOD, delay=1.5, paid=True), True),
+        (Reply(body=b'{"error": {"message": "overloaded"}}'), False),
+    ],
+    ids=["429", "500", "503", "504", "half", "headers-only", "half-json", "deep", "no-utf8", "list", "no-choice",
+         "number", "parts", "time-out", "error-in-200"],
+)  # fmt: skip
+def test_what_may_go_well_next_time_is_asked_again(store: AnswerStore, reply: Reply, lost: bool) -> None:
+    with paid_server(once(reply), once=True) as server:
+        asked = Asked(server, store, timeout=1.0 if reply.delay else 20.0)
+        found = asked.ask()
+    assert [one.text for one in found] == [solved(p.problem) for p in asked.problems]
+    assert [call.nth for call in server.asked].count(2) == 4
+    # On a busy machine a right answer may come too late as well.
+    assert len(server.asked) == 8 or reply.delay
+    assert set(server.paid.values()) == {1}, "an endpoint that knows the header charges once"
+    assert store.states() == {ANSWERED: 4}
+    assert asked.way.used()["lost"] == (len(server.asked) - 4) * lost
+
+
+def test_half_an_answer_without_a_length_is_no_answer(store: AnswerStore) -> None:
+    chunk = f"{len(GOOD):x}\r\n".encode() + GOOD
+    half = Reply(body=chunk, headers={"Transfer-Encoding": "chunked"}, cut=len(chunk) - 10, paid=True)
+    with paid_server(once(half)) as server:
+        assert len({one.text for one in Asked(server, store).ask()}) == 4
+    assert store.states() == {ANSWERED: 4}
+
+
+def test_retry_after_is_honoured_by_all(store: AnswerStore) -> None:
+    refused: list[float] = []
+
+    def behave(call: Call) -> Reply:
+        if "What is 1+2?" in call.question and not refused:
+            refused.append(call.time)
+            return error(429, Retry_After="2")
+        return Reply(body=chat(solved(call.question)), delay=0.05, paid=True)
+
+    with paid_server(behave) as server:
+        Asked(server, store, 60, concurrency=2).ask()
+    later = [call.time - refused[0] for call in server.asked if call.time > refused[0] + 0.5]
+    assert len(server.asked) == 61 and len(later) > 40
+    assert min(later) >= 2.0, "nobody asks meanwhile"
+
+
+def test_an_answer_that_drips_is_given_up_at_the_time_limit(store: AnswerStore) -> None:
+    dripping = Reply(body=GOOD, drip=0.05, paid=True)
+    with paid_server(lambda call: dripping if call.nth == 1 and "0+1" in call.question else right(call)) as server:
+        begin = time.monotonic()
+        asked = Asked(server, store, timeout=1.0)
+        assert all(one.failure is None for one in asked.ask())
+    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.way.used()["lost"] == 1
+
+
+def test_a_pause_that_is_too_long_ends_it(store: AnswerStore) -> None:
+    with paid_server(lambda call: error(429, "day's limit", Retry_After="86400")) as server:
+        with pytest.raises(
+            UserError, match=r"answers 429 and asks to wait 86,400 s .*day's limit.*\n0 answers are kept"
+        ):
+            Asked(server, store).ask()
+        assert len(server.asked) == 1
+
+
+def test_retries_end_and_the_rest_goes_on(store: AnswerStore) -> None:
+    def behave(call: Call) -> Reply:
+        return error(500, "broken") if "What is 2+3?" in call.question else right(call)
+
+    with paid_server(behave) as server:
+        asked = Asked(server, store)
+        found = asked.ask()
+        assert [one.failure for one in found] == [None, None, "no_reply", None]
+        assert sum("What is 2+3?" in call.question for call in server.asked) == 4
+        assert asked.said == ["no answer after 3 retries: 500: broken"]
+        # Not remembered: the next command asks again.
+        server.behave = right
+        assert Asked(server, store).ask()[2].failure is None
+    assert store.states() == {ANSWERED: 4}
+
+
+def test_an_endpoint_that_fails_for_good_is_left_alone(store: AnswerStore) -> None:
+    with paid_server(lambda call: right(call) if "What is 0+1?" in call.question else error(500)) as server:
+        with pytest.raises(UserError, match=r"5 requests in a row failed after 1 retries each.*\n1 answers are kept"):
+            Asked(server, store, 40, retries=1, concurrency=1).ask()
+        assert len(server.asked) == 1 + 5 * 2
+    assert store.states() == {ANSWERED: 1, IDLE: 5}
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (error(401, "no"), "wants a key, and SOLUTIONS_API_KEY is not set (401: no): export the right key"),
+        (error(403, "no"), "wants a key, and SOLUTIONS_API_KEY is not set (403: no)"),
+        (error(402, "no funds"), "wants to be paid first (402: no funds)"),
+        (error(404, "no such model"), "answers 404 to .*/chat/completions for the model 'writer' (no such model): "
+                                      "correct --model, or --endpoint"),
+        (error(400, "top_p: unknown"), "refuses the first request (400: top_p: unknown): correct --body"),
+        (error(302, Location="http://other.example/?x=y"), "redirects (302) to http://other.example, which is not"),
+        (Reply(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), "quota is used up (429: "
+                                                                                    "insufficient_quota pay)"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_all_is_said_after_one_request(store: AnswerStore, reply: Reply, message: str) -> None:
+    with paid_server(lambda call: reply) as server:
+        with pytest.raises(UserError) as caught:
+            Asked(server, store, 50).ask()
+        assert len(server.asked) == 1
+    text = str(caught.value)
+    assert all(part in text for part in message.split(".*"))
+    assert store.states() == {IDLE: 1}
+
+
+def test_a_request_that_is_refused_later_costs_that_problem_alone(store: AnswerStore) -> None:
+    def behave(call: Call) -> Reply:
+        return error(400, "too long") if "What is 3+4?" in call.question else right(call)
+
+    with paid_server(behave) as server:
+        found = Asked(server, store).ask()
+        assert len(server.asked) == 4
+    assert [one.failure for one in found] == [None, None, None, "refused"]
+
+
+def test_a_fatal_reply_lets_those_under_way_arrive(store: AnswerStore) -> None:
+    late = threading.Event()
+
+    def behave(call: Call) -> Reply:
+        if "What is 0+1?" in call.question:
+            return right(call)
+        if "What is 1+2?" in call.question:
+            late.wait(5)
+            return error(401)
+        late.set()
+        time.sleep(0.3)
+        return right(call)
+
+    with paid_server(behave) as server, pytest.raises(UserError, match=r"\(401.*\n3 answers are kept"):
+        Asked(server, store, 30, concurrency=3).ask()
+    assert store.states() == {ANSWERED: 3, IDLE: 1}
+    assert sum(server.paid.values()) == 3
+
+
+def test_nobody_there_is_said_at_once(store: AnswerStore) -> None:
+    with paid_server() as server:
+        pass
+    asked = Asked(server, store)
+    begin = time.monotonic()
+    for attempt in (asked.way.check, asked.ask):
+        with pytest.raises(UserError, match=r"does not answer .no connection.*start it, or correct --endpoint"):
+            attempt()
+    assert time.monotonic() - begin < 2
+
+
+def test_check_costs_nothing_and_tells_of_an_unlisted_model(store: AnswerStore) -> None:
+    with paid_server() as server:
+        said: list[str] = []
+        FromEndpoint(way_to(server.url, model="writre"), Connection(), 1, store, render, said.append).check()
+        assert said == [f"the endpoint {server.url} does not list the model 'writre' but: writer"]
+        assert not server.asked and not server.paid
+
+
+def test_no_more_at_once_than_told(store: AnswerStore) -> None:
+    with paid_server(lambda call: Reply(body=chat(solved(call.question)), delay=0.05, paid=True)) as server:
+        Asked(server, store, 20, concurrency=3).ask()
+    assert server.most_at_once == 3
+
+
+def test_requests_per_minute_hold_at_the_server(store: AnswerStore) -> None:
+    with paid_server() as server:
+        asked = Asked(server, store, 9, requests_per_minute=3)
+        asked.way._pace.window = 1.5
+        asked.ask()
+    times = [call.time for call in server.asked]
+    assert len(times) == 9
+    # Three at once, two windows later the last; the way to the server is not equally long for all.
+    assert times[-1] - times[0] >= 2.0
+
+
+def test_what_answers_really_took_counts_against_the_limit_of_tokens(store: AnswerStore) -> None:
+    with paid_server() as server:
+        begin = time.monotonic()
+        # Each may take 64 and takes 15: by the guess alone, the third would wait for a minute.
+        Asked(server, store, tokens_per_minute=130, concurrency=1).ask()
+    assert len(server.asked) == 4 and time.monotonic() - begin < 30
+
+
+def test_a_request_larger_than_the_limit_of_tokens_is_said_before(store: AnswerStore) -> None:
+    with paid_server() as server:
+        with pytest.raises(UserError, match="--tokens-per-minute is 50, but one request may take 64"):
+            Asked(server, store, tokens_per_minute=50).ask()
+        assert not server.asked
+
+
+def test_the_key_goes_to_the_endpoint_and_nowhere_else(
+    store: AnswerStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SOLUTIONS_API_KEY", KEY + "\n")
+    caplog.set_level(logging.DEBUG)
+
+    def behave(call: Call) -> Reply:
+        assert call.headers["authorization"] == f"Bearer {KEY}"
+        return answered(f"{solved(call.question)} Your key is {KEY}.", model=f"m-{KEY}")
+
+    with paid_server(behave, key=KEY) as server:
+        asked = Asked(server, store)
+        asked.way.check()
+        assert all(one.text.endswith(f"Your key is {HIDDEN}.") for one in asked.ask())
+        server.wanted = "another"
+        with pytest.raises(UserError) as caught:
+            Asked(server, store, 6).ask()
+    assert f"does not accept the key of SOLUTIONS_API_KEY (401: Incorrect key: Bearer {HIDDEN})" in str(caught.value)
+    printed = capsys.readouterr()
+    for text in (str(caught.value), caplog.text, printed.out, printed.err, "".join(asked.said)):
+        assert KEY not in text
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    assert KEY.encode() not in store.path.read_bytes()
+
+
+def test_a_redirect_does_not_carry_the_key(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLUTIONS_API_KEY", KEY)
+    with paid_server() as other, paid_server() as server:
+        server.behave = lambda call: error(307, Location=f"{other.url}/chat/completions")
+        with pytest.raises(UserError, match=r"redirects .307. to http://127.0.0.1"):
+            Asked(server, store).ask()
+        assert not other.calls
+
+
+@pytest.mark.parametrize(
+    ("key", "url", "connection", "message"),
+    [
+        (KEY, "http://gpu-7.example/v1", {}, "would go unencrypted to gpu-7.example"),
+        (f"{KEY} x", "https://a.example/v1", {}, "holds spaces or characters that no key has"),
+        (f"{KEY}\nX-Other: 1", "https://a.example/v1", {}, "holds spaces or characters"),
+        ("schlüssel-0123", "https://a.example/v1", {}, "holds spaces or characters"),
+        (None, "https://a.example/v1", {"key_required": True}, "SOLUTIONS_API_KEY .--key-env. is not set"),
+        (None, f"https://user:{KEY}@a.example/v1", {}, "holds a user, a password, a query"),
+        (None, f"https://a.example/v1?api-key={KEY}", {}, "holds a user, a password, a query"),
+        (None, "a.example/v1", {}, "an address begins with https://"),
+        (None, "ftp://a.example", {}, "an address begins with https://"),
+        (None, "http://[::1", {}, "is no address"),
+    ],
+)
+def test_address_and_key_are_looked_at_before_anything_is_sent(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch, key: str | None, url: str, connection: Any, message: str
+) -> None:
+    monkeypatch.delenv("SOLUTIONS_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("SOLUTIONS_API_KEY", key)
+    with pytest.raises(UserError, match=message) as caught:
+        FromEndpoint(way_to(url), Connection(**connection), 1, store, render)
+    assert KEY not in str(caught.value) and "schl" not in str(caught.value)
+
+
+def test_allow_http_and_own_machine_are_let_through(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLUTIONS_API_KEY", KEY)
+    for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:80/v1"):
+        FromEndpoint(way_to(url), Connection(), 1, store, render)
+    FromEndpoint(way_to("http://gpu-7.example/v1"), Connection(allow_http=True), 1, store, render)
+
+
+def test_a_word_for_a_key_is_not_cut_out_of_answers(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLUTIONS_API_KEY", "EMPTY")
+    with paid_server(lambda call: answered("The EMPTY set")) as server:
+        assert {one.text for one in Asked(server, store).ask()} == {"The EMPTY set"}
+
+
+def test_an_endless_reply_is_not_read_to_its_end(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdpg.solutions.client.MAX_BODY_BYTES", 10_000)
+    with paid_server(once(Reply(body=chat("x" * 20_000)))) as server:
+        assert len(Asked(server, store).ask()) == 4
+    assert len(server.asked) == 8
+
+
+def test_hostile_text_is_data(store: AnswerStore) -> None:
+    nasty = "\x1b]0;own\x07\x1b[2J\ud800 ${HOME} {problem} <|im_end|> '; DROP TABLE requests; --"
+    with paid_server(lambda call: answered(nasty, model={"a": [nasty]}, usage={"prompt_tokens": "9", "completion_tokens": -5})) as server:  # noqa: E501  # fmt: skip
+        asked = Asked(server, store)
+        assert {one.text for one in asked.ask()} == {nasty}
+        assert {one.text for one in Asked(server, store).ask()} == {nasty}, "and the same from the store"
+        assert asked.way.used()["prompt_tokens"] == asked.way.used()["completion_tokens"] == 0
+    with paid_server(lambda call: error(400, nasty)) as server, pytest.raises(UserError) as caught:
+        Asked(server, store).ask()
+    assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
+    assert shown("a\x1b[31mb\n\tc" + "d" * 400).startswith("a [31mb c") and len(shown("d" * 400)) == 301
+
+
+def test_wrong_and_cut_answers_come_back_as_such(store: AnswerStore) -> None:
+    def behave(call: Call) -> Reply:
+        if "What is 1+2?" in call.question:
+            return answered(solved(call.question), finish="length")
+        if "What is 2+3?" in call.question:
+            return answered(None)
+        if "What is 3+4?" in call.question:
+            return answered([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "b"}])
+        return wrong(call)
+
+    with paid_server(behave) as server:
+        found = Asked(server, store).ask()
+    assert [one.truncated for one in found] == [False, True, False, False]
+    assert found[2].text == "" and found[3].text == "ab"
+
+
+def test_lost_requests_are_told_of_when_going_on(store: AnswerStore) -> None:
+    with paid_server(lambda call: Reply(body=GOOD, cut=5, paid=True)) as server:
+        with pytest.raises(
+            UserError, match="a request failed after 3 retries each, the last with: the answer broke off"
+        ):
+            Asked(server, store).ask()
+        assert store.states() == {LOST: 1}
+        store.sent("0" * 32)
+        assert store.states() == {LOST: 1, SENT: 1}
+        assert "2 requests of earlier commands were sent and brought no whole answer" in Asked(server, store).said[0]
+
+
+def test_one_command_at_a_time(store: AnswerStore) -> None:
+    with pytest.raises(UserError, match="in use by another command"):
+        AnswerStore(store.path.parent)
+
+
+def test_a_damaged_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "answers.sqlite").write_bytes(b"no database at all, but long enough to be read as one" * 40)
+    with pytest.raises(UserError, match=r"answers.sqlite is damaged .*restore it"):
+        AnswerStore(tmp_path)
+    (tmp_path / "answers.sqlite").unlink()
+    with AnswerStore(tmp_path) as opened:
+        opened.put("a", {"text": "\ud800"})
+        assert opened.get("a") == json.loads('{"text": "\\ud800"}')

@@ -1,0 +1,247 @@
+"""Studies with real training on the micro profile: killed, resumed, by two workers, default against tuned."""
+
+from collections.abc import Iterator
+import csv
+import json
+import multiprocessing
+import os
+from pathlib import Path
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import mlflow
+import pytest
+
+from sdpg.params import load_params, read_yaml
+from sdpg.tuning.study import open_study
+from sdpg.tuning.worker import work
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+FORK = multiprocessing.get_context("fork")
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "DVC_NO_ANALYTICS": "true",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
+    return result
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the working tree on the micro profile with its base."""
+    folder = tmp_path_factory.mktemp("tune")
+    files = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in files:
+        if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "clone")
+    run(folder, "python", "-m", "pipelines.configure", "--profile", "micro", "--methods", "grpo sdpg-ufkl")
+    run(folder, "dvc", "repro", "base")
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_leaves_results(project: Path) -> None:
+    said = run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--trials", "3").stdout
+    assert "3 complete" in said or "pruned" in said
+    folder = project / "reports/tune/sdpg-ufkl"
+    summary = json.loads((folder / "study.json").read_text())
+    assert summary["counts"]["complete"] + summary["counts"]["pruned"] == 3
+    assert summary["storage"] == "sqlite:///tune.db" and summary["default_trial"] == 0
+    assert (folder / "report.html").read_text().count("data:image/svg+xml") >= 8
+    trials = rows(folder / "trials.csv")
+    for trial in trials:
+        run_folder = project / trial["run"]
+        assert (run_folder / "COMPLETE").exists() and not (run_folder / "policy").exists()
+        assert int(trial["steps"]) == len(rows(run_folder / "metrics.csv"))
+        curve = rows(run_folder / "curves.csv")
+        assert list(curve[0]) == ["step", "validation"], "no benchmark is asked in a trial"
+        assert float(trial["value"]) == float(curve[-1]["validation"])
+        config = read_yaml(run_folder / "config.yaml")
+        assert config["params"]["methods"]["sdpg-ufkl"]["beta"] == float(trial["param:methods.sdpg-ufkl.beta"])
+        assert config["seed"] == 1000
+    assert not list((project / ".state").glob("*/checkpoint*")), "work in progress is gone"
+    applied = [float(row["beta"]) for row in rows(folder / "curves.csv") if row["trial"] == "1" and row["step"] != "0"]
+    recorded = {row["step"]: float(row["beta"]) for row in rows(project / trials[1]["run"] / "metrics.csv")}
+    assert applied == pytest.approx([recorded[row["step"]] for row in rows(folder / "curves.csv")
+                                     if row["trial"] == "1" and row["step"] != "0"])  # fmt: skip
+
+
+def test_a_study_that_is_finished_trains_nothing_more(project: Path) -> None:
+    before = (project / "reports/tune/sdpg-ufkl/trials.csv").read_bytes()
+    run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--trials", "3", "--ready")
+    assert (project / "reports/tune/sdpg-ufkl/trials.csv").read_bytes() == before
+
+
+def test_trials_are_children_of_the_studys_run(project: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sdpg")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [entry for entry in runs if entry.info.run_name == "tune sdpg-ufkl"]
+    assert len(parents) == 1
+    children = {entry.info.run_name: entry for entry in runs
+                if entry.data.tags.get("mlflow.parentRunId") == parents[0].info.run_id}  # fmt: skip
+    assert set(children) == {"sdpg-ufkl/0", "sdpg-ufkl/1", "sdpg-ufkl/2"}
+    assert {entry.info.status for entry in children.values()} == {"FINISHED"}
+    assert "accuracy/validation" in children["sdpg-ufkl/1"].data.metrics
+
+
+def test_best_values_are_options_of_dvc(project: Path) -> None:
+    words = run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--best").stdout.split()
+    assert words[0] == "-S" and any(word.startswith("methods.sdpg-ufkl.beta=") for word in words)
+    best = read_yaml(project / "reports/tune/sdpg-ufkl/best.yaml")
+    assert len(best) == words.count("-S")
+    run(project, "dvc", "exp", "run", "--dry", "--queue", *words)
+    run(project, "dvc", "queue", "remove", "--all")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("grpo", "--study", "sdpg-ufkl"), "belongs to another method"),
+        (("ppo",), "'ppo' is not under methods"),
+        (("grpo", "--trials", "0"), "at least 1"),
+        (("grpo", "--study", "../x"), "small letters"),
+    ],
+)
+def test_bad_input_is_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = run(project, "python", "-m", "pipelines.tune", *arguments, "--ready", check=False)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+KILLS = 10
+
+
+@pytest.fixture
+def longer(project: Path) -> Iterator[Path]:
+    """Trials of 10 steps, so that a kill has something to hit."""
+    path = project / "params.yaml"
+    original = path.read_text()
+    assert original.count("\n  steps: 4\n  eval_every: 1\n") == 1
+    path.write_text(original.replace("\n  steps: 4\n  eval_every: 1\n", "\n  steps: 10\n  eval_every: 2\n")
+                    .replace("  retries: 3\n", "  retries: 20\n"))  # fmt: skip
+    yield project
+    path.write_text(original)
+
+
+def worker(folder: Path) -> None:
+    """What ``python -m pipelines.tune sdpg-ufkl --study killed --trials 6 --ready`` does, without importing anew."""
+    os.chdir(folder)
+    output = os.open("killed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    work(open_study(load_params(), "sdpg-ufkl", "killed", 6))
+    os._exit(0)
+
+
+def test_a_worker_killed_at_ten_random_moments_loses_no_trial(longer: Path) -> None:
+    folder, source, kills = longer / "reports/tune/killed", random.Random(1), 0
+    workers = [FORK.Process(target=worker, args=(longer,)) for _ in range(2)]
+    for process in workers:
+        process.start()
+    deadline = time.monotonic() + 600
+    while not (folder / "study.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    while kills < KILLS and time.monotonic() < deadline:
+        time.sleep(source.uniform(0.1, 3.0))
+        victim = kills % 2
+        if not workers[victim].is_alive():
+            break
+        workers[victim].kill()
+        workers[victim].join()
+        kills += 1
+        # Readable whenever one looks.
+        summary = json.loads((folder / "study.json").read_text())
+        assert sum(summary["counts"][name] for name in ("complete", "pruned", "failed", "running", "waiting")) <= 6
+        assert len(rows(folder / "trials.csv")) >= 1
+        workers[victim] = FORK.Process(target=worker, args=(longer,))
+        workers[victim].start()
+    for process in workers:
+        process.join(600)
+        assert process.exitcode == 0, (longer / "killed.log").read_text()[-3000:]
+    summary = json.loads((folder / "study.json").read_text())
+    assert summary["counts"]["complete"] + summary["counts"]["pruned"] == 6, summary["counts"]
+    assert summary["counts"]["running"] == summary["counts"]["waiting"] == summary["counts"]["failed"] == 0
+    trials = rows(folder / "trials.csv")
+    lost = [trial["number"] for trial in trials if trial["state"] == "lost"]
+    assert lost and sorted(t["retry_of"] for t in trials if t["retry_of"]) == sorted(lost), "each has one successor"
+    counted = [trial for trial in trials if trial["state"] != "lost"]
+    complete = sorted(path.parent.name for path in (longer / "runs/tune/killed").glob("*/COMPLETE"))
+    assert complete == sorted(trial["number"] for trial in counted), "one run folder for each trial that counts"
+    for trial in counted:
+        steps = [row["step"] for row in rows(longer / trial["run"] / "metrics.csv")]
+        assert steps == [str(step) for step in range(1, int(trial["steps"]) + 1)], "no step is missing or there twice"
+    assert kills == KILLS
+
+
+def test_default_against_tuned_on_fresh_seeds(project: Path) -> None:
+    path = project / "params.yaml"
+    original = path.read_text()
+    path.write_text(original.replace("seeds: [2000, 2001, 2002]", "seeds: [2000, 2001]"))
+    command = ("python", "-m", "pipelines.tune_all", "--trials", "2", "--workers", "2", "--study", "all", "--ready")
+    try:
+        said = run(project, *command).stdout
+        assert "Each study was given 2 trials × 4 steps × 8 rollouts" in said
+        found = json.loads((project / "reports/tune/comparison.json").read_text())
+        assert {row["study"] for row in found["budgets"]} == {"grpo-all", "sdpg-ufkl-all"}
+        assert {(row["trials"], row["steps"], row["rollouts"]) for row in found["budgets"]} == {(2, 4, 8)}
+        table = {(row["group"], row["setting"], row["benchmark"]): row for row in found["rows"]}
+        assert len(table) == 2 * 2 * 4 and {row["seeds"] for row in found["rows"]} == {2}
+        for (group, setting, benchmark), row in table.items():
+            low, high = row["over_problems"]["low"], row["over_problems"]["high"]
+            assert low <= row["mean"] <= high and row["over_both"] is not None
+            if setting == "tuned":
+                default = table[group, "default", benchmark]
+                assert row["gain"]["mean"] == pytest.approx(row["mean"] - default["mean"])
+                assert row["p_holm"] >= row["gain"]["p_value"]
+        assert "Default against tuned" in (project / "reports/tune/index.html").read_text()
+        stamps = {p: p.stat().st_mtime_ns for p in (project / "evaluations/tune").rglob("final.parquet")}
+        assert len(stamps) == 2 * 2 * 2
+        run(project, *command)
+        assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "what is there is not asked again"
+    finally:
+        path.write_text(original)
+
+
+def test_a_grid_of_queued_experiments(project: Path) -> None:
+    run(project, "git", "add", "--all")
+    run(project, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "micro")
+    run(project, "dvc", "exp", "run", "--queue", "-S", "methods.sdpg-ufkl.beta=0.5,2.0")
+    run(project, "dvc", "queue", "start", "--jobs", "1")
+    deadline = time.monotonic() + 400
+    while time.monotonic() < deadline:
+        states = run(project, "dvc", "queue", "status").stdout
+        if states.count("Success") == 2 or "Failed" in states:
+            break
+        time.sleep(2)
+    assert states.count("Success") == 2, states
+    table = json.loads(run(project, "dvc", "exp", "show", "--json", "--no-pager").stdout)
+    found = [
+        revision["data"]["params"]["params.yaml"]["data"]["methods"]["sdpg-ufkl"]["beta"]
+        for entry in table for group in entry.get("experiments") or [] for revision in group["revs"]
+    ]  # fmt: skip
+    assert sorted(found) == [0.5, 2.0]
+    run(project, "dvc", "queue", "stop", "--kill", check=False)

@@ -1,0 +1,26 @@
+"""vLLM in each of two processes that hold shards of the model."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+from vllm_tiny import needs_vllm
+
+pytestmark = needs_vllm
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
+def test_sharded_weights_reach_every_ranks_engine(head: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(TESTS / "vllm_rank.py"), head], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert sorted(line for line in done.stdout.splitlines() if "is right" in line) == [
+        "rank 0 of 2 is right",
+        "rank 1 of 2 is right",
+    ]

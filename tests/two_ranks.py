@@ -1,0 +1,75 @@
+"""Runs a function on two gloo ranks, as two processes of this machine, and stops what hangs."""
+
+from collections.abc import Callable
+from pathlib import Path
+import time
+from typing import Any
+
+from accelerate import FullyShardedDataParallelPlugin
+import pytest
+from tiny import tiny_model
+import torch
+from torch import distributed, multiprocessing
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from sdpg.distribution import replicate, shard
+from sdpg.policies import Policies
+from sdpg.ranks import Ranks
+
+SIZE = 2
+STRATEGIES = ("ddp", "fsdp2")
+
+
+def on_two_ranks(function: Callable[..., None], folder: Path, *arguments: Any, timeout: float = 600) -> None:
+    """Calls ``function(ranks, folder, *arguments)`` on each rank; fails when one fails or time is up."""
+    (folder / "rendezvous").unlink(missing_ok=True)
+    context: Any = multiprocessing.start_processes(
+        _one_rank, (function, folder, arguments), nprocs=SIZE, join=False, start_method="spawn"
+    )
+    end = time.monotonic() + timeout
+    while not context.join(timeout=1):
+        if time.monotonic() > end:
+            for process in context.processes:
+                process.kill()
+            pytest.fail(f"two ranks were not done after {timeout} s: they wait for each other")
+
+
+def _one_rank(rank: int, function: Callable[..., None], folder: Path, arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=SIZE)
+    function(Ranks(rank, SIZE, distributed.new_group(backend="gloo")), folder, *arguments)
+    distributed.destroy_process_group()
+
+
+def plugin() -> FullyShardedDataParallelPlugin:
+    """What accelerate makes of configs/accelerate/fsdp2.yaml; test_distributed_launch.py holds the two together."""
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
+    )
+
+
+def model(tied: bool, seed: int = 0, dtype: torch.dtype = torch.float64) -> Qwen3ForCausalLM:
+    """A tiny Qwen3 with or without a head of its own."""
+    found = tiny_model(seed, dtype)
+    if tied:
+        return found
+    config = Qwen3Config(**(found.config.to_dict() | {"tie_word_embeddings": False}))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).to(dtype)
+
+
+def policies(
+    strategy: str, ranks: Ranks, tied: bool = True, dtype: torch.dtype = torch.float64, **options: Any
+) -> Policies:
+    """A student that has moved from its reference, spread over the ranks by the strategy; "none": neither."""
+    student, reference = model(tied, 0, dtype), model(tied, 0, dtype).requires_grad_(False)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.03 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+    if strategy == "fsdp2":
+        for one in (student, reference):
+            shard(one, torch.device("cpu"), options.get("dtype", torch.float32), plugin())
+    replica = replicate(student) if strategy == "ddp" else None
+    return Policies(student, reference, 0, 1.0, ranks=ranks, replica=replica, **options)
