@@ -11,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app plan test test-fast browser install-vllm test-vllm lint format bench \
+.PHONY: help install repro configure app plan test test-fast browser screenshots install-vllm test-vllm lint format bench \
   benchmarks solutions compare coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -80,6 +80,10 @@ app: $(STAMP)
 
 browser:
 	@tests/install_browser.sh
+
+# docs/app's pictures, from this project's runs.
+screenshots: $(STAMP) browser
+	python -m benchmarks.screenshots
 
 test: $(STAMP) browser
 	python -m pytest
