@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # matplotlib is loaded when a figure is asked for
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sdpg.figures import FileFormat
+    from sdpg.look import FileFormat
 
 COLUMNS = 3
 
@@ -50,7 +50,8 @@ def figure(panels: Sequence[Panel], shown: Sequence[Style], file_format: "FileFo
 def _draw(
     on: "Figure", panels: Sequence[Panel], shown: Sequence[Style], note: str, rows: int, columns: int
 ) -> None:  # fmt: skip
-    from sdpg.figures import INK, legend, plain_text, tidy
+    from sdpg.figures import legend, plain_text, tidy
+    from sdpg.look import INK
 
     grid = on.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels, strict=False):
@@ -69,7 +70,8 @@ def _draw(
 
 
 def _line(axes: "Axes", table: pd.DataFrame, style: Style, points: bool) -> None:
-    from sdpg.figures import DASHES, MARKERS, PALETTE, plain_text
+    from sdpg.figures import plain_text
+    from sdpg.look import DASHES, MARKERS, PALETTE
 
     table = table.loc[[name == style.name for name in table["series"].map(ui.printable)]].sort_values("step")
     if table.empty:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import selection, sources
 from sdpg.errors import UserError
-from sdpg.figures import DASHES, PALETTE
+from sdpg.look import DASHES, PALETTE
 
 STATUSES = ("correct", "wrong", "no_answer", "truncated", "timeout")
 _ADDRESS = re.compile(r":(?=//)|www(?=\.)|\S(?=@)", re.IGNORECASE)

@@ -39,7 +39,7 @@ OUTPUT = Path("benchmarked")
 ANSWERS = "answers.parquet"
 ANSWERING_CODE = (
     "evaluation.py", "extraction.py", "models.py", "refusals.py", "rewards.py", "rollouts/*.py", "seeds.py",
-    "tokenizer.py", "verification.py",
+    "tokenizer.py", "verification.py", "vllm_start.py",
 )  # fmt: skip
 """Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
 ANSWERING_PACKAGES = (

@@ -4,33 +4,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
 import math
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpg.look import DASHES, INK, MARKERS, PALETTE, FileFormat, Theme, smooth, smoothing_width
 from sdpg.results import Results, Run
 from sdpg.statistics import Array
 
-Theme = Literal["light", "dark"]
-FileFormat = Literal["svg", "png"]
-
-PALETTE: dict[Theme, tuple[str, ...]] = {
-    "light": ("#4d4d4d", "#e69f00", "#b2609a", "#0072b2", "#d55e00", "#009e73", "#3fa0d8", "#8a7a00"),
-    "dark": ("#c8c8c8", "#f0b429", "#dd8fc4", "#5aa9e6", "#ff7f4d", "#2fc79a", "#9ad4f5", "#d6c544"),
-}
-"""After Okabe and Ito: told apart with the common kinds of colour blindness; dashes and markers say the same again."""
-DASHES = ("-", "--", ":", "-", "-", "-.", "--", (0, (3, 1, 1, 1)))
-MARKERS = ("o", "s", "v", "D", "^", "P", "X", "<")
-INK: dict[Theme, tuple[str, str, str]] = {
-    "light": ("#ffffff", "#22252a", "#dfe2e6"),
-    "dark": ("#1b1e23", "#e4e6ea", "#3a3f47"),
-}
-"""Background, text, grid."""
 TRAINING_PANELS = {
     "reward": "Training reward",
     "entropy": "Entropy (nats per token)",
@@ -53,17 +38,6 @@ def line_style(results: Results, method: str, theme: Theme) -> dict[str, Any]:
 def marker(results: Results, method: str) -> str:
     """What marks a method's points."""
     return MARKERS[list(results.params.methods).index(method) % len(MARKERS)]
-
-
-def smooth(values: NDArray[np.floating], width: int) -> Array:
-    """Centred moving mean; near the ends over what there is."""
-    half = width // 2
-    return np.array([values[max(0, at - half) : at + half + 1].mean() for at in range(len(values))])
-
-
-def smoothing_width(steps: int) -> int:
-    """An odd number of steps, about a twentieth of the run."""
-    return 2 * (steps // 40) + 1
 
 
 def _draw(

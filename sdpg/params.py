@@ -354,7 +354,7 @@ class Params(Section):
     watch: WatchParams
     tracking: TrackingParams
     report: ReportParams
-    tune: TuneParams
+    tune: TuneParams = Field(default_factory=TuneParams)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

@@ -6,7 +6,8 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from sdpg.at_k import pass_at_every_k
-from sdpg.figures import INK, FileFormat, Theme, drawn, legend, line_style, plain_text, tidy
+from sdpg.figures import drawn, legend, line_style, plain_text, tidy
+from sdpg.look import INK, FileFormat, Theme
 from sdpg.results import BASE, Results
 from sdpg.statistics import Array, accuracy_matrix
 

@@ -16,8 +16,9 @@ from rich.text import Text
 from sdpg import rendering, report_parts
 from sdpg.choices import choices_markdown, resolve
 from sdpg.claims import Judged, judge_all
-from sdpg.figures import PAPER_FIGURES, FileFormat, Theme, curves, figure_methods
+from sdpg.figures import PAPER_FIGURES, curves, figure_methods
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
+from sdpg.look import FileFormat, Theme
 from sdpg.paper import TABLES
 from sdpg.params import Params
 from sdpg.problem_figures import heatmap, pass_curves

@@ -117,7 +117,7 @@ class ObjectiveParams(Section):
 class RetrainParams(Section):
     """Default and best setting trained anew, with seeds that no trial has seen."""
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default_factory=lambda: [2000])
     steps: Positive | None = None
     """``None``: as many as a trial."""
 
@@ -162,8 +162,8 @@ class TuneParams(Section):
     """Seconds without a sign of life after which a worker of another machine counts as dead."""
     retries: Annotated[int, Field(ge=0)] = 3
     """How often in a row a trial whose worker died is enqueued again."""
-    retrain: RetrainParams
-    space: dict[str, Distribution]
+    retrain: RetrainParams = Field(default_factory=RetrainParams)
+    space: dict[str, Distribution] = Field(default_factory=dict)
     """Path in this file → values to try."""
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import charts, differing, exports, paired, series, store
 from app.sources import SAMPLE, RunEntry, discover
-from sdpg.figures import smooth
+from sdpg.look import smooth
 from sdpg.statistics import paired_difference
 
 PROJECT = Path(__file__).parents[1]

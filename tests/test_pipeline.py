@@ -174,7 +174,7 @@ def test_repro_with_jobs_gives_equal_tables(project: Path) -> None:
 def longer(project: Path) -> Iterator[Path]:
     """The project with a training run that is long enough to be killed."""
     original = (project / "params.yaml").read_text()
-    edit(project, "  steps: 4\n", "  steps: 12\n")
+    edit(project, "train:\n  steps: 4\n", "train:\n  steps: 12\n")
     edit(project, "  checkpoint_every: 1\n", "  checkpoint_every: 3\n")
     yield project
     (project / "params.yaml").write_text(original)

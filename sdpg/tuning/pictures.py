@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from sdpg import schedules
-from sdpg.figures import INK, PALETTE, FileFormat, Theme, drawn, plain_text, tidy
+from sdpg.figures import drawn, plain_text, tidy
+from sdpg.look import INK, PALETTE, FileFormat, Theme
 from sdpg.methods import coefficients
 from sdpg.tune_params import Choices, Distribution
 from sdpg.tuning.results import best_trial, importances
