@@ -21,6 +21,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 JOBS ?= 1
+TEST_JOBS ?= 2
 
 # Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -86,10 +87,10 @@ screenshots: $(STAMP) browser
 	python -m benchmarks.screenshots
 
 test: $(STAMP) browser
-	python -m pytest
+	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
 test-fast: $(STAMP) browser
-	python -m pytest -m 'not slow'
+	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile -m 'not slow'
 
 # vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
 # PATH=$PWD/.venv-vllm/bin:$PATH dvc repro

@@ -54,8 +54,8 @@ def _strip(page: Page, address: str) -> float:
 
 _TOKENS = (
     "[...document.querySelectorAll('*')].reduce((n, e) => "
-    "n + (e.shadowRoot ? e.shadowRoot.querySelectorAll('[data-i]').length : 0), "
-    "document.querySelectorAll('[data-i]').length)"
+    "n + (e.shadowRoot ? e.shadowRoot.querySelectorAll('.strip .t').length : 0), "
+    "document.querySelectorAll('.strip .t').length)"
 )
 
 
@@ -70,20 +70,21 @@ def _measure() -> None:
         tokens = make_project(root)
         with app(root) as address, chromium() as browser:
             server = _server(address)
-            warm = browser.new_page()
+            window = browser.new_context()
+            warm = window.new_page()
             warm.goto(address)  # the browser has the app's own files from here on
             settled(warm)
             first = server.memory_info().rss
             peak = first
             for name in tqdm(list(selection.PAGES) * REPEATS, desc="pages", leave=False):
-                page = warm.context.new_page()
+                page = window.new_page()
                 page.set_default_timeout(60_000)
                 _seconds.setdefault(name, []).append(_visit(page, address, name))
                 peak = max(peak, server.memory_info().rss)
                 page.close()
             strips = []
             for _ in range(REPEATS):
-                page = warm.context.new_page()
+                page = window.new_page()
                 strips.append(_strip(page, address))
                 peak = max(peak, server.memory_info().rss)
                 page.close()
