@@ -33,6 +33,9 @@ def check_memory(params: Params) -> None:
     # A run without reference would fit where others do not: only what all of them need is counted.
     referred = params.train.record_rows > 0 or all(m.reference != "none" or m.teacher == "reference" for m in methods)
     needed, (there, where) = standing_bytes(shape.parameters, referred), _memory()
+    spread = params.train.distributed
+    if spread.strategy == "fsdp2" and where.startswith("the GPU"):
+        needed //= spread.processes  # a part of everything on each GPU
     if needed > there:
         name = model.path if isinstance(model, LocalModel) else model.id
         raise UserError(

@@ -181,7 +181,7 @@ def kv_per_token(shape: Shape, itemsize: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a training process lies on its GPUs. The trainer of this version knows ``none`` on one GPU alone."""
+    """How a training process lies on its GPUs; see ``train.distributed``."""
 
     gpus: int = 1
     sharding: Sharding = "none"

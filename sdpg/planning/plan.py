@@ -94,7 +94,7 @@ def memory_of(shape: Shape, params: Params, layout: Layout) -> MemoryPlan:
 
 
 def layouts(gpus: int) -> list[Layout]:
-    """The ways to lie on so many GPUs; the first alone exists in this version."""
+    """The ways to lie on so many GPUs; the first is params.yaml's default."""
     if gpus == 1:
         return [Layout(), Layout(checkpointing=True)]
     kinds: list[Layout] = [Layout(gpus, "ddp"), Layout(gpus, "fsdp2")]
@@ -102,7 +102,7 @@ def layouts(gpus: int) -> list[Layout]:
 
 
 def exists(layout: Layout) -> bool:
-    """Whether this version's trainer can run so."""
+    """Whether a run lies so without being told to: one process, nothing computed again."""
     return layout == Layout()
 
 

@@ -32,7 +32,7 @@ from sdpg.planning.work import (
 GIB = 2**30
 WIDTH = 140
 MISSING = "*"
-"""Marks what the trainer of this version does not do."""
+"""Marks what has not been tried on a GPU, beyond all else, which has not been either."""
 
 
 def report(plan: Plan) -> str:
@@ -96,8 +96,8 @@ def _memory(plan: Plan, machine: Machine) -> str:
     usable = machine.usable
     rows.append([f"fits {_gib(usable)} GiB", *(_verdict(one, usable) for one in plans)])
     note = (
-        f"{MISSING} not in this version: its trainer is one process on one GPU without checkpointing. The largest "
-        "micro-batch that the settings\nallow is planned: responses at their limit, all gates open. "
+        f"{MISSING} train.distributed and train.activation_checkpointing: tried on CPUs alone. The largest micro-batch "
+        "that the settings\nallow is planned: responses at their limit, all gates open. "
         f"{_gib(machine.card.memory)} GiB less {RESERVED:.0%} (assumption) for context and gaps."
     )
     if plan.params.train.line_tokens:
@@ -240,8 +240,8 @@ def _hours(plan: Plan, machine: Machine, counts: Counts) -> str:
     )
     if machine.gpus > 1:
         fits = memory_of(shape, params, Layout()).peak <= machine.usable
-        note += f"\n{machine.gpus} GPUs on one run are not in this version" + (
-            f"; it can train {machine.gpus} runs side by side." if fits else ", and one run does not fit one of them."
+        note += f"\nHours of {machine.gpus} GPUs on one run (train.distributed) are not planned; " + (
+            f"{machine.gpus} runs can train side by side." if fits else "one run does not fit one of them."
         )
     return _table(
         f"Hours of one run on {machine.label}, from good to poor utilisation and short to long responses (estimates)",
