@@ -207,6 +207,7 @@ def test_changes_make_it_fit_and_are_needed() -> None:
     params, shape = planned_params("qwen3-1.7b"), KNOWN["Qwen/Qwen3-1.7B"]
     before = memory_of(shape, params, Layout()).peak
     assert changes_to_fit(shape, params, Layout(), before) == []
+    assert changes_to_fit(shape, params, Layout(), before - 1)
     usable = before - 8 * 2**30
     changes = changes_to_fit(shape, params, Layout(), usable)
     assert changes
