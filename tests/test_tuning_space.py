@@ -66,13 +66,14 @@ def test_a_wrong_space_is_refused_with_the_remedy(space: dict[str, Any], message
 
 
 def test_corners_are_tried_together() -> None:
-    # Either value alone goes with the defaults; together they contradict each other.
+    # Either value alone goes with the defaults, 1 and -1; together they contradict each other.
     space = {
-        "methods.grpo.reference": {"kind": "choice", "choices": ["k3", "k1"]},
-        "methods.grpo.reference_in": {"kind": "choice", "choices": ["loss", "reward"]},
+        "methods.sdpg-ufkl.beta": FLOAT,
+        "reward.correct": {"kind": "float", "low": 0.5, "high": 1.0},
+        "reward.wrong": {"kind": "float", "low": -1.0, "high": 0.75},
     }
-    with pytest.raises(UserError, match="zero expected gradient"):
-        refused(space, "grpo")
+    with pytest.raises(UserError, match=r"(?s)reward.correct = 0.5, reward.wrong = 0.75.*must be larger than wrong"):
+        refused(space)
 
 
 @pytest.mark.parametrize(
