@@ -55,12 +55,18 @@ def check(params: Params, method: str) -> None:
     from sdpg.tuning.space import check_corners, method_space
     from sdpg.tuning.storage import open_storage
 
+    if (strategy := params.train.distributed.strategy) != "none":
+        raise UserError(
+            f"train.distributed.strategy is {strategy}, but a trial trains on one process: set it to none, and use "
+            "several workers instead"
+        )
     check_corners(params, method_space(params, method))
     open_storage(params)
 
 
 def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
     """Works in this process, or lets several of the same command work; prints what came of it."""
+    from sdpg.tracking import finish_parent
     from sdpg.tuning.pages import write_study_page
     from sdpg.tuning.results import study_summary, write_results
     from sdpg.tuning.study import open_study
@@ -76,7 +82,10 @@ def run_study(params: Params, method: str, name: str, trials: int | None, worker
         raise UserError(f"the study {name} is not finished: its workers ended early; run the same command again")
     folder = write_results(study)
     write_study_page(study, folder)
-    print(finished(study_summary(study), folder))
+    summary = study_summary(study)
+    best = {} if summary["best_trial"] is None else {"best_value": summary["best_value"]}
+    finish_parent(params, study.parent, best, [folder / "study.json", folder / "trials.csv"])
+    print(finished(summary, folder))
 
 
 def finished(summary: dict[str, Any], folder: Path) -> str:

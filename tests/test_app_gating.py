@@ -1,13 +1,13 @@
 """The Gating page and what is counted on it."""
 
+from functools import partial
 import math
 from pathlib import Path
 import shutil
-import sys
 
+import pages
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app import gates, sources
 
@@ -15,14 +15,7 @@ PROJECT = Path(__file__).parents[1]
 SAMPLE = PROJECT / "app" / "sample"
 
 
-def opened(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    at = AppTest.from_file(str(PROJECT / "app/main.py"), default_timeout=30)
-    for key, value in params.items():
-        at.query_params[key] = value
-    at.switch_page("views/gating.py")
-    return at.run()
+opened = partial(pages.opened, "gating")
 
 
 def rollouts(*rows: tuple[int, int, int, str, str, float, int, float | None]) -> pd.DataFrame:

@@ -1,9 +1,10 @@
 """The Problems page: heatmap, one problem through training, its answers, training problems."""
 
+from functools import partial
 from pathlib import Path
 import shutil
-import sys
 
+import pages
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -15,14 +16,7 @@ PROJECT = Path(__file__).parents[1]
 SAMPLE = PROJECT / "app" / "sample"
 
 
-def opened(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    at = AppTest.from_file(str(PROJECT / "app/main.py"), default_timeout=30)
-    for key, value in params.items():
-        at.query_params[key] = value
-    at.switch_page("views/problems.py")
-    return at.run()
+opened = partial(pages.opened, "problems")
 
 
 def runs_of(root: Path) -> list[sources.RunEntry]:

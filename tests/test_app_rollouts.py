@@ -1,17 +1,17 @@
 """The list of rollouts: filters, groups, search, files of a selection."""
 
+from functools import partial
 import io
 import json
 import math
 from pathlib import Path
 import shutil
-import sys
 
+import pages
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app import filters, sources, store
 from app.filters import Filter
@@ -28,14 +28,7 @@ def run() -> RunEntry:
     return next(entry for entry in found.runs.values() if entry.method == "grpo")
 
 
-def opened(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    at = AppTest.from_file(str(PROJECT / "app/main.py"), default_timeout=30)
-    for key, value in params.items():
-        at.query_params[key] = value
-    at.switch_page("views/rollouts.py")
-    return at.run()
+opened = partial(pages.opened, "rollouts")
 
 
 def rollouts(*rows: tuple[int, int, int, float, str, float, int, float | None]) -> pd.DataFrame:

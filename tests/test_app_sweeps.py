@@ -1,18 +1,18 @@
 """The Sweeps page, and its reader, on a real study over a made-up objective."""
 
 import csv
+from functools import partial
 import json
 import math
 from pathlib import Path
 import shlex
 import shutil
-import sys
 from typing import Any
 
 import optuna
+import pages
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from app import sources, studies
 from sdpg.errors import UserError
@@ -105,14 +105,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, optuna.Study]:
     return root, make_study(root)
 
 
-def opened(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    at = AppTest.from_file(str(PROJECT / "app/main.py"), default_timeout=30)
-    for key, value in params.items():
-        at.query_params[key] = value
-    at.switch_page("views/sweeps.py")
-    return at.run()
+opened = partial(pages.opened, "sweeps")
 
 
 def place(root: Path) -> sources.Place:

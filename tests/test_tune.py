@@ -107,6 +107,8 @@ def test_trials_are_children_of_the_studys_run(project: Path) -> None:
     assert set(children) == {"sdpg-ufkl/0", "sdpg-ufkl/1", "sdpg-ufkl/2"}
     assert {entry.info.status for entry in children.values()} == {"FINISHED"}
     assert "accuracy/validation" in children["sdpg-ufkl/1"].data.metrics
+    assert parents[0].info.status == "FINISHED" and "best_value" in parents[0].data.metrics
+    assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"study.json", "trials.csv"}
 
 
 def test_best_values_are_options_of_dvc(project: Path) -> None:

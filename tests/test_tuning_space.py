@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from pipelines.tune import check
 from sdpg.errors import UserError
-from sdpg.params import load_params
+from sdpg.params import load_params, parse_params, read_yaml
 from sdpg.tuning.space import (
     applied,
     check_corners,
@@ -166,3 +167,10 @@ def test_distributions_are_optunas_and_the_grid_is_counted() -> None:
     assert holds(space, {"methods.sdpg-ufkl.beta": 0.5, "methods.sdpg-ufkl.gate": "all"})
     assert not holds(space, {"methods.sdpg-ufkl.beta": 1.5})
     assert not holds(space, {"methods.sdpg-ufkl.gate": "some"})
+
+
+def test_a_trial_of_several_processes_is_refused() -> None:
+    tree = read_yaml(ROOT / "params.yaml")
+    tree["train"]["distributed"] = {"processes": 2, "strategy": "ddp", "config": None}
+    with pytest.raises(UserError, match=r"train\.distributed\.strategy is ddp.*set it to none"):
+        check(parse_params(tree), "sdpg-ufkl")

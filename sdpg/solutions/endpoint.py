@@ -212,6 +212,7 @@ class _Round:
             except UserError as error:
                 self.stop(error)
             except BaseException:
+                # Passed on: the other askers are only told to end, so that none buys on for a run that is over.
                 self.stopping.set()
                 raise
 

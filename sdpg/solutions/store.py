@@ -59,6 +59,7 @@ class AnswerStore:
                 "attempts INTEGER NOT NULL DEFAULT 0, answer TEXT) WITHOUT ROWID"
             )
         except BaseException:
+            # Passed on: a store that could not be opened must not keep the lock, whatever stopped it.
             self._lock.release()
             raise
 
