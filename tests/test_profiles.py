@@ -25,13 +25,14 @@ def test_profiles_differ_in_the_model_and_what_follows_from_its_size() -> None:
     assert small.keys() == large.keys()
     assert {key for key in small if small[key] != large[key]} == {
         "/base/model/id", "/base/model/revision", "/rollout/max_tokens", "/rollout/batch", "/evaluation/max_tokens",
-        "/evaluation/batch",
+        "/evaluation/batch", "/rollout/vllm/kv_cache_megabytes", "/train/distributed/processes",
+        "/train/distributed/strategy", "/train/activation_checkpointing", "/reward/workers",
     }  # fmt: skip
 
 
 def test_all_profiles_set_the_same_keys() -> None:
     # Otherwise what one leaves alone would be what the last one wrote.
-    whole = ("/data/train", "/data/benchmarks", "/base/model", "/prompts/chat_template_kwargs")
+    whole = ("/data/train", "/data/benchmarks", "/base/model", "/prompts/chat_template_kwargs", "/rollout/vllm")
     keys = [
         {key for key in leaves(read_overlay("profile", name, ROOT)) if not key.startswith(whole)} for name in PROFILES
     ]
