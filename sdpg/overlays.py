@@ -1,7 +1,8 @@
 """Writing profiles, presets and choices of methods, seeds and benchmarks into params.yaml, and showing what changes.
 
 An overlay (profiles/*.yaml, presets/*.yaml) is a part of the tree. Its values replace those in params.yaml, key by key;
-the text ``(unset)`` removes a key, and below ``data.benchmarks`` the overlay's set replaces the whole set.
+the text ``(unset)`` removes a key, and below ``data.benchmarks`` the overlay's set replaces the whole set. An overlay
+that is ``based_on`` another holds only what differs from it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,13 +56,18 @@ def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> 
 
 
 def read_overlay(kind: str, name: str, root: Path = Path()) -> dict[str, Any]:
-    """Reads ``<kind>s/<name>.yaml``; an unknown name is a UserError that lists those there are."""
+    """Reads ``<kind>s/<name>.yaml`` and what it is based on; an unknown name is a UserError that lists those there are."""
     folder = root / f"{kind}s"
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise UserError(f"there is no {kind} {name!r}; there are: {known}")
-    return read_yaml(path)
+    overlay = read_yaml(path)
+    if (base := overlay.pop("based_on", None)) is None:
+        return overlay
+    tree = read_overlay(kind, base, root)
+    merge(tree, overlay)
+    return tree
 
 
 def configure(

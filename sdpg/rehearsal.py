@@ -1,0 +1,141 @@
+"""What the profile ``rehearsal`` reads: a Qwen3 of random weights and problems, in the layout of the hub.
+
+Benchmarks come from local files. The training problems are the tiny world's with one digit as their answer, and ten
+words of the vocabulary times a few spellings are a whole boxed digit each: so some responses of random weights are
+right, advantages differ within groups, and the gates of privileged distillation open.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import AddedToken
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+
+from sdpg.errors import UserError
+from sdpg.files import replaced_folder, write_json_lines, write_text
+from sdpg.params import BenchmarkParams, ColumnMap, FileSource, HubModel, HubSource, Params
+from sdpg.problems import Problem, read_benchmark
+from sdpg.synthetic import draw_chains
+from sdpg.tokenizer import pad_and_eos, train_tokenizer
+
+SEED = 0
+PROBLEMS = 80
+"""To train on and to validate with; the family has some hundred."""
+VOCABULARY = 512
+SPELLINGS = ("", " ", "\n", "$")
+"""In front of a boxed digit."""
+SHARD = "200KB"
+"""Weights come in several files, as those of large models do."""
+
+
+def write_inputs(params: Params, folder: Path) -> list[Path]:
+    """Writes the inputs of the profile where params.yaml looks for them; what other profiles read is not touched.
+
+    Args:
+        params: of the profile ``rehearsal``.
+        folder: holds ``<benchmark>.jsonl`` for each of ``data.benchmarks``, with ``problem`` and ``answer``.
+
+    Returns:
+        The folders and the file that were written.
+
+    Raises:
+        UserError: if a benchmark's file is missing or wrong, before anything is written.
+    """
+    train, model = params.data.train, params.base.model
+    assert isinstance(train, FileSource) and isinstance(model, HubModel), "as the profile says"
+    benchmarks = {name: _benchmark(folder / f"{name}.jsonl", row) for name, row in params.data.benchmarks.items()}
+    chains = draw_chains({"digit-2": 1.0}, PROBLEMS, SEED)
+    problems = [Problem(f"train-{i}", c.problem, c.answer, c.solution, "") for i, c in enumerate(chains)]
+    texts = [row.problem for rows in [problems, *benchmarks.values()] for row in rows]
+    written = [_write_model(Path(params.base.folder) / model.id, [*texts, *(row.solution for row in problems)])]
+    place = Path(params.data.folder)
+    write_json_lines(place / train.path, [_named(row, train.columns) for row in problems])
+    written.append(place / train.path)
+    for name, rows in benchmarks.items():
+        source = params.data.benchmarks[name].source
+        assert isinstance(source, HubSource), "as the profile says"
+        written.append(_write_dataset(place / source.id, source, rows))
+    return written
+
+
+def _benchmark(path: Path, row: BenchmarkParams) -> list[Problem]:
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: DIR is a folder with a file for each benchmark of the profile, one JSON object "
+            "with problem and answer a line"
+        )
+    problems = read_benchmark(path).problems
+    if row.problems is not None and len(problems) != row.problems:
+        raise UserError(f"{path} holds {len(problems)} problems, but {row.title} has {row.problems}: complete the file")
+    return problems
+
+
+def _named(problem: Problem, columns: ColumnMap) -> dict[str, str]:
+    values = {"problem": problem.problem, "answer": problem.answer, "solution": problem.solution, "id": problem.id}
+    named = {getattr(columns, part): value for part, value in values.items()}
+    return {column: value for column, value in named.items() if column is not None}
+
+
+def _write_dataset(place: Path, source: HubSource, problems: Sequence[Problem]) -> Path:
+    """A dataset's card and one Parquet file, as on the hub."""
+    with replaced_folder(place) as folder:
+        file = f"data/{source.split}-00000-of-00001.parquet"
+        (folder / file).parent.mkdir()
+        pq.write_table(pa.Table.from_pylist([_named(row, source.columns) for row in problems]), folder / file)
+        config = source.config or "default"
+        write_text(folder / "README.md", f"""\
+---
+configs:
+- config_name: {config}
+  data_files:
+  - split: {source.split}
+    path: data/{source.split}-*
+---
+Problems of a local file, for a rehearsal.
+""")  # fmt: skip
+    return place
+
+
+def rehearsal_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tiny world's kind of tokenizer, which is Qwen3's, with boxed digits as words of their own."""
+    tokenizer = train_tokenizer(texts, VOCABULARY)
+    tokenizer.add_tokens([
+        AddedToken(f"{spelling}\\boxed{{{digit}}}", normalized=False) for spelling in SPELLINGS for digit in range(10)
+    ])  # fmt: skip
+    return tokenizer
+
+
+def _write_model(place: Path, texts: Sequence[str]) -> Path:
+    """A model folder as Qwen3-4B's: bfloat16, a tied head, heads of 128, weights in several files, a chat template."""
+    tokenizer = rehearsal_tokenizer(texts)
+    pad_id, eos_id = pad_and_eos(tokenizer)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=True,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        bos_token_id=None,
+        dtype="bfloat16",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+    # As on the hub, where sampling settings lie beside the weights; nothing here may take them over.
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.6, top_k=20, top_p=0.95, eos_token_id=[eos_id, pad_id], pad_token_id=pad_id
+    )
+    with replaced_folder(place) as folder:
+        model.save_pretrained(folder, max_shard_size=SHARD)
+        tokenizer.save_pretrained(folder)
+    return place
