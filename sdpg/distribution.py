@@ -50,8 +50,10 @@ def joined(params: DistributedParams) -> Iterator[Ranks]:
         )
     PartialState(cpu=not on_gpu, timeout=WAIT)
     yield _ranks(params)
-    # Not after an error, when the others may be waiting for this one: the launcher ends them.
-    distributed.destroy_process_group()
+    # Not after an error, when the others may be waiting for this one: the launcher ends them. An engine of this process
+    # may have ended it already.
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _ranks(params: DistributedParams) -> Ranks:

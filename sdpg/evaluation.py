@@ -44,6 +44,7 @@ def evaluate(
     temperature: float | None = None,
     as_teacher: bool = False,
     purpose: str = "training",
+    show: bool = True,
 ) -> list[dict[str, Any]]:
     """Samples every problem and verifies each answer.
 
@@ -58,6 +59,7 @@ def evaluate(
         temperature: instead of ``params.temperature``; 0 is greedy.
         as_teacher: show the privileged prompt; problems without one are left out.
         purpose: evaluations of equal step but different purpose draw different samples.
+        show: a progress bar; of several processes that evaluate together, one shows it.
 
     Returns:
         Rows of :data:`sdpg.records.EVALUATION_SCHEMA`.
@@ -78,7 +80,7 @@ def evaluate(
         max_tokens=params.max_tokens,
         seed=derive_seed(params.seed, purpose, identity.seed, identity.step, str(temperature), int(as_teacher)),
     )
-    with tqdm(total=len(asked), desc=f"evaluate {identity.run}", unit="answer", leave=False) as bar:
+    with tqdm(total=len(asked), desc=f"evaluate {identity.run}", unit="answer", leave=False, disable=not show) as bar:
         completions = engine.generate([ids[prompt] for prompt in prompts if prompt is not None], sampling, bar.update)
     texts = [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
     verdicts = verifier.score(

@@ -56,7 +56,11 @@ def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> 
 
 
 def read_overlay(kind: str, name: str, root: Path = Path()) -> dict[str, Any]:
-    """Reads ``<kind>s/<name>.yaml`` and what it is based on; an unknown name is a UserError that lists those there are."""
+    """Reads ``<kind>s/<name>.yaml`` on top of what it is based on.
+
+    Raises:
+        UserError: listing those there are, if there is none of that name.
+    """
     folder = root / f"{kind}s"
     path = folder / f"{name}.yaml"
     if not path.is_file():

@@ -188,6 +188,14 @@ class BaseParams(Section):
     model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
 
     @property
+    def name(self) -> str:
+        """How reports and messages call the model."""
+        match self.model:
+            case HubModel(id=name) | LocalModel(path=name):
+                return name
+        return "from scratch"
+
+    @property
     def local_folder(self) -> Path | None:
         """The model's folder: a local one, or that of a hub model whose files were put into ``<folder>/<id>``."""
         match self.model:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Source, SyntheticSource
+from sdpg.provenance import hash_files
 from sdpg.rewards import normalise_answer
 from sdpg.seeds import derive_seed
 from sdpg.synthetic import draw_chains
@@ -193,15 +194,19 @@ def _missing_column(place: str, column: str, present: Iterable[str]) -> UserErro
 
 def _read_hub(source: HubSource, where: str, folder: Path) -> _Rows:
     # Importing datasets takes a second, which runs without hub data need not spend.
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset, config, load_dataset
     from datasets.exceptions import DatasetsError
 
     origin = f"dataset {source.id}" + (f" ({source.config})" if source.config else "")
     local = folder / source.id
+    cache = None
+    if local.is_dir():
+        # datasets knows a folder again by its last name and its card, also when it is another, or holds other files.
+        cache = str(Path(config.HF_DATASETS_CACHE) / "folders" / hash_files([local], local))
 
     def load(path: str) -> Dataset:
         try:
-            dataset = load_dataset(path, source.config, revision=source.revision, split=source.split)
+            dataset = load_dataset(path, source.config, revision=source.revision, split=source.split, cache_dir=cache)
         except ConnectionError:
             raise
         except (OSError, ValueError, DatasetsError) as error:

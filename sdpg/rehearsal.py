@@ -102,9 +102,8 @@ Problems of a local file, for a rehearsal.
 def rehearsal_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """The tiny world's kind of tokenizer, which is Qwen3's, with boxed digits as words of their own."""
     tokenizer = train_tokenizer(texts, VOCABULARY)
-    tokenizer.add_tokens([
-        AddedToken(f"{spelling}\\boxed{{{digit}}}", normalized=False) for spelling in SPELLINGS for digit in range(10)
-    ])  # fmt: skip
+    boxed = (f"{spelling}\\boxed{{{digit}}}" for spelling in SPELLINGS for digit in range(10))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in boxed])  # pyright: ignore[reportArgumentType]
     return tokenizer
 
 
@@ -130,7 +129,7 @@ def _write_model(place: Path, texts: Sequence[str]) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        model = Qwen3ForCausalLM(config).to(torch.bfloat16)
+        model = Qwen3ForCausalLM(config).bfloat16()
     # As on the hub, where sampling settings lie beside the weights; nothing here may take them over.
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.6, top_k=20, top_p=0.95, eos_token_id=[eos_id, pad_id], pad_token_id=pad_id

@@ -51,6 +51,7 @@ def what_was_run(results: Results) -> str:
     in_training = sorted({results.last(run.method, name)[0].samples for name in results.benchmarks})
     listed = ", ".join(f"{len(counts.problems)} ({title})" for title, counts in final.items())
     return (f"Commit {' and '.join(_commits(results))}; profile {params.profile}, preset {params.preset}; "
+            f"model {params.base.name}; "
             f"methods: {' · '.join(results.title(method) for method in results.runs)}; {run.last_step} steps; "
             f"seed{'s' if len(params.run.seeds) > 1 else ''} {', '.join(map(str, params.run.seeds))}; problems: "
             f"{listed}; samples per problem: {', '.join(map(str, in_training))} in training, "

@@ -27,6 +27,7 @@ from sdpg.records import read_evaluations
 from sdpg.rewards import Scorer, Verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
+from sdpg.rollouts.vllm_in_process import close_engine
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.tracking import Parent, StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
@@ -112,6 +113,7 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
             make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()
+            close_engine()
             return None
         inputs = run_inputs()
         identity = run_identity(params, method, seed, inputs, errand)
@@ -134,6 +136,7 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
             folder = assemble(trainer, config, errand and errand.folder, keep_policy=keep)
             for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
                 tracked.log_artifact(folder / name)
+        close_engine()
     # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
     # cache, the run could not be had again without training.
     return folder

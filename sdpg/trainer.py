@@ -288,7 +288,10 @@ class Trainer:
         """Samples benchmarks and validation, stores every answer, returns accuracies."""
         identity = Identity(self.run, self.name, self.seed, step)
         params = self.params.evaluation
-        rows = evaluate(self.engine, self.tokenizer, self.verifier, self.sets, params, identity, params.samples)
+        rows = evaluate(
+            self.engine, self.tokenizer, self.verifier, self.sets, params, identity, params.samples,
+            show=self.ranks.first,
+        )  # fmt: skip
         if self.ranks.first:
             write_evaluations(self.state / "evaluations" / f"step-{step:06d}.parquet", rows)
         return accuracies(rows)

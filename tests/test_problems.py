@@ -166,6 +166,13 @@ def test_a_dataset_in_the_hubs_layout_loads_from_the_data_folder(hub_folder: Pat
     assert [problem.problem for problem in load(hub_folder, **HUB, config="de").problems] == ["eins plus eins"]
 
 
+def test_other_files_in_a_folder_are_read_and_not_what_was_there_before(hub_folder: Path) -> None:
+    assert load(hub_folder, **HUB, config="de").problems[0].problem == "eins plus eins"
+    table = pa.table({"prompt": ["zwei plus zwei"], "solution": ["4"], "source": ["a"]})
+    pq.write_table(table, hub_folder / "somebody/sums/data/de/train-00000-of-00001.parquet")
+    assert load(hub_folder, **HUB, config="de").problems[0].problem == "zwei plus zwei"
+
+
 def test_a_dataset_loads_from_any_folder(hub_folder: Path) -> None:
     source = HUB | {"id": str(hub_folder / "somebody" / "sums")}
     assert load(hub_folder / "elsewhere", **source, config="en").read == 2

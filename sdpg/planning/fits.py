@@ -3,7 +3,7 @@
 import psutil
 
 from sdpg.errors import UserError
-from sdpg.params import LocalModel, Params, ScratchModel
+from sdpg.params import Params, ScratchModel
 from sdpg.planning.memory import FLOAT
 from sdpg.planning.shapes import shape_of
 
@@ -37,9 +37,8 @@ def check_memory(params: Params) -> None:
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):
         needed //= spread.processes  # a part of everything on each GPU
     if needed > there:
-        name = model.path if isinstance(model, LocalModel) else model.id
         raise UserError(
-            f"base.model {name} has {shape.parameters / 1e9:.2f}B parameters: weights, gradients, moments"
+            f"base.model {params.base.name} has {shape.parameters / 1e9:.2f}B parameters: weights, gradients, moments"
             f"{' and reference' if referred else ''} in float32 take {needed / 2**30:.1f} GiB, but {where} "
             f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `make plan PROFILE={params.profile}` "
             "tells what is needed"

@@ -42,14 +42,21 @@ class SharedEngine:
         sampling: Sampling,
         progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
-        """All responses on every rank. ``progress`` is told of this rank's."""
+        """All responses on every rank. ``progress`` is told as if all were as far as this one."""
         ranks = self.ranks
         if ranks.size == 1:
             return self.engine.generate(prompts, sampling, progress)
         dealt = shares(prompts, ranks.size)
         seed = derive_seed(sampling.seed, "rank", ranks.rank, ranks.size)
         mine = dealt[ranks.rank]
-        own = self.engine.generate([prompts[i] for i in mine], replace(sampling, seed=seed), progress) if mine else []
+        done = 0
+
+        def advance(finished: int) -> None:
+            nonlocal done
+            before, done = done, done + finished
+            progress(done * len(prompts) // len(mine) - before * len(prompts) // len(mine))
+
+        own = self.engine.generate([prompts[i] for i in mine], replace(sampling, seed=seed), advance) if mine else []
         ids = ranks.lists({i: list(map(float, one.ids)) for i, one in zip(mine, own, strict=True)})
         logprobs = ranks.lists({i: one.rollout_logprobs for i, one in zip(mine, own, strict=True)})
         cut = ranks.tensors(torch.tensor([one.truncated for one in own], dtype=torch.uint8))

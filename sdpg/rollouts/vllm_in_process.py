@@ -26,6 +26,15 @@ _running: list["InProcessVllm"] = []
 where that is the trainer's."""
 
 
+def close_engine() -> None:
+    """Ends the engine of this process, if there is one, and torch.distributed with it.
+
+    Left to the end of the process, vLLM would look for process groups that are gone, and say so at length.
+    """
+    while _running:
+        _running.pop().close()
+
+
 class InProcessVllm(VllmEngine):
     """An engine that follows the weights of ``model``."""
 
@@ -61,8 +70,7 @@ class InProcessVllm(VllmEngine):
         self.folder = tempfile.TemporaryDirectory(prefix="sdpg-vllm-")
         write_config(model, self.folder.name)
         several = distributed.is_initialized() and distributed.get_world_size() > 1
-        while _running:
-            _running.pop().close()
+        close_engine()
         arguments = engine_arguments(settings.dtype, settings.kv_cache_megabytes, self.longest, batch, settings.eager)
         if settings.gpu_memory_share is not None:
             arguments["gpu_memory_utilization"] = settings.gpu_memory_share

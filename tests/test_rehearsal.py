@@ -1,0 +1,146 @@
+"""The rehearsal of qwen3-4b: what sets its profile apart, and the inputs that it reads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_overlays import leaves, project
+import torch
+
+from sdpg.advantages import group_advantages
+from sdpg.errors import UserError
+from sdpg.files import read_json_lines, write_json_lines
+from sdpg.models import load_model
+from sdpg.overlays import configure
+from sdpg.params import HubModel, Params, load_params, read_yaml
+from sdpg.planning.plan import planned_params
+from sdpg.prepare import prepare
+from sdpg.prompts import prompt_ids
+from sdpg.rehearsal import write_inputs
+from sdpg.rewards import Verifier
+from sdpg.rollouts import Sampling
+from sdpg.rollouts.embedded import EmbeddedEngine
+from sdpg.tokenizer import load_tokenizer
+
+__all__ = ["project"]
+ROOT = Path(__file__).parents[1]
+DIFFERENCES = {
+    "/profile",
+    # paths
+    "/data/folder", "/base/folder", "/base/model/id", "/base/model/revision",
+    # steps
+    "/train/steps", "/train/eval_every", "/train/checkpoint_every", "/train/record_every", "/tune/steps",
+    "/tune/eval_every",
+    # batches
+    "/train/prompts_per_step", "/train/tokens_per_micro_batch", "/rollout/batch", "/evaluation/batch",
+    # sizes
+    "/data/validation_size", "/rollout/max_tokens", "/rollout/vllm/kv_cache_megabytes", "/reward/workers",
+    "/train/head_megabytes", "/train/threads", "/train/distributed/processes", "/train/record_rows",
+    "/evaluation/samples", "/evaluation/final_samples", "/evaluation/max_tokens", "/report/resamples", "/tune/samples",
+    # what a CPU cannot do, or only in minutes
+    "/rollout/vllm/sleep", "/rollout/vllm/eager",
+}  # fmt: skip
+
+
+def test_it_is_qwen3_4b_but_for_paths_sizes_steps_and_batches(project: Path) -> None:
+    trees = []
+    for profile in ("qwen3-4b", "rehearsal"):
+        configure(project, profile=profile, preset="paper", methods="all")
+        trees.append(leaves(read_yaml(project / "params.yaml")))
+    large, small = trees
+    assert large.keys() == small.keys()
+    assert {key for key in large if large[key] != small[key]} == DIFFERENCES
+
+
+COUNTS = {"aime24": 30, "aime25": 30, "amc23": 40}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Params:
+    """The inputs, written once; benchmarks of other problems than the real ones, in their form."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    for name, count in COUNTS.items():
+        rows = [
+            {"id": f"{name}-{i}", "problem": f"In {name}, find $x_{{{i}}}$.", "answer": str(i)} for i in range(count)
+        ]
+        write_json_lines(folder / "jsonl" / f"{name}.jsonl", rows)
+    params = planned_params("rehearsal", ROOT)
+    data = params.data.model_copy(update={"folder": str(folder / "problems")})
+    base = params.base.model_copy(update={"folder": str(folder / "models")})
+    params = params.model_copy(update={"data": data, "base": base})
+    written = write_inputs(params, folder / "jsonl")
+    assert len(written) == 5 and all(path.exists() for path in written)
+    return params
+
+
+def model_folder(params: Params) -> Path:
+    assert isinstance(params.base.model, HubModel) and params.base.local_folder is not None
+    return params.base.local_folder
+
+
+def test_prepare_takes_them_for_the_hubs(inputs: Params) -> None:
+    prepared = prepare(inputs)
+    assert {name: len(rows.rows) for name, rows in prepared.benchmarks.items()} == COUNTS
+    assert (len(prepared.train.rows), len(prepared.validation.rows)) == (72, 8)
+    row = prepared.train.rows[0]
+    assert "Hint: the correct answer is" in (row.teacher_prompt or "") and "<|im_start|>user" in row.student_prompt
+    [aime] = [r for r in prepared.benchmarks["aime24"].rows if r.answer == "7"]
+    assert "In aime24, find $x_{7}$." in aime.student_prompt
+
+
+def test_the_model_is_laid_out_like_the_large_one(inputs: Params) -> None:
+    folder = model_folder(inputs)
+    assert len(list(folder.glob("model-*.safetensors"))) > 1 and (folder / "model.safetensors.index.json").is_file()
+    model = load_model(folder)
+    config = model.config
+    assert config.tie_word_embeddings and config.head_dim == 128 and config.max_position_embeddings == 40_960
+    assert config.rope_parameters["rope_theta"] == 1e6
+    assert config.vocab_size == len(load_tokenizer(folder))
+
+
+def test_some_random_responses_are_right_so_that_gates_open(inputs: Params) -> None:
+    tokenizer = load_tokenizer(model_folder(inputs))
+    rows = prepare(inputs).train.rows[: inputs.train.prompts_per_step]
+    siblings = inputs.train.responses_per_prompt
+    asked = [row for row in rows for _ in range(siblings)]
+    engine = EmbeddedEngine(load_model(model_folder(inputs)), tokenizer, 64)
+    sampling = Sampling(1.0, 1.0, inputs.rollout.max_tokens, 0)
+    completions = engine.generate([prompt_ids(tokenizer, row.student_prompt) for row in asked], sampling)
+    texts = [str(tokenizer.decode(completion.ids, skip_special_tokens=True)) for completion in completions]
+    with Verifier(inputs.reward) as verifier:
+        verdicts = verifier.score(texts, [row.answer for row in asked], [one.truncated for one in completions])
+    rewards = torch.tensor([one.reward for one in verdicts]).view(-1, siblings).double()
+    advantages = group_advantages(rewards, "population", 1e-6)
+    opened = (advantages > 0).any(dim=1).sum().item()
+    assert opened >= 1, "or neither a teacher's pass nor an outcome term would be rehearsed"
+    assert opened < len(rows), "groups of equal rewards are rehearsed too"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "amc23.jsonl").unlink(), r"amc23\.jsonl does not exist: DIR is a folder with a file"),
+        (
+            lambda folder: write_json_lines(folder / "aime25.jsonl", read_json_lines(folder / "aime25.jsonl")[:-1]),
+            r"aime25\.jsonl holds 29 problems, but AIME25 has 30",
+        ),
+    ],
+)
+def test_a_benchmark_that_is_not_whole_is_refused(inputs: Params, tmp_path: Path, change: Any, message: str) -> None:
+    source = Path(inputs.data.folder).parent / "jsonl"
+    for file in source.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    change(tmp_path)
+    data = inputs.data.model_copy(update={"folder": str(tmp_path / "problems")})
+    with pytest.raises(UserError, match=message):
+        write_inputs(inputs.model_copy(update={"data": data}), tmp_path)
+    assert not (tmp_path / "problems").exists()
+
+
+def test_what_other_profiles_read_is_left_alone(project: Path) -> None:
+    configure(project, profile="rehearsal")
+    rehearsal = load_params(project / "params.yaml")
+    configure(project, profile="qwen3-4b")
+    real = load_params(project / "params.yaml")
+    assert (real.data.folder, real.base.folder) == ("inputs/problems", "inputs/models")
+    assert Path(rehearsal.data.folder).parent == Path(rehearsal.base.folder).parent == Path("inputs/rehearsal")
