@@ -6,20 +6,16 @@ Everything here is counted: a row that cannot be used is dropped under the name 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-import math
 from pathlib import Path
 import random
-import re
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Source, SyntheticSource
-from sdpg.provenance import hash_files
+from sdpg.raw_rows import Rows, cell, read_rows
 from sdpg.rewards import normalise_answer
 from sdpg.seeds import derive_seed
 from sdpg.synthetic import draw_chains
@@ -66,8 +62,6 @@ class Overlap:
 
 P = TypeVar("P", bound=Problem)
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
 
 def text_key(text: str) -> str:
     """By which problem texts are compared: runs of whitespace count as one space."""
@@ -112,7 +106,7 @@ def load_problems(
             f"{where}.columns.solution names no column, but prompts.hint needs worked solutions: name the column that "
             "holds them, or set prompts.hint: answer"
         )
-    return _clean(_read(source, where, Path(data.folder)), source.columns, name, needs_solution)
+    return _clean(read_rows(source, where, Path(data.folder)), source.columns, name, needs_solution)
 
 
 @dataclass(frozen=True)
@@ -139,183 +133,24 @@ def load_solutions(source: HubSource | FileSource, where: str, folder: Path) -> 
     assert columns.solution is not None, "checked by the caller"
     # The answer column is read for nothing here, so it need not exist.
     bare = ColumnMap(problem=columns.problem, answer=columns.problem, solution=columns.solution)
-    rows = _read(source.model_copy(update={"columns": bare}), where, folder)
+    rows = read_rows(source.model_copy(update={"columns": bare}), where, folder)
 
     def pairs() -> Iterable[tuple[str, str]]:
         progress = tqdm(rows.rows, desc=f"rows of {rows.origin}", total=rows.count, unit="row", delay=2, leave=False)
         for index, row in enumerate(progress):
-            yield _cell(rows, index, row, columns.problem), _cell(rows, index, row, columns.solution)
+            yield cell(rows, index, row, columns.problem), cell(rows, index, row, columns.solution)
 
     return WorkedSolutions(pairs(), rows.origin, rows.commit)
 
 
-def _read(source: HubSource | FileSource, where: str, folder: Path) -> "_Rows":
-    return _read_hub(source, where, folder) if isinstance(source, HubSource) else _read_file(source, where, folder)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Raw rows and what errors call their origin. ``lines`` marks JSON Lines, whose rows have line numbers.
-
-    Rows are iterated once, so that of a large hub dataset only the usable ones are ever in memory.
-    """
-
-    rows: Iterable[dict[str, Any]]
-    count: int
-    origin: str
-    lines: Path | None = None
-    commit: str | None = None
-
-    def place(self, index: int) -> str:
-        """Names a row in an error."""
-        if self.lines is None:
-            return f"{self.origin}, row {index + 1}"
-        return f"{self.origin}, line {json_line_number(self.lines, index)}"
-
-
-def json_line_number(path: Path, index: int) -> int:
-    """The line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [number for number, line in enumerate(lines, start=1) if line.strip()][index]
-
-
-def _needed_columns(columns: ColumnMap) -> list[str]:
-    return list(
-        dict.fromkeys(c for c in (columns.problem, columns.answer, columns.solution, columns.id) if c is not None)
-    )
-
-
-def _missing_column(place: str, column: str, present: Iterable[str]) -> UserError:
-    return UserError(
-        f"{place}: there is no column {column!r}; there are: {', '.join(sorted(present))}. Name the right one under "
-        "`columns` of this source"
-    )
-
-
-def _read_hub(source: HubSource, where: str, folder: Path) -> _Rows:
-    # Importing datasets takes a second, which runs without hub data need not spend.
-    from datasets import Dataset, config, load_dataset
-    from datasets.exceptions import DatasetsError
-
-    origin = f"dataset {source.id}" + (f" ({source.config})" if source.config else "")
-    local = folder / source.id
-    cache = None
-    if local.is_dir():
-        # datasets knows a folder again by its last name and its card, also when it is another, or holds other files.
-        cache = str(Path(config.HF_DATASETS_CACHE) / "folders" / hash_files([local], local))
-
-    def load(path: str) -> Dataset:
-        try:
-            dataset = load_dataset(path, source.config, revision=source.revision, split=source.split, cache_dir=cache)
-        except ConnectionError:
-            raise
-        except (OSError, ValueError, DatasetsError) as error:
-            raise UserError(
-                f"{where}: {origin}, split {source.split!r}, revision {source.revision!r} does not load: {error}\n"
-                f"Correct id, config, revision or split, or put the dataset's files, README.md included, into {local}"
-            ) from None
-        assert isinstance(dataset, Dataset), "one split was asked for"
-        return dataset
-
-    commit = None
-    try:
-        dataset = load(str(local) if local.is_dir() else source.id)
-        if not local.is_dir():
-            commit = _commit(dataset)
-            # Without the hub, datasets takes the version that it loaded last, whatever the revision.
-            if commit is not None and _COMMIT.fullmatch(source.revision) and commit != source.revision:
-                raise ConnectionError(f"revision is {source.revision}, but only commit {commit} is at hand")
-    except ConnectionError as error:
-        snapshot = _snapshot(source)
-        if snapshot is None:
-            raise UserError(
-                f"{where}: {origin} cannot be reached ({error}). Go online once, or put its files, README.md included, "
-                f"into {local} and run again"
-            ) from None
-        dataset, commit = load(str(snapshot)), snapshot.name
-    needed = _needed_columns(source.columns)
-    for column in needed:
-        if column not in dataset.column_names:
-            raise _missing_column(f"{where}: {origin}", column, dataset.column_names)
-    rows = cast(Iterable[dict[str, Any]], dataset.select_columns(needed))
-    return _Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""), commit=commit)
-
-
-def _commit(dataset: Any) -> str | None:
-    """The commit of a dataset from the hub, by which its cache folder is named; a local folder's has another name."""
-    name = Path(dataset.cache_files[0]["filename"]).parent.name
-    return name if _COMMIT.fullmatch(name) else None
-
-
-def _snapshot(source: HubSource) -> Path | None:
-    """The dataset's files in the hub's cache, in a folder named by their commit; ``None`` where there are none."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source.id, repo_type="dataset", revision=source.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _read_file(source: FileSource, where: str, folder: Path) -> _Rows:
-    if Path(source.path).is_absolute() or ".." in Path(source.path).parts:
-        raise UserError(
-            f"{where}.path is {source.path!r}, outside data.folder ({folder}): put the file into that folder, whose "
-            "content the pipeline watches for changes, or change data.folder"
-        )
-    path = folder / source.path
-    needed = _needed_columns(source.columns)
-    if path.suffix == ".jsonl":
-        found = read_json_lines(path)
-        rows = _Rows(found, len(found), str(path), path)
-        for index, row in enumerate(found):
-            for column in needed:
-                if column not in row:
-                    raise _missing_column(rows.place(index), column, row)
-        return rows
-    if path.suffix != ".parquet":
-        raise UserError(f"{where}.path is {source.path!r}: only .jsonl and .parquet files are read; convert it")
-    try:
-        present = pq.read_schema(path).names
-        for column in needed:
-            if column not in present:
-                raise _missing_column(str(path), column, present)
-        table = pq.read_table(path, columns=needed)
-        return _Rows((row for batch in table.to_batches() for row in batch.to_pylist()), table.num_rows, str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: put the file there, or correct {where}.path in params.yaml") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no readable Parquet file: {error}. Restore or convert it") from None
-
-
-def _cell(rows: _Rows, index: int, row: dict[str, Any], column: str | None) -> str:
-    """A cell as text; an absent one is empty. Whole floats lose their point: some repacks store answers so."""
-    match value := None if column is None else row[column]:
-        case None:
-            return ""
-        case str():
-            return value.strip()
-        case float() if not math.isfinite(value):
-            return ""
-        case float() if value.is_integer():
-            return str(int(value))
-        case int() | float():
-            return str(value)
-    raise UserError(
-        f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
-        "with plain text, or convert the file"
-    )
-
-
-def _clean(rows: _Rows, columns: ColumnMap, name: str, needs_solution: bool) -> ProblemSet:
+def _clean(rows: Rows, columns: ColumnMap, name: str, needs_solution: bool) -> ProblemSet:
     kept: dict[str, Problem] = {}
     owners: dict[str, int] = {}
     dropped: Counter[str] = Counter()
     progress = tqdm(rows.rows, desc=f"rows of {name}", total=rows.count, unit="row", delay=2, leave=False)
     for index, row in enumerate(progress):
-        problem, solution = (_cell(rows, index, row, column) for column in (columns.problem, columns.solution))
-        answer = normalise_answer(_cell(rows, index, row, columns.answer))
+        problem, solution = (cell(rows, index, row, column) for column in (columns.problem, columns.solution))
+        answer = normalise_answer(cell(rows, index, row, columns.answer))
         key = text_key(problem)
         if not problem:
             dropped["no_problem"] += 1
@@ -326,7 +161,7 @@ def _clean(rows: _Rows, columns: ColumnMap, name: str, needs_solution: bool) -> 
         elif key in kept:
             dropped["duplicate" if kept[key].answer == answer else "conflicting_answers"] += 1
         else:
-            identifier = _cell(rows, index, row, columns.id) or f"{name}-{index}"
+            identifier = cell(rows, index, row, columns.id) or f"{name}-{index}"
             if identifier in owners:
                 raise UserError(
                     f"{rows.place(index)}: id {identifier!r} belongs to another problem already "
@@ -348,20 +183,20 @@ def read_benchmark(path: Path) -> ProblemSet:
         UserError: naming the line that is no JSON object, lacks a part, or contradicts another.
     """
     lines = read_json_lines(path)
-    rows = _Rows([], len(lines), str(path), path)
+    rows = Rows([], len(lines), str(path), path)
     parts: list[dict[str, Any]] = []
     answers: dict[str, tuple[str, int]] = {}
     for index, row in enumerate(lines):
         text = "problem" if "problem" in row else "question"
         for column in (text, "answer"):
-            if column not in row or not normalise_answer(_cell(rows, index, row, column)):
+            if column not in row or not normalise_answer(cell(rows, index, row, column)):
                 what = "is empty" if column in row else f"is missing; there are: {', '.join(sorted(row)) or 'none'}"
                 raise UserError(
                     f"{rows.place(index)}: {column!r} {what}. Each line needs `answer` and `problem` (or `question`): "
                     "fill them in or remove the line"
                 )
         part = {"problem": row[text], "answer": row["answer"], "id": row.get("id")}
-        key, answer = text_key(_cell(rows, index, part, "problem")), normalise_answer(_cell(rows, index, row, "answer"))
+        key, answer = text_key(cell(rows, index, part, "problem")), normalise_answer(cell(rows, index, row, "answer"))
         known, owner = answers.setdefault(key, (answer, index))
         if known != answer:
             raise UserError(

@@ -55,15 +55,18 @@ def test_it_is_qwen3_4b_but_for_paths_sizes_steps_and_batches(project: Path) -> 
 COUNTS = {"aime24": 30, "aime25": 30, "amc23": 40}
 
 
+def write_benchmarks(folder: Path) -> None:
+    """Problems other than the real ones, in their form and number."""
+    for name, count in COUNTS.items():
+        rows = [{"problem": f"In {name}, find $x_{{{i}}}$.", "answer": str(i)} for i in range(1, count + 1)]
+        write_json_lines(folder / f"{name}.jsonl", rows)
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Params:
-    """The inputs, written once; benchmarks of other problems than the real ones, in their form."""
+    """The inputs, written once."""
     folder = tmp_path_factory.mktemp("rehearsal")
-    for name, count in COUNTS.items():
-        rows = [
-            {"id": f"{name}-{i}", "problem": f"In {name}, find $x_{{{i}}}$.", "answer": str(i)} for i in range(count)
-        ]
-        write_json_lines(folder / "jsonl" / f"{name}.jsonl", rows)
+    write_benchmarks(folder / "jsonl")
     params = planned_params("rehearsal", ROOT)
     data = params.data.model_copy(update={"folder": str(folder / "problems")})
     base = params.base.model_copy(update={"folder": str(folder / "models")})

@@ -1,0 +1,182 @@
+"""Rows of a problem source as they are: of a dataset of the hub, of a folder in its layout, or of a local file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+import math
+from pathlib import Path
+import re
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdpg.errors import UserError
+from sdpg.files import read_json_lines
+from sdpg.params import ColumnMap, FileSource, HubSource
+from sdpg.provenance import hash_files
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Raw rows and what errors call their origin. ``lines`` marks JSON Lines, whose rows have line numbers.
+
+    Rows are iterated once, so that of a large hub dataset only the usable ones are ever in memory.
+    """
+
+    rows: Iterable[dict[str, Any]]
+    count: int
+    origin: str
+    lines: Path | None = None
+    commit: str | None = None
+
+    def place(self, index: int) -> str:
+        """Names a row in an error."""
+        if self.lines is None:
+            return f"{self.origin}, row {index + 1}"
+        return f"{self.origin}, line {json_line_number(self.lines, index)}"
+
+
+def json_line_number(path: Path, index: int) -> int:
+    """The line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [number for number, line in enumerate(lines, start=1) if line.strip()][index]
+
+
+def read_rows(source: HubSource | FileSource, where: str, folder: Path) -> Rows:
+    """Reads a source; files lie below ``folder``, and ``where`` is what errors call it.
+
+    Raises:
+        UserError: if it cannot be reached or read, or a column is missing.
+    """
+    return _read_hub(source, where, folder) if isinstance(source, HubSource) else _read_file(source, where, folder)
+
+
+def _needed_columns(columns: ColumnMap) -> list[str]:
+    return list(
+        dict.fromkeys(c for c in (columns.problem, columns.answer, columns.solution, columns.id) if c is not None)
+    )
+
+
+def _missing_column(place: str, column: str, present: Iterable[str]) -> UserError:
+    return UserError(
+        f"{place}: there is no column {column!r}; there are: {', '.join(sorted(present))}. Name the right one under "
+        "`columns` of this source"
+    )
+
+
+def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
+    # Importing datasets takes a second, which runs without hub data need not spend.
+    from datasets import Dataset, config, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    origin = f"dataset {source.id}" + (f" ({source.config})" if source.config else "")
+    local = folder / source.id
+    cache = None
+    if local.is_dir():
+        # datasets knows a folder again by its last name and its card, also when it is another, or holds other files.
+        cache = str(Path(config.HF_DATASETS_CACHE) / "folders" / hash_files([local], local))
+
+    def load(path: str) -> Dataset:
+        try:
+            dataset = load_dataset(path, source.config, revision=source.revision, split=source.split, cache_dir=cache)
+        except ConnectionError:
+            raise
+        except (OSError, ValueError, DatasetsError) as error:
+            raise UserError(
+                f"{where}: {origin}, split {source.split!r}, revision {source.revision!r} does not load: {error}\n"
+                f"Correct id, config, revision or split, or put the dataset's files, README.md included, into {local}"
+            ) from None
+        assert isinstance(dataset, Dataset), "one split was asked for"
+        return dataset
+
+    commit = None
+    try:
+        dataset = load(str(local) if local.is_dir() else source.id)
+        if not local.is_dir():
+            commit = _commit(dataset)
+            # Without the hub, datasets takes the version that it loaded last, whatever the revision.
+            if commit is not None and _COMMIT.fullmatch(source.revision) and commit != source.revision:
+                raise ConnectionError(f"revision is {source.revision}, but only commit {commit} is at hand")
+    except ConnectionError as error:
+        snapshot = _snapshot(source)
+        if snapshot is None:
+            raise UserError(
+                f"{where}: {origin} cannot be reached ({error}). Go online once, or put its files, README.md included, "
+                f"into {local} and run again"
+            ) from None
+        dataset, commit = load(str(snapshot)), snapshot.name
+    needed = _needed_columns(source.columns)
+    for column in needed:
+        if column not in dataset.column_names:
+            raise _missing_column(f"{where}: {origin}", column, dataset.column_names)
+    rows = cast(Iterable[dict[str, Any]], dataset.select_columns(needed))
+    return Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""), commit=commit)
+
+
+def _commit(dataset: Any) -> str | None:
+    """The commit of a dataset from the hub, by which its cache folder is named; a local folder's has another name."""
+    name = Path(dataset.cache_files[0]["filename"]).parent.name
+    return name if _COMMIT.fullmatch(name) else None
+
+
+def _snapshot(source: HubSource) -> Path | None:
+    """The dataset's files in the hub's cache, in a folder named by their commit; ``None`` where there are none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source.id, repo_type="dataset", revision=source.revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
+    if Path(source.path).is_absolute() or ".." in Path(source.path).parts:
+        raise UserError(
+            f"{where}.path is {source.path!r}, outside data.folder ({folder}): put the file into that folder, whose "
+            "content the pipeline watches for changes, or change data.folder"
+        )
+    path = folder / source.path
+    needed = _needed_columns(source.columns)
+    if path.suffix == ".jsonl":
+        found = read_json_lines(path)
+        rows = Rows(found, len(found), str(path), path)
+        for index, row in enumerate(found):
+            for column in needed:
+                if column not in row:
+                    raise _missing_column(rows.place(index), column, row)
+        return rows
+    if path.suffix != ".parquet":
+        raise UserError(f"{where}.path is {source.path!r}: only .jsonl and .parquet files are read; convert it")
+    try:
+        present = pq.read_schema(path).names
+        for column in needed:
+            if column not in present:
+                raise _missing_column(str(path), column, present)
+        table = pq.read_table(path, columns=needed)
+        return Rows((row for batch in table.to_batches() for row in batch.to_pylist()), table.num_rows, str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: put the file there, or correct {where}.path in params.yaml") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"{path} is no readable Parquet file: {error}. Restore or convert it") from None
+
+
+def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str:
+    """A cell as text; an absent one is empty. Whole floats lose their point: some repacks store answers so."""
+    match value := None if column is None else row[column]:
+        case None:
+            return ""
+        case str():
+            return value.strip()
+        case float() if not math.isfinite(value):
+            return ""
+        case float() if value.is_integer():
+            return str(int(value))
+        case int() | float():
+            return str(value)
+    raise UserError(
+        f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
+        "with plain text, or convert the file"
+    )
