@@ -281,7 +281,8 @@ class Trainer:
                 raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()
             self.optimizer.step()
-            self.engine.sync_weights()
+        # Once, however many updates a batch feeds: nothing is sampled between them.
+        self.engine.sync_weights()
         return total_loss / train.updates_per_batch, total_norm / train.updates_per_batch
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -207,6 +207,25 @@ def test_options_of_the_presets_run(
     assert (abs((logged[3]["ratio"] or 0) - 1) > 1e-5) == (updates > 1)
 
 
+def test_the_engine_has_the_newest_weights_whenever_it_samples_and_takes_them_over_once_a_step(
+    world: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[torch.Tensor] = []
+    generate = EmbeddedEngine.generate
+
+    def flat(engine: EmbeddedEngine) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in engine.model.parameters()])
+
+    def sampled(engine: EmbeddedEngine, *arguments: Any) -> Any:
+        assert torch.equal(taken[-1], flat(engine))
+        return generate(engine, *arguments)
+
+    monkeypatch.setattr(EmbeddedEngine, "sync_weights", lambda engine: taken.append(flat(engine)))
+    monkeypatch.setattr(EmbeddedEngine, "generate", sampled)
+    trained(world, small(updates_per_batch=2), "sdpg-ufkl", tmp_path)
+    assert len(taken) == 1 + 3 and not torch.equal(taken[0], taken[-1])
+
+
 def test_a_kl_in_the_reward_moves_advantages_of_uniform_groups(world: tuple[Any, Any], tmp_path: Path) -> None:
     # D4: the public code's GRPO; a group of equal rewards gets advantages from the noise of the KL estimate.
     tree = small().model_dump()

@@ -59,5 +59,5 @@ class RolloutEngine(Protocol):
         ...
 
     def sync_weights(self) -> None:
-        """Takes over the trainer's current weights; called after every update."""
+        """Takes over the trainer's current weights; called after the update(s) of a step, before anything is sampled."""
         ...
