@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.machines import RESERVED, Machine
 from sdpg.planning.memory import HALF, Layout, MemoryPlan, kv_per_token
 from sdpg.planning.plan import (
@@ -53,8 +54,19 @@ def _head(plan: Plan) -> str:
     return (
         f"Plan of profile {params.profile}, preset {params.preset}: {shape.parameters / 1e9:.2f}B parameters "
         f"({shape.layers} layers, D {shape.hidden_size}, V {shape.vocabulary:,}), {params.train.dtype} passes\n"
+        f"{_adapter(plan)}"
         f"Machines: {machines}\n"
         "All of this is computed from formulas and named assumptions; nothing of it was measured on these machines."
+    )
+
+
+def _adapter(plan: Plan) -> str:
+    adapter = planned_adapter(plan.params.train.lora)
+    if adapter is None:
+        return ""
+    return (
+        f"train.lora: an adapter of rank {adapter.rank} on {', '.join(sorted(adapter.targets))}, "
+        f"{adapter.parameters(plan.shape) / 1e6:.1f}M parameters; no other weight is trained\n"
     )
 
 
