@@ -85,6 +85,7 @@ def test_after_a_pass_of_the_reference_that_fails_the_adapter_is_on_and_trained(
         raise RuntimeError("stop")
     assert torch.equal(logits(model), expected)
     assert [p.requires_grad for p in model.parameters()] == names
+    assert not WithoutAdapter(model)(input_ids=torch.tensor([[3]])).logits.requires_grad
     with pytest.raises(IndexError):
         WithoutAdapter(model)(input_ids=torch.tensor([[10_000]]))
     assert torch.equal(logits(model), expected)

@@ -64,10 +64,8 @@ def _adapter(plan: Plan) -> str:
     adapter = planned_adapter(plan.params.train.lora)
     if adapter is None:
         return ""
-    return (
-        f"train.lora: an adapter of rank {adapter.rank} on {', '.join(sorted(adapter.targets))}, "
-        f"{adapter.parameters(plan.shape) / 1e6:.1f}M parameters; no other weight is trained\n"
-    )
+    count, targets = adapter.parameters(plan.shape), ", ".join(sorted(adapter.targets))
+    return f"Trained is an adapter alone, of rank {adapter.rank}: {count / 1e6:.1f}M parameters on {targets}\n"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
@@ -205,7 +203,7 @@ def _operations(plan: Plan) -> str:
         "Training passes of one run, 10¹⁸ operations (short to long responses)",
         ["", "student, both ways", "reference", "teacher", "head", "together"], rows,
         f"Gate open for {plan.assumed.gate_rate:.0%} of the rollouts, advantage not zero for "
-        f"{plan.assumed.mixed_rate:.0%} (assumptions). Activation checkpointing would add a third of the student's.",
+        f"{plan.assumed.mixed_rate:.0%} (assumptions). Activation checkpointing would add the student's forward pass.",
     )  # fmt: skip
 
 

@@ -300,8 +300,8 @@ class Disk:
 def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
     """What the stages leave behind.
 
-    A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written, and the
-    last one of every run stays in .state until the tables are made.
+    A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written,
+    and the last one of every run stays in .state until the tables are made.
     """
     lora = planned_adapter(params.train.lora)
     trained = trained_parameters(shape, lora)
