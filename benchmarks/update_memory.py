@@ -18,8 +18,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.memory import PeakMemory
 from sdpg import policies as policies_module
+from sdpg.adapters import WithoutAdapter, add_adapter
 from sdpg.experience import Experience, Signals
+from sdpg.lora_params import LoraParams
 from sdpg.methods import Coefficients
+from sdpg.models import trainable
 from sdpg.params import MethodParams, TrainParams
 from sdpg.policies import Policies
 from sdpg.update import Task, accumulate_gradients
@@ -46,6 +49,9 @@ class Setting:
     response: int = 97
     tokens_per_micro_batch: int = 512
     head_bytes: int = 4 << 20
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ()
+    """None: all linear modules."""
 
 
 class _Peaks:
@@ -103,13 +109,16 @@ def measure(setting: Setting) -> dict[str, int]:
     found: dict[str, int] = {}
     with PeakMemory() as memory:
         student = make_model(setting)
+        if setting.lora_rank:
+            targets: Any = list(setting.lora_targets) or "all-linear"
+            add_adapter(student, LoraParams(rank=setting.lora_rank, alpha=setting.lora_rank, target_modules=targets), 0)
         found["weights"] = memory.live
         if setting.checkpointing:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             student.train()
-        reference = make_model(setting).requires_grad_(False)
+        reference = WithoutAdapter(student) if setting.lora_rank else make_model(setting).requires_grad_(False)
         found["reference"] = memory.live - found["weights"]
-        optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6, foreach=setting.foreach)
+        optimizer = torch.optim.AdamW(trainable(student), lr=1e-6, foreach=setting.foreach)
         policies = Policies(
             student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0
         )
@@ -136,7 +145,7 @@ def measure(setting: Setting) -> dict[str, int]:
         with peaks.part("passes"):
             accumulate_gradients(task, range(setting.rows), Signals())
         with peaks.part("step"):
-            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trainable(student), 1.0)
             optimizer.step()
     return found | peaks.parts
 

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from sdpg.errors import UserError, entry_point
+from sdpg.lora_params import LoraParams
 from sdpg.planning.machines import machines, positive
 from sdpg.planning.plan import make_plan
 from sdpg.planning.report import report
@@ -15,6 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", help="a file in profiles/, without .yaml; otherwise params.yaml as it is")
     parser.add_argument("--model", help="a folder whose config.json gives the shape, instead of the profile's model")
+    parser.add_argument("--lora", help="plan an adapter of this rank on all linear modules, instead of train.lora")
     parser.add_argument("--gpus", help="how many; otherwise those of this machine, or 1 and 8 side by side")
     parser.add_argument("--memory", help="GiB of one GPU")
     parser.add_argument("--card", help=f"one of {', '.join(CARDS)}; otherwise h100")
@@ -30,7 +32,15 @@ def main() -> None:
     parser.add_argument("--mfu", help="share of the peak that training reaches, e.g. 0.4 or 0.25-0.45")
     options = parser.parse_args()
     chosen = machines(options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth)
-    print(report(make_plan(options.profile, options.model, chosen, _assumptions(options))))
+    print(report(make_plan(options.profile, options.model, chosen, _assumptions(options), lora=_lora(options.lora))))
+
+
+def _lora(text: str | None) -> LoraParams | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"--lora {text}: give the adapter's rank, a whole number above 0, such as --lora 32")
+    return LoraParams(rank=int(text), alpha=int(text))
 
 
 def _assumptions(options: argparse.Namespace) -> Assumptions:

@@ -35,6 +35,11 @@ def check_inputs(params: Params) -> None:
     check_context(params)
     if (folder := params.base.local_folder) is not None:
         check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
+    if params.train.lora is not None:
+        # Importing transformers takes seconds, which other runs need not wait for.
+        from sdpg.adapter_check import check_adapter
+
+        check_adapter(params)
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())

@@ -34,6 +34,8 @@ STEP_FILE = re.compile(r"^step-(\d{6})\b.*\.parquet$")
 def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
     """Saves weights and optimiser state as safetensors; earlier checkpoints are removed once this one stands.
 
+    Weights that are not trained are the base's, and not saved: beside an adapter, all but the adapter's.
+
     All ranks call this: sharded tensors are gathered one by one, and the first rank writes them whole, so that a
     checkpoint does not depend on the number of processes.
     """
@@ -42,7 +44,7 @@ def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.O
         (f"{index}.{name}", value) for index, entries in saved["state"].items() for name, value in entries.items()
     )
     # Tied weights share memory, which safetensors refuses: the trainable parameters name each tensor once.
-    weights = ((name, parameter.detach()) for name, parameter in model.named_parameters())
+    weights = ((name, value.detach()) for name, value in model.named_parameters() if value.requires_grad)
     if not ranks.first:
         for _, tensor in chain(weights, moments):
             whole(tensor)

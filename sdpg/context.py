@@ -1,6 +1,7 @@
 """Whether prompts and responses fit the model."""
 
 from pathlib import Path
+from typing import Any
 
 from sdpg.errors import UserError
 from sdpg.params import BaseParams, HubModel, Params, ScratchModel
@@ -14,6 +15,15 @@ def model_context(base: BaseParams) -> int | None:
     """
     if isinstance(base.model, ScratchModel):
         return base.model.context
+    return getattr(model_config(base).get_text_config(), "max_position_embeddings", None)
+
+
+def model_config(base: BaseParams) -> Any:
+    """transformers' configuration of a model that is not made from scratch.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
     if (folder := base.local_folder) is not None:
         place, revision = str(folder), None
         if not (folder / "config.json").is_file():
@@ -25,7 +35,7 @@ def model_context(base: BaseParams) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(
+        return AutoConfig.from_pretrained(
             place, trust_remote_code=False, **({} if revision is None else {"revision": revision})
         )
     except (OSError, ValueError) as error:
@@ -33,7 +43,6 @@ def model_context(base: BaseParams) -> int | None:
             f"the configuration of {place} does not load: check base.model in params.yaml and the network, or put the "
             f"model's files into {Path(base.folder) / place}. {error}"
         ) from None
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def check_context(params: Params) -> None:

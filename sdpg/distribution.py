@@ -15,7 +15,7 @@ from typing import Any
 from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
-from sdpg.ranks import SOLO, Ranks, whole
+from sdpg.ranks import SOLO, Ranks
 
 WAIT = timedelta(hours=2)
 """How long a rank waits for another: while one generates long answers, the others may have finished theirs."""
@@ -140,12 +140,6 @@ def check_sharded(model: Any, ranks: int) -> None:
 def is_sharded(model: Any) -> bool:
     """Whether this process holds parts of the model's weights."""
     return isinstance(next(model.parameters()), DTensor)
-
-
-def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and whole value of each weight, one at a time; see :data:`sdpg.rollouts.protocol.WeightSource`."""
-    for name, parameter in model.named_parameters():
-        yield name, whole(parameter.detach())
 
 
 def checkpoint_activations(model: Any) -> None:

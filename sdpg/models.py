@@ -1,6 +1,6 @@
 """Policies: Qwen3-architecture models made from scratch, loaded from a folder, and asked for response logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,13 @@ def set_threads(count: int) -> None:
 
 def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed`` beforehand."""
-    pad_id, eos_id = pad_and_eos(tokenizer)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
+    return Qwen3ForCausalLM(scratch_config(params, len(tokenizer), *pad_and_eos(tokenizer)))
+
+
+def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: int) -> Qwen3Config:
+    """The architecture of :func:`scratch_model`."""
+    return Qwen3Config(
+        vocab_size=vocabulary,
         hidden_size=params.hidden_size,
         intermediate_size=params.intermediate_size,
         num_hidden_layers=params.layers,
@@ -47,7 +51,6 @@ def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> P
         initializer_range=params.hidden_size**-0.5,
         dtype="float32",
     )
-    return Qwen3ForCausalLM(config)
 
 
 def load_model(folder: Path, place: torch.device | None = None) -> Any:
@@ -76,6 +79,19 @@ def load_model(folder: Path, place: torch.device | None = None) -> Any:
             "use a model without, such as Qwen3"
         )
     return model.to(place or device())
+
+
+def trainable(model: Any) -> list[torch.nn.Parameter]:
+    """What an optimiser moves: all parameters, or those of an adapter alone."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def take_over(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copies values, by name, into a model's own weights."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in weights:
+            own[name].copy_(tensor)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -27,6 +27,7 @@ WHOLE = {
     ("base", "model"),
     ("prompts", "chat_template_kwargs"),
     ("rollout", "vllm"),
+    ("train", "lora"),
 }
 """Nodes that an overlay replaces as a whole, because their keys depend on one another."""
 

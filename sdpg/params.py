@@ -13,6 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
+from sdpg.lora_params import LoraParams
 from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
 from sdpg.tune_params import VALIDATION, TuneParams
 from sdpg.vllm_params import VllmParams
@@ -301,6 +302,9 @@ class TrainParams(Section):
     activation_checkpointing: bool = False
     """Keep each layer's input alone for the backward pass and compute the rest again: less memory, a third more
     operations, the same gradient."""
+    lora: LoraParams | None = None
+    """Train an adapter alone, beside weights that stay as they are and are the reference too; see docs/scaling.md.
+    None: train all weights."""
     threads: Positive = 1
     """CPU threads of one training process."""
     distributed: DistributedParams = DistributedParams()

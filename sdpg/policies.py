@@ -44,7 +44,8 @@ class Policies:
 
     Attributes:
         student: the policy being trained.
-        reference: π_ref, the frozen initial weights; None where neither losses nor records read it.
+        reference: π_ref, the frozen initial weights: a model of their own, or :class:`sdpg.adapters.WithoutAdapter` of
+            the student; None where neither losses nor records read it.
         pad_id: padding token.
         temperature: of the sampling distribution, by which student and reference logits are divided.
         dtype: of the forward passes; softmax, KL and sums are float32 whatever it is.
@@ -145,6 +146,7 @@ class Policies:
             train: its temperature, and the budget of a micro-batch.
         """
         model = self.teacher(method)
+        shares_head = model.get_output_embeddings() is self.student.get_output_embeddings()
         order: list[Tensor] = []
         hidden: list[Tensor] = []
         head = None
@@ -156,7 +158,7 @@ class Policies:
         for lines in mine:
             batch = experience.batch(lines, experience.teacher_prompts, self.pad_id, self.student.device)
             with self.autocast():
-                if model is self.student:
+                if shares_head:
                     hidden.append(response_hidden(model, batch))
                 else:
                     states, head = hidden_and_head(model, batch)

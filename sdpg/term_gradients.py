@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sdpg.experience import Signals
 from sdpg.methods import needs_reference
+from sdpg.models import trainable
 from sdpg.ranks import whole
 from sdpg.update import Task, accumulate_gradients
 
@@ -48,7 +49,7 @@ def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
         accumulate_gradients(single, rows, Signals())
         gradient = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in student.parameters()
+            for parameter in trainable(student)
         ]
         found[f"grad_norm_{name}"] = _dot(gradient, gradient) ** 0.5
         if name in ("outcome", "distillation"):

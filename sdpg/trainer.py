@@ -24,6 +24,7 @@ from sdpg.logbook import Logbook, Stopwatch
 from sdpg.losses import reference_term
 from sdpg.methods import Coefficients, coefficients, teacher_rows, trained_rows
 from sdpg.metrics import step_metrics
+from sdpg.models import trainable
 from sdpg.params import MethodParams, Params
 from sdpg.policies import Policies
 from sdpg.prompts import PreparedRow, prompt_ids
@@ -93,8 +94,9 @@ class Trainer:
         train = self.params.train
         self.run = f"{self.name}-{self.seed}"
         self.ranks = self.policies.ranks
+        self.trained = trainable(self.policies.student)
         self.optimizer = torch.optim.AdamW(
-            self.policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
+            self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
         self.warmup, self.decay = (schedules.window(part, train.steps) for part in (train.lr_warmup, train.lr_decay))
 
@@ -271,12 +273,12 @@ class Trainer:
         for rows in self.mini_batches(task.experience):
             self.optimizer.zero_grad(set_to_none=True)
             total_loss += accumulate_gradients(task, rows, signals)
-            for parameter in self.policies.student.parameters():
+            for parameter in self.trained:
                 # Where no row has a term no pass was made: the gradient is 0, which the optimiser's momentum and decay
                 # must see, and not missing.
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            norm = whole(torch.nn.utils.clip_grad_norm_(self.policies.student.parameters(), train.max_grad_norm))
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.trained, train.max_grad_norm))
             if not torch.isfinite(norm):
                 raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()

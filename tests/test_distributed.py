@@ -11,12 +11,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
 import torch
-from two_ranks import STRATEGIES, on_two_ranks, policies
+from two_ranks import STRATEGIES, adapted, on_two_ranks, policies
 
 from sdpg import experience as experience_module
+from sdpg.adapters import full_weights
 from sdpg.batches import deal
+from sdpg.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.experience import Experience, Signals
 from sdpg.methods import Coefficients
+from sdpg.models import trainable
 from sdpg.params import MethodParams
 from sdpg.policies import Policies
 from sdpg.ranks import SOLO, Ranks, whole
@@ -42,7 +45,7 @@ def rollouts(step: int, method: MethodParams) -> Experience:
 def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, Signals]:
     """Gradients and losses of three updates, the weights behind them, and the last update's signals."""
     options = tiny_train(tokens_per_micro_batch=BUDGET)
-    optimizer = torch.optim.AdamW(one.student.parameters(), lr=1e-2, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2, weight_decay=0.1)
     found: Tensors = {}
     signals = Signals()
     for step in range(STEPS):
@@ -52,7 +55,9 @@ def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, Si
         loss = accumulate_gradients(task, range(12), signals)
         found[f"{prefix} {step} loss"] = torch.tensor([loss], dtype=torch.float64)
         for name, parameter in one.student.named_parameters():
-            assert parameter.grad is not None
+            assert (parameter.grad is not None) == parameter.requires_grad
+            if parameter.grad is None:
+                continue
             found[f"{prefix} {step} gradient {name}"] = whole(parameter.grad).clone()
         norm = whole(torch.nn.utils.clip_grad_norm_(one.student.parameters(), 1.0))
         found[f"{prefix} {step} norm"] = norm.reshape(1).clone()
@@ -76,12 +81,13 @@ def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks found, all parts of this file in one go: starting processes takes longer than their work."""
     folder = tmp_path_factory.mktemp("ranks")
+    adapter_checkpoint(folder / "adapter")
     on_two_ranks(everything, folder)
     return folder
 
 
 def everything(ranks: Ranks, folder: Path) -> None:
-    for part in (telling, reading, every_method, lopsided_gates):
+    for part in (telling, reading, every_method, lopsided_gates, adapters):
         part(ranks, folder)
 
 
@@ -216,6 +222,73 @@ def test_gates_closed_on_one_rank_and_open_on_the_other(found: Path) -> None:
                 for strategy in STRATEGIES:
                     compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
     assert not tensors
+
+
+# --- an adapter on weights that are their own reference
+
+FROZEN_TEACHER = tiny_method(distillation="jsd", teacher="reference", reference="ufkl")
+
+
+def adapted_training(one: Policies, prefix: str) -> Tensors:
+    """Three updates with the reference as teacher; then the merged weights, and the reference's log-probs."""
+    found, _ = train(one, FROZEN_TEACHER, prefix)
+    found |= {f"{prefix} merged {name}": tensor.clone() for name, tensor in full_weights(one.student)}
+    x = rollouts(0, FROZEN_TEACHER)
+    logprobs = one.sampled_logprobs(one.reference, x, range(4), x.student_prompts, 40)
+    return found | {f"{prefix} reference": torch.cat([logprobs[row] for row in range(4)])}
+
+
+def adapters(ranks: Ranks, folder: Path) -> None:
+    found: Tensors = {}
+    for strategy in STRATEGIES:
+        one = adapted(strategy, ranks, again=strategy == "fsdp2")
+        found |= adapted_training(one, strategy)
+        optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2)
+        load_checkpoint(folder / "adapter", one.student, optimizer)
+        found |= {f"{strategy} loaded {name}": tensor.clone() for name, tensor in full_weights(one.student)}
+        save_checkpoint(folder / f"adapter-{strategy}", 2, one.student, optimizer, ranks)
+        # The reference's pass comes first, and must not decide that nothing is trained.
+        one = adapted(strategy, ranks, moved=False, half=True)
+        more, _ = train(one, FROZEN_TEACHER, f"{strategy} half")
+        found |= {name: tensor for name, tensor in more.items() if "gradient" in name}
+    if ranks.first:
+        save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "adapters.safetensors")
+
+
+def adapter_checkpoint(folder: Path) -> Policies:
+    """Of one process, after an update."""
+    one = adapted("none", SOLO)
+    optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2)
+    task = Task(one, rollouts(0, FROZEN_TEACHER), FROZEN_TEACHER, AT["reference"], tiny_train(), MAX_TOKENS, Path("-"))
+    accumulate_gradients(task, range(12), Signals())
+    optimizer.step()
+    save_checkpoint(folder, 1, one.student, optimizer)
+    return one
+
+
+def test_an_adapter_on_two_ranks_is_trained_as_on_one(found: Path) -> None:
+    tensors = load_file(found / "adapters.safetensors")
+    expected = adapted_training(adapted("none", SOLO), "")
+    for strategy in STRATEGIES:
+        compare({key: tensors[f"{strategy}{key}"] for key in expected}, expected)
+        half = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{strategy} half")}
+        # At first B is 0, and A has no gradient but 0.
+        moved = [bool(tensor.any()) for name, tensor in half.items() if " 0 " not in name or ".lora_B." in name]
+        assert len(moved) == 5 * 14 and all(moved)
+        assert {tensor.dtype for tensor in half.values()} == {torch.float32}
+
+
+def test_checkpoints_of_an_adapter_go_from_one_process_to_two_and_back(found: Path) -> None:
+    tensors = load_file(found / "adapters.safetensors")
+    one = adapter_checkpoint(found / "again")
+    for strategy in STRATEGIES:
+        for name, value in full_weights(one.student):
+            assert torch.equal(tensors[f"{strategy} loaded {name}"], value), name
+        for piece in ("model-00000.safetensors", "optimizer-00000.safetensors"):
+            saved = load_file(found / f"adapter-{strategy}/checkpoint-000002" / piece)
+            expected = load_file(found / "adapter/checkpoint-000001" / piece)
+            assert saved.keys() == expected.keys() and all(torch.equal(saved[key], expected[key]) for key in saved)
+            assert len(saved) == (28 if piece.startswith("model") else 3 * 28)
 
 
 # --- what is read without a gradient

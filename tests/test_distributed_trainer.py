@@ -14,8 +14,9 @@ from tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_me
 import torch
 from two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
 
+from sdpg.adapters import full_weights
 from sdpg.checkpoints import load_checkpoint, save_checkpoint
-from sdpg.distribution import checkpoint_activations, full_weights, replicate, shard
+from sdpg.distribution import checkpoint_activations, replicate, shard
 from sdpg.experience import Signals
 from sdpg.methods import Coefficients
 from sdpg.models import scratch_model

@@ -12,8 +12,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipelines import plan as command
 from sdpg.errors import UserError
+from sdpg.lora_params import LoraParams
 from sdpg.params import BaseParams, HubModel, HubSource
-from sdpg.planning.fits import check_memory
+from sdpg.planning.adapter import Adapter, planned_adapter
+from sdpg.planning.fits import check_memory, standing_bytes
 from sdpg.planning.machines import Machine, machines
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import (
@@ -134,6 +136,41 @@ def test_which_passes_a_method_makes() -> None:
     assert work["beta0"].teacher == 0
     more = method_work(shape, params, params.methods["grpo"], assumed, 1000, checkpointing=True)
     assert more.student == pytest.approx(4 * student)
+
+
+def test_an_adapter_saves_the_weights_gradients() -> None:
+    params, lora = planned_params("qwen3-4b"), LoraParams(rank=32, alpha=32)
+    shape, assumed = KNOWN["Qwen/Qwen3-4B"], Assumptions(gate_rate=0.25, mixed_rate=0.5)
+    params = params.model_copy(update={"train": params.train.model_copy(update={"lora": lora})})
+    # By hand: 2560 to 4096, 1024, 1024 and back from 4096; 2560 to 9728, twice, and back; 36 layers.
+    ends = (2560 + 4096) + 2 * (2560 + 1024) + (4096 + 2560) + 3 * (2560 + 9728)
+    count = 36 * 32 * ends
+    assert planned_adapter(lora) == Adapter(32) and Adapter(32).parameters(shape) == count
+    rows, tokens = 400 * 128 * 8, 1200
+    forward = forward_flops(shape, tokens, tokens)
+    frozen = 2 * tokens * 36 * shape.layer_products
+    for checkpointing, times in ((False, 3), (True, 4)):
+        work = method_work(shape, params, params.methods["grpo"], assumed, 1000, checkpointing)
+        assert work.student == pytest.approx(rows * (times * (forward + 2 * tokens * count) - frozen))
+        assert work.head == pytest.approx(3 * rows * head_flops(shape, 1000))
+    ufkl = method_work(shape, params, params.methods["sdpg-ufkl"], assumed, 1000)
+    taught = forward_flops(shape, 1900, 1900) + 2 * 1900 * count
+    assert ufkl.teacher == pytest.approx(0.25 * rows * taught * 399 / 400)
+    disk = plan_disk(shape, params, count_completions(params), 5, assumed)
+    assert (disk.checkpoints, disk.policies) == (6 * 12 * count, 5 * 4 * (shape.parameters + count))
+    plan = memory_of(shape, params, Layout())
+    assert sum(plan.stays.values()) == 4 * shape.parameters + 16 * count
+    assert standing_bytes(shape, False, Adapter(32)) == 4 * shape.parameters + 16 * count
+
+
+@pytest.mark.parametrize(("target", "found"), [("mlp.up_proj", "up_proj"), ("fc1", None)])
+def test_an_adapters_targets_are_those_of_a_qwen3(target: str, found: str | None) -> None:
+    lora = LoraParams(rank=2, alpha=2, target_modules=[target])
+    if found is None:
+        with pytest.raises(UserError, match=r"train\.lora\.target_modules has 'fc1', .*there are q_proj, k_proj"):
+            planned_adapter(lora)
+    else:
+        assert planned_adapter(lora) == Adapter(2, frozenset([found]))
 
 
 def test_hours_follow_speed_and_utilisation() -> None:
@@ -315,6 +352,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         (("--memory", "0.001"), r"--memory 0\.001: no GPU has that"),
         (("--memory", "nan"), r"--memory nan: give a number"),
         (("--gpus", "0"), r"--gpus 0: give a number"),
+        (("--lora", "0.5"), r"--lora 0\.5: give the adapter's rank"),
         (("--gpus", "1.5"), r"--gpus 1\.5: give a whole number"),
         (("--card", "abacus"), r"--card abacus is not known; there are: h100, h200, a100"),
         (("--peak-flops", "fast"), r"--peak-flops fast"),

@@ -6,13 +6,14 @@ import time
 from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin
+from adapted import adapted_policies
 import pytest
 from tiny import tiny_model
 import torch
 from torch import distributed, multiprocessing
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.distribution import replicate, shard
+from sdpg.distribution import checkpoint_activations, replicate, shard
 from sdpg.policies import Policies
 from sdpg.ranks import Ranks
 
@@ -73,3 +74,15 @@ def policies(
             shard(one, torch.device("cpu"), options.get("dtype", torch.float32), plugin())
     replica = replicate(student) if strategy == "ddp" else None
     return Policies(student, reference, 0, 1.0, ranks=ranks, replica=replica, **options)
+
+
+def adapted(strategy: str, ranks: Ranks, moved: bool = True, again: bool = False, half: bool = False) -> Policies:
+    """A student with an adapter, which is its own reference, spread over the ranks; ``again``: layers are."""
+    one = adapted_policies(torch.float32 if half else torch.float64, moved)
+    one.ranks, one.dtype = ranks, torch.bfloat16 if half else torch.float32
+    if again:
+        checkpoint_activations(one.student)
+    if strategy == "fsdp2":
+        shard(one.student, torch.device("cpu"), one.dtype, plugin())
+    one.replica = replicate(one.student) if strategy == "ddp" else None
+    return one

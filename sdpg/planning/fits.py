@@ -4,13 +4,19 @@ import psutil
 
 from sdpg.errors import UserError
 from sdpg.params import Params, ScratchModel
+from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
-from sdpg.planning.shapes import shape_of
+from sdpg.planning.shapes import Shape, shape_of
 
 
-def standing_bytes(parameters: int, reference: bool) -> int:
-    """Float32 weights, gradients, two moments of the optimiser, and the frozen copy where one is read."""
-    return FLOAT * parameters * (5 if reference else 4)
+def standing_bytes(shape: Shape, reference: bool, lora: Adapter | None = None) -> int:
+    """Float32 weights, gradients, two moments of the optimiser, and the frozen copy where one is read.
+
+    With an adapter, it alone has gradients and moments, and there is no copy.
+    """
+    if lora is not None:
+        return FLOAT * (shape.parameters + 4 * lora.parameters(shape))
+    return FLOAT * shape.parameters * (5 if reference else 4)
 
 
 def check_memory(params: Params) -> None:
@@ -31,8 +37,11 @@ def check_memory(params: Params) -> None:
         return
     methods = [params.methods[name] for name in params.run.methods]
     # A run without reference would fit where others do not: only what all of them need is counted.
-    referred = params.train.record_rows > 0 or all(m.reference != "none" or m.teacher == "reference" for m in methods)
-    needed, (there, where) = standing_bytes(shape.parameters, referred), _memory()
+    lora = planned_adapter(params.train.lora)
+    referred = lora is None and (
+        params.train.record_rows > 0 or all(m.reference != "none" or m.teacher == "reference" for m in methods)
+    )
+    needed, (there, where) = standing_bytes(shape, referred, lora), _memory()
     spread = params.train.distributed
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):
         needed //= spread.processes  # a part of everything on each GPU

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sdpg.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
+from sdpg.planning.adapter import FLOAT, HALF, Adapter
 from sdpg.planning.shapes import Shape
 
-FLOAT, HALF = 4, 2
 Sharding = Literal["none", "ddp", "fsdp2"]
 
 
@@ -32,6 +32,7 @@ class Passes:
         checkpointing: activations are computed again in the backward pass, layer by layer.
         reference: whether a frozen copy is read.
         on_gpu: the head's products and blocks differ from those on a CPU.
+        lora: the adapter that is trained alone; None: all weights are.
     """
 
     tokens: int
@@ -43,6 +44,12 @@ class Passes:
     checkpointing: bool = False
     reference: bool = True
     on_gpu: bool = False
+    lora: Adapter | None = None
+
+
+def trained_parameters(shape: Shape, lora: Adapter | None) -> int:
+    """Those with gradients and moments."""
+    return shape.parameters if lora is None else lora.parameters(shape)
 
 
 def weight_copies(shape: Shape) -> int:
@@ -50,29 +57,44 @@ def weight_copies(shape: Shape) -> int:
     return HALF * shape.layers * shape.layer_products
 
 
-def kept_per_layer(shape: Shape, half: bool) -> int:
+def held_copies(shape: Shape, passes: Passes) -> int:
+    """Of these, what is there until autocast ends; frozen weights' copies only as long as the graph reads them."""
+    if not passes.half:
+        return 0
+    if passes.lora is None:
+        return weight_copies(shape)
+    return HALF * passes.lora.parameters(shape) + (0 if passes.checkpointing else weight_copies(shape))
+
+
+def kept_per_layer(shape: Shape, half: bool, lora: Adapter | None = None) -> int:
     """Bytes per token that autograd keeps of one layer.
 
     float32: the residual stream twice, each norm's factor and result (6 D); queries and keys as projected, normalised
     and rotated, values, attention's output (4 Q + 4 K); gate, its activation, up, and their product (4 I); a few
     numbers per head. Half: norms stay float32, and each linear layer keeps a bfloat16 copy of its input of its own.
     """
+    heads = FLOAT * (2 * shape.heads + shape.kv_heads + 2)
+    if lora is not None:
+        return lora.kept_per_layer(shape, half) + heads
     shape_part = (
         26 * shape.hidden_size + 10 * (shape.query + shape.key) + 8 * shape.intermediate_size
         if half
         else 24 * shape.hidden_size + 16 * (shape.query + shape.key) + 16 * shape.intermediate_size
     )
-    return shape_part + FLOAT * (2 * shape.heads + shape.kv_heads + 2)
+    return shape_part + heads
 
 
 def kept(shape: Shape, passes: Passes) -> int:
     """What the student's forward pass keeps until its backward pass, but for the head."""
     size = shape.hidden_size
-    layer = FLOAT * size if passes.checkpointing else kept_per_layer(shape, passes.half)
+    layer = FLOAT * size if passes.checkpointing else kept_per_layer(shape, passes.half, passes.lora)
     # The last norm keeps its input and its factor, and its result is what the head selects from.
     ends = passes.tokens * (3 * FLOAT * size + 16) + passes.responses * (FLOAT * size + 40)
+    if passes.lora is not None:
+        # No factor; and what the first layer gets has no gradient.
+        ends -= passes.tokens * FLOAT * size * (1 if passes.checkpointing else 2)
     # Until autocast ends, the copies are there even where the layers keep nothing.
-    return passes.tokens * shape.layers * layer + ends + (weight_copies(shape) if passes.half else 0)
+    return passes.tokens * shape.layers * layer + ends + held_copies(shape, passes)
 
 
 def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
@@ -86,22 +108,24 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     if product == HALF:
         total += HALF * shape.embedding
     if gradients:
-        total += FLOAT * (shape.embedding + (passes.responses + 2 * chunk) * shape.hidden_size)
+        weight = shape.embedding if passes.lora is None else 0
+        total += FLOAT * (weight + (passes.responses + 2 * chunk) * shape.hidden_size)
         total += chunk * shape.vocabulary * HALF if product == HALF else 0
     return total
 
 
-def forward_only(shape: Shape, tokens: int, half: bool, cached: bool) -> int:
+def forward_only(shape: Shape, tokens: int, half: bool, cached: bool, lora: Adapter | None = None) -> int:
     """The peak of a forward pass without gradient: the MLP's three widths beside four residual streams.
 
     ``cached``: autocast keeps copies of trainable weights also where nothing is differentiated; a frozen model's come
-    and go.
+    and go. ``lora``: the adapter that is on: a module's result has its own beside it.
     """
-    width = (HALF if half else FLOAT) * 3 * shape.intermediate_size
+    widths = 3 if lora is None or not lora.count("up_proj") else 4
+    width = (HALF if half else FLOAT) * widths * shape.intermediate_size
     attention = FLOAT * (4 * shape.query + 3 * shape.key)
     # At that moment the last product's weight has not been copied yet.
     last = HALF * shape.hidden_size * shape.intermediate_size
-    copies = weight_copies(shape) - last if cached else last
+    copies = weight_copies(shape) - last if cached and lora is None else last
     return tokens * (max(width, attention) + 4 * FLOAT * shape.hidden_size) + (copies if half else 0)
 
 
@@ -112,14 +136,17 @@ def backward(shape: Shape, passes: Passes) -> int:
     checkpointing that layer is first computed again, but for its input, which is kept.
     """
     size, itemsize = shape.hidden_size, HALF if passes.half else FLOAT
-    head_gradients = FLOAT * (shape.embedding + passes.responses * size)
-    mlp = 2 * itemsize * shape.intermediate_size - 3 * FLOAT * size
+    frozen = passes.lora is not None
+    # The product that a trained down projection keeps is gone when the third gradient comes.
+    gradients = 2 if passes.lora is None or passes.lora.count("down_proj") else 3
+    head_gradients = FLOAT * ((0 if frozen else shape.embedding) + passes.responses * size)
+    mlp = gradients * itemsize * shape.intermediate_size - (2 if frozen else 3) * FLOAT * size
     if passes.checkpointing:
-        layer = passes.tokens * (kept_per_layer(shape, passes.half) - FLOAT * size + mlp)
+        layer = passes.tokens * (kept_per_layer(shape, passes.half, passes.lora) - FLOAT * size + mlp)
         layer += HALF * shape.layer_products if passes.half else 0
     else:
         layer = passes.tokens * max(6 * size, mlp)
-    return head_gradients + layer + FLOAT * size * shape.intermediate_size
+    return head_gradients + layer + (0 if frozen else FLOAT * size * shape.intermediate_size)
 
 
 def embedding_gradients(shape: Shape) -> int:
@@ -127,13 +154,15 @@ def embedding_gradients(shape: Shape) -> int:
     return (3 if shape.tied else 2) * FLOAT * shape.embedding
 
 
-def optimiser_step(shape: Shape, foreach: bool) -> int:
+def optimiser_step(shape: Shape, foreach: bool, lora: Adapter | None = None) -> int:
     """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs.
 
     One by one, there are two of the parameter at hand and one of the parameter before it.
     """
     if foreach:
-        return FLOAT * shape.parameters
+        return FLOAT * trained_parameters(shape, lora)
+    if lora is not None:
+        return 3 * FLOAT * lora.largest(shape)
     query, mlp = (shape.hidden_size * width for width in (shape.query, shape.intermediate_size))
     return FLOAT * max(2 * shape.embedding, shape.embedding + 2 * query, 3 * mlp)
 
@@ -141,7 +170,7 @@ def optimiser_step(shape: Shape, foreach: bool) -> int:
 def passes_peak(shape: Shape, passes: Passes) -> int:
     """The peak of an update's passes, beyond weights, gradients and optimiser."""
     teacher_states = passes.scored * FLOAT * shape.hidden_size
-    taught = forward_only(shape, passes.teacher_tokens, passes.half, True) if passes.teacher_tokens else 0
+    taught = forward_only(shape, passes.teacher_tokens, passes.half, True, passes.lora) if passes.teacher_tokens else 0
     referred = 0
     if passes.reference:
         referred = max(
@@ -150,11 +179,11 @@ def passes_peak(shape: Shape, passes: Passes) -> int:
         )
     saved = kept(shape, passes)
     # The copies end with autocast; without checkpointing the backward pass needs them.
-    in_backward = saved - (weight_copies(shape) if passes.checkpointing and passes.half else 0)
+    in_backward = saved - (held_copies(shape, passes) if passes.checkpointing else 0)
+    at_end = embedding_gradients(shape) if passes.lora is None else 0
     return max(
         taught,
-        teacher_states
-        + max(referred, saved + head(shape, passes), in_backward + backward(shape, passes), embedding_gradients(shape)),
+        teacher_states + max(referred, saved + head(shape, passes), in_backward + backward(shape, passes), at_end),
     )
 
 
@@ -227,13 +256,13 @@ class MemoryPlan:
 
 def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: Layout) -> MemoryPlan:
     """All parts for one GPU of a layout."""
-    count, share = shape.parameters, layout.gpus if layout.sharding == "fsdp2" else 1
-    stays = {
-        "weights (float32 masters)": FLOAT * count // share,
-        "gradients": FLOAT * count // share,
-        "optimiser (two moments)": 2 * FLOAT * count // share,
-    }
-    if passes.reference:
+    count, share = trained_parameters(shape, passes.lora), layout.gpus if layout.sharding == "fsdp2" else 1
+    stays = {"weights (float32 masters)": FLOAT * shape.parameters // share}
+    if passes.lora is not None:
+        # With the adapter off the weights are the reference.
+        stays["adapter"] = FLOAT * count // share
+    stays |= {"gradients": FLOAT * count // share, "optimiser (two moments)": 2 * FLOAT * count // share}
+    if passes.reference and passes.lora is None:
         stays["reference, also the frozen teacher"] = FLOAT * count // share
     if layout.sharding == "ddp":
         # Assumption: torch's default, where buckets are no views of the gradients.
@@ -241,8 +270,9 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: La
     unsharded = 0
     if layout.sharding == "fsdp2":
         # Assumption: layer by layer, the next one under way; embedding and head stay whole through a pass.
-        unsharded = (HALF if passes.half else FLOAT) * (2 * shape.layer + shape.embedding) + FLOAT * shape.layer
-    whole = weight_copies(shape) if passes.half else 0
+        unsharded = (HALF if passes.half else FLOAT) * (2 * shape.layer + shape.embedding)
+        unsharded += FLOAT * (shape.layer if passes.lora is None else passes.lora.layer(shape))
+    whole = held_copies(shape, passes)
     copies = 0 if layout.sharding == "fsdp2" else whole
     peak = passes_peak(shape, passes) - whole
     at_head = min(head(shape, passes), peak)
@@ -256,5 +286,5 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: La
     }
     if unsharded:
         generating["layers that are whole for a moment"] = unsharded
-    step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu) // share}
+    step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu, passes.lora) // share}
     return MemoryPlan(layout, stays, update, generating, step)

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sdpg.lora_params import LoraParams
 from sdpg.overlays import merge, read_overlay
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
+from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.machines import Machine
 from sdpg.planning.memory import Generation, Layout, MemoryPlan, Passes, plan_memory
 from sdpg.planning.shapes import Shape, read_shape, shape_of
@@ -39,7 +41,12 @@ def planned_params(profile: str | None, root: Path = Path()) -> Params:
 
 
 def make_plan(
-    profile: str | None, model: str | None, machines: list[Machine], assumed: Assumptions, root: Path = Path()
+    profile: str | None,
+    model: str | None,
+    machines: list[Machine],
+    assumed: Assumptions,
+    root: Path = Path(),
+    lora: LoraParams | None = None,
 ) -> Plan:
     """Reads parameters and shape.
 
@@ -49,8 +56,11 @@ def make_plan(
         machines: to plan for.
         assumed: what is not known beforehand.
         root: the project's folder.
+        lora: an adapter that takes the place of ``train.lora``.
     """
     params = planned_params(profile, root)
+    if lora is not None:
+        params = params.model_copy(update={"train": params.train.model_copy(update={"lora": lora})})
     shape = read_shape(Path(model)) if model else shape_of(params.base)
     return Plan(params, shape, machines, assumed)
 
@@ -78,6 +88,7 @@ def largest_passes(params: Params, checkpointing: bool) -> Passes:
         checkpointing=checkpointing,
         reference=referred or params.train.record_rows > 0,
         on_gpu=True,
+        lora=planned_adapter(params.train.lora),
     )
 
 

@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.machines import RESERVED, Machine
 from sdpg.planning.memory import HALF, Layout, MemoryPlan, kv_per_token
 from sdpg.planning.plan import (
@@ -53,9 +54,18 @@ def _head(plan: Plan) -> str:
     return (
         f"Plan of profile {params.profile}, preset {params.preset}: {shape.parameters / 1e9:.2f}B parameters "
         f"({shape.layers} layers, D {shape.hidden_size}, V {shape.vocabulary:,}), {params.train.dtype} passes\n"
+        f"{_adapter(plan)}"
         f"Machines: {machines}\n"
         "All of this is computed from formulas and named assumptions; nothing of it was measured on these machines."
     )
+
+
+def _adapter(plan: Plan) -> str:
+    adapter = planned_adapter(plan.params.train.lora)
+    if adapter is None:
+        return ""
+    count, targets = adapter.parameters(plan.shape), ", ".join(sorted(adapter.targets))
+    return f"Trained is an adapter alone, of rank {adapter.rank}: {count / 1e6:.1f}M parameters on {targets}\n"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
@@ -193,7 +203,7 @@ def _operations(plan: Plan) -> str:
         "Training passes of one run, 10¹⁸ operations (short to long responses)",
         ["", "student, both ways", "reference", "teacher", "head", "together"], rows,
         f"Gate open for {plan.assumed.gate_rate:.0%} of the rollouts, advantage not zero for "
-        f"{plan.assumed.mixed_rate:.0%} (assumptions). Activation checkpointing would add a third of the student's.",
+        f"{plan.assumed.mixed_rate:.0%} (assumptions). Activation checkpointing would add the student's forward pass.",
     )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from sdpg.methods import coefficients, needs_reference
 from sdpg.params import FileSource, HubSource, MethodParams, Params
-from sdpg.planning.memory import FLOAT, HALF, kv_per_token
+from sdpg.planning.adapter import Adapter, planned_adapter
+from sdpg.planning.memory import FLOAT, HALF, kv_per_token, trained_parameters
 from sdpg.planning.shapes import Shape
 
 
@@ -128,6 +129,21 @@ def forward_flops(shape: Shape, tokens: float, length: float) -> float:
     return tokens * shape.layers * (products + attention)
 
 
+def update_flops(shape: Shape, tokens: float, length: float, adapter: Adapter | None, checkpointing: bool) -> float:
+    """The student's forward and backward pass, the head apart: three times the forward pass, or four.
+
+    With an adapter the products with frozen weights have no gradient of the weight to form.
+    """
+    forward = forward_flops(shape, tokens, length) + adapter_flops(shape, tokens, adapter)
+    frozen = 0 if adapter is None else 2 * tokens * shape.layers * shape.layer_products
+    return (4 if checkpointing else 3) * forward - frozen
+
+
+def adapter_flops(shape: Shape, tokens: float, adapter: Adapter | None) -> float:
+    """What an adapter adds to a forward pass."""
+    return 0.0 if adapter is None else 2 * tokens * adapter.parameters(shape)
+
+
 def head_flops(shape: Shape, tokens: float) -> float:
     """One product of the head."""
     return 2 * tokens * shape.embedding
@@ -176,7 +192,11 @@ def method_work(
     rows = train.prompts_per_step * train.responses_per_prompt
     student_length, teacher_length = assumed.student_prompt + response, assumed.teacher_prompt + response
     student = forward_flops(shape, student_length, student_length)
+    adapter = planned_adapter(train.lora)
+    update = update_flops(shape, student_length, student_length, adapter, checkpointing)
     taught_forward = forward_flops(shape, teacher_length, teacher_length)
+    if method.teacher == "current":
+        taught_forward += adapter_flops(shape, teacher_length, adapter)
     one_head = head_flops(shape, response)
     gated = 1.0 if method.gate == "all" else assumed.gate_rate
     found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
@@ -187,10 +207,12 @@ def method_work(
         taught = max(gated if distils else 0.0, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)
         mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
         trained = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated if distils else 0.0)
-        found["student"] += rows * trained * student * (4 if checkpointing else 3)
+        found["student"] += rows * trained * update
         found["reference"] += rows * trained * student if with_reference else 0.0
         found["teacher"] += rows * taught * taught_forward
-        found["head"] += rows * one_head * (3 * trained + (trained if with_reference else 0.0) + taught)
+        found["head"] += (
+            rows * one_head * ((3 if adapter is None else 2) * trained + (trained if with_reference else 0.0) + taught)
+        )
     extra_reference = method.reference != "none" and method.reference_in == "reward"
     extra = train.updates_per_batch > 1 and train.old_logprobs == "trainer"
     # Passes before the update: π_old where a batch feeds several updates; the penalty's two.
@@ -278,10 +300,12 @@ class Disk:
 def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
     """What the stages leave behind.
 
-    A checkpoint holds weights and both moments in float32; the one before it stands until the next is written, and the
-    last one of every run stays in .state until the tables are made.
+    A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written,
+    and the last one of every run stays in .state until the tables are made.
     """
-    checkpoint = 3 * FLOAT * shape.parameters
+    lora = planned_adapter(params.train.lora)
+    trained = trained_parameters(shape, lora)
+    checkpoint = 3 * FLOAT * trained
     tokens = assumed.response_share.scaled(params.rollout.max_tokens)
     answers = assumed.response_share.scaled(params.evaluation.max_tokens)
     completions = runs * (counts.in_training + counts.validation + counts.final) + counts.base
@@ -289,7 +313,7 @@ def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: 
     return Disk(
         base=FLOAT * shape.parameters,
         checkpoints=(runs + 1) * checkpoint,
-        policies=runs * FLOAT * shape.parameters,
+        policies=runs * FLOAT * (shape.parameters + (trained if lora else 0)),
         rollouts=Range(tokens.low * records.low, tokens.high * records.high).scaled(runs * counts.rollouts),
         evaluations=Range(answers.low * text.low, answers.high * text.high).scaled(completions),
     )

@@ -15,6 +15,7 @@ from transformers import (
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
+from sdpg.models import take_over
 from sdpg.rollouts.protocol import Completion, Sampling, WeightSource
 from sdpg.tokenizer import pad_and_eos
 
@@ -65,14 +66,10 @@ class EmbeddedEngine:
         self.pad_id, self.eos_id = pad_and_eos(tokenizer)
         self.batch = batch
 
-    @torch.no_grad()
     def sync_weights(self) -> None:
         """Nothing to do where the weights are the trainer's own."""
-        if self.weights is None:
-            return
-        own = dict(self.model.named_parameters())
-        for name, tensor in self.weights():
-            own[name].copy_(tensor)
+        if self.weights is not None:
+            take_over(self.model, self.weights())
 
     def generate(
         self,

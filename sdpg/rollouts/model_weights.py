@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdpg.adapters import full_weights
+from sdpg.ranks import whole
+
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Name and whole value of every weight, as in a model folder; one at a time, so that one at a time is in memory.
@@ -13,17 +16,11 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     A sharded weight is gathered from all ranks when its turn comes, so all ranks must go through all of them. A tied
     head comes once more under its own name: vLLM would otherwise keep the one that it has, with no more than a warning.
     """
-    for name, parameter in model.named_parameters():
-        yield name, _whole(parameter)
+    yield from full_weights(model)
     head = model.get_output_embeddings()
     if head is not None and head.weight is model.get_input_embeddings().weight:
         name = next(name for name, module in model.named_modules() if module is head)
-        yield f"{name}.weight", _whole(head.weight)
-
-
-def _whole(parameter: Any) -> Tensor:
-    tensor = parameter.detach()
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        yield f"{name}.weight", whole(head.weight.detach())
 
 
 def architecture(model: Any) -> str:

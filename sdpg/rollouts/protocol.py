@@ -41,9 +41,9 @@ class Completion:
 
 
 WeightSource = Callable[[], Iterator[tuple[str, Tensor]]]
-"""Yields the trainer's weights by name, one whole tensor at a time, which is good until the next one is asked for; tied
-weights come once, under the name of the input embedding. All ranks must ask for all of them: a sharded tensor is
-gathered from all."""
+"""Yields the trainer's weights by name, one whole tensor at a time, which is good until the next one is asked for; an
+adapter comes merged into the weights that it is for, under their names; tied weights come once, under the name of the
+input embedding. All ranks must ask for all of them: a sharded tensor is gathered from all."""
 
 
 class RolloutEngine(Protocol):
@@ -59,5 +59,5 @@ class RolloutEngine(Protocol):
         ...
 
     def sync_weights(self) -> None:
-        """Takes over the trainer's current weights; called after the update(s) of a step, before anything is sampled."""
+        """Takes over the trainer's current weights; called after a step's updates, before anything is sampled."""
         ...

@@ -1,0 +1,153 @@
+"""LoRA by peft: an adapter is trained on weights that stay as they are, and that are the reference where it is off.
+
+A linear module with weight W becomes x ↦ x Wᵀ + s·x Aᵀ Bᵀ. Axes: R rank, I and O the module's inputs and outputs;
+W (O, I), A (R, I), B (O, R); s = alpha / R. B starts at 0, so that the policy starts as the base.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+from sdpg.errors import UserError
+from sdpg.lora_params import LoraParams
+from sdpg.ranks import whole
+from sdpg.seeds import derive_seed
+
+NAME = "default"
+"""peft's, of the only adapter that there is."""
+
+
+def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
+    """Puts an adapter into a model, in place, and freezes all else.
+
+    Args:
+        model: a transformers model, before it is sharded or replicated.
+        params: its size, and where it goes.
+        seed: of A, equal on all ranks.
+
+    Raises:
+        UserError: if a target is no linear module that may have an adapter.
+    """
+    config = LoraConfig(
+        r=params.rank, lora_alpha=params.alpha, target_modules=adapter_targets(model, params), lora_dropout=0.0,
+        bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(seed, "adapter"))
+        inject_adapter_in_model(config, model, NAME)
+    for layer in _layers(model).values():
+        # Autocast decides on types. peft would first make a float32 copy of every input.
+        layer.cast_input_dtype_enabled = False
+
+
+def adapter_targets(model: Any, params: LoraParams) -> list[str]:
+    """The ends of the names of the modules that get an adapter.
+
+    Raises:
+        UserError: naming a target that the model does not have, or that may not have one, and those that may.
+    """
+    head = model.get_output_embeddings()
+    kinds = dict(model.named_modules())
+    linear = {name for name, module in kinds.items() if isinstance(module, torch.nn.Linear) and module is not head}
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    targets = known if params.target_modules == "all-linear" else params.target_modules
+    for target in targets:
+        found = {name for name in kinds if name == target or name.endswith(f".{target}")}
+        if not found or not found <= linear:
+            raise UserError(
+                f"train.lora.target_modules has {target!r}, "
+                f"{'which this model does not have' if not found else f'which is {min(found - linear)}'}: an adapter "
+                "goes on a linear module that is neither the head nor an embedding (the losses read the head's weight, "
+                f"and a tied head is the embedding). There are: {', '.join(known) or 'none'}; or all-linear"
+            )
+    return targets
+
+
+def _layers(model: Any) -> dict[str, Any]:
+    """The adapted modules by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether :func:`add_adapter` was at work."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Passes in here are those of the base, to the last bit."""
+    layers = _layers(model).values()
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+            # peft freezes what it turns off. The first pass of a shard decides whether its weights ever get a gradient.
+            layer.set_requires_grad(NAME, True)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+class WithoutAdapter:
+    """The base inside an adapted model, as a model of its own without gradient: reference and frozen teacher.
+
+    The adapter is off during its passes alone. As these keep nothing for a backward pass, no layer can be computed
+    again (activation checkpointing) under another state than it was computed first.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """As of the model."""
+        with adapter_off(self.model):
+            return self.model(*arguments, **options)
+
+    def get_output_embeddings(self) -> Any:
+        """The head, which has no adapter."""
+        return self.model.get_output_embeddings()
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The adapted model's."""
+        return self.model.parameters()
+
+
+def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole value of each weight of the policy, W + s·B·A where it has an adapter, under the base's names.
+
+    One at a time; the model's own stay as they are. Sharded weights are gathered from all ranks, so all of them must go
+    through all weights. A tied head comes once, under the name of the input embedding.
+    """
+    layers = _layers(model)
+    for name, parameter in model.named_parameters():
+        if name.partition(".lora_")[0] in layers:
+            continue
+        owner, _, own = name.partition(".base_layer.")
+        tensor = whole(parameter.detach())
+        if owner in layers and own == "weight":
+            layer = layers[owner]
+            a, b = (whole(part[NAME].weight.detach()) for part in (layer.lora_A, layer.lora_B))
+            tensor = torch.addmm(tensor, b, a, alpha=layer.scaling[NAME])
+        yield f"{owner}.{own}" if own else name, tensor
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Writes the adapter alone in peft's own format, for ``PeftModel.from_pretrained``; its weights must be whole."""
+    folder.mkdir()
+    weights = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    # peft's wrapper around a model, which there is none of here, is part of the names in its files.
+    named = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # Loaded, it is frozen, as peft's own are; and a set would be written in another order by each process.
+    config = model.peft_config[NAME]
+    replace(config, inference_mode=True, target_modules=sorted(config.target_modules)).save_pretrained(folder)
