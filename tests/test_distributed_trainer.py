@@ -1,6 +1,7 @@
 """What a run on two gloo ranks keeps, writes and goes on from: the loop, checkpoints, precision, memory, sampling."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 import dataclasses
 import functools
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_trainer import small
 from tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
 import torch
+from torch import distributed
 from two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
 
 from sdpg.checkpoints import load_checkpoint, save_checkpoint
@@ -134,10 +136,41 @@ def activations(ranks: Ranks, folder: Path) -> None:
         else:
             for part in (one.student, one.reference):
                 shard(part, torch.device("cpu"), torch.float32, plugin())
-        update(one, optimizer_of(one), 1)
+        with counted_traffic() as traffic, counted_passes(one.student) as student, counted_passes(one.reference) as ref:
+            update(one, optimizer_of(one), 1)
+        if strategy == "fsdp2":
+            # As the planner has it: all weights once a pass and once more for its backward pass, not for computing
+            # layers again; all gradients once a backward pass.
+            count = sum(parameter.numel() for parameter in one.student.parameters())
+            both = sum(seen.with_gradient for seen in student.seen)
+            assert 0 < both < len(student.seen)
+            assert traffic == {
+                "gathered": count * (len(student.seen) + len(ref.seen) + both), "reduced": count * both,
+            }  # fmt: skip
         found = {name: tensor.clone() for name, tensor in full_weights(one.student)}
         if ranks.first:
             save_file(found, folder / f"{strategy}-activations.safetensors")
+
+
+@contextmanager
+def counted_traffic() -> Iterator[dict[str, int]]:
+    """Numbers that shards gather and reduce; the rest of the world goes through other calls."""
+    found = {"gathered": 0, "reduced": 0}
+    gather, reduce = distributed.all_gather_single, distributed.reduce_scatter_single
+
+    def gathering(output_tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found["gathered"] += output_tensor.numel()
+        return gather(output_tensor, *arguments, **options)
+
+    def reducing(output: torch.Tensor, input: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found["reduced"] += input.numel()
+        return reduce(output, input, *arguments, **options)
+
+    distributed.all_gather_single, distributed.reduce_scatter_single = gathering, reducing
+    try:
+        yield found
+    finally:
+        distributed.all_gather_single, distributed.reduce_scatter_single = gather, reduce
 
 
 def sampling(ranks: Ranks, folder: Path) -> None:

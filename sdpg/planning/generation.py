@@ -83,7 +83,9 @@ class VllmMemory:
 
     def working(self, shape: Shape, layout: Layout) -> dict[str, int]:
         """See :class:`~sdpg.planning.memory.Generator`."""
-        passing = max(self.workspace(shape), canary_pass(shape, layout, self.half))
+        # Each weight is handed over whole, in float32; with sleep, before the KV cache is there.
+        whole = FLOAT * shape.embedding if layout.sharding == "fsdp2" and not self.sleep else 0
+        passing = max(self.workspace(shape), canary_pass(shape, layout, self.half), whole)
         return (self._own(shape) if self.sleep else {}) | {"its activations and logits, or the canary's pass": passing}
 
 

@@ -1,6 +1,7 @@
 """The plan's hours as text."""
 
 from dataclasses import replace
+import math
 from typing import Any
 
 from sdpg.planning.hours import Sampler, samplers, sampling_hours, training_hours, vllm_instead
@@ -33,11 +34,15 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
         ways.append(sampled(instead, replace(instead, engines=1)))
     seeds, rows = len(params.run.seeds), []
     tables = [way.base for way in ways]
-    side = machine.gpus // layout.gpus
+    runs = seeds * len(params.run.methods)
+    side = min(machine.gpus // layout.gpus, runs)
     for name in params.run.methods:
         passes = training_hours(shape, params, params.methods[name], layout, machine, assumed).together
         totals = [way.rollouts + way.evaluation + passes for way in ways]
-        tables = [table + total.scaled(seeds / side) for table, total in zip(tables, totals, strict=True)]
+        tables = [
+            table + total.scaled(seeds * math.ceil(runs / side) / runs)
+            for table, total in zip(tables, totals, strict=True)
+        ]
         cells = (passes, ways[0].rollouts, ways[0].in_training, ways[0].final, *totals)
         rows.append([params.methods[name].title, *map(span, cells)])
     beside = f", {side} runs side by side" if side > 1 else ""
@@ -79,9 +84,9 @@ def _engine_note(plan: Plan, training: Sampler, alone: Sampler) -> str:
     served = isinstance(plan.params.rollout.vllm, VllmServer)
     where = "in a server with one such GPU of its own" if served else "in process"
     return (
-        f"vLLM{MISSING} {where}: {_in_flight(plan, training)} in flight on a GPU, as the KV cache has room for them, of "
-        f"{training.batch} (rollout.batch);\n{_in_flight(plan, alone)} of a finished policy's. Each call ends with its "
-        "longest response, which goes on to the limit alone."
+        f"vLLM{MISSING} {where}: {_in_flight(plan, training)} in flight on a GPU, as the KV cache has room for them, "
+        f"of {training.batch} (rollout.batch);\n{_in_flight(plan, alone)} of a finished policy's. Each call ends with "
+        "its longest response, which goes on to the limit alone."
     )
 
 

@@ -231,8 +231,8 @@ def _assumptions(plan: Plan) -> str:
         f"- vLLM: prompts of {BATCHED_TOKENS:,} tokens are read at once, {LOGITS} float32 tensors of logits, CUDA "
         f"graphs of {GRAPHS / GIB:g} GiB, which stay",
         f"- of N GPUs none waits for another {one.balance.high:.0%} to {one.balance.low:.0%} of the time; traffic "
-        f"reaches {one.link_share.high:.0%} to {one.link_share.low:.0%} of\n  {card.link / 1e9:,.0f} GB/s within a machine of "
-        f"{MACHINE_GPUS}, {card.network / 1e9:,.0f} GB/s between machines (--link-bandwidth)",
+        f"reaches {one.link_share.high:.0%} to {one.link_share.low:.0%} of\n  {card.link / 1e9:,.0f} GB/s within a "
+        f"machine of {MACHINE_GPUS}, {card.network / 1e9:,.0f} GB/s between machines (--link-bandwidth)",
         f"- a token takes {one.record_bytes.low:g}–{one.record_bytes.high:g} bytes in a rollout record, "
         f"{one.answer_bytes.low:g}–{one.answer_bytes.high:g} in an evaluation's",
         "- DDP's buckets are a copy of the gradients; FSDP2 gathers a layer and the next one, and keeps embedding and\n"
