@@ -8,9 +8,12 @@ import pytest
 
 from sdpg.params import Params
 from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.machines import machines
 from sdpg.planning.memory import Generation, Layout, forward_only, plan_memory
-from sdpg.planning.plan import changes_to_fit, largest_passes, layouts, memory_of, own_layout, planned_params
-from sdpg.planning.shapes import KNOWN
+from sdpg.planning.plan import Plan, changes_to_fit, largest_passes, layouts, memory_of, own_layout, planned_params
+from sdpg.planning.report import report
+from sdpg.planning.shapes import KNOWN, shape_of
+from sdpg.planning.work import Assumptions
 from sdpg.vllm_params import VllmInProcess, VllmServer
 
 ROOT = Path(__file__).parents[1]
@@ -134,3 +137,34 @@ def test_a_share_that_is_too_large_is_named_and_keeps_room_for_a_sequence() -> N
     small = planned(kv_cache_megabytes=None, gpu_memory_share=0.15)
     keys = {change.key for change in changes_to_fit(SHAPE, small, SHARDS, 20 * GIB) or []}
     assert "rollout.vllm.gpu_memory_share" not in keys
+
+
+def test_a_small_model_with_vllm_on_two_processes_is_planned() -> None:
+    params = planned_params("micro")
+    vllm = VllmInProcess(mode="in_process", dtype="float32", kv_cache_megabytes=1, eager=True)
+    spread = params.train.distributed.model_copy(update={"processes": 2, "strategy": "fsdp2"})
+    params = params.model_copy(update={
+        "rollout": params.rollout.model_copy(update={"engine": "vllm", "vllm": vllm}),
+        "train": params.train.model_copy(update={"distributed": spread}),
+    })  # fmt: skip
+    text = report(Plan(params, shape_of(params.base), machines(processes=2), Assumptions()))
+    for part in (
+        "params.yaml says FSDP2 × 2*, which is more GPUs than these.", "Hours of one run as FSDP2 × 2* on 2 ×",
+    ):  # fmt: skip
+        assert part in text
+    assert "Asleep" not in text and "CUDA graphs  " not in text
+
+
+def test_the_report_names_the_engine_that_params_yaml_names() -> None:
+    def text(params: Params) -> str:
+        return report(Plan(params, SHAPE, machines("8"), Assumptions()))
+
+    own = text(planned())
+    assert "does not hold the longest sequence" in text(planned(kv_cache_megabytes=1024)) and "not hold" not in own
+    assert "rollouts," in own and "transformers: " not in own and "instead" not in own
+    served = text(planned(mode="server"))
+    assert "it needs GPUs of its own" in served and "in a server with one such GPU of its own" in served
+    params = planned()
+    rollout = params.rollout.model_copy(update={"engine": "transformers", "vllm": None, "batch": 8})
+    slow = text(params.model_copy(update={"rollout": rollout}))
+    assert "8 sequences at once (rollout.batch)" in slow and "vLLM* instead" in slow and "KV cache" not in slow
