@@ -15,6 +15,7 @@ from sdpg.planning.hours import (
     samplers,
     sampling_hours,
     training_hours,
+    vllm_instead,
 )
 from sdpg.planning.machines import Machine, machines
 from sdpg.planning.memory import Layout
@@ -173,12 +174,12 @@ def test_engines_share_the_responses_of_a_call() -> None:
 
 
 def test_who_generates_is_what_params_yaml_says() -> None:
-    params = planned_params("qwen3-4b")
+    params = changed(planned_params("qwen3-4b"), "evaluation", batch=96)
     training, alone = samplers(SHAPE, params, SHARDS, EIGHT)
     # 32,768 MiB of 144 KiB a token.
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (True, 2, 128, 8)
     assert training.room == 32_768 * 1024 / 144
-    assert (alone.engines, alone.room) == (1, training.room)
+    assert (alone.batch, alone.engines, alone.room) == (96, 1, training.room)
     training, alone = samplers(SHAPE, with_transformers("qwen3-4b"), SHARDS, EIGHT)
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (False, 4, 16, 8)
     assert (alone.batch, alone.engines, alone.room) == (params.evaluation.batch, 1, math.inf)
@@ -186,6 +187,16 @@ def test_who_generates_is_what_params_yaml_says() -> None:
     training, _ = samplers(SHAPE, served, SHARDS, EIGHT)
     assert (training.engines, training.seeded) == (1, False)
     assert training.room == pytest.approx((EIGHT.usable - 2 * SHAPE.parameters) / (144 * 1024))
+
+
+def test_vllm_instead_takes_the_place_of_transformers_own_weights() -> None:
+    params = with_transformers("qwen3-4b")
+    room = vllm_instead(SHAPE, params, SHARDS, EIGHT).room * 144 * 1024
+    # Beside an eighth of what trains; on one GPU the trainer's state is elsewhere meanwhile.
+    assert room == pytest.approx(EIGHT.usable - 20 / 8 * SHAPE.parameters - 2 * SHAPE.parameters)
+    assert vllm_instead(SHAPE, params, Layout(), ONE).room * 144 * 1024 == pytest.approx(
+        ONE.usable - 2 * SHAPE.parameters
+    )
 
 
 def test_a_finished_policy_is_asked_by_one_process() -> None:

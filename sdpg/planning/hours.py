@@ -120,7 +120,11 @@ def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> 
 
 def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine) -> Sampler:
     """vLLM in process where params.yaml names transformers: as many sequences as there is room for, up to 256."""
-    stays = sum(memory_of(shape, params, layout, machine.card.memory).stays.values()) if layout.gpus > 1 else 0
+    stays = 0
+    if layout.gpus > 1:
+        device = machine.card.memory
+        replaced = largest_generation(params, device).stays(shape, layout)
+        stays = sum(memory_of(shape, params, layout, device).stays.values()) - sum(replaced.values())
     room = machine.usable - stays - HALF * shape.parameters
     return Sampler(True, HALF, 256, room / kv_per_token(shape, HALF), layout.gpus, True)
 

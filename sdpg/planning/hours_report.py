@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 import math
-from typing import Any
 
-from sdpg.planning.hours import Sampler, samplers, sampling_hours, training_hours, vllm_instead
+from sdpg.planning.hours import Sampler, Sampling, samplers, sampling_hours, training_hours, vllm_instead
 from sdpg.planning.machines import Machine
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import Plan, memory_of, own_layout
@@ -26,7 +25,7 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
     training, alone = samplers(shape, params, layout, machine)
     instead = None if training.vllm else vllm_instead(shape, params, layout, machine)
 
-    def sampled(one: Sampler, policy: Sampler) -> Any:
+    def sampled(one: Sampler, policy: Sampler) -> Sampling:
         return sampling_hours(shape, params, counts, machine.card, assumed, one, policy)
 
     ways = [sampled(training, alone)]
