@@ -22,7 +22,7 @@ from sdpg.planning.memory import Layout
 from sdpg.planning.plan import planned_params
 from sdpg.planning.shapes import KNOWN
 from sdpg.planning.traffic import micro_batch_rounds, run_traffic
-from sdpg.planning.work import CARDS, Assumptions, Range, count_completions
+from sdpg.planning.work import CARDS, Assumptions, Range, count_completions, method_work
 from sdpg.vllm_params import VllmServer
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +116,11 @@ def test_traffic_hides_behind_operations_or_does_not() -> None:
     assert found.traffic.low * 3600 == pytest.approx(traffic.received / 450e9)
     assert found.traffic.high == pytest.approx(2 * found.traffic.low)
     assert found.compute.low > found.traffic.low
+    # Of it, what checkpointing computes again is the student's forward pass.
+    plain = training_hours(SHAPE, params, method, Layout(8, "fsdp2"), EIGHT, assumed)
+    work = [method_work(SHAPE, params, method, assumed, 2048, again).total for again in (False, True)]
+    assert found.compute.low / plain.compute.low == pytest.approx(work[1] / work[0])
+    assert work[1] > 1.1 * work[0]
     assert found.together == Range(found.compute.low, found.compute.high + found.traffic.high)
     # Over a slow link the traffic decides.
     [slow] = machines("8", link="1")
@@ -182,7 +187,7 @@ def test_who_generates_is_what_params_yaml_says() -> None:
     assert (alone.batch, alone.engines, alone.room) == (96, 1, training.room)
     training, alone = samplers(SHAPE, with_transformers("qwen3-4b"), SHARDS, EIGHT)
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (False, 4, 16, 8)
-    assert (alone.batch, alone.engines, alone.room) == (params.evaluation.batch, 1, math.inf)
+    assert (alone.batch, alone.engines, alone.room) == (128, 1, math.inf)
     served = changed(params, "rollout", vllm=VllmServer(mode="server", request_seeds=False))
     training, _ = samplers(SHAPE, served, SHARDS, EIGHT)
     assert (training.engines, training.seeded) == (1, False)
