@@ -173,12 +173,24 @@ def counted_traffic() -> Iterator[dict[str, int]]:
         distributed.all_gather_single, distributed.reduce_scatter_single = gather, reduce
 
 
+class Heard(EmbeddedEngine):
+    """Remembers the seeds that it was given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seeds: list[int] = []
+
+    def generate(self, prompts: Any, sampling: Sampling, progress: Any = lambda finished: None) -> Any:
+        self.seeds.append(sampling.seed)
+        return super().generate(prompts, sampling, progress)
+
+
 def sampling(ranks: Ranks, folder: Path) -> None:
     """Sharded weights, taken over by a module of its own on each rank."""
     one = policies("fsdp2", ranks, dtype=torch.float32)
     tokenizer: Any = type("Ids", (), {"eos_token_id": 1, "pad_token_id": 0})()
     source = functools.partial(full_weights, one.student)
-    engine = SharedEngine(EmbeddedEngine(model(True, 9, torch.float32), tokenizer, 4, source), ranks)
+    engine = SharedEngine(Heard(model(True, 9, torch.float32), tokenizer, 4, source), ranks)
     engine.sync_weights()
     greedy = engine.generate(PROMPTS, Sampling(0.0, 1.0, 8, 3))
     drawn = engine.generate(PROMPTS, Sampling(1.0, 1.0, 8, 3))
@@ -186,9 +198,11 @@ def sampling(ranks: Ranks, folder: Path) -> None:
     assert drawn != engine.generate(PROMPTS, Sampling(1.0, 1.0, 8, 4))
     as_values = [[dataclasses.asdict(completion) for completion in some] for some in (greedy, drawn)]
     assert ranks.values(as_values) == [as_values] * 2
-    # Siblings of two prompts, one on each rank: equal seeds would give equal draws.
-    same = engine.generate([[3, 4, 5]] * 4 + [[3, 4, 6]] * 4, Sampling(1.0, 1.0, 8, 3))
-    assert [c.ids for c in same[:4]] != [c.ids for c in same[4:]]
+    # Equal seeds would give a prompt's siblings the numbers of another prompt's on the other rank.
+    assert isinstance(engine.engine, Heard)
+    per_rank = ranks.values(engine.engine.seeds)
+    assert len(per_rank[0]) == 4 and not set(per_rank[0]) & set(per_rank[1])
+    assert per_rank[0][1] == per_rank[0][2] != per_rank[0][3]
     if ranks.first:
         ids = {f"{index}": torch.tensor(completion.ids) for index, completion in enumerate(greedy)}
         save_file(ids, folder / "greedy.safetensors")
