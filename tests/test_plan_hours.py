@@ -99,6 +99,10 @@ def test_several_updates_read_everything_once_more_and_sync_as_often() -> None:
     assert (found.rounds, found.gathers) == (400 * 32, 400 * (32 * 3 + 32))
     part = 7 / 8 * SHAPE.parameters
     assert found.received == pytest.approx(found.gathers * 2 * part + 400 * (32 + 8) * 4 * part)
+    # Two rows for each GPU: one pass of the teacher has room for both.
+    params = changed(params, "train", updates_per_batch=64)
+    few = run_traffic(SHAPE, params, params.methods["sdpg-ufkl"], SHARDS, Assumptions(), 1800)
+    assert few.gathers == 400 * (64 * 3 + 32) + 399 * 64
 
 
 def test_replicas_sum_gradients_once_an_update() -> None:
