@@ -6,7 +6,7 @@ from typing import Any
 from sdpg.errors import UserError, entry_point
 from sdpg.lora_params import LoraParams
 from sdpg.planning.machines import machines, positive
-from sdpg.planning.plan import make_plan
+from sdpg.planning.plan import make_plan, planned_params
 from sdpg.planning.report import report
 from sdpg.planning.work import CARDS, Assumptions, Range
 
@@ -17,11 +17,12 @@ def main() -> None:
     parser.add_argument("--profile", help="a file in profiles/, without .yaml; otherwise params.yaml as it is")
     parser.add_argument("--model", help="a folder whose config.json gives the shape, instead of the profile's model")
     parser.add_argument("--lora", help="plan an adapter of this rank on all linear modules, instead of train.lora")
-    parser.add_argument("--gpus", help="how many; otherwise those of this machine, or 1 and 8 side by side")
+    parser.add_argument("--gpus", help="how many; otherwise those of this machine, or one and several")
     parser.add_argument("--memory", help="GiB of one GPU")
     parser.add_argument("--card", help=f"one of {', '.join(CARDS)}; otherwise h100")
     parser.add_argument("--peak-flops", help="TFLOP/s of one GPU, dense bfloat16")
     parser.add_argument("--bandwidth", help="TB/s of one GPU's memory")
+    parser.add_argument("--link-bandwidth", help="GB/s that one GPU receives from others of the same run")
     parser.add_argument("--gate-rate", help="share of rollouts with a positive advantage; otherwise 0.35")
     parser.add_argument("--mixed-rate", help="share of rollouts with an advantage that is not zero; otherwise 0.7")
     parser.add_argument(
@@ -31,7 +32,11 @@ def main() -> None:
     parser.add_argument("--teacher-prompt", help="mean tokens; otherwise 900")
     parser.add_argument("--mfu", help="share of the peak that training reaches, e.g. 0.4 or 0.25-0.45")
     options = parser.parse_args()
-    chosen = machines(options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth)
+    processes = planned_params(options.profile).train.distributed.processes
+    chosen = machines(
+        options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth, options.link_bandwidth,
+        processes,
+    )  # fmt: skip
     print(report(make_plan(options.profile, options.model, chosen, _assumptions(options), lora=_lora(options.lora))))
 
 

@@ -212,7 +212,7 @@ class RolloutParams(Section):
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """Also of all evaluations. transformers' generate works on the trained module itself; vLLM has a copy of the
-    weights, which follows each update; see docs/scaling_vllm.md."""
+    weights, which follows each update; see docs/vllm.md."""
     vllm: VllmParams | None = None
     """Settings of vLLM; ``None`` with another engine."""
     max_tokens: Positive = 4096

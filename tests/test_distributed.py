@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from plain_update import METHODS, gate_kind, switched_on
@@ -24,6 +25,7 @@ from sdpg.params import MethodParams
 from sdpg.policies import Policies
 from sdpg.ranks import SOLO, Ranks, whole
 from sdpg.recording import DIAGNOSED, diagnose
+from sdpg.trainer import Trainer
 from sdpg.update import Task, accumulate_gradients
 
 STEPS = 3
@@ -87,7 +89,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(ranks: Ranks, folder: Path) -> None:
-    for part in (telling, reading, every_method, lopsided_gates, adapters):
+    for part in (telling, judging, reading, every_method, lopsided_gates, adapters):
         part(ranks, folder)
 
 
@@ -339,6 +341,21 @@ def telling(ranks: Ranks, folder: Path) -> None:
     assert ranks.total(0.1 * (ranks.rank + 1)) == 0.1 + 0.2
     assert [part.tolist() for part in ranks.tensors(torch.arange(3 * ranks.rank))] == [[], [0, 1, 2]]
     ranks.wait()
+
+
+def judging(ranks: Ranks, folder: Path) -> None:
+    """Passes are planned by advantages: those of the first rank count, whatever another one makes of its rewards."""
+    experience = rollouts(0, METHODS["grpo"])
+    verdicts: Any = [SimpleNamespace(reward=float(row % (2 + ranks.rank) == 0)) for row in range(12)]
+    reader: Any = SimpleNamespace(
+        params=SimpleNamespace(train=tiny_train()), method=METHODS["grpo"].model_copy(update={"reference": "none"}),
+        ranks=ranks,
+    )  # fmt: skip
+    Trainer.judge(reader, experience, verdicts, Coefficients(0.0, 0.0, 0.0))
+    found = [experience.advantages.tolist(), experience.gates.tolist()]
+    assert ranks.values(found) == [found] * 2
+    # Every second reward is 1, as on the first rank.
+    assert found[1] == [1.0, 0.0] * 6
 
 
 def test_one_process_alone_tells_itself(found: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run on two gloo ranks keeps, writes and goes on from: the loop, checkpoints, precision, memory, sampling."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 import dataclasses
 import functools
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_trainer import small
 from tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
 import torch
+from torch import distributed
 from two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
 
 from sdpg.adapters import full_weights
@@ -135,10 +137,53 @@ def activations(ranks: Ranks, folder: Path) -> None:
         else:
             for part in (one.student, one.reference):
                 shard(part, torch.device("cpu"), torch.float32, plugin())
-        update(one, optimizer_of(one), 1)
+        with counted_traffic() as traffic, counted_passes(one.student) as student, counted_passes(one.reference) as ref:
+            update(one, optimizer_of(one), 1)
+        if strategy == "fsdp2":
+            # As the planner has it: all weights once a pass and once more for its backward pass, not for computing
+            # layers again; all gradients once a backward pass.
+            count = sum(parameter.numel() for parameter in one.student.parameters())
+            both = sum(seen.with_gradient for seen in student.seen)
+            assert 0 < both < len(student.seen)
+            assert traffic == {
+                "gathered": count * (len(student.seen) + len(ref.seen) + both), "reduced": count * both,
+            }  # fmt: skip
         found = {name: tensor.clone() for name, tensor in full_weights(one.student)}
         if ranks.first:
             save_file(found, folder / f"{strategy}-activations.safetensors")
+
+
+@contextmanager
+def counted_traffic() -> Iterator[dict[str, int]]:
+    """Numbers that shards gather and reduce; the rest of the world goes through other calls."""
+    found = {"gathered": 0, "reduced": 0}
+    gather, reduce = distributed.all_gather_single, distributed.reduce_scatter_single
+
+    def gathering(output_tensor: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found["gathered"] += output_tensor.numel()
+        return gather(output_tensor, *arguments, **options)
+
+    def reducing(output: torch.Tensor, input: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found["reduced"] += input.numel()
+        return reduce(output, input, *arguments, **options)
+
+    distributed.all_gather_single, distributed.reduce_scatter_single = gathering, reducing
+    try:
+        yield found
+    finally:
+        distributed.all_gather_single, distributed.reduce_scatter_single = gather, reduce
+
+
+class Heard(EmbeddedEngine):
+    """Remembers the seeds that it was given."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.seeds: list[int] = []
+
+    def generate(self, prompts: Any, sampling: Sampling, progress: Any = lambda finished: None) -> Any:
+        self.seeds.append(sampling.seed)
+        return super().generate(prompts, sampling, progress)
 
 
 def sampling(ranks: Ranks, folder: Path) -> None:
@@ -146,7 +191,7 @@ def sampling(ranks: Ranks, folder: Path) -> None:
     one = policies("fsdp2", ranks, dtype=torch.float32)
     tokenizer: Any = type("Ids", (), {"eos_token_id": 1, "pad_token_id": 0})()
     source = functools.partial(full_weights, one.student)
-    engine = SharedEngine(EmbeddedEngine(model(True, 9, torch.float32), tokenizer, 4, source), ranks)
+    engine = SharedEngine(Heard(model(True, 9, torch.float32), tokenizer, 4, source), ranks)
     engine.sync_weights()
     greedy = engine.generate(PROMPTS, Sampling(0.0, 1.0, 8, 3))
     drawn = engine.generate(PROMPTS, Sampling(1.0, 1.0, 8, 3))
@@ -154,9 +199,11 @@ def sampling(ranks: Ranks, folder: Path) -> None:
     assert drawn != engine.generate(PROMPTS, Sampling(1.0, 1.0, 8, 4))
     as_values = [[dataclasses.asdict(completion) for completion in some] for some in (greedy, drawn)]
     assert ranks.values(as_values) == [as_values] * 2
-    # Siblings of two prompts, one on each rank: equal seeds would give equal draws.
-    same = engine.generate([[3, 4, 5]] * 4 + [[3, 4, 6]] * 4, Sampling(1.0, 1.0, 8, 3))
-    assert [c.ids for c in same[:4]] != [c.ids for c in same[4:]]
+    # Equal seeds would give a prompt's siblings the numbers of another prompt's on the other rank.
+    assert isinstance(engine.engine, Heard)
+    per_rank = ranks.values(engine.engine.seeds)
+    assert len(per_rank[0]) == 4 and not set(per_rank[0]) & set(per_rank[1])
+    assert per_rank[0][1] == per_rank[0][2] != per_rank[0][3]
     if ranks.first:
         ids = {f"{index}": torch.tensor(completion.ids) for index, completion in enumerate(greedy)}
         save_file(ids, folder / "greedy.safetensors")

@@ -37,11 +37,9 @@ from sdpg.planning.work import (
     count_completions,
     decode_flops,
     forward_flops,
-    generation_hours,
     head_flops,
     method_work,
     plan_disk,
-    training_hours,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +157,7 @@ def test_an_adapter_saves_the_weights_gradients() -> None:
     disk = plan_disk(shape, params, count_completions(params), 5, assumed)
     assert (disk.checkpoints, disk.policies) == (6 * 12 * count, 5 * 4 * (shape.parameters + count))
     plan = memory_of(shape, params, Layout())
-    assert sum(plan.stays.values()) == 4 * shape.parameters + 16 * count
+    assert sum(plan.stays.values()) - plan.stays["vLLM's CUDA graphs"] == 4 * shape.parameters + 16 * count
     assert standing_bytes(shape, False, Adapter(32)) == 4 * shape.parameters + 16 * count
 
 
@@ -171,28 +169,6 @@ def test_an_adapters_targets_are_those_of_a_qwen3(target: str, found: str | None
             planned_adapter(lora)
     else:
         assert planned_adapter(lora) == Adapter(2, frozenset([found]))
-
-
-def test_hours_follow_speed_and_utilisation() -> None:
-    card = replace(CARDS["h100"], peak_flops=1e15)
-    assumed = Assumptions(training_mfu=Range(0.5, 0.25), data_parallel=Range(1.0, 0.5))
-    hours = training_hours(Range(3.6e18, 7.2e18), card, 1, True, assumed)
-    assert (hours.low, hours.high) == pytest.approx((2.0, 8.0))
-    eight = training_hours(Range(3.6e18, 7.2e18), card, 8, True, assumed)
-    assert (eight.low, eight.high) == pytest.approx((0.25, 2.0))
-    assert training_hours(Range(3.6e18, 7.2e18), card, 1, False, assumed).low == pytest.approx(4.0)
-
-
-def test_generation_reads_weights_and_cache_once_a_token() -> None:
-    shape, card = KNOWN["Qwen/Qwen3-4B"], CARDS["h100"]
-    assumed = Assumptions(response_share=Range(0.5, 0.5), bandwidth_share=Range(1.0, 1.0), student_prompt=0)
-    hours = generation_hours(shape, 640, 1000, card, 1, assumed, 64, vllm=True)
-    weights = 2 * (36 * shape.layer_products + 151_936 * 2560)
-    cache = 64 * 250 * 2 * 36 * 8 * 128 * 2
-    assert hours.low * 3600 == pytest.approx(10 * 500 * (weights + cache) / 3.35e12)
-    # transformers: float32, all the way to the limit, and no faster than its launches.
-    slow = generation_hours(shape, 640, 1000, card, 1, assumed, 64, vllm=False)
-    assert slow.high * 3600 == pytest.approx(10 * 1000 * 36 * 1e-3)
 
 
 # --- counts
@@ -257,7 +233,8 @@ def test_changes_make_it_fit_and_are_needed() -> None:
 
 def test_rollouts_that_are_too_many_at_once_are_named() -> None:
     params, shape = planned_params("qwen3-1.7b"), KNOWN["Qwen/Qwen3-1.7B"]
-    rollout = params.rollout.model_copy(update={"batch": 128})
+    # With transformers, whose keys and values are as many as sequences are generated at once.
+    rollout = params.rollout.model_copy(update={"engine": "transformers", "vllm": None, "batch": 128})
     changes = changes_to_fit(shape, params.model_copy(update={"rollout": rollout}), Layout(), 75 * 2**30)
     assert changes is not None and [change.key for change in changes] == ["rollout.batch"]
     assert str(changes[0]) == "rollout.batch: 128 → 32"
@@ -318,6 +295,8 @@ def test_without_a_gpu_one_and_eight_are_planned(monkeypatch: pytest.MonkeyPatch
     assert [(one.gpus, one.card.memory, one.source) for one in found] == [
         (1, 80 * 2**30, "no GPU here: assumed"), (8, 80 * 2**30, "no GPU here: assumed"),
     ]  # fmt: skip
+    # As many as a run has processes.
+    assert [one.gpus for one in machines(processes=2)] == [1, 2]
     [given] = machines("4", "40", "a100", "300", "1.5")
     assert (given.gpus, given.card.memory, given.card.peak_flops, given.card.bandwidth) == (4, 40 * 2**30, 3e14, 1.5e12)
     assert given.card.name == "A100 SXM 80 GB with 40 GiB, 300 TFLOP/s, 1.5 TB/s"
@@ -354,6 +333,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
         (("--gpus", "0"), r"--gpus 0: give a number"),
         (("--lora", "0.5"), r"--lora 0\.5: give the adapter's rank"),
         (("--gpus", "1.5"), r"--gpus 1\.5: give a whole number"),
+        (("--link-bandwidth", "0"), r"--link-bandwidth 0: give a number of GB/s that a GPU receives"),
         (("--card", "abacus"), r"--card abacus is not known; there are: h100, h200, a100"),
         (("--peak-flops", "fast"), r"--peak-flops fast"),
         (("--gate-rate", "1.5"), r"--gate-rate 1\.5: a share lies between 0 and 1"),
@@ -397,7 +377,9 @@ def test_the_report_says_what_it_assumed_and_leaves_params_yaml_alone(
     for part in (
         "4.02B parameters", "1 × H100 SXM 80 GB", "8 × H100 SXM 80 GB", "no value of params.yaml makes it fit",
         "409,600", "40 evaluations × 100 problems × 32", "128,000", "Assumptions, none of them measured",
-        "gate open for 20% of the rollouts (--gate-rate)", "nothing of it was measured",
+        "gate open for 20% of the rollouts (--gate-rate)", "nothing of it was measured", "as params.yaml says",
+        "params.yaml says FSDP2 × 8, checkpointing*, which is more GPUs than these.", "vLLM's KV cache",
+        "Hours of one run as FSDP2 × 8, checkpointing*", "59–126 sequences in flight", "sleep has\nnot been tested",
     ):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) <= 145

@@ -153,7 +153,8 @@ def test_sharding_divides_what_stays() -> None:
     one = stays(Layout())
     assert one == 20 * shape.parameters
     assert stays(Layout(), reference=False) == 16 * shape.parameters
-    assert stays(Layout(8, "fsdp2")) == pytest.approx(one / 8, rel=1e-5)
+    # Transformers' generate cannot read shards and has a whole model beside them.
+    assert stays(Layout(8, "fsdp2")) == pytest.approx(one / 8 + 4 * shape.parameters, rel=1e-5)
     assert stays(Layout(8, "ddp")) == one + 4 * shape.parameters
 
 

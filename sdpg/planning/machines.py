@@ -10,6 +10,9 @@ DEFAULT_CARD = "h100"
 RESERVED = 0.06
 """Assumption: the share of a GPU's memory that goes to its context, to NCCL, and to what lies between tensors."""
 
+MACHINE_GPUS = 8
+"""Assumption: GPUs of one machine; more are on several, with a network between them."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -23,6 +26,10 @@ class Machine:
     def usable(self) -> float:
         """Bytes of one GPU that tensors can have."""
         return self.card.memory * (1 - RESERVED)
+
+    def link(self, gpus: int) -> float:
+        """Bytes a second that each of ``gpus`` receives from the others, at the narrowest place between them."""
+        return self.card.link if gpus <= MACHINE_GPUS else min(self.card.link, self.card.network)
 
     @property
     def label(self) -> str:
@@ -53,8 +60,12 @@ def machines(
     card: str | None = None,
     peak: str | None = None,
     bandwidth: str | None = None,
+    link: str | None = None,
+    processes: int = 1,
 ) -> list[Machine]:
-    """What to plan for: the options' machine, else the detected one, else one and eight of the default card.
+    """What to plan for: the options' machine, else the detected one, else one GPU and several of the default card.
+
+    Several: as many as a run has ``processes``, or eight.
 
     Raises:
         UserError: if an option makes no sense.
@@ -67,18 +78,21 @@ def machines(
         raise UserError(f"--memory {memory}: no GPU has that; give GiB of one GPU, such as --memory 80")
     teraflops = positive("--peak-flops", peak, "TFLOP/s (dense bfloat16)")
     terabytes = positive("--bandwidth", bandwidth, "TB/s")
+    gigabytes = positive("--link-bandwidth", link, "GB/s that a GPU receives from others")
     if card is not None and card not in CARDS:
         raise UserError(f"--card {card} is not known; there are: {', '.join(CARDS)}. Others by --peak-flops and "
                         "--bandwidth")  # fmt: skip
     detected = [] if card or count or gib else _detected()
     chosen = detected or [
         Machine(n, CARDS[card or DEFAULT_CARD], "given" if count or gib or card else "no GPU here: assumed")
-        for n in ([int(count)] if count else [1, 8])
+        for n in ([int(count)] if count else [1, processes if processes > 1 else 8])
     ]
-    return [replace(one, card=_changed(one.card, gib, teraflops, terabytes)) for one in chosen]
+    return [replace(one, card=_changed(one.card, gib, teraflops, terabytes, gigabytes)) for one in chosen]
 
 
-def _changed(card: Card, gib: float | None, teraflops: float | None, terabytes: float | None) -> Card:
+def _changed(
+    card: Card, gib: float | None, teraflops: float | None, terabytes: float | None, gigabytes: float | None
+) -> Card:
     changes: dict[str, float] = {}
     if gib:
         changes["memory"] = gib * 2**30
@@ -86,11 +100,16 @@ def _changed(card: Card, gib: float | None, teraflops: float | None, terabytes: 
         changes["peak_flops"] = teraflops * 1e12
     if terabytes:
         changes["bandwidth"] = terabytes * 1e12
+    if gigabytes:
+        changes["link"] = changes["network"] = gigabytes * 1e9
     if not changes:
         return card
-    words = [f"{gib:g} GiB" if gib else "", f"{teraflops:g} TFLOP/s" if teraflops else "",
-             f"{terabytes:g} TB/s" if terabytes else ""]  # fmt: skip
-    return replace(card, name=f"{card.name} with {', '.join(word for word in words if word)}", **changes)
+    words = [
+        f"{value:g} {unit}"
+        for value, unit in ((gib, "GiB"), (teraflops, "TFLOP/s"), (terabytes, "TB/s"), (gigabytes, "GB/s of links"))
+        if value
+    ]
+    return replace(card, name=f"{card.name} with {', '.join(words)}", **changes)
 
 
 def _detected() -> list[Machine]:

@@ -9,7 +9,7 @@ Axes: T padded tokens of a micro-batch, N response tokens of it, M of them score
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from sdpg.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
 from sdpg.planning.adapter import FLOAT, HALF, Adapter
@@ -187,12 +187,32 @@ def passes_peak(shape: Shape, passes: Passes) -> int:
     )
 
 
+class Generator(Protocol):
+    """What generating takes on a GPU of a layout, part → bytes; :mod:`sdpg.planning.generation` has vLLM's."""
+
+    def stays(self, shape: Shape, layout: "Layout") -> dict[str, int]:
+        """In every phase."""
+        ...
+
+    def working(self, shape: Shape, layout: "Layout") -> dict[str, int]:
+        """In rollouts and evaluations, beyond that."""
+        ...
+
+
 @dataclass(frozen=True)
 class Generation:
     """The largest batch that is generated at once, by transformers, in the weights' float32."""
 
     sequences: int
     tokens: int
+
+    def stays(self, shape: Shape, layout: "Layout") -> dict[str, int]:
+        """Shards cannot generate: beside them, each process has a whole model that follows them."""
+        return {"the engine's own weights (float32)": FLOAT * shape.parameters} if layout.sharding == "fsdp2" else {}
+
+    def working(self, shape: Shape, layout: "Layout") -> dict[str, int]:
+        """See :class:`Generator`."""
+        return {"keys and values": self.cache(shape), "their copy, logits": self.extra(shape)}
 
     def cache(self, shape: Shape) -> int:
         """Keys and values."""
@@ -201,6 +221,14 @@ class Generation:
     def extra(self, shape: Shape) -> int:
         """A layer's keys and values are copied as they grow; logits, their log-softmax and the sampler's share."""
         return self.cache(shape) // shape.layers + 4 * FLOAT * self.sequences * shape.vocabulary
+
+
+def gathered(shape: Shape, half: bool) -> int:
+    """Weights that are whole for a moment under FSDP2.
+
+    Assumption: layer by layer, the next one under way; embedding and head stay whole through a pass.
+    """
+    return (HALF if half else FLOAT) * (2 * shape.layer + shape.embedding)
 
 
 def kv_per_token(shape: Shape, itemsize: int) -> int:
@@ -254,7 +282,7 @@ class MemoryPlan:
         return max(self.phases.values())
 
 
-def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: Layout) -> MemoryPlan:
+def plan_memory(shape: Shape, passes: Passes, generation: Generator, layout: Layout) -> MemoryPlan:
     """All parts for one GPU of a layout."""
     count, share = trained_parameters(shape, passes.lora), layout.gpus if layout.sharding == "fsdp2" else 1
     stays = {"weights (float32 masters)": FLOAT * shape.parameters // share}
@@ -267,10 +295,11 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: La
     if layout.sharding == "ddp":
         # Assumption: torch's default, where buckets are no views of the gradients.
         stays["DDP's buckets"] = FLOAT * count
+    stays |= generation.stays(shape, layout)
     unsharded = 0
     if layout.sharding == "fsdp2":
-        # Assumption: layer by layer, the next one under way; embedding and head stay whole through a pass.
-        unsharded = (HALF if passes.half else FLOAT) * (2 * shape.layer + shape.embedding)
+        # With a layer's gradients before they are spread.
+        unsharded = gathered(shape, passes.half)
         unsharded += FLOAT * (shape.layer if passes.lora is None else passes.lora.layer(shape))
     whole = held_copies(shape, passes)
     copies = 0 if layout.sharding == "fsdp2" else whole
@@ -280,11 +309,5 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generation, layout: La
     if unsharded:
         update["layers that are whole for a moment"] = unsharded
     update |= {"head: a chunk's logits and gradients": at_head, "activations": max(0, peak - at_head)}
-    generating = {
-        "keys and values": generation.cache(shape),
-        "their copy, logits": generation.extra(shape),
-    }
-    if unsharded:
-        generating["layers that are whole for a moment"] = unsharded
     step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu, passes.lora) // share}
-    return MemoryPlan(layout, stays, update, generating, step)
+    return MemoryPlan(layout, stays, update, generation.working(shape, layout), step)

@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sdpg.lora_params import LoraParams
 from sdpg.overlays import merge, read_overlay
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
 from sdpg.planning.adapter import planned_adapter
-from sdpg.planning.machines import Machine
-from sdpg.planning.memory import Generation, Layout, MemoryPlan, Passes, plan_memory
+from sdpg.planning.generation import VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.machines import DEFAULT_CARD, Machine
+from sdpg.planning.memory import Layout, MemoryPlan, Passes, plan_memory
 from sdpg.planning.shapes import Shape, read_shape, shape_of
-from sdpg.planning.work import Assumptions
+from sdpg.planning.work import CARDS, Assumptions
+from sdpg.vllm_params import VllmInProcess
 
 SMALLEST_HEAD = 128
 """MiB; with less, a GPU's products become thin."""
@@ -92,24 +95,24 @@ def largest_passes(params: Params, checkpointing: bool) -> Passes:
     )
 
 
-def largest_generation(params: Params) -> Generation:
-    """The largest batch of rollouts and evaluations, every sequence as long as it may be."""
-    tokens = params.prompts.max_student_tokens + max(params.rollout.max_tokens, params.evaluation.max_tokens)
-    # The trainer's engine has rollout.batch also where it evaluates; evaluation.batch is that of a policy alone.
-    return Generation(params.rollout.batch, tokens)
+def memory_of(shape: Shape, params: Params, layout: Layout, device: float = CARDS[DEFAULT_CARD].memory) -> MemoryPlan:
+    """The memory of one GPU of a layout; the GPU has ``device`` bytes, of which vLLM may be given a share."""
+    passes = largest_passes(params, layout.checkpointing)
+    return plan_memory(shape, passes, largest_generation(params, device), layout)
 
 
-def memory_of(shape: Shape, params: Params, layout: Layout) -> MemoryPlan:
-    """The memory of one GPU of a layout."""
-    return plan_memory(shape, largest_passes(params, layout.checkpointing), largest_generation(params), layout)
+def own_layout(params: Params) -> Layout:
+    """How params.yaml says that a run lies."""
+    spread = params.train.distributed
+    return Layout(spread.processes, spread.strategy, params.train.activation_checkpointing)
 
 
-def layouts(gpus: int) -> list[Layout]:
-    """The ways to lie on so many GPUs; the first is params.yaml's default."""
-    if gpus == 1:
-        return [Layout(), Layout(checkpointing=True)]
-    kinds: list[Layout] = [Layout(gpus, "ddp"), Layout(gpus, "fsdp2")]
-    return [*kinds, *(replace(layout, checkpointing=True) for layout in kinds)]
+def layouts(params: Params, gpus: int) -> list[Layout]:
+    """The ways to lie on so many GPUs; that of params.yaml comes first, where there are enough for it."""
+    kinds = [Layout()] if gpus == 1 else [Layout(gpus, "ddp"), Layout(gpus, "fsdp2")]
+    usual = [*kinds, *(replace(layout, checkpointing=True) for layout in kinds)]
+    own = own_layout(params)
+    return [own, *(layout for layout in usual if layout != own)] if own.gpus <= gpus else usual
 
 
 def exists(layout: Layout) -> bool:
@@ -122,24 +125,32 @@ class Change:
     """A value of params.yaml that lets a run fit, or helps to."""
 
     key: str
-    before: int
-    after: int
+    before: float
+    after: float
 
     def __str__(self) -> str:
         return f"{self.key}: {self.before} → {self.after}"
 
 
+def _value(params: Any, key: str) -> Any:
+    for name in key.split("."):
+        params = getattr(params, name)
+    return params
+
+
 def with_changes(params: Params, changes: list[Change]) -> Params:
     """The parameters with other values."""
-    tree = params
+
+    def changed(tree: Any, path: list[str], value: float) -> Any:
+        inner = value if len(path) == 1 else changed(getattr(tree, path[0]), path[1:], value)
+        return tree.model_copy(update={path[0]: inner})
+
     for change in changes:
-        section, key = change.key.split(".")
-        inner = getattr(tree, section).model_copy(update={key: change.after})
-        tree = tree.model_copy(update={section: inner})
-    return tree
+        params = changed(params, change.key.split("."), change.after)
+    return params
 
 
-def _smaller(params: Params) -> Iterator[Change]:
+def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
     """Values that take less memory and change no result but rounding, one step smaller each."""
     train, longest = params.train, params.prompts.max_student_tokens + params.rollout.max_tokens
     if (budget := max(longest, train.tokens_per_micro_batch // 2)) < train.tokens_per_micro_batch:
@@ -148,30 +159,44 @@ def _smaller(params: Params) -> Iterator[Change]:
         yield Change("train.head_megabytes", train.head_megabytes, head)
     if params.rollout.batch > 1:
         yield Change("rollout.batch", params.rollout.batch, params.rollout.batch // 2)
+    settings = params.rollout.vllm
+    if not isinstance(settings, VllmInProcess):
+        return
+    needed = longest_in_cache(params, shape)
+    if (given := settings.kv_cache_megabytes) is not None:
+        if (cache := max(-(-needed // 2**20), given // 2)) < given:
+            yield Change("rollout.vllm.kv_cache_megabytes", given, cache)
+    elif (given := settings.gpu_memory_share) is not None:
+        change = Change("rollout.vllm.gpu_memory_share", given, round(given - 0.05, 2))
+        if change.after > 0:
+            left = largest_generation(with_changes(params, [change]), device)
+            assert isinstance(left, VllmMemory)
+            if left.cache(shape) >= needed:
+                yield change
 
 
-def changes_to_fit(shape: Shape, params: Params, layout: Layout, usable: float) -> list[Change] | None:
+def changes_to_fit(
+    shape: Shape, params: Params, layout: Layout, usable: float, device: float = CARDS[DEFAULT_CARD].memory
+) -> list[Change] | None:
     """The fewest steps down that make a layout fit: each time the one that lowers the peak most. None: none does."""
-    before, current = params, params
-    while (peak := memory_of(shape, current, layout).peak) > usable:
+    current, changed = params, {}
+    while (peak := memory_of(shape, current, layout, device).peak) > usable:
         tried = [
-            (memory_of(shape, with_changes(current, [change]), layout).peak, change) for change in _smaller(current)
+            (memory_of(shape, with_changes(current, [change]), layout, device).peak, change)
+            for change in _smaller(shape, current, device)
         ]
         if not tried or (best := min(tried, key=lambda found: found[0]))[0] >= peak:
             return None
         current = with_changes(current, [best[1]])
-    keys = ("train.tokens_per_micro_batch", "train.head_megabytes", "rollout.batch")
-    values = {
-        key: tuple(getattr(getattr(p, key.split(".")[0]), key.split(".")[1]) for p in (before, current)) for key in keys
-    }
-    return [Change(key, old, new) for key, (old, new) in values.items() if old != new]
+        changed[best[1].key] = best[1].after
+    return [Change(key, _value(params, key), after) for key, after in changed.items()]
 
 
-def gpus_to_fit(shape: Shape, params: Params, usable: float) -> int | None:
+def gpus_to_fit(shape: Shape, params: Params, usable: float, device: float = CARDS[DEFAULT_CARD].memory) -> int | None:
     """How many GPUs FSDP2 with checkpointing needs: a power of two; None where no number does."""
     count = 1
     while count <= MOST_GPUS:
-        if memory_of(shape, params, Layout(count, "fsdp2", True)).peak <= usable:
+        if memory_of(shape, params, Layout(count, "fsdp2", True), device).peak <= usable:
             return count
         count *= 2
     return None

@@ -1,4 +1,4 @@
-"""Tokens, operations, hours and disk of a run, from its parameters and named assumptions.
+"""Tokens, operations and disk of a run, from its parameters and named assumptions.
 
 Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sdpg.methods import coefficients, needs_reference
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
-from sdpg.planning.memory import FLOAT, HALF, kv_per_token, trained_parameters
+from sdpg.planning.memory import FLOAT, trained_parameters
 from sdpg.planning.shapes import Shape
 
 
@@ -41,8 +41,10 @@ class Assumptions:
         bandwidth_share: share of the card's memory bandwidth that generation reaches.
         launch_seconds: of one layer and generated token, whatever the batch: what Python and kernel launches take in
             transformers' generate.
-        data_parallel: share of N GPUs' speed that N GPUs reach together.
-        concurrent: sequences that vLLM keeps in flight on one GPU at the most; fewer where memory ends.
+        seed_seconds: of one sequence and generated token, where vLLM draws each response from a random source of its
+            own.
+        balance: share of the time in which none of N GPUs waits for another one's work, traffic not counted.
+        link_share: share of a link's bandwidth that gathering and reducing reach.
         record_bytes: of a token in a rollout record: up to five float32 numbers, its id, text and places, compressed.
         answer_bytes: of a token in an evaluation record, compressed text.
     """
@@ -55,28 +57,40 @@ class Assumptions:
     training_mfu: Range = Range(0.45, 0.25)
     bandwidth_share: Range = Range(0.7, 0.35)
     launch_seconds: Range = Range(0.4e-3, 1.0e-3)
-    data_parallel: Range = Range(0.95, 0.8)
-    concurrent: int = 256
+    seed_seconds: Range = Range(5e-6, 15e-6)
+    balance: Range = Range(0.95, 0.8)
+    link_share: Range = Range(0.8, 0.4)
     record_bytes: Range = Range(16, 32)
     answer_bytes: Range = Range(1, 2)
 
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU: operations a second (dense, without sparsity) in bfloat16, bytes a second, bytes."""
+    """A GPU.
+
+    Attributes:
+        name: for people.
+        peak_flops: operations a second (dense, without sparsity) in bfloat16.
+        bandwidth: bytes a second of its memory.
+        memory: bytes.
+        link: bytes a second that it receives from others of the same machine.
+        network: bytes a second that it receives from other machines.
+    """
 
     name: str
     peak_flops: float
     bandwidth: float
     memory: float
+    link: float
+    network: float = 50e9
 
 
 CARDS = {
-    "h100": Card("H100 SXM 80 GB", 989e12, 3.35e12, 80 * 2**30),
-    "h200": Card("H200 141 GB", 989e12, 4.8e12, 141e9),
-    "a100": Card("A100 SXM 80 GB", 312e12, 2.04e12, 80 * 2**30),
+    "h100": Card("H100 SXM 80 GB", 989e12, 3.35e12, 80 * 2**30, 450e9),
+    "h200": Card("H200 141 GB", 989e12, 4.8e12, 141e9, 450e9),
+    "a100": Card("A100 SXM 80 GB", 312e12, 2.04e12, 80 * 2**30, 300e9),
 }
-"""As their maker states them."""
+"""As their maker states them: NVLink in one direction; network: InfiniBand of 400 Gbit/s for each GPU."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +170,31 @@ def decode_flops(shape: Shape, prompt: float, response: float) -> float:
 
 
 @dataclass(frozen=True)
+class RowsRead:
+    """Shares of a step's rows by who reads them in the update, and passes over all rows before it."""
+
+    student: float
+    reference: float
+    teacher: float
+    before: int
+
+
+def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
+    """Which passes a step makes, by the schedules, the gate and the advantages; see :mod:`sdpg.methods`."""
+    train = params.train
+    at = coefficients(method, step, train.steps)
+    gated = (1.0 if method.gate == "all" else assumed.gate_rate) if at.beta > 0 else 0.0
+    with_reference = needs_reference(method, at)
+    mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
+    student = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated)
+    teacher = max(gated, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)
+    # π_old where a batch feeds several updates; the penalty's student and reference.
+    penalty = method.reference != "none" and method.reference_in == "reward"
+    old = train.updates_per_batch > 1 and train.old_logprobs == "trainer"
+    return RowsRead(student, student if with_reference else 0.0, teacher, int(old) + 2 * int(penalty))
+
+
+@dataclass(frozen=True)
 class MethodWork:
     """Operations of one method over a whole run, by who reads."""
 
@@ -198,87 +237,17 @@ def method_work(
     if method.teacher == "current":
         taught_forward += adapter_flops(shape, teacher_length, adapter)
     one_head = head_flops(shape, response)
-    gated = 1.0 if method.gate == "all" else assumed.gate_rate
     found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
     for step in range(1, train.steps + 1):
-        at = coefficients(method, step, train.steps)
-        distils = at.beta > 0
-        with_reference = needs_reference(method, at)
-        taught = max(gated if distils else 0.0, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)
-        mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
-        trained = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated if distils else 0.0)
-        found["student"] += rows * trained * update
-        found["reference"] += rows * trained * student if with_reference else 0.0
-        found["teacher"] += rows * taught * taught_forward
+        read = rows_read(params, method, step, assumed)
+        found["student"] += rows * read.student * update
+        found["reference"] += rows * read.reference * student
+        found["teacher"] += rows * read.teacher * taught_forward
         found["head"] += (
-            rows * one_head * ((3 if adapter is None else 2) * trained + (trained if with_reference else 0.0) + taught)
+            rows * one_head * ((3 if adapter is None else 2) * read.student + read.reference + read.teacher)
         )
-    extra_reference = method.reference != "none" and method.reference_in == "reward"
-    extra = train.updates_per_batch > 1 and train.old_logprobs == "trainer"
-    # Passes before the update: π_old where a batch feeds several updates; the penalty's two.
-    passes = int(extra) + 2 * int(extra_reference)
-    found["reference"] += passes * train.steps * rows * (student + one_head)
+        found["reference"] += read.before * rows * (student + one_head)
     return MethodWork(**found)
-
-
-@dataclass(frozen=True)
-class Hours:
-    """Of one run on so many GPUs."""
-
-    rollouts: Range
-    training: Range
-    evaluation: Range
-
-    @property
-    def total(self) -> Range:
-        """All three."""
-        return self.rollouts + self.training + self.evaluation
-
-
-def training_hours(flops: Range, card: Card, gpus: int, half: bool, assumed: Assumptions) -> Range:
-    """Hours of training passes; float32 passes are taken as half as fast as bfloat16's at best."""
-    peak = card.peak_flops * gpus * (1.0 if half else 0.5)
-    scale = assumed.data_parallel if gpus > 1 else Range(1.0, 1.0)
-    mfu = assumed.training_mfu
-    return Range(flops.low / (peak * mfu.low * scale.low), flops.high / (peak * mfu.high * scale.high)).scaled(1 / 3600)
-
-
-def decode_seconds(
-    shape: Shape, batch: float, prompt: float, response: float, itemsize: int, card: Card, assumed: Assumptions,
-    launches: bool,
-) -> Range:  # fmt: skip
-    """Seconds of one token for every sequence of a batch: weights, and keys and values, are read once per token."""
-    weights = itemsize * (shape.layers * shape.layer_products + shape.embedding)
-    cache = batch * (prompt + response / 2) * kv_per_token(shape, itemsize)
-    flops = batch * decode_flops(shape, prompt, response) / response
-    # float32 products do not run on tensor cores: about a fifteenth of the bfloat16 peak.
-    compute = flops / (card.peak_flops * (0.5 if itemsize == HALF else 1 / 15))
-    floor = assumed.launch_seconds.scaled(shape.layers) if launches else Range(0.0, 0.0)
-    share = assumed.bandwidth_share
-    return Range(
-        max((weights + cache) / (card.bandwidth * share.low), compute, floor.low),
-        max((weights + cache) / (card.bandwidth * share.high), 2 * compute, floor.high),
-    )
-
-
-def generation_hours(
-    shape: Shape, completions: float, limit: int, card: Card, gpus: int, assumed: Assumptions, batch: int, vllm: bool
-) -> Range:
-    """Hours to sample so many responses.
-
-    transformers' generate fills a batch and waits for its longest response, so that each batch takes ``limit`` tokens;
-    vLLM refills places that fall free, in bfloat16.
-    """
-    ends = []
-    for share, pick in ((assumed.response_share.low, "low"), (assumed.response_share.high, "high")):
-        mean = share * limit
-        itemsize = HALF if vllm else FLOAT
-        token = getattr(
-            decode_seconds(shape, batch, assumed.student_prompt, mean, itemsize, card, assumed, not vllm), pick
-        )
-        scale = getattr(assumed.data_parallel, pick) if gpus > 1 else 1.0
-        ends.append(completions / batch * (mean if vllm else limit) * token / (gpus * scale) / 3600)
-    return Range(*ends)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""Bytes of vLLM beside a training process.
+
+Weights and KV cache are what the settings say. All else is an assumption, as is sleep: nobody has seen vLLM on a GPU
+here. With ``sleep`` weights and KV cache are on the GPU only from the hand-over of the weights to the end of a
+generation, see :mod:`sdpg.rollouts.vllm_engine`.
+"""
+
+from dataclasses import dataclass
+
+from sdpg.params import Params
+from sdpg.planning.adapter import Adapter, planned_adapter
+from sdpg.planning.memory import FLOAT, HALF, Generation, Generator, Layout, forward_only, gathered, kv_per_token
+from sdpg.planning.shapes import Shape
+from sdpg.vllm_params import VllmInProcess, VllmServer
+
+BATCHED_TOKENS = 16384
+"""Assumption: tokens of prompts that vLLM reads at once; its own choice for a card of this size."""
+GRAPHS = 2**30
+"""Assumption: what CUDA graphs take, also while vLLM sleeps."""
+LOGITS = 4
+"""Assumption: float32 tensors of a step's logits: themselves, probabilities, log-probs, random numbers."""
+CANARY_TOKENS = 64
+"""Of the pass in which the trainer checks vLLM's log-probs: two blocks of its cache, and 16 tokens."""
+BLOCK = 16
+"""Assumption: tokens per block of the KV cache."""
+
+
+def canary_pass(shape: Shape, layout: Layout, half: bool, lora: Adapter | None) -> int:
+    """The trainer's own pass behind each hand-over of the weights, while vLLM is awake."""
+    if layout.sharding == "fsdp2":
+        return gathered(shape, half)
+    return forward_only(shape, CANARY_TOKENS, half, cached=True, lora=lora)
+
+
+@dataclass(frozen=True)
+class VllmMemory:
+    """vLLM in the training process.
+
+    Attributes:
+        sequences: in flight at the most.
+        itemsize: bytes of a number, in weights as in keys and values.
+        kv_bytes: of the KV cache; None where ``total`` decides.
+        total: of vLLM as a whole; None where ``kv_bytes`` decides.
+        sleep: hands weights and KV cache back between two generations.
+        eager: no CUDA graphs.
+        half: the trainer's passes are bfloat16.
+        lora: the adapter that they have on.
+    """
+
+    sequences: int
+    itemsize: int
+    kv_bytes: int | None
+    total: int | None
+    sleep: bool
+    eager: bool
+    half: bool
+    lora: Adapter | None = None
+
+    def weights(self, shape: Shape) -> int:
+        """Its own copy, whole on each GPU."""
+        return self.itemsize * shape.parameters
+
+    def graphs(self) -> int:
+        """Of CUDA."""
+        return 0 if self.eager else GRAPHS
+
+    def workspace(self, shape: Shape) -> int:
+        """Activations of the prompts that are read at once, in the widest place of a layer, and a step's logits."""
+        width = max(3 * shape.intermediate_size, 2 * (shape.query + shape.key)) + 2 * shape.hidden_size
+        return self.itemsize * BATCHED_TOKENS * width + LOGITS * FLOAT * self.sequences * shape.vocabulary
+
+    def cache(self, shape: Shape) -> int:
+        """The KV cache: as given, or what is left of vLLM's share."""
+        if self.kv_bytes is not None:
+            return self.kv_bytes
+        assert self.total is not None, "one of the two is given"
+        return max(0, self.total - self.weights(shape) - self.graphs() - self.workspace(shape))
+
+    def _own(self, shape: Shape) -> dict[str, int]:
+        return {"vLLM's weights": self.weights(shape), "vLLM's KV cache": self.cache(shape)}
+
+    def stays(self, shape: Shape, layout: Layout) -> dict[str, int]:
+        """See :class:`~sdpg.planning.memory.Generator`."""
+        graphs = {"vLLM's CUDA graphs": self.graphs()} if self.graphs() else {}
+        return graphs if self.sleep else self._own(shape) | graphs
+
+    def working(self, shape: Shape, layout: Layout) -> dict[str, int]:
+        """See :class:`~sdpg.planning.memory.Generator`."""
+        # Each weight is handed over whole, in float32; with sleep, before the KV cache is there.
+        whole = FLOAT * shape.embedding if layout.sharding == "fsdp2" and not self.sleep else 0
+        passing = max(self.workspace(shape), canary_pass(shape, layout, self.half, self.lora), whole)
+        return (self._own(shape) if self.sleep else {}) | {"its activations and logits, or the canary's pass": passing}
+
+
+@dataclass(frozen=True)
+class ServedMemory:
+    """vLLM in a server, on GPUs of its own: here are only the trainer's own passes that check it."""
+
+    half: bool
+    lora: Adapter | None = None
+
+    def stays(self, shape: Shape, layout: Layout) -> dict[str, int]:
+        """See :class:`~sdpg.planning.memory.Generator`."""
+        return {}
+
+    def working(self, shape: Shape, layout: Layout) -> dict[str, int]:
+        """See :class:`~sdpg.planning.memory.Generator`."""
+        return {"the canary's pass": canary_pass(shape, layout, self.half, self.lora)}
+
+
+def largest_generation(params: Params, device: float) -> Generator:
+    """What generation takes at the most, by the engine that the parameters name.
+
+    Args:
+        params: engine, batch, limits.
+        device: bytes of the whole GPU, of which ``gpu_memory_share`` is a share.
+    """
+    rollout, half, lora = params.rollout, params.train.dtype == "bfloat16", planned_adapter(params.train.lora)
+    # The trainer's engine has rollout.batch also where it evaluates; evaluation.batch is that of a policy alone.
+    match rollout.vllm:
+        case VllmServer():
+            return ServedMemory(half, lora)
+        case VllmInProcess(dtype=dtype, kv_cache_megabytes=megabytes, gpu_memory_share=share) as settings:
+            return VllmMemory(
+                sequences=rollout.batch,
+                itemsize=HALF if dtype == "bfloat16" else FLOAT,
+                kv_bytes=None if megabytes is None else megabytes << 20,
+                total=None if share is None else int(share * device),
+                sleep=settings.sleep,
+                eager=settings.eager,
+                half=half,
+                lora=lora,
+            )
+    longest = params.prompts.max_student_tokens + max(rollout.max_tokens, params.evaluation.max_tokens)
+    return Generation(rollout.batch, longest)
+
+
+def longest_in_cache(params: Params, shape: Shape) -> int:
+    """Bytes of the KV cache that vLLM needs for the longest sequence: the teacher's prompt, when the base is asked."""
+    tokens = params.prompts.max_teacher_tokens + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+    settings = params.rollout.vllm
+    itemsize = FLOAT if isinstance(settings, VllmInProcess) and settings.dtype == "float32" else HALF
+    return (-(-tokens // BLOCK) + 1) * BLOCK * kv_per_token(shape, itemsize)

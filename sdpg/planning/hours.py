@@ -1,0 +1,207 @@
+"""Hours of a run, from operations, bytes and named assumptions. None of it is measured."""
+
+from dataclasses import dataclass, replace
+import math
+
+from sdpg.params import MethodParams, Params
+from sdpg.planning.generation import VllmMemory, largest_generation
+from sdpg.planning.machines import Machine
+from sdpg.planning.memory import FLOAT, HALF, Layout, kv_per_token
+from sdpg.planning.plan import memory_of
+from sdpg.planning.shapes import Shape
+from sdpg.planning.traffic import Traffic, run_traffic
+from sdpg.planning.work import Assumptions, Card, Counts, Range, decode_flops, method_work
+
+FLOAT_SHARE = 1 / 15
+"""Assumption: float32 products, which do not run on tensor cores, against the bfloat16 peak."""
+
+
+def compute_hours(flops: Range, card: Card, gpus: int, half: bool, assumed: Assumptions) -> Range:
+    """Hours of training passes without traffic; float32 passes are taken as half as fast as bfloat16's at best."""
+    peak = card.peak_flops * gpus * (1.0 if half else 0.5)
+    balance = assumed.balance if gpus > 1 else Range(1.0, 1.0)
+    mfu = assumed.training_mfu
+    return Range(flops.low / (peak * mfu.low * balance.low), flops.high / (peak * mfu.high * balance.high)).scaled(
+        1 / 3600
+    )
+
+
+@dataclass(frozen=True)
+class TrainingHours:
+    """Of the training passes of one run.
+
+    Attributes:
+        compute: of the operations.
+        traffic: of what one GPU receives.
+        rounds: an update, at short and at long responses.
+        received: bytes a step, likewise.
+    """
+
+    compute: Range
+    traffic: Range
+    rounds: Range
+    received: Range
+
+    @property
+    def together(self) -> Range:
+        """From traffic that hides behind operations, or the other way round, to none that does."""
+        return Range(max(self.compute.low, self.traffic.low), self.compute.high + self.traffic.high)
+
+
+def training_hours(
+    shape: Shape, params: Params, method: MethodParams, layout: Layout, machine: Machine, assumed: Assumptions
+) -> TrainingHours:
+    """Training passes of one method on the GPUs of a layout."""
+    train, share = params.train, assumed.response_share
+    lengths = [share.low * params.rollout.max_tokens, share.high * params.rollout.max_tokens]
+    low, high = (method_work(shape, params, method, assumed, length, layout.checkpointing).total for length in lengths)
+    short, long = (run_traffic(shape, params, method, layout, assumed, length) for length in lengths)
+    link, reached = machine.link(layout.gpus), assumed.link_share
+    updates = train.steps * train.updates_per_batch
+
+    def both(pick: str, divisor: float) -> Range:
+        def one(found: Traffic) -> float:
+            return getattr(found, pick) / divisor
+
+        return Range(one(short), one(long))
+
+    return TrainingHours(
+        compute_hours(Range(low, high), machine.card, layout.gpus, train.dtype == "bfloat16", assumed),
+        Range(short.received / (link * reached.low), long.received / (link * reached.high)).scaled(1 / 3600),
+        both("rounds", updates),
+        both("received", train.steps),
+    )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Who generates.
+
+    Attributes:
+        vllm: refills places that fall free; otherwise transformers' generate.
+        itemsize: bytes of a number, in weights as in keys and values.
+        batch: sequences in flight on one GPU at the most.
+        room: tokens that its KV cache holds; what does not fit waits.
+        engines: how many GPUs generate side by side.
+        seeded: each response has a random source of its own.
+    """
+
+    vllm: bool
+    itemsize: int
+    batch: int
+    room: float = math.inf
+    engines: int = 1
+    seeded: bool = False
+
+    def in_flight(self, tokens: float) -> int:
+        """Sequences of so many tokens."""
+        return max(1, int(min(self.batch, self.room / tokens)))
+
+
+def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> tuple[Sampler, Sampler]:
+    """Of rollouts and evaluations in training, and of a policy's evaluation alone, which is one process.
+
+    A server is taken to have one GPU like the others, whose memory is all for it.
+    """
+    rollout, settings = params.rollout, params.rollout.vllm
+    if settings is None:
+        alone = Sampler(False, FLOAT, params.evaluation.batch)
+        return replace(alone, batch=rollout.batch, engines=layout.gpus), alone
+    generation = largest_generation(params, machine.card.memory)
+    engines, itemsize = layout.gpus, HALF
+    if isinstance(generation, VllmMemory):
+        itemsize, cache = generation.itemsize, float(generation.cache(shape))
+    else:
+        engines, cache = 1, machine.usable - HALF * shape.parameters
+    room = cache / kv_per_token(shape, itemsize)
+    alone = Sampler(True, itemsize, params.evaluation.batch, room, 1, settings.request_seeds)
+    return replace(alone, batch=rollout.batch, engines=engines), alone
+
+
+def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine) -> Sampler:
+    """vLLM in process where params.yaml names transformers: as many sequences as there is room for, up to 256."""
+    stays = 0
+    if layout.gpus > 1:
+        device = machine.card.memory
+        replaced = largest_generation(params, device).stays(shape, layout)
+        stays = sum(memory_of(shape, params, layout, device).stays.values()) - sum(replaced.values())
+    room = machine.usable - stays - HALF * shape.parameters
+    return Sampler(True, HALF, 256, room / kv_per_token(shape, HALF), layout.gpus, True)
+
+
+def decode_seconds(
+    shape: Shape, batch: float, prompt: float, response: float, card: Card, assumed: Assumptions, sampler: Sampler
+) -> Range:
+    """Seconds of one token for every sequence of a batch: weights, and keys and values, are read once per token."""
+    itemsize = sampler.itemsize
+    weights = itemsize * (shape.layers * shape.layer_products + shape.embedding)
+    cache = batch * (prompt + response / 2) * kv_per_token(shape, itemsize)
+    flops = batch * decode_flops(shape, prompt, response) / response
+    compute = flops / (card.peak_flops * (0.5 if itemsize == HALF else FLOAT_SHARE))
+    floor = Range(0.0, 0.0) if sampler.vllm else assumed.launch_seconds.scaled(shape.layers)
+    drawn = assumed.seed_seconds.scaled(batch if sampler.seeded else 0)
+    share = assumed.bandwidth_share
+    return Range(
+        max((weights + cache) / (card.bandwidth * share.low), compute, floor.low),
+        max((weights + cache) / (card.bandwidth * share.high), 2 * compute, floor.high),
+    ) + drawn  # fmt: skip
+
+
+def generation_hours(
+    shape: Shape, completions: float, calls: int, limit: int, card: Card, assumed: Assumptions, sampler: Sampler
+) -> Range:
+    """Hours to sample so many responses in so many calls, each of which ends with its longest response.
+
+    transformers' generate fills a batch and waits for its longest response, so that each batch takes ``limit`` tokens.
+    vLLM refills places that fall free; at the end of a call they stay empty, and the last responses, up to the limit,
+    are made alone.
+    """
+    rows = completions / calls / sampler.engines
+    ends = []
+    for pick in ("low", "high"):
+        mean = getattr(assumed.response_share, pick) * limit
+        batch = min(sampler.in_flight(assumed.student_prompt + mean), rows)
+        arguments = (assumed.student_prompt, mean, card, assumed, sampler)
+        token = getattr(decode_seconds(shape, batch, *arguments), pick)
+        if sampler.vllm:
+            alone = getattr(decode_seconds(shape, 1, *arguments), pick)
+            seconds = rows / batch * mean * token + (limit - mean) * alone
+        else:
+            seconds = math.ceil(rows / batch) * limit * token
+        balance = getattr(assumed.balance, pick) if sampler.engines > 1 else 1.0
+        ends.append(calls * seconds / balance / 3600)
+    return Range(*ends)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Hours of a run's responses, and of the base's once for the whole table."""
+
+    rollouts: Range
+    in_training: Range
+    final: Range
+    base: Range
+
+    @property
+    def evaluation(self) -> Range:
+        """Of the run, in training and at its end."""
+        return self.in_training + self.final
+
+
+def sampling_hours(
+    shape: Shape, params: Params, counts: Counts, card: Card, assumed: Assumptions, training: Sampler, alone: Sampler
+) -> Sampling:
+    """All responses: in training by ``training``, those of finished policies by ``alone``."""
+
+    def hours(completions: int, calls: int, limit: int, sampler: Sampler) -> Range:
+        return generation_hours(shape, completions, calls, limit, card, assumed, sampler)
+
+    limit = params.evaluation.max_tokens
+    return Sampling(
+        hours(counts.rollouts, params.train.steps, params.rollout.max_tokens, training),
+        hours(counts.in_training + counts.validation, counts.evaluations, limit, training),
+        # Sampled, and greedily.
+        hours(counts.final, 2, limit, alone),
+        # And as teacher.
+        hours(counts.base, 3, limit, alone),
+    )

@@ -1,0 +1,114 @@
+"""The plan's hours as text."""
+
+from dataclasses import replace
+import math
+
+from sdpg.planning.hours import Sampler, Sampling, samplers, sampling_hours, training_hours, vllm_instead
+from sdpg.planning.machines import Machine
+from sdpg.planning.memory import Layout
+from sdpg.planning.plan import Plan, memory_of, own_layout
+from sdpg.planning.text import MISSING, marked, span, text_table
+from sdpg.planning.work import Counts, Range
+from sdpg.vllm_params import VllmServer
+
+
+def _run_layout(plan: Plan, machine: Machine) -> Layout:
+    """Params.yaml's, where there are enough GPUs for it; otherwise one process."""
+    own = own_layout(plan.params)
+    return own if own.gpus <= machine.gpus else Layout(checkpointing=own.checkpointing)
+
+
+def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
+    """Hours on one machine: of each method's run, of the table, and of one run on all GPUs."""
+    params, assumed, shape = plan.params, plan.assumed, plan.shape
+    layout = _run_layout(plan, machine)
+    training, alone = samplers(shape, params, layout, machine)
+    instead = None if training.vllm else vllm_instead(shape, params, layout, machine)
+
+    def sampled(one: Sampler, policy: Sampler) -> Sampling:
+        return sampling_hours(shape, params, counts, machine.card, assumed, one, policy)
+
+    ways = [sampled(training, alone)]
+    if instead is not None:
+        ways.append(sampled(instead, replace(instead, engines=1)))
+    seeds, rows = len(params.run.seeds), []
+    tables = [way.base for way in ways]
+    runs = seeds * len(params.run.methods)
+    side = min(machine.gpus // layout.gpus, runs)
+    for name in params.run.methods:
+        passes = training_hours(shape, params, params.methods[name], layout, machine, assumed).together
+        totals = [way.rollouts + way.evaluation + passes for way in ways]
+        tables = [
+            table + total.scaled(seeds * math.ceil(runs / side) / runs)
+            for table, total in zip(tables, totals, strict=True)
+        ]
+        cells = (passes, ways[0].rollouts, ways[0].in_training, ways[0].final, *totals)
+        rows.append([params.methods[name].title, *map(span, cells)])
+    beside = f", {side} runs side by side" if side > 1 else ""
+    rows.append([f"= whole table, {seeds} seed{'s' if seeds > 1 else ''}, base included{beside}", "", "", "", "",
+                 *map(span, tables)])  # fmt: skip
+    engine = f"vLLM{MISSING}" if training.vllm else "transformers"
+    notes = [_engine_note(plan, training, alone)]
+    if instead is not None:
+        notes.append(f"vLLM{MISSING} instead, in process: {_in_flight(plan, instead)} in flight on a GPU, bfloat16.")
+    if memory_of(shape, params, layout, machine.card.memory).peak > machine.usable:
+        notes.append("In memory this does not fit, see above.")
+    notes.append("A finished policy is evaluated by one process. Verifying, recording, checkpoints, and moving weights "
+                 "within a GPU are left out.")  # fmt: skip
+    text = text_table(
+        f"Hours of one run as {marked(layout)} on {machine.label}, from good to poor utilisation and short to long "
+        "responses (estimates)",
+        ["", "training passes", f"rollouts,\n{engine}", "evaluation\nin training", "of the final\npolicy", "together",
+         *([f"together with\nvLLM{MISSING} instead"] if instead is not None else [])],
+        rows, "\n".join(notes),
+    )  # fmt: skip
+    return text if machine.gpus == 1 else f"{text}\n\n{_several(plan, machine)}"
+
+
+def _in_flight(plan: Plan, sampler: Sampler) -> str:
+    assumed, limit = plan.assumed, plan.params.rollout.max_tokens
+    found = [
+        sampler.in_flight(assumed.student_prompt + share * limit)
+        for share in (assumed.response_share.low, assumed.response_share.high)
+    ]
+    return f"{span(Range(*found), 0)} sequences"
+
+
+def _engine_note(plan: Plan, training: Sampler, alone: Sampler) -> str:
+    if not training.vllm:
+        return (
+            f"transformers: {training.batch} sequences at once (rollout.batch), float32, each batch as long as its "
+            "longest response."
+        )
+    served = isinstance(plan.params.rollout.vllm, VllmServer)
+    where = "in a server with one such GPU of its own" if served else "in process"
+    return (
+        f"vLLM{MISSING} {where}: {_in_flight(plan, training)} in flight on a GPU, as the KV cache has room for them, "
+        f"of {training.batch} (rollout.batch);\n{_in_flight(plan, alone)} of a finished policy's. Each call ends with "
+        "its longest response, which goes on to the limit alone."
+    )
+
+
+def _several(plan: Plan, machine: Machine) -> str:
+    """One run on all GPUs, by replicas and by shards."""
+    params = plan.params
+    method = params.methods[params.run.methods[-1]]
+    rows = []
+    for kind in ("ddp", "fsdp2"):
+        layout = Layout(machine.gpus, kind, params.train.activation_checkpointing)
+        found = training_hours(plan.shape, params, method, layout, machine, plan.assumed)
+        rows.append([
+            marked(layout), span(found.rounds, 0), span(found.received.scaled(1e-9)), span(found.compute),
+            span(found.traffic), span(found.together),
+        ])  # fmt: skip
+    link, share = machine.link(machine.gpus), plan.assumed.link_share
+    return text_table(
+        f"Training passes of one run of {method.title} on all {machine.gpus} GPUs (estimates)",
+        ["", "rounds of an\nupdate", "GB that a GPU\nreceives a step", "hours of\noperations", "hours of\ntraffic",
+         "hours\ntogether"],
+        rows,
+        f"Traffic at {share.high:.0%} to {share.low:.0%} of {link / 1e9:,.0f} GB/s (--link-bandwidth): from all of it "
+        "hidden behind operations, or the reverse, to none.\nFSDP2 gathers all weights for each pass of each round, "
+        "twice for the student's, and spreads float32 gradients; DDP sums them once an\nupdate. Left out: latency, "
+        "texts and signals, recorded diagnostics.",
+    )  # fmt: skip

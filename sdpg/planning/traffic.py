@@ -1,0 +1,84 @@
+"""Bytes that the processes of one run send each other in its training passes.
+
+As :mod:`sdpg.distribution` shards: every pass gathers every weight once, in the dtype of the passes; the backward pass
+gathers them a second time, as they are dropped after the forward pass (``reshard_after_forward``), and needs no third
+time where it computes layers again; it spreads the gradients, in float32. All of this is paid in each round of
+micro-batches, whatever their tokens. Replicas sum their gradients once an update. tests/test_distributed_trainer.py
+counts it.
+
+Left out: what rollouts and signals take (text beside tensors), the norm of the gradients, recorded diagnostics,
+checkpoints.
+"""
+
+from dataclasses import dataclass
+import math
+
+from sdpg.params import MethodParams, Params
+from sdpg.planning.adapter import planned_adapter
+from sdpg.planning.memory import FLOAT, HALF, Layout, trained_parameters
+from sdpg.planning.shapes import Shape
+from sdpg.planning.work import Assumptions, rows_read
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Of a whole run.
+
+    Attributes:
+        rounds: of micro-batches in all updates together.
+        gathers: of all weights, in the dtype of the passes.
+        received: bytes that one GPU receives.
+    """
+
+    rounds: int
+    gathers: int
+    received: float
+
+
+def micro_batch_rounds(rows: float, length: float, budget: int, gpus: int) -> int:
+    """Rounds in which ``rows`` lines of one length are read, dealt to the GPUs; a line that is too long goes alone."""
+    return math.ceil(rows / gpus / max(1, budget // length))
+
+
+def run_traffic(
+    shape: Shape, params: Params, method: MethodParams, layout: Layout, assumed: Assumptions, response: float
+) -> Traffic:
+    """What one GPU of a layout receives in a run.
+
+    The teacher's passes of a round are as many as on the rank that has most: one with all gates open is assumed.
+
+    Args:
+        shape: of the model.
+        params: batch, budget, steps.
+        method: its terms.
+        layout: replicas or shards.
+        assumed: gate and mixed rate, prompts.
+        response: mean tokens of a response.
+    """
+    train = params.train
+    student, teacher = assumed.student_prompt + response, assumed.teacher_prompt + response
+    rows, updates = train.prompts_per_step * train.responses_per_prompt, train.updates_per_batch
+    lines = max(1, min(train.tokens_per_micro_batch // student, math.ceil(rows / updates / layout.gpus)))
+    taught_passes = micro_batch_rounds(lines, teacher, train.tokens_per_micro_batch, 1)
+    rounds = gathers = 0
+    for step in range(1, train.steps + 1):
+        read = rows_read(params, method, step, assumed)
+        trained = updates * micro_batch_rounds(
+            rows / updates * read.student, student, train.tokens_per_micro_batch, layout.gpus
+        )
+        rounds += trained
+        gathers += trained * (2 + (read.reference > 0) + taught_passes * (read.teacher > 0))
+        gathers += read.before * micro_batch_rounds(rows, student, train.tokens_per_micro_batch, layout.gpus)
+    # A ring: each GPU receives all parts but its own.
+    others = (layout.gpus - 1) / layout.gpus
+    whole = FLOAT * shape.parameters * others
+    gradients = FLOAT * trained_parameters(shape, planned_adapter(train.lora)) * others
+    if layout.sharding == "ddp":
+        # Reduced and spread again.
+        return Traffic(rounds, 0, 2 * gradients * train.steps * updates)
+    if layout.sharding == "none":
+        return Traffic(rounds, 0, 0.0)
+    itemsize = HALF if train.dtype == "bfloat16" else FLOAT
+    # Float32 gradients in every round, float32 weights for the engine once a step.
+    received = gathers * itemsize * shape.parameters * others + rounds * gradients + train.steps * whole
+    return Traffic(rounds, gathers, received)

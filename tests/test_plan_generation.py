@@ -1,0 +1,170 @@
+"""The planner's memory of what generates, by hand-worked numbers: vLLM in process, asleep and awake, and a server."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdpg.params import Params
+from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.machines import machines
+from sdpg.planning.memory import Generation, Layout, forward_only, plan_memory
+from sdpg.planning.plan import Plan, changes_to_fit, largest_passes, layouts, memory_of, own_layout, planned_params
+from sdpg.planning.report import report
+from sdpg.planning.shapes import KNOWN, shape_of
+from sdpg.planning.work import Assumptions
+from sdpg.vllm_params import VllmInProcess, VllmServer
+
+ROOT = Path(__file__).parents[1]
+SHAPE = KNOWN["Qwen/Qwen3-4B"]
+GIB = 2**30
+SHARDS = Layout(8, "fsdp2", True)
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def planned(**settings: Any) -> Params:
+    """qwen3-4b with other settings of vLLM; ``mode: server`` takes the place of all."""
+    params = planned_params("qwen3-4b")
+    if settings.get("mode") == "server":
+        vllm: Any = VllmServer(**settings)
+    else:
+        assert isinstance(params.rollout.vllm, VllmInProcess)
+        vllm = params.rollout.vllm.model_copy(update=settings)
+    return params.model_copy(update={"rollout": params.rollout.model_copy(update={"vllm": vllm})})
+
+
+def test_the_profiles_vllm_by_hand() -> None:
+    found = largest_generation(planned(), 80 * GIB)
+    assert isinstance(found, VllmMemory)
+    assert found.weights(SHAPE) == 2 * 4_022_468_096
+    assert found.cache(SHAPE) == 32_768 * 2**20
+    # 16,384 tokens through the MLP's gate, up and their product beside two residual streams, bfloat16; four float32
+    # tensors of 128 rows of logits.
+    assert found.workspace(SHAPE) == 2 * 16_384 * (3 * 9728 + 2 * 2560) + 4 * 4 * 128 * 151_936
+    assert replace(found, itemsize=4).weights(SHAPE) == 4 * 4_022_468_096
+
+
+def test_asleep_vllm_keeps_its_graphs_alone_and_awake_all_of_it() -> None:
+    asleep, awake = (memory_of(SHAPE, planned(sleep=sleep), SHARDS) for sleep in (True, False))
+    own = 2 * SHAPE.parameters + 32 * GIB
+    none = memory_of(SHAPE, planned(mode="server"), SHARDS)
+    for phase in ("update", "optimiser step"):
+        assert asleep.phases[phase] == none.phases[phase] + GRAPHS
+        assert awake.phases[phase] == none.phases[phase] + GRAPHS + own
+    # While it generates there is no difference, but for the largest weight, handed over whole beside the cache.
+    workspace = largest_generation(planned(), 80 * GIB).workspace(SHAPE)  # type: ignore[attr-defined]
+    stays = sum(none.stays.values())
+    assert asleep.phases["generation"] == stays + GRAPHS + own + workspace
+    assert awake.phases["generation"] == stays + GRAPHS + own + max(workspace, 4 * SHAPE.embedding)
+    assert "vLLM's CUDA graphs" not in memory_of(SHAPE, planned(eager=True), SHARDS).stays
+
+
+def test_a_server_takes_nothing_but_the_pass_that_checks_it() -> None:
+    params = planned(mode="server")
+    assert isinstance(largest_generation(params, 80 * GIB), ServedMemory)
+    alone, sharded = memory_of(SHAPE, params, Layout()), memory_of(SHAPE, params, SHARDS)
+    # bfloat16 copies of all weights on one GPU; under FSDP2 two layers and the embedding.
+    assert alone.generation == {"the canary's pass": forward_only(SHAPE, 64, True, True)}
+    assert forward_only(SHAPE, 64, True, True) > 2 * 35 * SHAPE.layer_products
+    assert sharded.generation == {"the canary's pass": 2 * (2 * SHAPE.layer + SHAPE.embedding)}
+    assert sum(alone.stays.values()) == 20 * SHAPE.parameters
+
+
+def test_on_one_gpu_the_canarys_copies_are_more_than_vllms_own_workspace() -> None:
+    one = memory_of(SHAPE, planned(), Layout(checkpointing=True))
+    assert one.generation["its activations and logits, or the canary's pass"] == forward_only(SHAPE, 64, True, True)
+
+
+def test_a_share_of_the_gpu_is_vllms_as_a_whole() -> None:
+    params = planned(kv_cache_megabytes=None, gpu_memory_share=0.5, sleep=False)
+    for device in (80 * GIB, 141 * 10**9):
+        plan = memory_of(SHAPE, params, SHARDS, device)
+        vllm = [size for name, size in (plan.stays | plan.generation).items() if "vLLM" in name]
+        workspace = largest_generation(params, device).workspace(SHAPE)  # type: ignore[attr-defined]
+        assert sum(vllm) + workspace == int(device / 2)
+    tiny = largest_generation(planned(kv_cache_megabytes=None, gpu_memory_share=0.1), 80 * GIB)
+    assert isinstance(tiny, VllmMemory) and tiny.cache(SHAPE) == 0
+
+
+def test_transformers_generates_in_float32_and_beside_shards_with_a_model_of_its_own() -> None:
+    params = planned()
+    rollout = params.rollout.model_copy(update={"engine": "transformers", "vllm": None, "batch": 3})
+    params = params.model_copy(update={"rollout": rollout})
+    assert largest_generation(params, 80 * GIB) == Generation(3, 2048 + 4096)
+    sharded = memory_of(SHAPE, params, SHARDS)
+    assert sharded.stays["the engine's own weights (float32)"] == 4 * SHAPE.parameters
+    assert sum(memory_of(SHAPE, params, Layout(8, "ddp")).stays.values()) == 24 * SHAPE.parameters
+    passes = largest_passes(params, True)
+    assert sum(plan_memory(SHAPE, passes, Generation(3, 1), SHARDS).stays.values()) == pytest.approx(
+        (20 / 8 + 4) * SHAPE.parameters, rel=1e-6
+    )
+
+
+def test_the_layout_of_params_yaml_comes_first() -> None:
+    large, small = planned_params("qwen3-4b"), planned_params("qwen3-1.7b")
+    assert own_layout(large) == SHARDS
+    found = layouts(large, 8)
+    assert found[0] == SHARDS and len(found) == len(set(found)) == 4
+    # More GPUs than there are.
+    assert layouts(large, 1) == [Layout(), Layout(checkpointing=True)]
+    # One process beside what eight could do.
+    assert layouts(small, 8)[0] == layouts(small, 1)[0] == Layout()
+    assert len(layouts(small, 8)) == 5
+
+
+def test_a_kv_cache_that_is_too_large_is_named() -> None:
+    params = planned(kv_cache_megabytes=64 * 1024)
+    [change] = changes_to_fit(SHAPE, params, SHARDS, 75 * GIB) or []
+    assert str(change) == "rollout.vllm.kv_cache_megabytes: 65536 → 32768"
+    # Never below the longest sequence: a teacher's prompt and a response, in whole blocks of 16 and one more.
+    needed = (4096 + 4096 + 16) * 2 * 36 * 8 * 128 * 2
+    assert longest_in_cache(params, SHAPE) == needed
+    least = memory_of(SHAPE, planned(kv_cache_megabytes=-(-needed // 2**20)), SHARDS).phases["generation"]
+    found = changes_to_fit(SHAPE, planned(), SHARDS, least) or []
+    assert {change.key: change.after for change in found}["rollout.vllm.kv_cache_megabytes"] == -(-needed // 2**20)
+
+
+def test_a_share_that_is_too_large_is_named_and_keeps_room_for_a_sequence() -> None:
+    params = planned(kv_cache_megabytes=None, gpu_memory_share=0.9, sleep=False)
+    found = changes_to_fit(SHAPE, params, SHARDS, 75 * GIB) or []
+    assert any(change.key == "rollout.vllm.gpu_memory_share" and change.after < 0.9 for change in found)
+    # Weights, graphs and a step's work take a seventh: a twentieth less leaves no sequence.
+    small = planned(kv_cache_megabytes=None, gpu_memory_share=0.15)
+    keys = {change.key for change in changes_to_fit(SHAPE, small, SHARDS, 20 * GIB) or []}
+    assert "rollout.vllm.gpu_memory_share" not in keys
+
+
+def test_a_small_model_with_vllm_on_two_processes_is_planned() -> None:
+    params = planned_params("micro")
+    vllm = VllmInProcess(mode="in_process", dtype="float32", kv_cache_megabytes=1, eager=True)
+    spread = params.train.distributed.model_copy(update={"processes": 2, "strategy": "fsdp2"})
+    params = params.model_copy(update={
+        "rollout": params.rollout.model_copy(update={"engine": "vllm", "vllm": vllm}),
+        "train": params.train.model_copy(update={"distributed": spread}),
+    })  # fmt: skip
+    text = report(Plan(params, shape_of(params.base), machines(processes=2), Assumptions()))
+    for part in (
+        "params.yaml says FSDP2 × 2*, which is more GPUs than these.", "Hours of one run as FSDP2 × 2* on 2 ×",
+    ):  # fmt: skip
+        assert part in text
+    assert "Asleep" not in text and "CUDA graphs  " not in text
+
+
+def test_the_report_names_the_engine_that_params_yaml_names() -> None:
+    def text(params: Params) -> str:
+        return report(Plan(params, SHAPE, machines("8"), Assumptions()))
+
+    own = text(planned())
+    assert "does not hold the longest sequence" in text(planned(kv_cache_megabytes=1024)) and "not hold" not in own
+    assert "rollouts," in own and "transformers: " not in own and "instead" not in own
+    served = text(planned(mode="server"))
+    assert "it needs GPUs of its own" in served and "in a server with one such GPU of its own" in served
+    params = planned()
+    rollout = params.rollout.model_copy(update={"engine": "transformers", "vllm": None, "batch": 8})
+    slow = text(params.model_copy(update={"rollout": rollout}))
+    assert "8 sequences at once (rollout.batch)" in slow and "vLLM* instead" in slow and "KV cache" not in slow
