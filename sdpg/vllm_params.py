@@ -48,7 +48,7 @@ class VllmServer(Section):
     mode: Literal["server"]
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(:\d+)?$")] = "http://127.0.0.1:8000"
     weights_folder: str = ".state/served-weights"
-    """Where the weights are handed over after each update; the server must see it under the same path."""
+    """Where the weights are handed over after a step's updates; the server must see it under the same path."""
     timeout: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that one response, or one hand-over of weights, may take."""
     request_seeds: bool = True
