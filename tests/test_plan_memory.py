@@ -23,6 +23,8 @@ from sdpg.planning.shapes import Shape
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 0.15
+WITH_ADAPTER = 0.05
+"""What an adapter saves is no larger part of a layer than the other tolerance."""
 SIZES = {
     "small": Setting(),
     "bf16": Setting(dtype="bfloat16", foreach=True),
@@ -38,7 +40,9 @@ SIZES = {
         hidden_size=64, intermediate_size=512, layers=3, vocabulary=64, head_dim=16, rows=4, response=225,
         tokens_per_micro_batch=1024, head_bytes=1 << 14, checkpointing=True,
     ),
-    "adapter": Setting(lora_rank=8),
+    "adapter, large vocabulary": Setting(
+        vocabulary=16384, hidden_size=256, layers=2, tokens_per_micro_batch=256, head_bytes=1 << 20, lora_rank=8
+    ),
     "adapter, bf16": Setting(lora_rank=8, dtype="bfloat16", foreach=True),
     "adapter, bf16, checkpointing": Setting(
         lora_rank=8, dtype="bfloat16", checkpointing=True, response=225, tokens_per_micro_batch=1024
@@ -109,7 +113,8 @@ def test_each_part_is_what_was_counted(name: str) -> None:
     found, expected = measured(name), planned(SIZES[name])
     assert found.keys() == expected.keys()
     ratios = {part: expected[part] / found[part] if found[part] else 1 + expected[part] for part in found}
-    assert {part: round(r, 3) for part, r in ratios.items() if abs(r - 1) > TOLERANCE} == {}
+    tolerance = WITH_ADAPTER if SIZES[name].lora_rank else TOLERANCE
+    assert {part: round(r, 3) for part, r in ratios.items() if abs(r - 1) > tolerance} == {}
 
 
 @pytest.mark.parametrize("name", SIZES)
