@@ -11,7 +11,7 @@ from sdpg.files import write_json, write_text
 from sdpg.inputs import check_at_hand
 from sdpg.launching import check_launch
 from sdpg.params import LocalModel, Params
-from sdpg.planning.fits import check_memory
+from sdpg.planning.fits import check_gpus, check_memory
 from sdpg.provenance import fingerprint, hash_files, loaded_code
 from sdpg.tracking import connect
 from sdpg.vllm_start import check_vllm
@@ -30,6 +30,7 @@ def check_inputs(params: Params) -> None:
     """
     check_at_hand(params)
     check_launch(params.train.distributed)
+    check_gpus(params)
     check_vllm(params)
     check_memory(params)
     check_context(params)

@@ -106,21 +106,30 @@ def kv_cache_bytes(config: Any, dtype: str, tokens: int, block: int = CPU_BLOCK)
     return blocks * block * numbers * {"float32": 4, "bfloat16": 2}[dtype]
 
 
+def check_device(settings: VllmInProcess) -> None:
+    """Refuses settings that need a GPU where there is none.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for field, wrong in (("gpu_memory_share", settings.gpu_memory_share is not None), ("sleep", settings.sleep)):
+        if wrong:
+            raise UserError(
+                f"rollout.vllm.{field} is {getattr(settings, field)}, which needs a GPU, and there is none: "
+                + ("give kv_cache_megabytes instead" if field == "gpu_memory_share" else "set it to false")
+            )
+
+
 def check_kv_cache(settings: VllmInProcess, config: Any, longest: int) -> None:
-    """Refuses memory settings under which not even one sequence could be generated, or that this device does not have.
+    """Refuses memory settings under which not even one sequence could be generated.
 
     Raises:
         UserError: naming the setting, and how much it takes.
     """
-    import torch
-
-    if not torch.cuda.is_available():
-        for field, wrong in (("gpu_memory_share", settings.gpu_memory_share is not None), ("sleep", settings.sleep)):
-            if wrong:
-                raise UserError(
-                    f"rollout.vllm.{field} is {getattr(settings, field)}, which needs a GPU, and there is none: "
-                    + ("give kv_cache_megabytes instead" if field == "gpu_memory_share" else "set it to false")
-                )
     given = settings.kv_cache_megabytes
     if given is None or any(not hasattr(config, name) for name in ("num_key_value_heads", "head_dim")):
         return
@@ -134,16 +143,17 @@ def check_kv_cache(settings: VllmInProcess, config: Any, longest: int) -> None:
 
 
 def check_vllm(params: Params) -> None:
-    """What the check stage can see: vLLM is there, and takes a model from scratch.
+    """What the check stage can see: vLLM and the device that it needs are there, and it takes a model from scratch.
 
     Raises:
-        UserError: see :func:`load_vllm`, :func:`check_head_size`, :func:`check_kv_cache`.
+        UserError: see :func:`load_vllm`, :func:`check_device`, :func:`check_head_size`.
     """
     settings = params.rollout.vllm
     if not isinstance(settings, VllmInProcess):
         return
     if not installed():
         raise UserError(MISSING)
+    check_device(settings)
     import torch
 
     model = params.base.model

@@ -15,7 +15,7 @@ from sdpg.errors import UserError
 from sdpg.lora_params import LoraParams
 from sdpg.params import BaseParams, HubModel, HubSource
 from sdpg.planning.adapter import Adapter, planned_adapter
-from sdpg.planning.fits import check_memory, standing_bytes
+from sdpg.planning.fits import check_gpus, check_memory, standing_bytes
 from sdpg.planning.machines import Machine, machines
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import (
@@ -276,6 +276,22 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pyt
         UserError, match=r"moments in float32 take 59\.9 GiB, but there is no GPU here, and this machine"
     ):
         check_memory(without)
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = planned_params("qwen3-4b")
+    check_gpus(params)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for found, fits in ((8, True), (7, False)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda found=found: found)
+        if fits:
+            check_gpus(params)
+        else:
+            with pytest.raises(UserError, match="is 8 on each machine .*, but this one has 7 GPUs"):
+                check_gpus(params)
+    monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
+    check_gpus(params)
+    check_gpus(planned_params("qwen3-1.7b"))
 
 
 def test_models_from_scratch_and_unknown_ones_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:

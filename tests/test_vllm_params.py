@@ -100,6 +100,16 @@ def test_heads_of_a_model_from_scratch_are_checked_before_anything_runs(monkeypa
         check_vllm(parse_params(tree))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+@pytest.mark.parametrize("setting", [{"sleep": True}, {"kv_cache_megabytes": None, "gpu_memory_share": 0.4}])
+def test_what_needs_a_gpu_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch, setting: Any) -> None:
+    monkeypatch.setattr(vllm_start, "find_spec", lambda name: importlib.machinery.ModuleSpec(name, None))
+    with pytest.raises(
+        UserError, match=r"rollout\.vllm\.(sleep|gpu_memory_share) is .*, which needs a GPU, and there is"
+    ):
+        check_vllm(parse_params(rollout(engine="vllm", vllm=IN_PROCESS | setting)))
+
+
 def test_memory_of_the_cache_by_hand() -> None:
     # Qwen3-4B: 36 layers, 8 heads of keys and of values, 128 numbers each: 147,456 bytes a token in bfloat16.
     qwen = SimpleNamespace(num_hidden_layers=36, num_key_value_heads=8, head_dim=128)

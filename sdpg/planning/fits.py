@@ -3,7 +3,7 @@
 import psutil
 
 from sdpg.errors import UserError
-from sdpg.params import Params, ScratchModel
+from sdpg.params import Params, ScratchModel, read_yaml
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
 from sdpg.planning.shapes import Shape, shape_of
@@ -51,6 +51,27 @@ def check_memory(params: Params) -> None:
             f"{' and reference' if referred else ''} in float32 take {needed / 2**30:.1f} GiB, but {where} "
             f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `make plan PROFILE={params.profile}` "
             "tells what is needed"
+        )
+
+
+def check_gpus(params: Params) -> None:
+    """Refuses more processes than this machine has GPUs, where it has any; without, they share its processors.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    import torch
+
+    spread = params.train.distributed
+    if spread.strategy == "none" or not torch.cuda.is_available():
+        return
+    machines = int(read_yaml(spread.config_file).get("num_machines") or 1)
+    here, there = -(-spread.processes // machines), torch.cuda.device_count()
+    if here > there:
+        raise UserError(
+            f"train.distributed.processes is {spread.processes}, which is {here} on each machine ({spread.config_file} "
+            f"has num_machines: {machines}), but this one has {there} GPU{'s' if there != 1 else ''}: a process takes "
+            "one; lower it, or name a configuration of more machines in train.distributed.config"
         )
 
 

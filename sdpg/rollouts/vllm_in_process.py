@@ -19,7 +19,7 @@ from sdpg.errors import UserError
 from sdpg.rollouts.model_weights import architecture, named_weights, write_config
 from sdpg.rollouts.vllm_engine import Progress, VllmEngine
 from sdpg.vllm_params import VllmInProcess
-from sdpg.vllm_start import SHORTEST, check_head_size, check_kv_cache, engine_arguments, load_vllm
+from sdpg.vllm_start import SHORTEST, check_device, check_head_size, check_kv_cache, engine_arguments, load_vllm
 
 _running: list["InProcessVllm"] = []
 """The engine of this process, kept until the next one: as vLLM goes, it ends torch.distributed for the process, also
@@ -63,6 +63,7 @@ class InProcessVllm(VllmEngine):
         on_gpu = torch.cuda.is_available()
         if not on_gpu:
             check_head_size(getattr(config, "head_dim", None))
+        check_device(settings)
         check_kv_cache(settings, config, self.longest)
         self.asleep = False
         self.sampling_params = vllm.SamplingParams
