@@ -287,7 +287,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: 
         if fits:
             check_gpus(params)
         else:
-            with pytest.raises(UserError, match="is 8 on each machine .*, but this one has 7 GPUs"):
+            with pytest.raises(UserError, match=r"is 8 on each machine .*, but this one has 7 GPUs"):
                 check_gpus(params)
     monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
     check_gpus(params)
