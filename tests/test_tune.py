@@ -7,12 +7,14 @@ import multiprocessing
 import os
 from pathlib import Path
 import random
+import sys
 import time
 from typing import Any
 
 import mlflow
 import pytest
 
+from pipelines import tune
 from sdpg.params import load_params, read_yaml
 from sdpg.tuning.study import open_study
 from sdpg.tuning.worker import work
@@ -63,9 +65,11 @@ def test_a_study_leaves_results(project: Path) -> None:
                                      if row["trial"] == "1" and row["step"] != "0"])  # fmt: skip
 
 
-def test_a_study_that_is_finished_trains_nothing_more(project: Path) -> None:
+def test_a_study_that_is_finished_trains_nothing_more(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (project / "reports/tune/sdpg-ufkl/trials.csv").read_bytes()
-    run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--trials", "3", "--ready")
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(sys, "argv", ["tune", "sdpg-ufkl", "--trials", "3", "--ready"])
+    tune.main()
     assert (project / "reports/tune/sdpg-ufkl/trials.csv").read_bytes() == before
 
 
@@ -210,13 +214,14 @@ def test_default_against_tuned_on_fresh_seeds(project: Path) -> None:
         assert "Default against tuned" in (project / "reports/tune/index.html").read_text()
         stamps = {p: p.stat().st_mtime_ns for p in (project / "evaluations/tune").rglob("final.parquet")}
         assert len(stamps) == 2 * 2 * 2
-        run(project, *command)
+        run(project, *command, "--workers", "1")
         assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "what is there is not asked again"
     finally:
         path.write_text(original)
 
 
 def test_a_grid_of_queued_experiments(project: Path) -> None:
+    run(project, "python", "-m", "pipelines.configure", "--methods", "sdpg-ufkl")
     commit(project, "micro")
     run(project, "dvc", "exp", "run", "--queue", "-S", "methods.sdpg-ufkl.beta=0.5,2.0")
     run(project, "dvc", "queue", "start", "--jobs", "1")
