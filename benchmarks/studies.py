@@ -7,6 +7,7 @@ the project's data and base.
 from dataclasses import dataclass
 import os
 from pathlib import Path
+import resource
 import subprocess
 import sys
 from tempfile import TemporaryDirectory
@@ -35,10 +36,12 @@ class Spent:
     Attributes:
         whole: from the start of the command to its end: imports, trials, tables and pages.
         trials: from the start of the first trial to the end of the last.
+        busy: of processors, over all processes; far below ``whole`` where the machine did something else as well.
     """
 
     whole: float
     trials: float
+    busy: float
 
 
 def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
@@ -51,16 +54,18 @@ def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
     rates = {workers: trials * steps / each.whole * 3600 for workers, each in spent.items()}
     show(
         f"A study of {METHOD}, {trials} trials of {steps} steps, random values, no pruning, one thread a worker",
-        ["workers", "seconds", "of them trials", "steps an hour"],
-        [(workers, f"{each.whole:.1f}", f"{each.trials:.1f}", f"{rates[workers]:,.0f}")
+        ["workers", "seconds", "of them trials", "of processors", "steps an hour"],
+        [(workers, f"{each.whole:.1f}", f"{each.trials:.1f}", f"{each.busy:.1f}", f"{rates[workers]:,.0f}")
          for workers, each in spent.items()],
-        "seconds: from the command's start to its end; trials: from the first one's start to the last one's end",
+        "seconds: from the command's start to its end; trials: from the first one's start to the last one's end; "
+        "processors: used by all processes",
     )  # fmt: skip
     one, two = spent[1], spent[WORKERS]
     return TWO_WORKERS.measured(
         one.whole / two.whole, ratio_of_trials=one.trials / two.trials, trials=trials, steps=steps,
         seconds={str(workers): each.whole for workers, each in spent.items()},
         trial_seconds={str(workers): each.trials for workers, each in spent.items()},
+        processor_seconds={str(workers): each.busy for workers, each in spent.items()},
     )  # fmt: skip
 
 
@@ -79,9 +84,9 @@ def run_study(workers: int, trials: int, steps: int) -> Spent:
         command = [sys.executable, "-m", "pipelines.tune", METHOD, "--trials", str(trials)]
         command += ["--workers", str(workers), "--ready"]
         with (folder / "log").open("w+") as log:
-            start = time.perf_counter()
+            start, before = time.perf_counter(), children_seconds()
             code = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False).returncode
-            whole = time.perf_counter() - start
+            whole, busy = time.perf_counter() - start, children_seconds() - before
             log.seek(0)
             if code:
                 raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{log.read()[-3000:]}")
@@ -89,4 +94,10 @@ def run_study(workers: int, trials: int, steps: int) -> Spent:
     assert len(found) == trials and all(trial.user_attrs["steps"] == steps for trial in found)
     starts = [trial.datetime_start for trial in found if trial.datetime_start]
     ends = [trial.datetime_complete for trial in found if trial.datetime_complete]
-    return Spent(whole, (max(ends) - min(starts)).total_seconds())
+    return Spent(whole, (max(ends) - min(starts)).total_seconds(), busy)
+
+
+def children_seconds() -> float:
+    """Processor time of all processes that this one, or one of them, has waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -18,12 +18,12 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from sdpg.tuning import leases
+from sdpg.tuning import leases, worker
 from sdpg.tuning import study as study_module
 from sdpg.tuning.leases import Lease, own_lease, this_host
 from sdpg.tuning.results import best_trial, study_summary, write_results
 from sdpg.tuning.storage import open_storage
-from sdpg.tuning.study import Study, is_lost
+from sdpg.tuning.study import Claim, Study, is_lost
 from tests.tuning_helpers import ROOT, SPACE, die, fake_value, fake_work, make_study, outcome, problems, tune_params
 
 FORK = multiprocessing.get_context("fork")
@@ -176,14 +176,33 @@ def test_two_workers_one_of_them_killed_at_random_moments() -> None:
 def test_workers_at_once_keep_to_the_budget_and_draw_different_values() -> None:
     params = tune_params(default_first=False, startup_trials=100)
     workers = [FORK.Process(target=slow_worker, args=(params, 12, seed)) for seed in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(60)
+        assert process.exitcode == 0
     study = make_study(params, 12)
     assert problems(study) == [] and len(study.trials()) == 12
     assert len({t.params["methods.sdpg-ufkl.beta"] for t in study.counted()}) == 12
+
+
+def test_a_worker_goes_on_to_the_next_study_while_the_last_trial_is_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (make_study(tune_params(), budget, name) for budget, name in ((1, "first"), (2, "second")))
+    held, ended = first.claim(), []
+    assert held is not None
+
+    def run_trial(study: Study, claim: Claim) -> None:
+        study.finish(claim, outcome(claim))
+        if claim.number == 1:
+            first.finish(held, outcome(held))
+
+    monkeypatch.setattr(worker, "run_trial", run_trial)
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits although there is work"))
+    worker.work([first, second], lambda study: ended.append(study.name))
+    assert ended == ["first", "second"] and problems(first) == problems(second) == []
+    assert all((Path("reports/tune") / name / "best.yaml").is_file() for name in ended)
 
 
 def values_of(study: Study) -> list[dict[str, Any]]:
