@@ -23,7 +23,7 @@ from sdpg.params import PARAMS_FILE, load_params
 from sdpg.tuning.space import applied, plain
 
 METHOD = "sdpg-ufkl"
-TRIALS, STEPS, WORKERS = 12, 30, 2
+TRIALS, STEPS, WORKERS = 10, 30, 2
 STORAGE = "sqlite:///tune.db"
 
 TWO_WORKERS = Target("study_two_workers_vs_one", "steps an hour of the same study by one worker", ">= 1.6")
