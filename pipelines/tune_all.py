@@ -16,6 +16,7 @@ from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
 
 if TYPE_CHECKING:
+    from sdpg.tuning.retraining import Setting
     from sdpg.tuning.study import Study
 
 
@@ -64,12 +65,12 @@ def tune_and_retrain(
     from sdpg.tuning.worker import work
 
     work(studies, on_end)
-    settings = [each for study in studies for each in pair(params, study.method, study.name)]
+    settings = [each for study in studies for each in to_compare(params, study.method, study.name)]
     retrain_all(params, settings, params.tune.retrain.seeds)
 
 
-def pair(params: Params, method: str, study: str) -> list:
-    """Default and tuned setting of a method, from the results of its study."""
+def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
+    """Default and tuned setting of a method, from the results of its study; the default alone where it was the best."""
     from sdpg.params import read_yaml
     from sdpg.tune_params import VALIDATION
     from sdpg.tuning.results import report_folder
@@ -80,8 +81,10 @@ def pair(params: Params, method: str, study: str) -> list:
         raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
     sets = (*params.data.benchmarks, VALIDATION)
     default = json.loads((folder / "study.json").read_text(encoding="utf-8"))["default"]
-    return [Setting(study, method, "default", default, sets),
-            Setting(study, method, "tuned", read_yaml(folder / "best.yaml"), sets)]  # fmt: skip
+    settings = {"default": default, "tuned": read_yaml(folder / "best.yaml")}
+    if settings["tuned"] == default:
+        del settings["tuned"]
+    return [Setting(study, method, name, values, sets) for name, values in settings.items()]
 
 
 def report(params: Params, methods: list[str], suffix: str) -> str:
@@ -91,13 +94,17 @@ def report(params: Params, methods: list[str], suffix: str) -> str:
     from sdpg.tuning.pages import PageTable, page, write_index
     from sdpg.tuning.results import report_folder
 
-    rows = []
+    rows, unbeaten = [], []
     for method in methods:
-        default, tuned = pair(params, method, method + suffix)
-        rows += comparison.compare_settings([tuned], default, params.tune.retrain.seeds, params.report)
+        default, *tuned = to_compare(params, method, method + suffix)
+        rows += comparison.compare_settings(tuned, default, params.tune.retrain.seeds, params.report)
+        unbeaten += [] if tuned else [method]
     rows = comparison.adjusted(rows)
     budgets = [budget_row(report_folder(method + suffix)) for method in methods]
     words = equal_words(budgets)
+    if unbeaten:
+        words += (f" In the studies of {', '.join(unbeaten)} no trial was better than the values of params.yaml: "
+                  "there is no tuned setting to compare.")  # fmt: skip
     folder = REPORTS / "tune"
     write_json(folder / "comparison.json", {"budgets": budgets, "rows": comparison.as_json(rows)})
     shown = [budget_cells(row) for row in budgets]

@@ -1,5 +1,6 @@
 """Numbers and pictures of studies and comparisons, by hand."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from optuna.trial import TrialState, create_trial
 import pytest
 
+from pipelines import tune_all
 from sdpg.files import write_json
 from sdpg.params import ReportParams
 from sdpg.records import write_evaluations
@@ -123,6 +125,20 @@ def test_p_values_are_adjusted_for_all_comparisons() -> None:
     rows = adjusted(compare_settings([tuned, third], default, [1], ReportParams(resamples=5000)))
     p = {row.setting: (row.gain.p_value, row.p_holm) for row in rows if row.gain}
     assert p["tuned"][1] == pytest.approx(2 * p["tuned"][0]) and p["third"][1] == pytest.approx(p["third"][0])
+
+
+def test_a_default_that_no_trial_beat_is_trained_and_shown_alone() -> None:
+    params = tune_params(retrain={"seeds": [1]})
+    study = make_study(params, 3, METHOD)
+    fake_work(study)  # with its maximum at the default
+    write_results(study)
+    (default,) = tune_all.to_compare(params, METHOD, METHOD)
+    assert default.values == study.defaults
+    write_answers(default, 1, {name: [1] * 8 for name in default.sets})
+    said = tune_all.report(params, [METHOD], "")
+    assert f"studies of {METHOD} no trial was better than the values of params.yaml" in said
+    found = json.loads(Path("reports/tune/comparison.json").read_text())["rows"]
+    assert {row["setting"] for row in found} == {"default"} and all(row["gain"] is None for row in found)
 
 
 def test_budgets_that_differ_are_said_to() -> None:
