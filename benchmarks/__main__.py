@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import against_trl, app_pages, gpu, head, scoring, sequences, training
+from benchmarks import against_trl, app_pages, gpu, head, scoring, sequences, studies, training
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -36,6 +36,7 @@ BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     sequences.UPDATE: sequences.update_by_length,
     scoring.RATE: scoring.ordinary_rate,
     scoring.DUPLICATES_VS_ONE_BY_ONE: scoring.duplicates_vs_one_by_one,
+    studies.TWO_WORKERS: studies.two_workers_vs_one,
     app_pages.PAGES: app_pages.page_seconds,
     app_pages.STRIP: app_pages.strip_seconds,
     app_pages.MEMORY: app_pages.memory,

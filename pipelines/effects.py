@@ -5,7 +5,7 @@ python -m pipelines.effects sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 methods.sdpg
 
 import argparse
 
-from pipelines.workers import bring_base_up_to_date, run_workers
+from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json, write_text
 from sdpg.params import Params, load_params
@@ -32,7 +32,8 @@ def main() -> None:
         return
     if not options.ready:
         bring_base_up_to_date()
-    run_workers(["pipelines.effects", options.method, *options.knobs, "--worker"], options.workers)
+    with further_workers(["pipelines.effects", options.method, *options.knobs, "--worker"], options.workers - 1):
+        retrain_all(params, settings, params.tune.retrain.seeds)
 
     from sdpg.tuning import comparison
 

@@ -7,11 +7,14 @@ or on another machine with the same storage, is one more worker.
 import argparse
 from pathlib import Path
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipelines.workers import bring_base_up_to_date, run_workers
+from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Params, load_params, read_yaml
+
+if TYPE_CHECKING:
+    from sdpg.tuning.study import Study
 
 NAME = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -41,9 +44,11 @@ def main() -> None:
     check(params, options.method)
     if options.worker:
         from sdpg.tuning.study import open_study
+
+        opened = open_study(params, options.method, study, options.trials)
         from sdpg.tuning.worker import work
 
-        work(open_study(params, options.method, study, options.trials))
+        work([opened])
         return
     if not options.ready:
         bring_base_up_to_date()
@@ -65,27 +70,29 @@ def check(params: Params, method: str) -> None:
 
 
 def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
-    """Works in this process, or lets several of the same command work; prints what came of it."""
+    """Works at a study, beside others of the same command; prints what came of it."""
+    from sdpg.tuning.study import open_study
+
+    # Once, and before the others start: what cannot be opened is refused in one message.
+    study = open_study(params, method, name, trials)
+    command = ["pipelines.tune", method, "--study", name, "--worker"]
+    with further_workers(command + (["--trials", str(trials)] if trials else []), workers - 1):
+        from sdpg.tuning.worker import work
+
+        work([study], finish)
+
+
+def finish(study: "Study") -> None:
+    """Writes the page of a study that has ended, closes its MLflow run, and prints what came of it."""
     from sdpg.tracking import finish_parent
     from sdpg.tuning.pages import write_study_page
-    from sdpg.tuning.results import study_summary, write_results
-    from sdpg.tuning.study import open_study
-    from sdpg.tuning.worker import work
+    from sdpg.tuning.results import report_folder, study_summary
 
-    study = open_study(params, method, name, trials)
-    if workers == 1:
-        work(study)
-    else:
-        command = ["pipelines.tune", method, "--study", name, "--worker"]
-        run_workers(command + (["--trials", str(trials)] if trials else []), workers)
-    if not study.done():
-        raise UserError(f"the study {name} is not finished: its workers ended early; run the same command again")
-    folder = write_results(study)
+    folder, summary = report_folder(study.name), study_summary(study)
     write_study_page(study, folder)
-    summary = study_summary(study)
     best = {} if summary["best_trial"] is None else {"best_value": summary["best_value"]}
-    finish_parent(params, study.parent, best, [folder / "study.json", folder / "trials.csv"])
-    print(finished(summary, folder))
+    finish_parent(study.params, study.parent, best, [folder / "study.json", folder / "trials.csv"])
+    print(finished(summary, folder), flush=True)
 
 
 def finished(summary: dict[str, Any], folder: Path) -> str:

@@ -4,14 +4,20 @@ Benchmarks are asked once, of those final policies alone.
 """
 
 import argparse
+from collections.abc import Callable
 import json
+from typing import TYPE_CHECKING
 
-from pipelines.tune import NAME, check, run_study
-from pipelines.workers import bring_base_up_to_date, run_workers
+from pipelines.tune import NAME, check, finish
+from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json, write_text
 from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
+
+if TYPE_CHECKING:
+    from sdpg.tuning.retraining import Setting
+    from sdpg.tuning.study import Study
 
 
 def main() -> None:
@@ -29,9 +35,6 @@ def main() -> None:
     suffix = f"-{options.study}" if options.study else ""
     if set(suffix) - set(NAME):
         raise UserError(f"--study {options.study!r}: use small letters, digits, - and _, as it names folders")
-    if options.worker:
-        retrain_missing(params, methods, suffix)
-        return
     for name in ("trials", "workers"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UserError(f"--{name} {value}: at least 1 is needed")
@@ -40,38 +43,48 @@ def main() -> None:
     # All of them before the first trial of any.
     for method in methods:
         check(params, method)
-    if not options.ready:
+    if not (options.ready or options.worker):
         bring_base_up_to_date()
-    for method in methods:
-        run_study(params, method, method + suffix, options.trials, options.workers)
+    from sdpg.tuning.study import open_study
+
+    studies = [open_study(params, method, method + suffix, options.trials) for method in methods]
+    if options.worker:
+        tune_and_retrain(params, studies)
+        return
     command = ["pipelines.tune_all", "--methods", " ".join(methods), "--study", options.study, "--worker"]
-    run_workers(command, options.workers)
+    with further_workers(command + (["--trials", str(options.trials)] if options.trials else []), options.workers - 1):
+        tune_and_retrain(params, studies, finish)
     print(report(params, methods, suffix))
 
 
-def retrain_missing(params: Params, methods: list[str], suffix: str) -> None:
-    """What one worker does."""
+def tune_and_retrain(
+    params: Params, studies: "list[Study]", on_end: "Callable[[Study], None]" = lambda study: None
+) -> None:
+    """What each worker does: trials until all studies have ended, then default and best settings on fresh seeds."""
     from sdpg.tuning.retraining import retrain_all
+    from sdpg.tuning.worker import work
 
-    settings = [each for method in methods for each in pair(params, method, suffix)]
+    work(studies, on_end)
+    settings = [each for study in studies for each in to_compare(params, study.method, study.name)]
     retrain_all(params, settings, params.tune.retrain.seeds)
 
 
-def pair(params: Params, method: str, suffix: str) -> list:
-    """Default and tuned setting of a method, from the results of its study."""
+def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
+    """Default and tuned setting of a method, from the results of its study; the default alone where it was the best."""
     from sdpg.params import read_yaml
     from sdpg.tune_params import VALIDATION
     from sdpg.tuning.results import report_folder
     from sdpg.tuning.retraining import Setting
 
-    study = method + suffix
     folder = report_folder(study)
     if not (folder / "best.yaml").is_file():
         raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
     sets = (*params.data.benchmarks, VALIDATION)
     default = json.loads((folder / "study.json").read_text(encoding="utf-8"))["default"]
-    return [Setting(study, method, "default", default, sets),
-            Setting(study, method, "tuned", read_yaml(folder / "best.yaml"), sets)]  # fmt: skip
+    settings = {"default": default, "tuned": read_yaml(folder / "best.yaml")}
+    if settings["tuned"] == default:
+        del settings["tuned"]
+    return [Setting(study, method, name, values, sets) for name, values in settings.items()]
 
 
 def report(params: Params, methods: list[str], suffix: str) -> str:
@@ -81,13 +94,17 @@ def report(params: Params, methods: list[str], suffix: str) -> str:
     from sdpg.tuning.pages import PageTable, page, write_index
     from sdpg.tuning.results import report_folder
 
-    rows = []
+    rows, unbeaten = [], []
     for method in methods:
-        default, tuned = pair(params, method, suffix)
-        rows += comparison.compare_settings([tuned], default, params.tune.retrain.seeds, params.report)
+        default, *tuned = to_compare(params, method, method + suffix)
+        rows += comparison.compare_settings(tuned, default, params.tune.retrain.seeds, params.report)
+        unbeaten += [] if tuned else [method]
     rows = comparison.adjusted(rows)
     budgets = [budget_row(report_folder(method + suffix)) for method in methods]
     words = equal_words(budgets)
+    if unbeaten:
+        words += (f" In the studies of {', '.join(unbeaten)} no trial was better than the values of params.yaml: "
+                  "there is no tuned setting to compare.")  # fmt: skip
     folder = REPORTS / "tune"
     write_json(folder / "comparison.json", {"budgets": budgets, "rows": comparison.as_json(rows)})
     shown = [budget_cells(row) for row in budgets]

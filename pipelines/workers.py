@@ -1,5 +1,7 @@
 """Several processes of the same command on this machine."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import os
 from pathlib import Path
 import signal
@@ -18,11 +20,16 @@ def bring_base_up_to_date() -> None:
         raise UserError("the base could not be brought up to date; see the message above (dvc repro base)")
 
 
-def run_workers(command: list[str], count: int) -> None:
-    """Starts workers and waits for their end; one that dies is reported, and its work left to the others."""
+@contextmanager
+def further_workers(command: list[str], count: int) -> Iterator[None]:
+    """Starts workers beside this process, which is one itself, and waits for their end.
+
+    One that dies is reported, and its work left to the others. To be entered before torch is imported: the seconds that
+    takes are then the same for all.
+    """
     workers = [
         subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, "TQDM_POSITION": str(place)})
-        for place in range(count)
+        for place in range(1, count + 1)
     ]
 
     def forward(number: int, _: Any) -> None:
@@ -30,8 +37,14 @@ def run_workers(command: list[str], count: int) -> None:
             worker.send_signal(number)
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, forward)
-    for worker in workers:
-        if code := worker.wait():
-            print(f"a worker ended with code {code}; what it had is left to the others", file=sys.stderr)
-    signal.signal(signal.SIGTERM, before)
+    before, whole = signal.signal(signal.SIGTERM, forward), False
+    try:
+        yield
+        whole = True
+    finally:
+        if workers and not whole:
+            print("this worker ended early; waiting for the others", file=sys.stderr)
+        for worker in workers:
+            if code := worker.wait():
+                print(f"a worker ended with code {code}; what it had is left to the others", file=sys.stderr)
+        signal.signal(signal.SIGTERM, before)

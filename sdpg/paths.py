@@ -19,3 +19,12 @@ def run_folder(method: str, seed: int) -> Path:
 def evaluation_folder(method: str, seed: int) -> Path:
     """The outputs of ``evaluate@<method>-<seed>``."""
     return Path("evaluations") / f"{method}-{seed}"
+
+
+def project_root(folder: Path | None = None) -> Path:
+    """The project's folder; in the temporary copy of a queued DVC experiment, that of the original."""
+    folder = (folder or Path.cwd()).resolve()
+    for parent in (folder, *folder.parents):
+        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
+            return parent.parents[2]
+    return folder

@@ -22,29 +22,18 @@ from sdpg.models import can_share_lines, device, load_model, save_model, set_thr
 from sdpg.params import Params
 from sdpg.policies import Policies
 from sdpg.prompts import longest_prompt, read_prepared
-from sdpg.provenance import fingerprint, git_diff, git_state, hardware, hash_files, loaded_code, package_code, versions
+from sdpg.provenance import fingerprint, git_diff, git_state, hardware, loaded_code, package_code, versions
 from sdpg.ranks import SOLO, Ranks
 from sdpg.records import read_evaluations
 from sdpg.rewards import Scorer, Verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
+from sdpg.run_inputs import run_inputs, train_sections
 from sdpg.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.tracking import Parent, StageRun, stage_run
 from sdpg.trainer import DTYPES, Trainer
 from sdpg.watch import read_history, watch_summary
-
-
-def train_sections(params: Params, method: str) -> dict[str, Any]:
-    """The parts of params.yaml that a training run's result depends on; dvc.yaml lists the same for ``train``."""
-    tree = params.model_dump(mode="json")
-    evaluation = {key: value for key, value in tree["evaluation"].items() if key != "final_samples"}
-    return {
-        "method": tree["methods"][method],
-        "data": {"benchmarks": list(tree["data"]["benchmarks"])},
-        **{section: tree[section] for section in ("rollout", "reward", "train", "watch")},
-        "evaluation": evaluation,
-    }
 
 
 @dataclass(frozen=True)
@@ -86,11 +75,6 @@ def describe_run(
         "hardware": hardware(),
         "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
     }
-
-
-def run_inputs() -> dict[str, str]:
-    """Digests of what a training run reads, by path."""
-    return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
 
 
 def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:

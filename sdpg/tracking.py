@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sdpg.errors import UserError
 from sdpg.params import Params, TrackingParams
+from sdpg.paths import project_root
 from sdpg.provenance import fingerprint, git_state, hardware, versions
 
 FINGERPRINT_TAG = "sdpg.fingerprint"
@@ -28,15 +29,6 @@ NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds."""
-
-
-def project_root(folder: Path | None = None) -> Path:
-    """The project's folder; in the temporary copy of a queued DVC experiment, that of the original."""
-    folder = (folder or Path.cwd()).resolve()
-    for parent in (folder, *folder.parents):
-        if parent.parts[-3:] == (".dvc", "tmp", "exps"):
-            return parent.parents[2]
-    return folder
 
 
 def absolute_uri(params: TrackingParams) -> str:

@@ -8,34 +8,17 @@ from pathlib import Path
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import mlflow
 import pytest
 
 from sdpg.records import TOKEN_SIGNALS, read_evaluations, read_rollouts
+from tests.clones import ENVIRONMENT, clone, run
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1",
-    "DVC_NO_ANALYTICS": "true",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-}
 METHODS = ("grpo", "sdpg-ufkl")
-
-
-def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if check and result.returncode:
-        raise AssertionError(f"{' '.join(command)}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
-    return result
 
 
 def repro(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -63,17 +46,7 @@ def digest(folder: Path) -> dict[str, str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the working tree, on the micro profile, with the whole pipeline run once."""
     folder = tmp_path_factory.mktemp("clone")
-    files = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
-    for name in files:
-        if (ROOT / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    run(folder, "git", "init", "--quiet")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--quiet", "--message", "clone")
-    change = run(
-        folder, "python", "-m", "pipelines.configure", "--profile", "micro", "--methods", " ".join(METHODS)
-    ).stdout
+    change = clone(folder, " ".join(METHODS))
     assert "+profile: micro" in change
     started = time.monotonic()
     repro(folder)

@@ -1,11 +1,14 @@
 """Numbers and pictures of studies and comparisons, by hand."""
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 import pytest
 
+from pipelines import tune_all
 from sdpg.files import write_json
 from sdpg.params import ReportParams
 from sdpg.records import write_evaluations
@@ -13,7 +16,7 @@ from sdpg.tuning import study as study_module
 from sdpg.tuning.budgets import equal_words
 from sdpg.tuning.comparison import adjusted, as_json, as_markdown, compare_settings
 from sdpg.tuning.pages import page, write_study_page
-from sdpg.tuning.pictures import schedule
+from sdpg.tuning.pictures import best_so_far, schedule
 from sdpg.tuning.results import write_results
 from sdpg.tuning.retraining import Setting, setting_params
 from sdpg.tuning.trials import beta_at, objective_value
@@ -50,6 +53,17 @@ def test_each_method_shows_its_own_schedule() -> None:
     fake_work(study)
     name, values = schedule(study, study.trials()[0])
     assert name == "β(k)" and len(values) == 30 and values[3] == pytest.approx(1.0) and values[-1] == 0.0
+
+
+def test_the_best_so_far_is_the_highest_complete_value_up_to_each_trial() -> None:
+    values = [
+        (0.9, TrialState.PRUNED),
+        (0.2, TrialState.COMPLETE),
+        (0.4, TrialState.COMPLETE),
+        (0.3, TrialState.COMPLETE),
+    ]
+    trials = [create_trial(state=state, value=value) for value, state in values]
+    assert best_so_far(trials) == pytest.approx([math.nan, 0.2, 0.4, 0.4], nan_ok=True)
 
 
 def write_answers(setting: Setting, seed: int, right: dict[str, list[int]], samples: int = 4) -> None:
@@ -113,6 +127,20 @@ def test_p_values_are_adjusted_for_all_comparisons() -> None:
     assert p["tuned"][1] == pytest.approx(2 * p["tuned"][0]) and p["third"][1] == pytest.approx(p["third"][0])
 
 
+def test_a_default_that_no_trial_beat_is_trained_and_shown_alone() -> None:
+    params = tune_params(retrain={"seeds": [1]})
+    study = make_study(params, 3, METHOD)
+    fake_work(study)  # with its maximum at the default
+    write_results(study)
+    (default,) = tune_all.to_compare(params, METHOD, METHOD)
+    assert default.values == study.defaults
+    write_answers(default, 1, {name: [1] * 8 for name in default.sets})
+    said = tune_all.report(params, [METHOD], "")
+    assert f"studies of {METHOD} no trial was better than the values of params.yaml" in said
+    found = json.loads(Path("reports/tune/comparison.json").read_text())["rows"]
+    assert {row["setting"] for row in found} == {"default"} and all(row["gain"] is None for row in found)
+
+
 def test_budgets_that_differ_are_said_to() -> None:
     row = {"study": "a", "trials": 12, "steps": 30, "rollouts": 128, "parameters": 3}
     assert "Each study was given 12 trials × 30 steps × 128 rollouts" in equal_words([row, {**row, "study": "b"}])
@@ -142,7 +170,7 @@ def test_the_page_of_a_study_shows_curves_schedules_and_every_trial() -> None:
     folder = write_results(study)
     write_study_page(study, folder)
     drawn = {path.stem for path in (folder / "figures").iterdir()}
-    assert drawn == {"curves", "schedules", "slices", "parallel", "importance"}
+    assert drawn == {"history", "curves", "schedules", "slices", "parallel", "importance"}
     text = (folder / "report.html").read_text()
     assert text.count("<tr") == 7 and "5 complete, 1 pruned" in text and "no trial was asked a benchmark" in text
     assert 'href="s/report.html"' in (folder.parent / "index.html").read_text()

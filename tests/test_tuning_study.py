@@ -1,24 +1,30 @@
 """What workers decide under the lock, with trials that take no time: killed between any two writes, or both at once."""
 
+from collections.abc import Iterator
 import csv
 import json
 import multiprocessing
 import os
 from pathlib import Path
 import random
+import subprocess
+import sys
 import time
 from typing import Any
 
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
-from sdpg.tuning import leases
+from sdpg.tuning import leases, worker
 from sdpg.tuning import study as study_module
 from sdpg.tuning.leases import Lease, own_lease, this_host
 from sdpg.tuning.results import best_trial, study_summary, write_results
-from sdpg.tuning.study import Study, is_lost
-from tests.tuning_helpers import SPACE, die, fake_value, fake_work, make_study, outcome, problems, tune_params
+from sdpg.tuning.storage import open_storage
+from sdpg.tuning.study import Claim, Study, is_lost
+from tests.tuning_helpers import ROOT, SPACE, die, fake_value, fake_work, make_study, outcome, problems, tune_params
 
 FORK = multiprocessing.get_context("fork")
 WRITES = ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr",
@@ -28,10 +34,36 @@ WRITES = ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_
 
 
 @pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SDPG_TUNE_STORAGE", raising=False)
     monkeypatch.setattr(study_module, "git_state", lambda: {"commit": "abc", "dirty": False})
+    event.listen(Engine, "connect", without_waiting)
+    yield
+    event.remove(Engine, "connect", without_waiting)
+
+
+def without_waiting(connection: Any, _: object) -> None:
+    """No waiting for the disk, which a killed process does not need: only a machine that loses its power does."""
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+def empty_database(params: Any) -> bytes:
+    """With Optuna's tables, which take longer to make than a study."""
+    open_storage(params).rdb.engine.dispose()
+    return Path("tune.db").read_bytes()
+
+
+def start_anew(database: bytes) -> None:
+    Path("tune.db-journal").unlink(missing_ok=True)
+    Path("tune.db").write_bytes(database)
+
+
+def test_a_study_is_opened_before_torch_and_mlflow_are_loaded() -> None:
+    heavy = "{'torch', 'transformers', 'mlflow', 'matplotlib'}"
+    program = f"import pipelines.tune, sdpg.tuning.study, sys; print({heavy} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said == "set()\n"
 
 
 def in_process(target: Any, *arguments: Any) -> int | None:
@@ -68,9 +100,10 @@ def killed_at_write(params: Any, budget: int, at: int) -> None:
 def test_a_kill_before_any_write_loses_no_trial_and_counts_none_twice(sampler: str) -> None:
     space = {"methods.sdpg-ufkl.beta": {"kind": "choice", "choices": [0.5, 2.0]}} if sampler == "grid" else SPACE
     params, died = tune_params(space, sampler=sampler), 0
+    database = empty_database(params)
     # From the middle on, the writes of the second trial repeat those of the first.
     for at in range(1, 200 if sampler == "tpe" else 25):
-        Path("tune.db").unlink(missing_ok=True)
+        start_anew(database)
         if in_process(killed_at_write, params, 2, at) == 0:
             break
         died += 1
@@ -85,8 +118,9 @@ def test_a_kill_before_any_write_loses_no_trial_and_counts_none_twice(sampler: s
 
 def test_a_kill_while_the_dead_are_counted_is_no_different() -> None:
     params = tune_params(retries=5)
+    database = empty_database(params)
     for at in range(1, 10):
-        Path("tune.db").unlink(missing_ok=True)
+        start_anew(database)
         assert in_process(killed_at_write, params, 2, 14) != 0
         in_process(killed_at_write, params, 2, at)
         study = make_study(params, 2)
@@ -142,14 +176,33 @@ def test_two_workers_one_of_them_killed_at_random_moments() -> None:
 def test_workers_at_once_keep_to_the_budget_and_draw_different_values() -> None:
     params = tune_params(default_first=False, startup_trials=100)
     workers = [FORK.Process(target=slow_worker, args=(params, 12, seed)) for seed in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
+    for process in workers:
+        process.start()
+    for process in workers:
+        process.join(60)
+        assert process.exitcode == 0
     study = make_study(params, 12)
     assert problems(study) == [] and len(study.trials()) == 12
     assert len({t.params["methods.sdpg-ufkl.beta"] for t in study.counted()}) == 12
+
+
+def test_a_worker_goes_on_to_the_next_study_while_the_last_trial_is_with_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = (make_study(tune_params(), budget, name) for budget, name in ((1, "first"), (2, "second")))
+    held, ended = first.claim(), []
+    assert held is not None
+
+    def run_trial(study: Study, claim: Claim) -> None:
+        study.finish(claim, outcome(claim))
+        if claim.number == 1:
+            first.finish(held, outcome(held))
+
+    monkeypatch.setattr(worker, "run_trial", run_trial)
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits although there is work"))
+    worker.work([first, second], lambda study: ended.append(study.name))
+    assert ended == ["first", "second"] and problems(first) == problems(second) == []
+    assert all((Path("reports/tune") / name / "best.yaml").is_file() for name in ended)
 
 
 def values_of(study: Study) -> list[dict[str, Any]]:

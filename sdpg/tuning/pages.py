@@ -17,6 +17,7 @@ from sdpg.tuning.study import Study
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 TITLES = {
+    "history": "Best so far",
     "curves": "Validation curves",
     "schedules": "The schedule of each trial",
     "slices": "Value by parameter",

@@ -1,12 +1,17 @@
-"""The plots of a study: curves, schedules of each trial, values by parameter, parallel coordinates, importance."""
+"""The plots of a study.
+
+Best so far, curves, the schedule of each trial, values by parameter, parallel coordinates, importance.
+"""
 
 from collections.abc import Callable
+import itertools
 import math
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from sdpg import schedules
@@ -36,6 +41,7 @@ def plots(study: Study) -> dict[str, Draw]:
     rows = math.ceil(len(study.space) / COLUMNS)
     panels = math.ceil(len(trials) / 6)
     found: dict[str, Draw] = {
+        "history": _drawn((9, 3.4), lambda f, t: _history(f, trials, t)),
         "curves": _drawn((9, 4.2), lambda f, t: _curves(f, study, trials, t)),
         "schedules": _drawn((12, 1.1 + 1.5 * panels), lambda f, t: _schedules(f, study, trials, t)),
         "slices": _drawn((12, 0.6 + 2.6 * rows), lambda f, t: _slices(f, study, trials, t)),
@@ -65,6 +71,26 @@ def _style(study: Study, trials: list[FrozenTrial], trial: FrozenTrial, theme: T
     if best is not None and trial.number == best.number:
         return {"color": PALETTE[theme][4], "linewidth": 2.6, "zorder": 5}
     return {"color": _colour(trials, trial, theme), "linewidth": 1.2, "zorder": 3}
+
+
+def best_so_far(trials: list[FrozenTrial]) -> list[float]:
+    """At each trial the highest value of the complete ones up to it; NaN before the first of them."""
+    values = (t.values[0] if t.state == TrialState.COMPLETE else -math.inf for t in trials)
+    return [math.nan if value == -math.inf else value for value in itertools.accumulate(values, max)]
+
+
+def _history(figure: Figure, trials: list[FrozenTrial], theme: Theme) -> None:
+    panel = figure.subplots()
+    panel.step([t.number for t in trials], best_so_far(trials), where="post", color=PALETTE[theme][4], linewidth=2)
+    for trial in trials:
+        pruned = trial.state == TrialState.PRUNED
+        panel.plot(
+            trial.number, trial.values[0], marker="x" if pruned else "o", color=PALETTE[theme][0 if pruned else 3]
+        )
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.set_title("Value of each trial, × where one was pruned; the line is the best complete one so far")
+    panel.set_xlabel("trial")
+    tidy(panel, theme)
 
 
 def _curves(figure: Figure, study: Study, trials: list[FrozenTrial], theme: Theme) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 
 from sdpg.errors import UserError
 from sdpg.params import Params
-from sdpg.tracking import project_root
+from sdpg.paths import project_root
 
 ENVIRONMENT = "SDPG_TUNE_STORAGE"
 BUSY_SECONDS = 60

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -23,13 +23,15 @@ from optuna.trial import FrozenTrial, TrialState
 from sdpg.errors import UserError
 from sdpg.params import Params
 from sdpg.provenance import fingerprint, git_state
-from sdpg.runs import run_inputs, train_sections
-from sdpg.tracking import Parent
+from sdpg.run_inputs import run_inputs, train_sections
 from sdpg.tune_params import VALIDATION
 from sdpg.tuning.leases import Lease, own_lease
 from sdpg.tuning.samplers import make_pruner, make_sampler
 from sdpg.tuning.space import Values, applied, check_corners, defaults, grid_size, holds, method_space, optuna_space
 from sdpg.tuning.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from sdpg.tracking import Parent
 
 LOST = "lost"
 COPIED = ("fixed_params", "grid_id", "search_space")
@@ -151,8 +153,11 @@ class Study:
         return defaults(self.params, self.space)
 
     @property
-    def parent(self) -> Parent:
+    def parent(self) -> "Parent":
         """The MLflow run under which the trials' runs stand."""
+        # Here, as a study is opened, and what cannot be is refused, before the seconds that MLflow takes to load.
+        from sdpg.tracking import Parent
+
         return Parent("study", f"tune {self.name}", self.uid, self.spec)
 
     def trials(self) -> list[FrozenTrial]:
