@@ -148,6 +148,8 @@ def save_adapter(model: Any, folder: Path) -> None:
     # peft's wrapper around a model, which there is none of here, is part of the names in its files.
     named = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    # Loaded, it is frozen, as peft's own are; and a set would be written in another order by each process.
-    config = model.peft_config[NAME]
-    replace(config, inference_mode=True, target_modules=sorted(config.target_modules)).save_pretrained(folder)
+    # Loaded, it is frozen, as peft's own are.
+    config = replace(model.peft_config[NAME], inference_mode=True)
+    # A set, which peft makes of whatever it is given, would be written in another order by each process.
+    config.target_modules = sorted(config.target_modules)
+    config.save_pretrained(folder)

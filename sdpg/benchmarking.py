@@ -38,8 +38,8 @@ OUTPUT = Path("benchmarked")
 """Where results lie; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
 ANSWERING_CODE = (
-    "evaluation.py", "extraction.py", "models.py", "refusals.py", "rewards.py", "rollouts/*.py", "seeds.py",
-    "tokenizer.py", "verification.py", "vllm_start.py",
+    "adapters.py", "evaluation.py", "extraction.py", "models.py", "ranks.py", "refusals.py", "rewards.py",
+    "rollouts/*.py", "seeds.py", "tokenizer.py", "verification.py", "vllm_start.py",
 )  # fmt: skip
 """Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
 ANSWERING_PACKAGES = (

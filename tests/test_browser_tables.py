@@ -77,6 +77,8 @@ def test_from_a_group_to_a_sibling_and_back(address: str, browser: Browser) -> N
     click(page, 1, 0, 4, pixels=15)
     page.wait_for_url("**/rollout?**", timeout=60_000)
     assert all(part in location(page) for part in ("step=20", "group=2", "sibling=3"))
+    # Whoever leaves a page before it stands is taken back to it by Streamlit.
+    ready(page)
     page.go_back()
     page.wait_for_url("**/rollouts?**", timeout=60_000)
     page.close()
