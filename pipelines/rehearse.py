@@ -17,7 +17,6 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, required=True, help="folder with aime24.jsonl, aime25.jsonl, amc23.jsonl")
     written = write_inputs(planned_params("rehearsal"), parser.parse_args().dir)
     print("\n".join(["Inputs of the profile rehearsal:", *(f"  {path}" for path in written)]))
-    print("Next: make rehearsal does it all; or, with vLLM on the PATH, make configure PROFILE=rehearsal and dvc repro")
 
 
 if __name__ == "__main__":

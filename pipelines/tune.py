@@ -5,6 +5,8 @@ or on another machine with the same storage, is one more worker.
 """
 
 import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -62,8 +64,8 @@ def check(params: Params, method: str) -> None:
 
     if (strategy := params.train.distributed.strategy) != "none":
         raise UserError(
-            f"train.distributed.strategy is {strategy}, but a trial trains on one process: set it to none, and use "
-            "several workers instead"
+            f"train.distributed.strategy is {strategy}, but a trial trains on one process: set it to none, "
+            "processes to 1, and use several workers instead; a model that does not fit one GPU so may with train.lora"
         )
     check_corners(params, method_space(params, method))
     open_storage(params)
@@ -76,10 +78,31 @@ def run_study(params: Params, method: str, name: str, trials: int | None, worker
     # Once, and before the others start: what cannot be opened is refused in one message.
     study = open_study(params, method, name, trials)
     command = ["pipelines.tune", method, "--study", name, "--worker"]
-    with further_workers(command + (["--trials", str(trials)] if trials else []), workers - 1):
+    command += ["--trials", str(trials)] if trials else []
+    with closing([study]) as end, further_workers(command, workers - 1):
         from sdpg.tuning.worker import work
 
-        work([study], finish)
+        work([study], end)
+
+
+@contextmanager
+def closing(studies: "Sequence[Study]") -> Iterator[Callable[["Study"], None]]:
+    """Gives what is to be told each study that has ended; where this worker fails, the others may have ended them."""
+    left = list(studies)
+
+    def end(study: "Study") -> None:
+        left.remove(study)
+        finish(study)
+
+    try:
+        yield end
+    except Exception:
+        for study in left:
+            # The error that is under way says more than a second one.
+            with suppress(Exception):
+                if study.done():
+                    finish(study)
+        raise
 
 
 def finish(study: "Study") -> None:

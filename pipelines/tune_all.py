@@ -8,7 +8,7 @@ from collections.abc import Callable
 import json
 from typing import TYPE_CHECKING
 
-from pipelines.tune import NAME, check, finish
+from pipelines.tune import NAME, check, closing
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json, write_text
@@ -52,8 +52,9 @@ def main() -> None:
         tune_and_retrain(params, studies)
         return
     command = ["pipelines.tune_all", "--methods", " ".join(methods), "--study", options.study, "--worker"]
-    with further_workers(command + (["--trials", str(options.trials)] if options.trials else []), options.workers - 1):
-        tune_and_retrain(params, studies, finish)
+    command += ["--trials", str(options.trials)] if options.trials else []
+    with closing(studies) as end, further_workers(command, options.workers - 1):
+        tune_and_retrain(params, studies, end)
     print(report(params, methods, suffix))
 
 

@@ -24,27 +24,30 @@ def bring_base_up_to_date() -> None:
 def further_workers(command: list[str], count: int) -> Iterator[None]:
     """Starts workers beside this process, which is one itself, and waits for their end.
 
-    One that dies is reported, and its work left to the others. To be entered before torch is imported: the seconds that
+    One that dies is reported, and its work left to the others. Best entered before torch is imported: the seconds that
     takes are then the same for all.
     """
-    workers = [
-        subprocess.Popen([sys.executable, "-m", *command], env={**os.environ, "TQDM_POSITION": str(place)})
-        for place in range(1, count + 1)
-    ]
+    workers: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: Any) -> None:
         for worker in workers:
             worker.send_signal(number)
         raise SystemExit(128 + number)
 
-    before, whole = signal.signal(signal.SIGTERM, forward), False
+    before = signal.signal(signal.SIGTERM, forward)
     try:
+        for place in range(1, count + 1):
+            environment = {**os.environ, "TQDM_POSITION": str(place)}
+            workers.append(subprocess.Popen([sys.executable, "-m", *command], env=environment))
         yield
-        whole = True
+    except Exception as error:
+        if workers:
+            print(f"this worker ended early, what it had is left to the others: {error}", file=sys.stderr, flush=True)
+        raise
     finally:
-        if workers and not whole:
-            print("this worker ended early; waiting for the others", file=sys.stderr)
-        for worker in workers:
-            if code := worker.wait():
-                print(f"a worker ended with code {code}; what it had is left to the others", file=sys.stderr)
-        signal.signal(signal.SIGTERM, before)
+        try:
+            for worker in workers:
+                if code := worker.wait():
+                    print(f"a worker ended with code {code}; what it had is left to the others", file=sys.stderr)
+        finally:
+            signal.signal(signal.SIGTERM, before)

@@ -28,19 +28,20 @@ def check_inputs(params: Params) -> None:
     Raises:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
-    check_at_hand(params)
+    # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
     check_gpus(params)
     check_vllm(params)
-    check_memory(params)
-    check_context(params)
-    if (folder := params.base.local_folder) is not None:
-        check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
+    check_at_hand(params)
     if params.train.lora is not None:
         # Importing transformers takes seconds, which other runs need not wait for.
         from sdpg.adapter_check import check_adapter
 
         check_adapter(params)
+    check_memory(params)
+    check_context(params)
+    if (folder := params.base.local_folder) is not None:
+        check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())

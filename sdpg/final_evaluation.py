@@ -14,6 +14,7 @@ from sdpg.provenance import fingerprint, hash_files
 from sdpg.records import write_evaluations
 from sdpg.rewards import Verifier
 from sdpg.rollouts.engines import make_engine
+from sdpg.rollouts.vllm_in_process import close_engine
 from sdpg.tokenizer import load_tokenizer
 from sdpg.tracking import stage_run
 
@@ -45,6 +46,7 @@ def evaluate_policy(
         if teacher:
             privileged = Identity(identity.run, f"{identity.method}-teacher", identity.seed, identity.step)
             rows += evaluate(*arguments, privileged, settings.final_samples, as_teacher=True, purpose="final")
+    close_engine()
     return rows
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from sdpg import losses, schedules
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
+from sdpg.train_params import TrainParams
 
 
 @dataclass(frozen=True)

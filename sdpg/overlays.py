@@ -44,24 +44,37 @@ def _yaml() -> YAML:
     return yaml
 
 
-def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
-    """Applies an overlay to a tree in place; comments and order of a ruamel tree survive."""
+def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = (), onto_overlay: bool = False) -> None:
+    """Applies an overlay to a tree in place; comments and order of a ruamel tree survive.
+
+    ``onto_overlay``: the tree is an overlay itself, which goes on saying which keys are to be removed.
+    """
     for key, value in overlay.items():
         here = (*path, key)
-        if value == UNSET:
+        if value == UNSET and not onto_overlay:
             tree.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(tree.get(key), Mapping) and here not in WHOLE:
-            merge(tree[key], value, here)
+            merge(tree[key], value, here, onto_overlay)
         elif tree.get(key) != value:
             tree[key] = value
 
 
-def read_overlay(kind: str, name: str, root: Path = Path()) -> dict[str, Any]:
+def read_overlay(kind: str, name: str, root: Path = Path(), above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Reads ``<kind>s/<name>.yaml`` on top of what it is based on.
 
+    Args:
+        kind: profile or preset.
+        name: of the file.
+        root: the project's folder.
+        above: names of those that are based on it.
+
     Raises:
-        UserError: listing those there are, if there is none of that name.
+        UserError: listing those there are, if there is none of that name; if one is based on itself.
     """
+    if name in above:
+        raise UserError(
+            f"{kind}s are based on one another: {' → '.join((*above, name))}; correct based_on in one of them"
+        )
     folder = root / f"{kind}s"
     path = folder / f"{name}.yaml"
     if not path.is_file():
@@ -70,8 +83,8 @@ def read_overlay(kind: str, name: str, root: Path = Path()) -> dict[str, Any]:
     overlay = read_yaml(path)
     if (base := overlay.pop("based_on", None)) is None:
         return overlay
-    tree = read_overlay(kind, base, root)
-    merge(tree, overlay)
+    tree = read_overlay(kind, base, root, (*above, name))
+    merge(tree, overlay, onto_overlay=True)
     return tree
 
 

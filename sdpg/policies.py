@@ -16,8 +16,9 @@ from sdpg.batches import TokenBatch, token_batch
 from sdpg.experience import Experience
 from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models import hidden_and_head, response_hidden, with_head
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
 from sdpg.ranks import SOLO, Ranks
+from sdpg.train_params import TrainParams
 
 
 @dataclass(frozen=True)

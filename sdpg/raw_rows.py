@@ -76,7 +76,8 @@ def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
     cache = None
     if local.is_dir():
         # datasets knows a folder again by its last name and its card, also when it is another, or holds other files.
-        cache = str(Path(config.HF_DATASETS_CACHE) / "folders" / hash_files([local], local))
+        files = [file for file in local.rglob("*") if not any(part[0] == "." for part in file.relative_to(local).parts)]
+        cache = str(Path(config.HF_DATASETS_CACHE) / "folders" / hash_files(filter(Path.is_file, files), local))
 
     def load(path: str) -> Dataset:
         try:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from sdpg.experience import Experience, Signals
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
 from sdpg.policies import Policies
 from sdpg.prompts import PreparedRow
 from sdpg.records import TOKEN_SIGNALS
 from sdpg.rewards import Verdict
+from sdpg.train_params import TrainParams
 
 DIAGNOSED = ("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher")
 """What the diagnostic pass finds per token."""

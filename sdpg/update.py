@@ -28,8 +28,9 @@ from sdpg.methods import (
     token_losses,
     trained_rows,
 )
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
 from sdpg.policies import Policies, Round
+from sdpg.train_params import TrainParams
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def check_device(settings: VllmInProcess) -> None:
             raise UserError(
                 f"rollout.vllm.{field} is {getattr(settings, field)}, which needs a GPU, and there is none: "
                 + ("give kv_cache_megabytes instead" if field == "gpu_memory_share" else "set it to false")
+                + ", or run on a machine with one (make rehearsal takes qwen3-4b's path without)"
             )
 
 
@@ -151,9 +152,9 @@ def check_vllm(params: Params) -> None:
     settings = params.rollout.vllm
     if not isinstance(settings, VllmInProcess):
         return
+    check_device(settings)
     if not installed():
         raise UserError(MISSING)
-    check_device(settings)
     import torch
 
     model = params.base.model

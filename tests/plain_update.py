@@ -16,8 +16,9 @@ from torch import Tensor
 
 from sdpg.experience import Experience, Signals
 from sdpg.methods import Coefficients
-from sdpg.params import MethodParams, TrainParams, load_params
+from sdpg.params import MethodParams, load_params
 from sdpg.policies import Policies
+from sdpg.train_params import TrainParams
 from sdpg.update import Task, accumulate_gradients
 
 METHODS = load_params(Path(__file__).parents[1] / "params.yaml").methods

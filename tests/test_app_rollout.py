@@ -56,7 +56,7 @@ def data_of(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
 def test_opens_a_rollout_that_the_teacher_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     at = page(monkeypatch)
     data = shown(at)
-    assert data["signal"] == "gap" == at.query_params["signal"]
+    assert data["signal"] == "gap" and "signal" not in at.query_params, "nobody chose it"
     assert data["signals"][0]["values"] is not None
     assert {"run", "step", "group", "sibling"} <= set(at.query_params), "the address names all of the selection"
 

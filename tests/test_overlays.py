@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.overlays import configure, read_overlay
+from sdpg.overlays import UNSET, configure, read_overlay
 from sdpg.params import load_params, read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,17 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {path: tree}
     return {key: value for name in tree for key, value in leaves(tree[name], f"{path}/{name}").items()}
+
+
+def test_an_overlay_on_another_can_remove_what_that_one_leaves_alone(project: Path) -> None:
+    for name, text in {
+        "below": "data: {seed: 3}", "above": "based_on: below\ndata: {seed: (unset), ngram: 5}",
+        "left": "based_on: right", "right": "based_on: left",
+    }.items():  # fmt: skip
+        (project / "profiles" / f"{name}.yaml").write_text(text + "\n")
+    assert read_overlay("profile", "above", project) == {"data": {"seed": UNSET, "ngram": 5}}
+    with pytest.raises(UserError, match="profiles are based on one another: left → right → left"):
+        read_overlay("profile", "left", project)
 
 
 def test_params_yaml_as_committed_is_the_tiny_profile_under_the_papers_preset(project: Path) -> None:

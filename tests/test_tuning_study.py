@@ -18,6 +18,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
+from pipelines import tune
 from sdpg.tuning import leases, worker
 from sdpg.tuning import study as study_module
 from sdpg.tuning.leases import Lease, own_lease, this_host
@@ -245,6 +246,46 @@ def test_a_trial_given_to_another_worker_is_not_finished_by_the_first() -> None:
     assert not study.finish(claim, outcome(claim)), "it comes back too late"
     assert study.finish(second, outcome(second))
     assert problems(study) == [] and [t.state.name for t in study.trials()] == ["FAIL", "COMPLETE"]
+
+
+def test_a_worker_that_fails_but_lives_on_gives_its_trial_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study(tune_params(), 2)
+
+    def failing(study: Study, claim: Claim) -> None:
+        raise RuntimeError("the tracking server is gone")
+
+    monkeypatch.setattr(worker, "run_trial", failing)
+    with pytest.raises(RuntimeError, match="tracking server"):
+        worker.work([study])
+    # Another worker, while the process of the first is still there.
+    monkeypatch.setattr(worker, "run_trial", lambda study, claim: study.finish(claim, outcome(claim)))
+    monkeypatch.setattr(worker.time, "sleep", lambda seconds: pytest.fail("it waits for a trial that nobody has"))
+    worker.work([study])
+    assert problems(study) == [] and [t.number for t in study.trials() if is_lost(t)] == [0]
+
+
+def test_a_lost_trial_that_has_no_successor_yet_keeps_a_study_open() -> None:
+    study = make_study(tune_params(), 1)
+    claim = study.claim()
+    assert claim is not None
+    # What another worker may see in between.
+    study._lose(claim.number)
+    assert not study.done()
+    again = study.claim()
+    assert again is not None and again.root == claim.number
+    study.finish(again, outcome(again))
+    assert study.done()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_where_this_worker_fails_what_others_ended_is_closed(monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    study, closed = make_study(tune_params(), 1), []
+    monkeypatch.setattr(tune, "finish", closed.append)
+    with pytest.raises(RuntimeError, match="tracking server"), tune.closing([study]):
+        if ended:
+            fake_work(study)
+        raise RuntimeError("the tracking server is gone")
+    assert closed == ([study] if ended else [])
 
 
 def test_a_lost_trial_is_enqueued_again_so_often_and_then_counts_as_failed() -> None:

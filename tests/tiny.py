@@ -11,8 +11,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.advantages import gate, group_advantages
 from sdpg.experience import Experience
-from sdpg.params import MethodParams, TrainParams
+from sdpg.params import MethodParams
 from sdpg.policies import Policies
+from sdpg.train_params import TrainParams
 
 VOCAB, PAD, EOS = 40, 0, 1
 SIBLINGS = 4

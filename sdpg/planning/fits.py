@@ -45,6 +45,8 @@ def check_memory(params: Params) -> None:
     spread = params.train.distributed
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):
         needed //= spread.processes  # a part of everything on each GPU
+    if spread.strategy == "ddp" and not where.startswith("the GPU"):
+        needed *= spread.processes  # side by side in the same memory
     if needed > there:
         raise UserError(
             f"base.model {params.base.name} has {shape.parameters / 1e9:.2f}B parameters: weights, gradients, moments"

@@ -12,7 +12,7 @@ The order around a training step, on each rank:
 4. ``generate``: evaluation, or the next rollouts. A sleeping engine, which two generations without an update between
    them meet, is woken with the weights that it had.
 
-Sleep needs a GPU and has not been tested: vLLM ignores it on a CPU. All else is tested on CPUs with vLLM itself.
+Sleep needs a GPU, without which it is refused, and has not been tested. All else is tested on CPUs with vLLM itself.
 
 Siblings have their prompt in common: with the prefix cache it is read once. Log-probs are those of the distribution
 that a token was drawn from (``logprobs_mode=processed_logprobs``).

@@ -17,7 +17,8 @@ from sdpg.final_evaluation import evaluate_policy, summarise
 from sdpg.params import Params, parse_params
 from sdpg.provenance import fingerprint, package_code, versions
 from sdpg.records import write_evaluations
-from sdpg.runs import Errand, run_identity, run_inputs, train_run, train_sections
+from sdpg.run_inputs import run_inputs, train_sections
+from sdpg.runs import Errand, run_identity, train_run
 from sdpg.tracking import Parent
 from sdpg.tune_params import VALIDATION
 from sdpg.tuning.space import Values, applied, plain, trial_params

@@ -166,8 +166,9 @@ class Study:
 
     def counted(self) -> list[FrozenTrial]:
         """The trials that count towards the budget: each lost one is stood for by its successor."""
-        replaced = {t.user_attrs.get("retry_of") for t in self.trials()}
-        return [t for t in self.trials() if t.number not in replaced]
+        trials = self.trials()
+        replaced = {t.user_attrs.get("retry_of") for t in trials}
+        return [t for t in trials if t.number not in replaced]
 
     def claim(self) -> Claim | None:
         """The next trial for this worker; ``None`` while there is nothing to do, or the budget is used up."""
@@ -188,32 +189,32 @@ class Study:
             return Claim(trial.number, root, dict(trial.params), trial, lease)
 
     def done(self) -> bool:
-        """Whether every trial of the budget has ended."""
+        """Whether every trial of the budget has ended; a lost one that is to have a successor has not."""
         counted = self.counted()
-        return len(counted) >= self.budget and all(t.state in FINISHED for t in counted)
+        return len(counted) >= self.budget and all(t.state in FINISHED and not self._to_be_retried(t) for t in counted)
+
+    def _to_be_retried(self, trial: FrozenTrial) -> bool:
+        return is_lost(trial) and trial.user_attrs.get("attempt", 0) < self.params.tune.retries
 
     def _settle(self) -> None:
         """Fails the trials of dead workers, and sees that each has its successor. Under the lock."""
-        tune = self.params.tune
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
             lease = trial.user_attrs.get("lease")
             # A lease is given under the lock that is held now: who has none by now died in between.
-            if lease is None or Lease(**lease).dead(tune.grace):
-                self.storage.rdb.set_trial_user_attr(self._id(trial.number), "cause", LOST)
-                self.storage.rdb.set_trial_state_values(self._id(trial.number), TrialState.FAIL)
+            if lease is None or Lease(**lease).dead(self.params.tune.grace):
+                self._lose(trial.number)
         trials = self.trials()
         followed = {t.user_attrs.get("retry_of") for t in trials}
         for trial in trials:
-            attempt = trial.user_attrs.get("attempt", 0)
-            if not is_lost(trial) or trial.number in followed or attempt >= tune.retries:
+            if trial.number in followed or not self._to_be_retried(trial):
                 continue
             self.optuna.add_trial(
                 optuna.trial.create_trial(
                     state=TrialState.WAITING, params=trial.params, distributions=trial.distributions,
                     system_attrs={key: trial.system_attrs[key] for key in COPIED if key in trial.system_attrs},
-                    user_attrs={"retry_of": trial.number, "attempt": attempt + 1,
+                    user_attrs={"retry_of": trial.number, "attempt": trial.user_attrs.get("attempt", 0) + 1,
                                 "root": trial.user_attrs.get("root", trial.number)},
                 )
             )  # fmt: skip
@@ -236,6 +237,16 @@ class Study:
                 values = [outcome.value, *([second[self.params.tune.second]] if self.params.tune.second else [])]
             # One transaction, as the whole of what makes a trial count.
             return rdb.set_trial_state_values(trial_id, outcome.state, values)
+
+    def give_back(self, claim: Claim) -> None:
+        """Counts a trial as lost, for a worker that cannot go on with it but lives on: its lease would stay good."""
+        with self.storage.lock(self.name):
+            if self.owns(claim):
+                self._lose(claim.number)
+
+    def _lose(self, number: int) -> None:
+        self.storage.rdb.set_trial_user_attr(self._id(number), "cause", LOST)
+        self.storage.rdb.set_trial_state_values(self._id(number), TrialState.FAIL)
 
     def owns(self, claim: Claim) -> bool:
         """Whether a trial is still this worker's."""

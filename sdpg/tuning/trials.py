@@ -12,7 +12,8 @@ from sdpg import paths
 from sdpg.errors import Diverged
 from sdpg.methods import coefficients
 from sdpg.params import Params
-from sdpg.runs import Errand, run_identity, run_inputs, train_run
+from sdpg.run_inputs import run_inputs
+from sdpg.runs import Errand, run_identity, train_run
 from sdpg.tune_params import VALIDATION
 from sdpg.tuning.leases import Heartbeat, this_host
 from sdpg.tuning.space import trial_params

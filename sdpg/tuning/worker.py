@@ -1,6 +1,7 @@
 """A worker: claim a trial, run it, store what came of it, until the study has its budget."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 import shutil
 import time
 
@@ -29,7 +30,14 @@ def work(studies: Sequence[Study], on_end: Callable[[Study], None] = lambda stud
     while left:
         found = next(((study, claim) for study in left if (claim := study.claim()) is not None), None)
         if found is not None:
-            run_trial(*found)
+            try:
+                run_trial(*found)
+            except BaseException:
+                # This process may live on, waiting for the workers that it started, and they for this trial. A storage
+                # that cannot be reached is what the error says already.
+                with suppress(Exception):
+                    found[0].give_back(found[1])
+                raise
         for study in [each for each in left if each.done()]:
             left.remove(study)
             tidy(study)
