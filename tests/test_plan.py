@@ -15,7 +15,7 @@ from sdpg.errors import UserError
 from sdpg.lora_params import LoraParams
 from sdpg.params import BaseParams, HubModel, HubSource
 from sdpg.planning.adapter import Adapter, planned_adapter
-from sdpg.planning.fits import check_gpus, check_memory, standing_bytes
+from sdpg.planning.fits import standing_bytes
 from sdpg.planning.machines import Machine, machines
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import (
@@ -247,59 +247,6 @@ def test_how_many_gpus_it_takes() -> None:
     assert memory_of(shape, params, Layout(count, "fsdp2", True)).peak <= 75 * 2**30
     assert memory_of(shape, params, Layout(count // 2, "fsdp2", True)).peak > 75 * 2**30
     assert gpus_to_fit(shape, params, 2**30) is None
-
-
-# --- before anything is loaded
-
-
-def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    params = planned_params("qwen3-4b")
-    exact = 20 * 4_022_468_096
-
-    def with_memory(total: int) -> None:
-        monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": total}))
-
-    with_memory(exact)
-    check_memory(params)
-    with_memory(exact - 1)
-    with pytest.raises(
-        UserError, match=r"Qwen3-4B has 4\.02B parameters: .* and reference in float32 take 74\.9 GiB, but"
-    ):
-        check_memory(params)
-    # Without a reference, four fifths of that.
-    train = params.train.model_copy(update={"record_rows": 0})
-    without = params.model_copy(update={"train": train, "run": params.run.model_copy(update={"methods": ["opcd"]})})
-    check_memory(without)
-    with_memory(exact * 4 // 5 - 1)
-    with pytest.raises(
-        UserError, match=r"moments in float32 take 59\.9 GiB, but there is no GPU here, and this machine"
-    ):
-        check_memory(without)
-
-
-def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = planned_params("qwen3-4b")
-    check_gpus(params)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    for found, fits in ((8, True), (7, False)):
-        monkeypatch.setattr("torch.cuda.device_count", lambda found=found: found)
-        if fits:
-            check_gpus(params)
-        else:
-            with pytest.raises(UserError, match=r"is 8 on each machine .*, but this one has 7 GPUs"):
-                check_gpus(params)
-    monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
-    check_gpus(params)
-    check_gpus(planned_params("qwen3-1.7b"))
-
-
-def test_models_from_scratch_and_unknown_ones_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1}))
-    check_memory(planned_params("tiny"))
-    params = planned_params("qwen3-4b")
-    model = HubModel(kind="hub", id="other/model", revision="main")
-    check_memory(params.model_copy(update={"base": params.base.model_copy(update={"model": model})}))
 
 
 # --- machines and the command

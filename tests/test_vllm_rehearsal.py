@@ -40,7 +40,8 @@ def test_it_ends_in_tables(project: Path) -> None:
     assert "Traceback" not in (project / "said").read_text()
 
 
-def test_two_processes_trained_on_shards_with_rollouts_of_vllm(project: Path) -> None:
+def test_two_processes_with_shards_and_vllm_were_asked_for(project: Path) -> None:
+    # A run that does not get what it asks for stops: tests/test_distributed_launch.py.
     config = YAML(typ="safe").load((project / "runs/sdpg-ufkl-0/config.yaml").read_text())
     train, rollout = config["params"]["train"], config["params"]["rollout"]
     assert train["distributed"] == {"processes": 2, "strategy": "fsdp2", "config": None}

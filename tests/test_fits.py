@@ -1,0 +1,95 @@
+"""What this machine cannot hold or does not have is said before anything is loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from sdpg.check import check_inputs
+from sdpg.errors import UserError
+from sdpg.params import HubModel
+from sdpg.planning.fits import check_gpus, check_memory
+from sdpg.planning.plan import planned_params
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params = planned_params("qwen3-4b")
+    exact = 20 * 4_022_468_096
+
+    def with_memory(total: int) -> None:
+        monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": total}))
+
+    with_memory(exact)
+    check_memory(params)
+    with_memory(exact - 1)
+    with pytest.raises(
+        UserError, match=r"Qwen3-4B has 4\.02B parameters: .* and reference in float32 take 74\.9 GiB, but"
+    ):
+        check_memory(params)
+    # Without a reference, four fifths of that.
+    train = params.train.model_copy(update={"record_rows": 0})
+    without = params.model_copy(update={"train": train, "run": params.run.model_copy(update={"methods": ["opcd"]})})
+    check_memory(without)
+    with_memory(exact * 4 // 5 - 1)
+    with pytest.raises(
+        UserError, match=r"moments in float32 take 59\.9 GiB, but there is no GPU here, and this machine"
+    ):
+        check_memory(without)
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = planned_params("qwen3-4b")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_gpus(params)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for found, fits in ((8, True), (7, False)):
+        monkeypatch.setattr("torch.cuda.device_count", lambda found=found: found)
+        if fits:
+            check_gpus(params)
+        else:
+            with pytest.raises(UserError, match=r"is 8 on each machine .*, but this one has 7 GPUs"):
+                check_gpus(params)
+    monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
+    check_gpus(params)
+    check_gpus(planned_params("qwen3-1.7b"))
+
+
+def test_models_from_scratch_and_unknown_ones_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1}))
+    check_memory(planned_params("tiny"))
+    params = planned_params("qwen3-4b")
+    model = HubModel(kind="hub", id="other/model", revision="main")
+    check_memory(params.model_copy(update={"base": params.base.model_copy(update={"model": model})}))
+
+
+@pytest.mark.parametrize(("strategy", "times"), [("ddp", 8), ("fsdp2", 1)])
+def test_replicas_without_gpus_lie_side_by_side_in_one_memory(
+    monkeypatch: pytest.MonkeyPatch, strategy: str, times: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params = planned_params("qwen3-4b")
+    spread = params.train.distributed.model_copy(update={"strategy": strategy})
+    params = params.model_copy(update={"train": params.train.model_copy(update={"distributed": spread})})
+    for short in (0, 1):
+        total = times * 20 * 4_022_468_096 - short
+        monkeypatch.setattr("psutil.virtual_memory", lambda total=total: type("Memory", (), {"total": total}))
+        if short:
+            with pytest.raises(UserError, match=f"take {times * 74.925:.1f} GiB"):
+                check_memory(params)
+        else:
+            check_memory(params)
+
+
+def test_a_gpu_that_is_not_there_comes_before_files_that_would_have_to_be_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match=r"^rollout\.vllm\.sleep is True, which needs a GPU.*make rehearsal"):
+        check_inputs(planned_params("qwen3-4b"))
