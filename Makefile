@@ -82,7 +82,7 @@ app: $(STAMP)
 	streamlit run app/main.py $(if $(FOLDER),-- $(foreach folder,$(FOLDER),--folder '$(folder)'))
 
 browser:
-	@tests/install_browser.sh
+	@tests/helpers/install_browser.sh
 
 # docs/app's pictures, from this project's runs.
 screenshots: $(STAMP) browser
@@ -117,7 +117,7 @@ rehearsal: dir-given $(VLLM_STAMP)
 	@python -m pipelines.show
 
 test-vllm: $(VLLM_STAMP)
-	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/test_vllm*.py
+	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/*/test_vllm*.py tests/solutions/test_solutions_vllm.py
 
 lint: $(STAMP)
 	ruff check .

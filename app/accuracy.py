@@ -1,7 +1,7 @@
 """Accuracies of runs that were found, per problem and as rows of the tables. Imports no torch.
 
-The estimators are the report's own (sdpg.tables); here the runs of one place are put together for them, and what is
-incomplete or damaged is left out by name instead of stopping the rest.
+The estimators are the report's own (sdpg.results.tables); here the runs of one place are put together for them, and
+what is incomplete or damaged is left out by name instead of stopping the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ import pandas as pd
 from app import store
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
-from sdpg.extraction import normalise_answer
 from sdpg.params import MethodParams, Params, parse_params
-from sdpg.records import VALIDATION, read_evaluations
-from sdpg.results import BASE, Results, Run
-from sdpg.statistics import ProblemCounts
-from sdpg.summaries import COLUMNS, EvaluationSummary, summarise
-from sdpg.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
+from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
+from sdpg.results.runs import Results, Run
+from sdpg.results.statistics.estimates import ProblemCounts
+from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summarise
+from sdpg.results.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
+from sdpg.rewards.extraction import normalise_answer
 
 WORKSPACE = "workspace"
 """What the URL calls the place without a key."""

@@ -8,7 +8,7 @@ from typing import Any
 WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 UNITS = ("tokens", "words")
 Rows = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""Two rollouts, of :data:`sdpg.records.ROLLOUT_SCHEMA`."""
+"""Two rollouts, of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
 LONGEST = 8192
 """Where more than this remains between the common start and the common end, all of it counts as different."""
 

@@ -1,4 +1,4 @@
-"""In what several runs differ, by :mod:`sdpg.matched`: each run against the first. Imports no torch."""
+"""In what several runs differ, by :mod:`sdpg.results.matched`: each run against the first. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 from app import ui
 from app.series import record
 from app.sources import RunEntry
-from sdpg.matched import ABSENT, Comparison, Difference, compare_runs
+from sdpg.results.matched import ABSENT, Comparison, Difference, compare_runs
 
 MARK = "background-color: rgba(230, 159, 0, 0.22)"
 Kept = Literal["compared", "rest", "without_effect"]

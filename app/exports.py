@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # matplotlib is loaded when a figure is asked for
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from sdpg.look import FileFormat
+    from sdpg.colours import FileFormat
 
 COLUMNS = 3
 
@@ -39,7 +39,7 @@ def figure(panels: Sequence[Panel], shown: Sequence[Style], file_format: "FileFo
         file_format: of the file.
         note: under the panels: what lines and bands are.
     """
-    from sdpg.figures import drawn
+    from sdpg.results.figures import drawn
 
     rows = max(1, math.ceil(len(panels) / COLUMNS))
     columns = min(COLUMNS, max(1, len(panels)))
@@ -50,8 +50,8 @@ def figure(panels: Sequence[Panel], shown: Sequence[Style], file_format: "FileFo
 def _draw(
     on: "Figure", panels: Sequence[Panel], shown: Sequence[Style], note: str, rows: int, columns: int
 ) -> None:  # fmt: skip
-    from sdpg.figures import legend, plain_text, tidy
-    from sdpg.look import INK
+    from sdpg.colours import INK
+    from sdpg.results.figures import legend, plain_text, tidy
 
     grid = on.subplots(rows, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels, strict=False):
@@ -70,8 +70,8 @@ def _draw(
 
 
 def _line(axes: "Axes", table: pd.DataFrame, style: Style, points: bool) -> None:
-    from sdpg.figures import plain_text
-    from sdpg.look import DASHES, MARKERS, PALETTE
+    from sdpg.colours import DASHES, MARKERS, PALETTE
+    from sdpg.results.figures import plain_text
 
     table = table.loc[[name == style.name for name in table["series"].map(ui.printable)]].sort_values("step")
     if table.empty:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from app import store
 from app.sources import RunEntry
-from sdpg.records import ROLLOUT_SCHEMA, TOKEN_SIGNALS, read_rollouts
+from sdpg.records.schemas import ROLLOUT_SCHEMA, TOKEN_SIGNALS, read_rollouts
 
 Key = tuple[int, int, int]
 """Step, group, sibling: what tells a run's rollouts apart."""

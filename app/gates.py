@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from app.sources import RunEntry
-from sdpg.intervals import skewed_limits
+from sdpg.results.statistics.intervals import skewed_limits
 
 FEWEST = 4
 """Rollouts below which no interval is given: it would say nothing."""

@@ -11,9 +11,9 @@ import pandas as pd
 from app import accuracy, store
 from app.run_rows import confidence
 from app.sources import RunEntry
-from sdpg.comparisons import holm
 from sdpg.errors import UserError
-from sdpg.statistics import Difference, ProblemCounts, paired_difference
+from sdpg.results.statistics.comparisons import holm
+from sdpg.results.statistics.estimates import Difference, ProblemCounts, paired_difference
 
 LAST, FINAL = "last", "final"
 EVALUATIONS = {LAST: "last in training", FINAL: "final policy, larger samples"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from app import store
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.records import read_rollouts
+from sdpg.records.schemas import read_rollouts
 
 Places = dict[str, list[tuple[int, int]]]
 """Problem → (step, group) in the order of training."""

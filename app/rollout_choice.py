@@ -19,7 +19,7 @@ HELP = ("Responses to the same prompt: ✓ correct, ✕ wrong, ∅ no answer, �
 
 @dataclass(frozen=True)
 class Chosen:
-    """A rollout of a run; ``row`` is of :data:`sdpg.records.ROLLOUT_SCHEMA`."""
+    """A rollout of a run; ``row`` is of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
 
     run: RunEntry
     row: dict[str, Any]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdpg.records import ROLLOUT_SCHEMA
+from sdpg.records.schemas import ROLLOUT_SCHEMA
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -28,7 +28,7 @@ def as_json_lines(rows: Rows) -> bytes:
 
 
 def as_parquet(rows: Rows) -> bytes:
-    """A file that :func:`sdpg.records.read_rollouts` reads."""
+    """A file that :func:`sdpg.records.schemas.read_rollouts` reads."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=ROLLOUT_SCHEMA), buffer, compression="zstd")
     return buffer.getvalue()

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from app import store
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.records import read_evaluations
-from sdpg.statistics import Interval, count_correct, mean_interval
-from sdpg.watch import watch_summary
-from sdpg.watch_params import WatchParams
+from sdpg.params.watch import WatchParams
+from sdpg.records.schemas import read_evaluations
+from sdpg.records.watch import watch_summary
+from sdpg.results.statistics.estimates import Interval, count_correct, mean_interval
 
 LAST_STEPS = 5
 """Reward, entropy and length are means over this many last steps: single steps scatter."""

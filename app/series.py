@@ -9,10 +9,10 @@ import pandas as pd
 
 from app import store
 from app.sources import RunEntry
-from sdpg import schedules
 from sdpg.errors import UserError
-from sdpg.matched import Comparison, Record, compare_runs
+from sdpg.objective import schedules
 from sdpg.params import MethodParams
+from sdpg.results.matched import Comparison, Record, compare_runs
 
 Reader = Callable[[RunEntry], pd.DataFrame]
 COEFFICIENTS = {
@@ -58,7 +58,7 @@ class Panel:
 
 
 def record(run: RunEntry, with_metrics: bool = True) -> Record:
-    """The run as :func:`sdpg.matched.compare_runs` reads it.
+    """The run as :func:`sdpg.results.matched.compare_runs` reads it.
 
     Raises:
         UserError: if the metrics are asked for and cannot be read.

@@ -1,7 +1,7 @@
 """Per-token signals of a rollout: what each is, how it follows from the record, its fixed scale, and why it is missing.
 
-Pure functions of a row of :data:`sdpg.records.ROLLOUT_SCHEMA` and the run's parameters. A scale depends on the run at
-most, never on step or rollout, so that one colour means one value throughout.
+Pure functions of a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA` and the run's parameters. A scale depends on the
+run at most, never on step or rollout, so that one colour means one value throughout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import math
 from typing import Any
 
-from sdpg import schedules
-from sdpg.method_params import MethodParams
+from sdpg.objective import schedules
+from sdpg.params import MethodParams
 
 Row = Mapping[str, Any]
 
@@ -172,7 +172,8 @@ def is_scored_step(step: int, params: Mapping[str, Any]) -> bool:
 
 
 def plan(row: Row, params: Mapping[str, Any]) -> Plan:
-    """What training did with the row, from the rules of :mod:`sdpg.methods` and :mod:`sdpg.trainer`."""
+    """What training did with the row, from the rules of :mod:`sdpg.objective.methods` and
+    :mod:`sdpg.training.trainer`."""
     train, method, step = params.get("train") or {}, method_of(row, params), int(row["step"])
     total = int(train.get("steps", step))
     scored = is_scored_step(step, params)
@@ -237,7 +238,7 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
     """All signals of a rollout, in the order of :data:`KEYS`.
 
     Args:
-        row: of :data:`sdpg.records.ROLLOUT_SCHEMA`.
+        row: of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
         params: the run's.
         step_tokens: N, response tokens of the step's rollouts (metric ``response_tokens``); None where unknown.
     """

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.records import read_evaluations, read_rollouts
+from sdpg.records.schemas import read_evaluations, read_rollouts
 
 STEP = re.compile(r"^step-(\d{6})(?:-rank-\d+)?\.parquet$")
 ROW = ["step", "problem_id", "group", "sibling", "reward", "status", "extracted_answer", "gold", "advantage", "gate",
@@ -148,7 +148,7 @@ def _step_table(path: Path) -> pa.Table:
 
 
 def step_rollouts(run: RunEntry, step: int) -> pa.Table:
-    """Every column of a step's rollouts, :data:`sdpg.records.ROLLOUT_SCHEMA`, of all ranks."""
+    """Every column of a step's rollouts, :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, of all ranks."""
     names = _steps(run, "rollouts").get(step)
     if not names:
         raise UserError(f"{run.label_of('rollouts')} has no records of step {step}: choose another step")
@@ -229,7 +229,7 @@ def _answers(path: Path) -> pa.Table:
 
 
 def evaluation(run: RunEntry, step: int) -> pa.Table:
-    """In-training evaluation of a step, :data:`sdpg.records.EVALUATION_SCHEMA`."""
+    """In-training evaluation of a step, :data:`sdpg.records.schemas.EVALUATION_SCHEMA`."""
     names = _steps(run, "evaluations").get(step)
     if not names:
         raise UserError(f"{run.label_of('evaluations')} has no evaluation at step {step}: choose another step")

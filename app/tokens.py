@@ -77,7 +77,7 @@ def strip_data(
     """What the strip needs of a rollout.
 
     Args:
-        row: of :data:`sdpg.records.ROLLOUT_SCHEMA`.
+        row: of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
         readings: its signals.
         signal: key of the one that gives the colours.
         key: of the rollout; a strip that is given the same again keeps its place.

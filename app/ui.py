@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from app import selection, sources
+from sdpg.colours import DASHES, PALETTE
 from sdpg.errors import UserError
-from sdpg.look import DASHES, PALETTE
 
 STATUSES = ("correct", "wrong", "no_answer", "truncated", "timeout")
 _ADDRESS = re.compile(r":(?=//)|www(?=\.)|\S(?=@)", re.IGNORECASE)

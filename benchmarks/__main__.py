@@ -18,9 +18,9 @@ from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import read_json_lines, write_json_lines
-from sdpg.models import set_threads
+from sdpg.models.loading import set_threads
 from sdpg.params import load_params
-from sdpg.provenance import git_state
+from sdpg.records.provenance import git_state
 
 BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     head.TIME_VS_PLAIN: head.time_vs_plain,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from app import selection
 from benchmarks.app_records import LENGTH, RUN, STEPS, make_project
 from benchmarks.figures import Figure, SkippedError, Target, show
-from tests.browser import CHROMIUM, app, chromium, settled
+from tests.helpers.browser import CHROMIUM, app, chromium, settled
 
 REPEATS = 3
 PAGES = Target("app_page_seconds", "seconds, the slowest page", "<= 2")

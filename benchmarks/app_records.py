@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from app.sources import SAMPLE
 from sdpg.params import read_yaml
-from sdpg.records import TOKEN_SIGNALS, write_evaluations, write_rollouts
+from sdpg.records.schemas import TOKEN_SIGNALS, write_evaluations, write_rollouts
 
 RUN = "sdpg-ufkl-0"
 STEPS, GROUPS, SIBLINGS, LENGTH = 62, 2, 2, 4_096

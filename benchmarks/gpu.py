@@ -17,7 +17,7 @@ from benchmarks.head import PRODUCTS, peak_of
 from benchmarks.rivals import Way, Work, differences, make_work
 from benchmarks.timing import MIB, interleaved, median_ratio, one_product, ratio_range
 from sdpg.errors import UserError
-from sdpg.fused_head import chunk_tokens
+from sdpg.models.fused_head import chunk_tokens
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
 """MiB for the logits of a chunk."""

@@ -24,7 +24,7 @@ from benchmarks.timing import (
     ratio_range,
 )
 from sdpg.errors import UserError
-from sdpg.fused_head import chunk_tokens
+from sdpg.models.fused_head import chunk_tokens
 from sdpg.params import load_params
 
 TOKENS, WIDTH, VOCABULARY = 2048, 512, 32768

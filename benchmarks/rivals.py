@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import SkippedError
-from sdpg import losses
-from sdpg.fused_head import Teacher, TokenValues, fused_head
+from sdpg.models.fused_head import Teacher, TokenValues, fused_head
+from sdpg.objective import losses
 
 ALPHA, BETA = 1e-3, 1.0
 
@@ -94,7 +94,7 @@ def make_work(
 
 
 def ours(work: Work, memory_bytes: int) -> Result:
-    """:func:`sdpg.fused_head.fused_head`."""
+    """:func:`sdpg.models.fused_head.fused_head`."""
     hidden, weight = work.leaves()
     scored, count = len(work.teacher_hidden), len(work.ids)
 

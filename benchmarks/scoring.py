@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from benchmarks.figures import Figure, Target, show
 from sdpg.errors import UserError
-from sdpg.extraction import extract_boxed, normalise_answer
 from sdpg.params import RewardParams
-from sdpg.rewards import Status, Verifier
-from sdpg.verification import math_verify_equal
+from sdpg.rewards.extraction import extract_boxed, normalise_answer
+from sdpg.rewards.math_verify_pool import math_verify_equal
+from sdpg.rewards.verifiers import Status, Verifier
 
 PROBLEMS, SIBLINGS, WORKERS, REPEATS = 1_500, 8, 2, 3
 BATCH = 1_024

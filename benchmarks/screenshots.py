@@ -5,7 +5,7 @@ from pathlib import Path
 
 from app.sources import discover
 from sdpg.errors import UserError, entry_point
-from tests.browser import CHROMIUM, app, chromium, settled
+from tests.helpers.browser import CHROMIUM, app, chromium, settled
 
 TARGET = Path(__file__).parents[1] / "docs" / "app"
 RUN, STEP, GROUP, SIBLING, TOKEN = "sdpg-ufkl-0", 60, 1, 5, 5

@@ -16,11 +16,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from benchmarks.figures import Figure, SkippedError, Target, show
 from benchmarks.timing import interleaved
 from benchmarks.training import peak_step
-from sdpg.experience import Experience, Signals
-from sdpg.methods import coefficients
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.passes import Policies
+from sdpg.objective.methods import coefficients
 from sdpg.params import Params, ScratchModel, load_params
-from sdpg.policies import Policies
-from sdpg.update import Task, accumulate_gradients
+from sdpg.training.update import Task, accumulate_gradients
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 TOKENS = 16_384

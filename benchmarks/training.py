@@ -13,13 +13,13 @@ from tqdm import tqdm
 from benchmarks.figures import Figure, SkippedError, Target, show
 from benchmarks.timing import interleaved, median_ratio, ratio_range
 from sdpg import paths
-from sdpg.experience import Experience, Signals
-from sdpg.methods import coefficients
+from sdpg.models.experience import Experience, Signals
+from sdpg.objective.methods import coefficients
 from sdpg.params import Params, load_params
-from sdpg.rewards import Verifier
-from sdpg.runs import make_trainer as make_trainer
-from sdpg.trainer import Stopwatch, Trainer, step_prompts
-from sdpg.update import Task
+from sdpg.rewards.verifiers import Verifier
+from sdpg.training.run import make_trainer as make_trainer
+from sdpg.training.trainer import Stopwatch, Trainer, step_prompts
+from sdpg.training.update import Task
 
 WARM_UP, STEP_REPEATS, UPDATE_REPEATS, BATCHES = 2, 12, 8, 4
 PARTS = ("rollout", "reward", "update")

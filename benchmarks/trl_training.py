@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 from sdpg import paths
-from sdpg.models import load_model
+from sdpg.models.loading import load_model
 from sdpg.params import Params
-from sdpg.prompts import prompt_ids, read_prepared
-from sdpg.rewards import Verifier
-from sdpg.tokenizer import load_tokenizer
-from sdpg.trainer import step_prompts
+from sdpg.problems.prompts import prompt_ids, read_prepared
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.rewards.verifiers import Verifier
+from sdpg.training.trainer import step_prompts
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Memory of an SDPG update on a CPU, part by part, for a random model of a given size.
 
 ``python -m benchmarks.update_memory '{"hidden_size": 128, …}'`` prints one JSON line: bytes of tensors, counted exactly
-by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.update`, :mod:`sdpg.policies`).
-A process of its own, so that nothing of an earlier model is left.
+by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.training.update`,
+:mod:`sdpg.models.passes`). A process of its own, so that nothing of an earlier model is left.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.memory import PeakMemory
-from sdpg import policies as policies_module
-from sdpg.adapters import WithoutAdapter, add_adapter
-from sdpg.experience import Experience, Signals
-from sdpg.lora_params import LoraParams
-from sdpg.methods import Coefficients
-from sdpg.models import trainable
+from sdpg.models import passes as policies_module
+from sdpg.models.adapters import WithoutAdapter, add_adapter
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.loading import trainable
+from sdpg.models.passes import Policies
+from sdpg.objective.methods import Coefficients
 from sdpg.params import MethodParams
-from sdpg.policies import Policies
-from sdpg.train_params import TrainParams
-from sdpg.update import Task, accumulate_gradients
+from sdpg.params.lora import LoraParams
+from sdpg.params.train import TrainParams
+from sdpg.training.update import Task, accumulate_gradients
 
 
 @dataclass(frozen=True)

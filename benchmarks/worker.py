@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import training
 from benchmarks.trl_training import Turns, run_trl
-from sdpg.models import set_threads
+from sdpg.models.loading import set_threads
 from sdpg.params import Params
 
 METHOD = "grpo"

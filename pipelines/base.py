@@ -1,8 +1,8 @@
 """Stage ``base``: the initial policy and its accuracies."""
 
 from sdpg import paths
-from sdpg.base import build_base
 from sdpg.errors import entry_point
+from sdpg.evaluation.base import build_base
 from sdpg.params import load_params
 
 

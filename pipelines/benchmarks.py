@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from sdpg.benchmark_scores import as_json, compare, markdown, score, text
-from sdpg.benchmarking import OUTPUT, Asking, benchmark_models
 from sdpg.errors import entry_point
+from sdpg.evaluation.benchmarking import OUTPUT, Asking, benchmark_models
 from sdpg.files import write_json, write_text
 from sdpg.params import load_params
+from sdpg.results.benchmark_scores import as_json, compare, markdown, score, text
 
 
 def _count(written: str) -> int:

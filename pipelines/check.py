@@ -1,6 +1,6 @@
 """Reads params.yaml and looks at every input before any stage touches an output."""
 
-from sdpg.check import check_inputs
+from pipelines.inspection import check_inputs
 from sdpg.errors import entry_point
 from sdpg.params import load_params
 

@@ -4,7 +4,7 @@ import argparse
 import json
 
 from sdpg.errors import entry_point
-from sdpg.matched import compare_runs, comparison_text, read_record
+from sdpg.results.matched import compare_runs, comparison_text, read_record
 
 
 def main() -> None:

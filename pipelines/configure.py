@@ -3,7 +3,7 @@
 import argparse
 
 from sdpg.errors import entry_point
-from sdpg.overlays import configure
+from sdpg.params.configure import configure
 
 
 def main() -> None:

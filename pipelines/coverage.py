@@ -6,7 +6,7 @@ from dataclasses import asdict
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
-from sdpg.simulation import HIGHEST, LOWEST, cases, coverage_table, simulate
+from sdpg.results.statistics.simulation import HIGHEST, LOWEST, cases, coverage_table, simulate
 
 OUTPUT = paths.REPORTS / "coverage.json"
 

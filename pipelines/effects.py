@@ -50,7 +50,7 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
     """The untuned setting, and one for each value of each knob; each is held against the validators."""
     from ruamel.yaml import YAML
 
-    from sdpg.tune_params import VALIDATION
+    from sdpg.params.tune import VALIDATION
     from sdpg.tuning.retraining import Setting, setting_params
     from sdpg.tuning.space import leaves
 

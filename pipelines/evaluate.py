@@ -3,7 +3,7 @@
 import argparse
 
 from sdpg.errors import entry_point
-from sdpg.final_evaluation import evaluate_run
+from sdpg.evaluation.final import evaluate_run
 from sdpg.params import load_params
 
 

@@ -6,16 +6,16 @@ DVC removes a stage's outputs before it runs the stage, so a mistake that the st
 from pathlib import Path
 
 from sdpg import paths
-from sdpg.context import check_context
 from sdpg.files import write_json, write_text
-from sdpg.inputs import check_at_hand
-from sdpg.launching import check_launch
+from sdpg.models.launching import check_launch
+from sdpg.models.weight_files import check_weights
 from sdpg.params import LocalModel, Params
 from sdpg.planning.fits import check_gpus, check_memory
-from sdpg.provenance import fingerprint, hash_files, loaded_code
-from sdpg.tracking import connect
-from sdpg.vllm_start import check_vllm
-from sdpg.weights import check_weights
+from sdpg.problems.context import check_context
+from sdpg.problems.inputs import check_at_hand
+from sdpg.records.provenance import fingerprint, hash_files, loaded_code
+from sdpg.records.tracking import connect
+from sdpg.rollouts.vllm_start import check_vllm
 
 CHECKED = Path("data/check.json")
 LAST_GOOD = paths.STATE / "checked"
@@ -35,7 +35,7 @@ def check_inputs(params: Params) -> None:
     check_at_hand(params)
     if params.train.lora is not None:
         # Importing transformers takes seconds, which other runs need not wait for.
-        from sdpg.adapter_check import check_adapter
+        from sdpg.models.adapter_check import check_adapter
 
         check_adapter(params)
     check_memory(params)
@@ -47,7 +47,7 @@ def check_inputs(params: Params) -> None:
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())
     if not (LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity):
         # Importing transformers takes seconds, which an unchanged input need not wait for.
-        from sdpg.prepare import prepare
+        from sdpg.problems.prepare import prepare
 
         prepare(params)
         write_text(LAST_GOOD, identity)

@@ -2,7 +2,7 @@
 
 from sdpg.errors import entry_point
 from sdpg.params import load_params
-from sdpg.tracking import absolute_uri, connect
+from sdpg.records.tracking import absolute_uri, connect
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from sdpg.errors import UserError, entry_point
-from sdpg.lora_params import LoraParams
+from sdpg.params.lora import LoraParams
 from sdpg.planning.machines import machines, positive
 from sdpg.planning.plan import make_plan, planned_params
 from sdpg.planning.report import report

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sdpg.errors import entry_point
 from sdpg.params import load_params
-from sdpg.prepare import prepare, summary, write_prepared
+from sdpg.problems.prepare import prepare, summary, write_prepared
 
 DATA = Path("data")
 

@@ -17,9 +17,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen3Config,
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder, write_json_lines, write_text
 from sdpg.params import BenchmarkParams, ColumnMap, FileSource, HubModel, HubSource, Params
-from sdpg.problems import Problem, read_benchmark
-from sdpg.synthetic import draw_chains
-from sdpg.tokenizer import pad_and_eos, train_tokenizer
+from sdpg.problems.sources import Problem, read_benchmark
+from sdpg.problems.synthetic import draw_chains
+from sdpg.problems.tokenizer import pad_and_eos, train_tokenizer
 
 SEED = 0
 PROBLEMS = 80

@@ -6,9 +6,9 @@
 import argparse
 from pathlib import Path
 
+from pipelines.rehearsal import write_inputs
 from sdpg.errors import entry_point
 from sdpg.planning.plan import planned_params
-from sdpg.rehearsal import write_inputs
 
 
 def main() -> None:

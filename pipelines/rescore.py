@@ -10,8 +10,8 @@ from pathlib import Path
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.rescoring import find_run
-from sdpg.rescoring_report import write_rescored
+from sdpg.evaluation.rescoring import find_run
+from sdpg.results.rescoring_report import write_rescored
 
 DEFAULT = "math_verify"
 

@@ -8,11 +8,11 @@ import argparse
 import sys
 
 from pipelines.verifier_options import add_verifier_options, overrides
-from sdpg.audit import audit, listed
 from sdpg.errors import entry_point
+from sdpg.evaluation.audit import audit, listed
+from sdpg.evaluation.scoring import score_file
 from sdpg.params import PARAMS_FILE, RewardParams, load_params
-from sdpg.rewards import Verifier
-from sdpg.scoring import score_file
+from sdpg.rewards.verifiers import Verifier
 
 SHOWN = 50
 """Disagreements that are printed."""

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from sdpg.errors import UserError, entry_point
 from sdpg.params import load_params
+from sdpg.params.vllm import VllmServer
 from sdpg.paths import BASE_MODEL
-from sdpg.vllm_params import VllmServer
-from sdpg.vllm_start import MISSING, engine_arguments, installed
+from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
 
 
 def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list[str]:

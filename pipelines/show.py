@@ -2,8 +2,8 @@
 
 from sdpg.errors import entry_point
 from sdpg.params import load_params
-from sdpg.report import print_table
-from sdpg.tracking import stage_seconds
+from sdpg.records.tracking import stage_seconds
+from sdpg.results.report import print_table
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ import shutil
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.params import PARAMS_FILE, load_params
-from sdpg.provenance import fingerprint, hash_files
-from sdpg.report import print_table, write_reports
-from sdpg.tracking import log_pipeline_artifacts, stage_run
+from sdpg.records.provenance import fingerprint, hash_files
+from sdpg.records.tracking import log_pipeline_artifacts, stage_run
+from sdpg.results.report import print_table, write_reports
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import argparse
 
 from sdpg.errors import entry_point
-from sdpg.launching import launch
+from sdpg.models.launching import launch
 from sdpg.params import load_params
-from sdpg.watch import read_history, watch_summary
+from sdpg.records.watch import read_history, watch_summary
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     params = load_params()
     launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
     # Importing the trainer takes seconds, which the launcher need not wait for.
-    from sdpg.runs import train_run
+    from sdpg.training.run import train_run
 
     folder = train_run(params, options.method, options.seed)
     if folder is None:

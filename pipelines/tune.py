@@ -107,7 +107,7 @@ def closing(studies: "Sequence[Study]") -> Iterator[Callable[["Study"], None]]:
 
 def finish(study: "Study") -> None:
     """Writes the page of a study that has ended, closes its MLflow run, and prints what came of it."""
-    from sdpg.tracking import finish_parent
+    from sdpg.records.tracking import finish_parent
     from sdpg.tuning.pages import write_study_page
     from sdpg.tuning.results import report_folder, study_summary
 

@@ -73,7 +73,7 @@ def tune_and_retrain(
 def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
     """Default and tuned setting of a method, from the results of its study; the default alone where it was the best."""
     from sdpg.params import read_yaml
-    from sdpg.tune_params import VALIDATION
+    from sdpg.params.tune import VALIDATION
     from sdpg.tuning.results import report_folder
     from sdpg.tuning.retraining import Setting
 
@@ -109,7 +109,7 @@ def report(params: Params, methods: list[str], suffix: str) -> str:
     folder = REPORTS / "tune"
     write_json(folder / "comparison.json", {"budgets": budgets, "rows": comparison.as_json(rows)})
     shown = [budget_cells(row) for row in budgets]
-    from sdpg.rendering import markdown_table
+    from sdpg.results.rendering import markdown_table
 
     text = f"{words}\n\n{markdown_table(BUDGET_HEADER, shown)}\n\n{comparison.as_markdown(rows)}"
     write_text(folder / "comparison.md", f"# Default against tuned, on fresh seeds\n\n{text}")

@@ -10,8 +10,8 @@ from app.charts import Style
 from app.series import COEFFICIENTS, Panel, Series, deviation, group, panel, schedule_panel
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.rendering import p_text
-from sdpg.tables import plus
+from sdpg.results.rendering import p_text
+from sdpg.results.tables import plus
 
 TRAINING = {
     "reward": "Training reward",

@@ -7,7 +7,7 @@ import streamlit as st
 from app import charts, gates, selection, store, ui
 from app.gates import Kind
 from app.sources import RunEntry
-from sdpg.look import smooth, smoothing_width
+from sdpg.colours import smooth, smoothing_width
 
 INSIDE, OUTSIDE = "inside", "outside"
 PLACES = {INSIDE: 3, OUTSIDE: 4}  # blue and vermilion of the palette

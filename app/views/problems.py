@@ -12,11 +12,10 @@ import streamlit as st
 from app import accuracy, charts, selection, store, training_problems, ui
 from app.accuracy import Solved
 from app.sources import RunEntry
-from sdpg.at_k import pass_at_every_k
-from sdpg.records import VALIDATION
-from sdpg.results import BASE
-from sdpg.statistics import mean_interval
-from sdpg.tables import pass_sizes
+from sdpg.records.schemas import BASE, VALIDATION
+from sdpg.results.statistics.at_k import pass_at_every_k
+from sdpg.results.statistics.estimates import mean_interval
+from sdpg.results.tables import pass_sizes
 
 LARGER, LAST = "larger samples", "last evaluation"
 METHODS, RUNS = "methods", "runs"

@@ -9,11 +9,11 @@ import streamlit as st
 from app import accuracy, cells, charts, selection, ui
 from app.accuracy import Gathered
 from app.sources import RunEntry
-from sdpg import rendering
-from sdpg.paper import TABLES
 from sdpg.params import SyntheticSource
-from sdpg.results import Results
-from sdpg.tables import FinalRow, MainRow, final_json, main_json
+from sdpg.results import rendering
+from sdpg.results.paper import TABLES
+from sdpg.results.runs import Results
+from sdpg.results.tables import FinalRow, MainRow, final_json, main_json
 
 LARGER_SAMPLES, LAST = "larger samples", "last evaluation"  # as the Problems page calls them
 TRAINING, DIFFERENCE, LARGER = "Last, Best, Selected", "Difference to GRPO", "Larger samples"

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdpg.extraction import normalise_answer
 from sdpg.params import RewardParams
-from sdpg.refusals import refusal
-from sdpg.rewards import Status, Verifier
-from sdpg.verification import Pair
+from sdpg.rewards.extraction import normalise_answer
+from sdpg.rewards.math_verify_pool import Pair
+from sdpg.rewards.refusals import refusal
+from sdpg.rewards.verifiers import Status, Verifier
 
 
 @dataclass(frozen=True)

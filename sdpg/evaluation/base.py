@@ -8,16 +8,16 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 
 from sdpg import paths
 from sdpg.errors import UserError
-from sdpg.evaluation import Identity, read_problem_sets
+from sdpg.evaluation.evaluation import Identity, read_problem_sets
+from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
-from sdpg.final_evaluation import evaluate_policy, summarise
-from sdpg.models import load_model, save_model, set_threads
+from sdpg.models.loading import load_model, save_model, set_threads
+from sdpg.models.pretraining import pretrain
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
-from sdpg.pretraining import pretrain
-from sdpg.provenance import fingerprint, hash_files
-from sdpg.records import write_evaluations
-from sdpg.tokenizer import load_tokenizer
-from sdpg.tracking import stage_run
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.records.provenance import fingerprint, hash_files
+from sdpg.records.schemas import write_evaluations
+from sdpg.records.tracking import stage_run
 
 WEIGHTS_AND_TOKENIZER = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What is fetched and copied of a model: no pickled weights, no code."""

@@ -15,24 +15,31 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from sdpg.base import WEIGHTS_AND_TOKENIZER
-from sdpg.context import model_context
 from sdpg.errors import UserError
-from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.evaluation.base import WEIGHTS_AND_TOKENIZER
+from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import replaced_folder, write_json
-from sdpg.models import load_model, set_threads
+from sdpg.models.loading import load_model, set_threads
+from sdpg.models.weight_files import check_weights
 from sdpg.params import BaseParams, LocalModel, Params, PromptParams
-from sdpg.prepare import dropped_text
-from sdpg.problems import ProblemSet, read_benchmark
-from sdpg.prompts import PreparedRow, chat_prompt, generation_header, longest_prompt, prompt_ids, render_student
-from sdpg.provenance import fingerprint, hash_files, versions
-from sdpg.records import read_evaluations, write_evaluations
-from sdpg.rewards import Verifier
+from sdpg.problems.context import model_context
+from sdpg.problems.prepare import dropped_text
+from sdpg.problems.prompts import (
+    PreparedRow,
+    chat_prompt,
+    generation_header,
+    longest_prompt,
+    prompt_ids,
+    render_student,
+)
+from sdpg.problems.sources import ProblemSet, read_benchmark
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.records.provenance import fingerprint, hash_files, versions
+from sdpg.records.schemas import read_evaluations, write_evaluations
+from sdpg.records.tracking import stage_run
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
-from sdpg.tokenizer import load_tokenizer
-from sdpg.tracking import stage_run
-from sdpg.weights import check_weights
 
 OUTPUT = Path("benchmarked")
 """Where results lie; no stage of dvc.yaml reads or writes there."""

@@ -9,9 +9,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sdpg.params import DataParams, EvaluationParams
-from sdpg.prompts import PreparedRow, prompt_ids, read_prepared
-from sdpg.records import VALIDATION
-from sdpg.rewards import Scorer
+from sdpg.problems.prompts import PreparedRow, prompt_ids, read_prepared
+from sdpg.records.schemas import VALIDATION
+from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 
@@ -62,7 +62,7 @@ def evaluate(
         show: a progress bar; of several processes that evaluate together, one shows it.
 
     Returns:
-        Rows of :data:`sdpg.records.EVALUATION_SCHEMA`.
+        Rows of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`.
     """
     temperature = params.temperature if temperature is None else temperature
     asked = [

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from sdpg import paths
-from sdpg.evaluation import Identity, accuracies, evaluate, read_problem_sets
+from sdpg.evaluation.evaluation import Identity, accuracies, evaluate, read_problem_sets
 from sdpg.files import replaced_folder, write_json
-from sdpg.models import load_model, set_threads
+from sdpg.models.loading import load_model, set_threads
 from sdpg.params import Params
-from sdpg.prompts import longest_prompt
-from sdpg.provenance import fingerprint, hash_files
-from sdpg.records import write_evaluations
-from sdpg.rewards import Verifier
+from sdpg.problems.prompts import longest_prompt
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.records.provenance import fingerprint, hash_files
+from sdpg.records.schemas import write_evaluations
+from sdpg.records.tracking import stage_run
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.vllm_in_process import close_engine
-from sdpg.tokenizer import load_tokenizer
-from sdpg.tracking import stage_run
 
 
 def evaluate_policy(

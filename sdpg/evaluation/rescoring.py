@@ -17,10 +17,9 @@ from tqdm import tqdm
 from sdpg import paths
 from sdpg.errors import UserError
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
-from sdpg.records import read_evaluations, read_rollouts
-from sdpg.results import BASE
-from sdpg.rewards import Verdict, Verifier
-from sdpg.verification import Pair
+from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
+from sdpg.rewards.math_verify_pool import Pair
+from sdpg.rewards.verifiers import Verdict, Verifier
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
 """What a file holds: training's rollouts, its evaluations, or the larger samples of the final policy."""

@@ -16,8 +16,8 @@ from typing import BinaryIO, TextIO
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.rewards import Verifier
-from sdpg.verification import Pair
+from sdpg.rewards.math_verify_pool import Pair
+from sdpg.rewards.verifiers import Verifier
 
 CHUNK = 1_024
 """Answers that are scored, and written, at once."""

@@ -3,10 +3,10 @@
 import torch
 from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
-from sdpg.adapters import adapter_targets
-from sdpg.context import model_config
-from sdpg.models import scratch_config
+from sdpg.models.adapters import adapter_targets
+from sdpg.models.loading import scratch_config
 from sdpg.params import Params, ScratchModel
+from sdpg.problems.context import model_config
 
 
 def check_adapter(params: Params) -> None:

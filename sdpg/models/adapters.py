@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sdpg.errors import UserError
-from sdpg.lora_params import LoraParams
-from sdpg.ranks import whole
+from sdpg.models.ranks import whole
+from sdpg.params.lora import LoraParams
 from sdpg.seeds import derive_seed
 
 NAME = "default"

@@ -22,9 +22,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
-from sdpg.ranks import SOLO, Ranks
+from sdpg.models.ranks import SOLO, Ranks
+from sdpg.params.distributed import DistributedParams
 
 WAIT = timedelta(hours=2)
 """How long a rank waits for another: while one generates long answers, the others may have finished theirs."""

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.batches import Line, TokenBatch, deal, micro_batches, shared_lines, token_batch
-from sdpg.ranks import Ranks
+from sdpg.models.batches import Line, TokenBatch, deal, micro_batches, shared_lines, token_batch
+from sdpg.models.ranks import Ranks
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Experience:
     def micro_batches(
         self, rows: Sequence[int], prompts: list[list[int]], budget: int, line_tokens: int
     ) -> list[list[Line]]:
-        """Lines of rows (see :mod:`sdpg.batches`), those of similar length together, within the budget."""
+        """Lines of rows (see :mod:`sdpg.models.batches`), those of similar length together, within the budget."""
         return self.dealt_micro_batches(rows, prompts, budget, line_tokens, 1)[0]
 
     def dealt_micro_batches(

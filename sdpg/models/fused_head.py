@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdpg.losses import Divergence
-from sdpg.row_kernels import RowValues, divergence_rows, gradient_rows, student_rows
+from sdpg.models.row_kernels import RowValues, divergence_rows, gradient_rows, student_rows
+from sdpg.objective.losses import Divergence
 
 BLOCK_BYTES = 512 * 1024
 """On CPUs the row-wise work goes block by block, so that it finds its numbers in the second-level cache."""

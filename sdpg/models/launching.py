@@ -5,9 +5,9 @@ import os
 import sys
 from typing import Any
 
-from sdpg.distributed_params import DistributedParams
 from sdpg.errors import UserError
 from sdpg.params import read_yaml
+from sdpg.params.distributed import DistributedParams
 
 DDP_TYPES = ("MULTI_GPU", "MULTI_CPU")
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.batches import TokenBatch
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder
+from sdpg.models.batches import TokenBatch
 from sdpg.params import ScratchModel
-from sdpg.tokenizer import pad_and_eos
+from sdpg.problems.tokenizer import pad_and_eos
 
 
 def device() -> torch.device:
@@ -102,7 +102,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def can_share_lines(model: Any) -> bool:
-    """Whether the model's attention obeys the mask of shared lines (:mod:`sdpg.batches`) in every layer.
+    """Whether the model's attention obeys the mask of shared lines (:mod:`sdpg.models.batches`) in every layer.
 
     Other attention implementations read a boolean mask in another way, layers with a sliding window drop the window
     under a mask of ours, and recurrent layers know no mask at all.

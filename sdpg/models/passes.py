@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from sdpg.batches import TokenBatch, token_batch
-from sdpg.experience import Experience
-from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
-from sdpg.models import hidden_and_head, response_hidden, with_head
+from sdpg.models.batches import TokenBatch, token_batch
+from sdpg.models.experience import Experience
+from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
+from sdpg.models.loading import hidden_and_head, response_hidden, with_head
+from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params import MethodParams
-from sdpg.ranks import SOLO, Ranks
-from sdpg.train_params import TrainParams
+from sdpg.params.train import TrainParams
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Policies:
 
     Attributes:
         student: the policy being trained.
-        reference: π_ref, the frozen initial weights: a model of their own, or :class:`sdpg.adapters.WithoutAdapter` of
-            the student; None where neither losses nor records read it.
+        reference: π_ref, the frozen initial weights: a model of their own, or
+            :class:`sdpg.models.adapters.WithoutAdapter` of the student; None where neither losses nor records read it.
         pad_id: padding token.
         temperature: of the sampling distribution, by which student and reference logits are divided.
         dtype: of the forward passes; softmax, KL and sums are float32 whatever it is.
-        head_bytes: for the logits of a chunk of tokens; see :func:`sdpg.fused_head.fused_head`.
+        head_bytes: for the logits of a chunk of tokens; see :func:`sdpg.models.fused_head.fused_head`.
         line_tokens: siblings share their prompt on lines of up to so many tokens; 0: never.
         ranks: the processes that the rows are dealt to.
         replica: what wraps the student in passes with gradient, so that these are summed over the ranks; None where

@@ -1,7 +1,7 @@
 """The base model of the tiny world: a language model trained from scratch on texts with and without a hint.
 
-The texts are answers to student prompts, with mistakes, and to teacher prompts, without; see :mod:`sdpg.synthetic`.
-The loss is taken on the answers only.
+The texts are answers to student prompts, with mistakes, and to teacher prompts, without; see
+:mod:`sdpg.problems.synthetic`. The loss is taken on the answers only.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sdpg.batches import token_batch
-from sdpg.models import response_logits, scratch_model
+from sdpg.models.batches import token_batch
+from sdpg.models.loading import response_logits, scratch_model
 from sdpg.params import PromptParams, ScratchModel
-from sdpg.problems import Problem
-from sdpg.prompts import chat_prompt, prompt_ids, render_student, render_teacher
-from sdpg.synthetic import Chain, draw_chain
-from sdpg.tokenizer import pad_and_eos
+from sdpg.problems.prompts import chat_prompt, prompt_ids, render_student, render_teacher
+from sdpg.problems.sources import Problem
+from sdpg.problems.synthetic import Chain, draw_chain
+from sdpg.problems.tokenizer import pad_and_eos
 
 BUCKET = 16
 """Batches drawn at once and sorted by length, so that little of a batch is padding."""

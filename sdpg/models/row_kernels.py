@@ -1,4 +1,4 @@
-"""Row-wise work on blocks of logits, in place: what :mod:`sdpg.fused_head` does between its matrix products.
+"""Row-wise work on blocks of logits, in place: what :mod:`sdpg.models.fused_head` does between its matrix products.
 
 Axes: R rows of a block, of which the first S were scored by the teacher, V vocabulary. One row is one token.
 """
@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdpg.losses import Divergence
+from sdpg.objective.losses import Divergence
 
 
 @dataclass(frozen=True)

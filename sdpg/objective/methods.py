@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdpg import losses, schedules
+from sdpg.objective import losses, schedules
 from sdpg.params import MethodParams
-from sdpg.train_params import TrainParams
+from sdpg.params.train import TrainParams
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from sdpg.method_params import Positive, Section
+from sdpg.params.section import Positive, Section
 
 CONFIGS = Path("configs/accelerate")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdpg.method_params import Positive, Section
+from sdpg.params.section import Positive, Section
 
 
 class LoraParams(Section):

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sdpg.distributed_params import DistributedParams
-from sdpg.lora_params import LoraParams
-from sdpg.method_params import Fraction, Positive, Section
+from sdpg.params.distributed import DistributedParams
+from sdpg.params.lora import LoraParams
+from sdpg.params.section import Fraction, Positive, Section
 
 
 class TrainParams(Section):
@@ -20,7 +20,7 @@ class TrainParams(Section):
     old_logprobs: Literal["trainer", "rollout"] = "trainer"
     """D5: whose log-probs are π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
     normaliser: Literal["group", "batch", "sequence", "constant"] = "group"
-    """D10: what a sum over tokens is divided by; see :func:`sdpg.losses.normaliser_weights`."""
+    """D10: what a sum over tokens is divided by; see :func:`sdpg.objective.losses.normaliser_weights`."""
     advantage_std: Literal["population", "sample"] = "population"
     """D16: divide by √(Σ/G) or, as the public code, by √(Σ/(G-1))."""
     advantage_eps: Annotated[float, Field(gt=0)] = 1e-6

@@ -12,11 +12,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
-from sdpg.method_params import Fraction, MethodParams, Name, Positive, Section
-from sdpg.train_params import TrainParams
-from sdpg.tune_params import VALIDATION, TuneParams
-from sdpg.vllm_params import VllmParams
-from sdpg.watch_params import WatchParams
+from sdpg.params.base import BaseParams, ScratchModel
+from sdpg.params.data import DataParams, PromptParams, SyntheticSource
+from sdpg.params.method import MethodParams
+from sdpg.params.section import Name, Positive, Section
+from sdpg.params.train import TrainParams
+from sdpg.params.tune import VALIDATION, TuneParams
+from sdpg.params.vllm import VllmParams
+from sdpg.params.watch import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,175 +38,6 @@ class RunParams(Section):
             if len(set(values)) != len(values):
                 raise ValueError(f"{field} holds a value twice: {values}; name each once")
         return self
-
-
-class ColumnMap(Section):
-    """Which columns of a file or hub dataset hold a problem's parts. ``None``: the set has no such column."""
-
-    problem: str = "problem"
-    answer: str = "answer"
-    solution: str | None = None
-    id: str | None = None
-
-
-class SyntheticSource(Section):
-    """Arithmetic chains made here; see :mod:`sdpg.synthetic`."""
-
-    kind: Literal["synthetic"]
-    families: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
-    """Family name → share of the problems."""
-    count: Positive
-
-
-class HubSource(Section):
-    """A dataset of the Hugging Face hub, at a fixed revision."""
-
-    kind: Literal["hub"]
-    id: str
-    revision: str
-    config: str | None = None
-    split: str = "train"
-    columns: ColumnMap = ColumnMap()
-    limit: Positive | None = None
-    """Keep only the first so many usable rows."""
-
-
-class FileSource(Section):
-    """A local .jsonl or .parquet file, relative to ``data.folder``."""
-
-    kind: Literal["file"]
-    path: str
-    columns: ColumnMap = ColumnMap()
-    limit: Positive | None = None
-    made_from: HubSource | None = None
-    """The dataset whose problems the file holds, for instance with solutions added; named where the file is missing."""
-
-
-Source = Annotated[SyntheticSource | HubSource | FileSource, Field(discriminator="kind")]
-
-
-class BenchmarkParams(Section):
-    """One held-out problem set: a column of the tables."""
-
-    title: str
-    """How tables and figures call it."""
-    problems: Positive | None = None
-    """How many the set has once repeated ones are dropped; any other number stops the pipeline. ``None``: unknown."""
-    source: Source
-
-
-class DataParams(Section):
-    """Problems to train on, to select on, and to report on."""
-
-    folder: str = "inputs/problems"
-    """Where local problem files lie; a dependency of the ``prepare`` stage."""
-    seed: int = 0
-    train: Source
-    validation_size: Positive
-    """Problems split off the training source; no benchmark overlaps them."""
-    benchmarks: Annotated[dict[Name, BenchmarkParams], Field(min_length=1)]
-    ngram: Positive = 13
-    """Length in words of the n-grams by which overlap with the benchmarks is measured."""
-    drop_overlap: bool = True
-    """Drop training problems whose text equals a benchmark problem's (n-gram overlap is reported, never dropped)."""
-
-
-class PromptParams(Section):
-    """Templates of figure 4. ``{problem}``, ``{answer}``, ``{solution}`` and ``{student}`` are filled in."""
-
-    student: str
-    teacher: dict[Literal["answer_and_solution", "answer"], str]
-    """``{student}`` stands for the whole rendered student text."""
-    hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
-    """What the privileged context holds (D6): the paper's answer and solution, or the public code's answer alone."""
-    system: str | None = None
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the tokenizer's chat template, e.g. ``enable_thinking``."""
-    max_student_tokens: Positive = 2048
-    max_teacher_tokens: Positive = 8192
-    """A longer prompt drops its problem and is counted; a prompt is never cut (against D15)."""
-
-    @model_validator(mode="after")
-    def _placeholders(self) -> "PromptParams":
-        if "{problem}" not in self.student:
-            raise ValueError("student has no {problem}: add it where the question belongs")
-        if self.hint not in self.teacher:
-            raise ValueError(f"hint is {self.hint!r}, but teacher has no such template: add teacher.{self.hint}")
-        for hint, template in self.teacher.items():
-            needed = ["{student}", "{answer}"] + (["{solution}"] if hint == "answer_and_solution" else [])
-            for placeholder in needed:
-                if placeholder not in template:
-                    raise ValueError(f"teacher.{hint} has no {placeholder}: add it")
-        return self
-
-
-class ScratchModel(Section):
-    """A tokenizer and a Qwen3-architecture model trained here, from scratch, on the synthetic world."""
-
-    kind: Literal["scratch"]
-    vocab_size: Positive
-    hidden_size: Positive
-    layers: Positive
-    heads: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    intermediate_size: Positive
-    tie_embeddings: bool = True
-    context: Positive
-    """Longest sequence (prompt and response) of the model."""
-    steps: Positive
-    batch: Positive
-    """Sequences per pre-training step."""
-    lr: Annotated[float, Field(gt=0)]
-    student_share: Fraction
-    """Share of pre-training sequences in student style (no hint, with slips); the rest is in teacher style."""
-    slip_rate: Fraction
-    """Chance that a step of a student-style text is off by 1, 2 or 10."""
-    misconception_rate: Fraction
-    """Chance that doubling a one-digit number forgets the carry in student-style text; of two digits, see the world."""
-    seed: int = 0
-
-
-class HubModel(Section):
-    """A model of the Hugging Face hub, at a fixed revision."""
-
-    kind: Literal["hub"]
-    id: str
-    revision: str
-
-
-class LocalModel(Section):
-    """A local folder with config.json, safetensors weights, and a tokenizer with a chat template."""
-
-    kind: Literal["folder"]
-    path: str
-    """Relative to ``base.folder``."""
-
-
-class BaseParams(Section):
-    """The initial policy, which is also π_ref."""
-
-    folder: str = "inputs/models"
-    """Where local model folders lie; a dependency of the stages that read them."""
-    model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
-
-    @property
-    def name(self) -> str:
-        """How reports and messages call the model."""
-        match self.model:
-            case HubModel(id=name) | LocalModel(path=name):
-                return name
-        return "from scratch"
-
-    @property
-    def local_folder(self) -> Path | None:
-        """The model's folder: a local one, or that of a hub model whose files were put into ``<folder>/<id>``."""
-        match self.model:
-            case LocalModel(path=path):
-                return Path(self.folder) / path
-            case HubModel(id=path) if (folder := Path(self.folder) / path).is_dir():
-                return folder
-        return None
 
 
 class RolloutParams(Section):

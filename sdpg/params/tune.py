@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from sdpg.method_params import Positive, Section
+from sdpg.params.section import Positive, Section
 
 VALIDATION = "validation"
 """The one set that a study may look at."""

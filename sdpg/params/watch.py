@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import AfterValidator, Field
 
-from sdpg.method_params import Fraction, Positive, Section
+from sdpg.params.section import Fraction, Positive, Section
 
 
 def _usable(pattern: str) -> str:
@@ -37,9 +37,9 @@ class WatchParams(Section):
     """RE2 patterns, whatever the case; a completion that matches one says that it was given an answer. Runs of
     whitespace are one space to them."""
     span_words: Positive | None = 30
-    """So many words of the privileged solution, repeated in a row, are a leak; see :func:`sdpg.leakage.copied_words`.
-    Formulas fall into many short words, so that right derivations share some; where a right response *is* the
-    solution, as in the tiny world, this has no meaning and is None."""
+    """So many words of the privileged solution, repeated in a row, are a leak; see
+    :func:`sdpg.training.leakage.copied_words`. Formulas fall into many short words, so that right derivations share
+    some; where a right response *is* the solution, as in the tiny world, this has no meaning and is None."""
     window: Positive = 5
     patience: Positive = 5
     min_entropy: Annotated[float, Field(ge=0)] | None = 0.02

@@ -1,1 +1,4 @@
-"""What a run will take, from its parameters alone: memory, operations, hours, disk. Nothing here is a measurement."""
+"""What a run will take, from its parameters alone: memory, operations, hours, disk. Nothing here is a measurement.
+
+Imports :mod:`sdpg.params`, :mod:`sdpg.objective` and the sizes that :mod:`sdpg.models.fused_head` allocates.
+"""

@@ -6,7 +6,7 @@ Axes as in :mod:`sdpg.planning.shapes`: D hidden size, Q and K widths of queries
 from dataclasses import dataclass
 
 from sdpg.errors import UserError
-from sdpg.lora_params import LoraParams
+from sdpg.params.lora import LoraParams
 from sdpg.planning.shapes import Shape
 
 FLOAT, HALF = 4, 2

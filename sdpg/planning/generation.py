@@ -8,10 +8,10 @@ generation, see :mod:`sdpg.rollouts.vllm_engine`.
 from dataclasses import dataclass
 
 from sdpg.params import Params
+from sdpg.params.vllm import VllmInProcess, VllmServer
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT, HALF, Generation, Generator, Layout, forward_only, gathered, kv_per_token
 from sdpg.planning.shapes import Shape
-from sdpg.vllm_params import VllmInProcess, VllmServer
 
 BATCHED_TOKENS = 16384
 """Assumption: tokens of prompts that vLLM reads at once; its own choice for a card of this size."""

@@ -3,13 +3,13 @@
 from dataclasses import replace
 import math
 
+from sdpg.params.vllm import VllmServer
 from sdpg.planning.hours import Sampler, Sampling, samplers, sampling_hours, training_hours, vllm_instead
 from sdpg.planning.machines import Machine
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import Plan, memory_of, own_layout
 from sdpg.planning.text import MISSING, marked, span, text_table
 from sdpg.planning.work import Counts, Range
-from sdpg.vllm_params import VllmServer
 
 
 def _run_layout(plan: Plan, machine: Machine) -> Layout:

@@ -1,8 +1,9 @@
 """Bytes of a training process on one GPU, part by part.
 
-The formulas follow the code: what autograd keeps of transformers' Qwen3 under :mod:`sdpg.update`, what
-:mod:`sdpg.fused_head` allocates, what AdamW holds. tests/test_plan_memory.py checks them against tensors counted one by
-one at several sizes. What only a GPU or several processes would show is named an assumption where it is used.
+The formulas follow the code: what autograd keeps of transformers' Qwen3 under :mod:`sdpg.training.update`, what
+:mod:`sdpg.models.fused_head` allocates, what AdamW holds. tests/planning/test_plan_memory.py checks them against
+tensors counted one by one at several sizes. What only a GPU or several processes would show is named an assumption
+where it is used.
 
 Axes: T padded tokens of a micro-batch, N response tokens of it, M of them scored by the teacher; sizes as in
 :mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloat16, otherwise all is float32.
@@ -11,7 +12,7 @@ Axes: T padded tokens of a micro-batch, N response tokens of it, M of them score
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sdpg.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
+from sdpg.models.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
 from sdpg.planning.adapter import FLOAT, HALF, Adapter
 from sdpg.planning.shapes import Shape
 

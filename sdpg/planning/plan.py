@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdpg.lora_params import LoraParams
-from sdpg.overlays import merge, read_overlay
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
+from sdpg.params.configure import merge, read_overlay
+from sdpg.params.lora import LoraParams
+from sdpg.params.vllm import VllmInProcess
 from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.generation import VllmMemory, largest_generation, longest_in_cache
 from sdpg.planning.machines import DEFAULT_CARD, Machine
 from sdpg.planning.memory import Layout, MemoryPlan, Passes, plan_memory
 from sdpg.planning.shapes import Shape, read_shape, shape_of
 from sdpg.planning.work import CARDS, Assumptions
-from sdpg.vllm_params import VllmInProcess
 
 SMALLEST_HEAD = 128
 """MiB; with less, a GPU's products become thin."""

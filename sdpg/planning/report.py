@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from sdpg.params.vllm import VllmServer
 from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.generation import BATCHED_TOKENS, GRAPHS, LOGITS, VllmMemory, largest_generation, longest_in_cache
 from sdpg.planning.hours_report import hours_of
@@ -19,7 +20,6 @@ from sdpg.planning.plan import (
 )
 from sdpg.planning.text import GIB, MISSING, gib, marked, span, text_table
 from sdpg.planning.work import Counts, Range, count_completions, method_work, plan_disk
-from sdpg.vllm_params import VllmServer
 
 
 def report(plan: Plan) -> str:
@@ -247,6 +247,7 @@ def _assumptions(plan: Plan) -> str:
         f"{one.answer_bytes.low:g}–{one.answer_bytes.high:g} in an evaluation's",
         "- DDP's buckets are a copy of the gradients; FSDP2 gathers a layer and the next one, and keeps embedding and\n"
         "  head whole",
-        "The formulas of one process were checked against tensors counted on a CPU (tests/test_plan_memory.py); those\n"
-        "of DDP, FSDP2 and vLLM, and the workspaces of GPU kernels, were not.",
+        "The formulas of one process were checked against tensors counted on a CPU\n"
+        "(tests/planning/test_plan_memory.py); those of DDP, FSDP2 and vLLM, and of GPU\n"
+        "kernels' workspaces, were not.",
     ])  # fmt: skip

@@ -1,10 +1,10 @@
 """Bytes that the processes of one run send each other in its training passes.
 
-As :mod:`sdpg.distribution` shards: every pass gathers every weight once, in the dtype of the passes; the backward pass
-gathers them a second time, as they are dropped after the forward pass (``reshard_after_forward``), and needs no third
-time where it computes layers again; it spreads the gradients, in float32. All of this is paid in each round of
-micro-batches, whatever their tokens. Replicas sum their gradients once an update. tests/test_distributed_trainer.py
-counts it.
+As :mod:`sdpg.models.distribution` shards: every pass gathers every weight once, in the dtype of the passes; the
+backward pass gathers them a second time, as they are dropped after the forward pass (``reshard_after_forward``), and
+needs no third time where it computes layers again; it spreads the gradients, in float32. All of this is paid in each
+round of micro-batches, whatever their tokens. Replicas sum their gradients once an update.
+tests/training/test_distributed_trainer.py counts it.
 
 Left out: what rollouts and signals take (text beside tensors), the norm of the gradients, recorded diagnostics,
 checkpoints.

@@ -5,7 +5,7 @@ Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations
 
 from dataclasses import dataclass
 
-from sdpg.methods import coefficients, needs_reference
+from sdpg.objective.methods import coefficients, needs_reference
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT, trained_parameters
@@ -180,7 +180,7 @@ class RowsRead:
 
 
 def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
-    """Which passes a step makes, by the schedules, the gate and the advantages; see :mod:`sdpg.methods`."""
+    """Which passes a step makes, by the schedules, the gate and the advantages; see :mod:`sdpg.objective.methods`."""
     train = params.train
     at = coefficients(method, step, train.steps)
     gated = (1.0 if method.gate == "all" else assumed.gate_rate) if at.beta > 0 else 0.0

@@ -10,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from sdpg.context import check_context
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder, write_json, write_json_lines
 from sdpg.params import (
@@ -23,7 +22,16 @@ from sdpg.params import (
     Source,
     SyntheticSource,
 )
-from sdpg.problems import (
+from sdpg.problems.context import check_context
+from sdpg.problems.prompts import (
+    PreparedRow,
+    chat_prompt,
+    hint_needs_solution,
+    prepare_row,
+    render_student,
+    render_teacher,
+)
+from sdpg.problems.sources import (
     Problem,
     ProblemSet,
     load_problems,
@@ -32,10 +40,9 @@ from sdpg.problems import (
     text_key,
     text_keys,
 )
-from sdpg.prompts import PreparedRow, chat_prompt, hint_needs_solution, prepare_row, render_student, render_teacher
+from sdpg.problems.synthetic import draw_chain
+from sdpg.problems.tokenizer import BYTES, SPECIAL, load_tokenizer, train_tokenizer
 from sdpg.seeds import derive_seed
-from sdpg.synthetic import draw_chain
-from sdpg.tokenizer import BYTES, SPECIAL, load_tokenizer, train_tokenizer
 
 TOKENIZER_CHAINS = 2000
 """Synthetic problems from which the scratch tokenizer learns its merges."""
@@ -57,7 +64,7 @@ REASONS = (
 @dataclass(frozen=True)
 class PreparedSet:
     """Rows that can be used, and what became of the others: ``read`` = rows + ``dropped``; ``commit`` as in a
-    :class:`~sdpg.problems.ProblemSet`."""
+    :class:`~sdpg.problems.sources.ProblemSet`."""
 
     rows: list[PreparedRow]
     read: int

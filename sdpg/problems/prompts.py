@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import PromptParams
-from sdpg.problems import Problem
-from sdpg.raw_rows import json_line_number
+from sdpg.problems.raw_rows import json_line_number
+from sdpg.problems.sources import Problem
 
 PROBE = "Step 1: 27 + 5 = 32, so the answer is \\boxed{32}."
 """A response by which the lint compares tokens."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, FileSource, HubSource
-from sdpg.provenance import hash_files
+from sdpg.records.provenance import hash_files
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

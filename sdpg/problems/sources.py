@@ -15,10 +15,10 @@ from tqdm import tqdm
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Source, SyntheticSource
-from sdpg.raw_rows import Rows, cell, read_rows
-from sdpg.rewards import normalise_answer
+from sdpg.problems.raw_rows import Rows, cell, read_rows
+from sdpg.problems.synthetic import draw_chains
+from sdpg.rewards.verifiers import normalise_answer
 from sdpg.seeds import derive_seed
-from sdpg.synthetic import draw_chains
 
 
 @dataclass(frozen=True)

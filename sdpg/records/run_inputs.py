@@ -4,7 +4,7 @@ from typing import Any
 
 from sdpg import paths
 from sdpg.params import Params
-from sdpg.provenance import hash_files
+from sdpg.records.provenance import hash_files
 
 
 def train_sections(params: Params, method: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 from sdpg.errors import UserError
 from sdpg.files import replaced_file
 
+BASE = "base"
+"""The method of the records of the initial policy, which is no method."""
 VALIDATION = "validation"
 """The name under which the validation set stands beside the benchmarks."""
 SCHEMA_VERSION = "2"

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sdpg.errors import UserError
 from sdpg.params import Params, TrackingParams
 from sdpg.paths import project_root
-from sdpg.provenance import fingerprint, git_state, hardware, versions
+from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
 FINGERPRINT_TAG = "sdpg.fingerprint"
 STAGE_TAG = "sdpg.stage"

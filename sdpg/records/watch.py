@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpg.errors import UserError
-from sdpg.watch_params import WatchParams
+from sdpg.params.watch import WatchParams
 
 Series = Sequence[float] | NDArray[np.float64]
 History = Mapping[str, Series]

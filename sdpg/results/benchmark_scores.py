@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.benchmarking import ANSWERS, Answered
-from sdpg.comparisons import holm
+from sdpg.evaluation.benchmarking import ANSWERS, Answered
 from sdpg.params import ReportParams
-from sdpg.prepare import aligned, dropped_text
-from sdpg.records import read_evaluations
-from sdpg.rendering import limits, markdown_table, number, p_text, signed
-from sdpg.rewards import Status
-from sdpg.statistics import (
+from sdpg.problems.prepare import aligned, dropped_text
+from sdpg.records.schemas import read_evaluations
+from sdpg.results.rendering import limits, markdown_table, number, p_text, signed
+from sdpg.results.statistics.comparisons import holm
+from sdpg.results.statistics.estimates import (
     Array,
     Difference,
     Interval,
@@ -27,6 +26,7 @@ from sdpg.statistics import (
     paired_difference,
     pass_at_k,
 )
+from sdpg.rewards.verifiers import Status
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from sdpg.results import Results
-from sdpg.statistics import Array, Interval, batch_interval
-from sdpg.tables import compare, compare_last, plus
+from sdpg.results.runs import Results
+from sdpg.results.statistics.estimates import Array, Interval, batch_interval
+from sdpg.results.tables import compare, compare_last, plus
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 

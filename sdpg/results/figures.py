@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
 
-from sdpg.look import DASHES, INK, MARKERS, PALETTE, FileFormat, Theme, smooth, smoothing_width
-from sdpg.results import Results, Run
-from sdpg.statistics import Array
+from sdpg.colours import DASHES, INK, MARKERS, PALETTE, FileFormat, Theme, smooth, smoothing_width
+from sdpg.results.runs import Results, Run
+from sdpg.results.statistics.estimates import Array
 
 TRAINING_PANELS = {
     "reward": "Training reward",

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from sdpg.errors import UserError
 from sdpg.params import MethodParams, read_yaml
-from sdpg.results import Results
-from sdpg.tables import BASELINE
-from sdpg.watch import History, read_history
+from sdpg.records.watch import History, read_history
+from sdpg.results.runs import Results
+from sdpg.results.tables import BASELINE
 
 Kind = Literal["parameters", "data", "seed", "code", "versions", "hardware"]
 KINDS: dict[str, Kind] = {

@@ -5,11 +5,12 @@ import math
 from matplotlib.figure import Figure
 import numpy as np
 
-from sdpg.at_k import pass_at_every_k
-from sdpg.figures import drawn, legend, line_style, plain_text, tidy
-from sdpg.look import INK, FileFormat, Theme
-from sdpg.results import BASE, Results
-from sdpg.statistics import Array, accuracy_matrix
+from sdpg.colours import INK, FileFormat, Theme
+from sdpg.records.schemas import BASE
+from sdpg.results.figures import drawn, legend, line_style, plain_text, tidy
+from sdpg.results.runs import Results
+from sdpg.results.statistics.at_k import pass_at_every_k
+from sdpg.results.statistics.estimates import Array, accuracy_matrix
 
 COLOURS = "cividis"
 """Dark is never, bright is always; read alike with the common kinds of colour blindness."""

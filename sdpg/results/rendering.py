@@ -6,11 +6,11 @@ import io
 import json
 from typing import Any
 
-from sdpg.claims import Judged
-from sdpg.paper import PaperTable
-from sdpg.results import Results
-from sdpg.statistics import Difference
-from sdpg.tables import BASELINE, FinalRow, MainRow, plus
+from sdpg.results.claims import Judged
+from sdpg.results.paper import PaperTable
+from sdpg.results.runs import Results
+from sdpg.results.statistics.estimates import Difference
+from sdpg.results.tables import BASELINE, FinalRow, MainRow, plus
 
 MAIN_HEADER = ("Benchmark", "Method", "Last", "interval by problem", "over seeds", "Best on the test set (step)",
                "Selected on validation (step)", "problems × samples × seeds")  # fmt: skip

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdpg import rendering, report_parts
-from sdpg.choices import choices_markdown, resolve
-from sdpg.claims import Judged, judge_all
-from sdpg.figures import PAPER_FIGURES, curves, figure_methods
+from sdpg.colours import FileFormat, Theme
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
-from sdpg.look import FileFormat, Theme
-from sdpg.paper import TABLES
 from sdpg.params import Params
-from sdpg.problem_figures import heatmap, pass_curves
-from sdpg.results import Results, read_results
-from sdpg.tables import FinalRow, MainRow, final_json, final_rows, greedy_headline, main_json, main_rows
+from sdpg.results import rendering, sections
+from sdpg.results.choices import choices_markdown, resolve
+from sdpg.results.claims import Judged, judge_all
+from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods
+from sdpg.results.paper import TABLES
+from sdpg.results.problem_figures import heatmap, pass_curves
+from sdpg.results.runs import Results, read_results
+from sdpg.results.tables import FinalRow, MainRow, final_json, final_rows, greedy_headline, main_json, main_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = "figures"
@@ -93,13 +93,13 @@ def _contents(params: Params, root: Path) -> Contents:
     final = final_rows(results)
     return Contents(
         results, greedy_headline(final, params.report.confidence), main_rows(results), final, judge_all(results),
-        report_parts.contamination(results, root), report_parts.watch_rows(results),
-        report_parts.matched_rows(results),
+        sections.contamination(results, root), sections.watch_rows(results),
+        sections.matched_rows(results),
     )  # fmt: skip
 
 
 def _evidence_markdown(rows: list[MainRow] | list[FinalRow]) -> str:
-    table = report_parts.evidence_table(rows)
+    table = sections.evidence_table(rows)
     return rendering.markdown_table(
         ("Benchmark", *table.header), [(row.benchmark_title, *cells) for row, cells in table.rows]
     )
@@ -134,14 +134,14 @@ def _markdown(contents: Contents) -> str:
         "Where the paper names a step of its 400, the same fraction of our run is meant.",
         rendering.markdown_table(rendering.CLAIMS_HEADER, map(rendering.claim_cells, contents.claims)),
         "## Leakage and collapse",
-        rendering.markdown_table(report_parts.WATCH_HEADER, [cells for cells, _ in contents.watch]),
+        rendering.markdown_table(sections.WATCH_HEADER, [cells for cells, _ in contents.watch]),
         "\n".join(
             f"- {rendering.escape_markdown(f'{cells[0]}: {word}')}" for cells, words in contents.watch for word in words
         ),
         "## Matched baselines",
-        rendering.markdown_table(report_parts.MATCHED_HEADER, contents.matched),
+        rendering.markdown_table(sections.MATCHED_HEADER, contents.matched),
         "## Contamination",
-        rendering.markdown_table(report_parts.CONTAMINATION_HEADER, contents.contamination),
+        rendering.markdown_table(sections.CONTAMINATION_HEADER, contents.contamination),
         "## What the paper reports",
     ]
     for table in TABLES:
@@ -208,17 +208,17 @@ def _html(contents: Contents) -> str:
         final_header=rendering.final_header(final, results.params.evaluation.temperature)[1:],
         final=[(row, rendering.final_cells(row, sizes)[1:]) for row in final],
         evidence=[
-            ("Last", report_parts.evidence_table(contents.main)),
-            ("Final policy, larger samples", report_parts.evidence_table(final)),
+            ("Last", sections.evidence_table(contents.main)),
+            ("Final policy, larger samples", sections.evidence_table(final)),
         ],
         pictures=pictures,
         paper_figures=_paper_figures(results, pictures),
         claims=contents.claims,
-        watch_header=report_parts.WATCH_HEADER,
+        watch_header=sections.WATCH_HEADER,
         watch=contents.watch,
-        matched_header=report_parts.MATCHED_HEADER,
+        matched_header=sections.MATCHED_HEADER,
         matched=contents.matched,
-        contamination_header=report_parts.CONTAMINATION_HEADER,
+        contamination_header=sections.CONTAMINATION_HEADER,
         contamination=contents.contamination,
         paper=[(table, rendering.paper_header(table), rendering.paper_cells(table)) for table in TABLES],
         choices=resolve(results.params),

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.audit import Audit, audit, listed
 from sdpg.errors import UserError
+from sdpg.evaluation.audit import Audit, audit, listed
+from sdpg.evaluation.rescoring import FINAL, TRAINING, StoredRun, Tally, rescore
 from sdpg.files import replaced_folder, write_json, write_json_lines, write_text
-from sdpg.rendering import markdown_table, number
-from sdpg.rescoring import FINAL, TRAINING, StoredRun, Tally, rescore
-from sdpg.tables import plus
+from sdpg.results.rendering import markdown_table, number
+from sdpg.results.tables import plus
 
 SHOWN = 20
 """Changes and disagreements that are printed; the files hold all."""

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from sdpg.errors import UserError
-from sdpg.extraction import normalise_answer
 from sdpg.params import Params, read_yaml
-from sdpg.records import VALIDATION, read_evaluations
-from sdpg.statistics import Array, ProblemCounts, accuracy_matrix
-from sdpg.summaries import COLUMNS, EvaluationSummary, summarise
+from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
+from sdpg.results.statistics.estimates import Array, ProblemCounts, accuracy_matrix
+from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summarise
+from sdpg.rewards.extraction import normalise_answer
 
-BASE = "base"
 BASE_TEACHER = "base-teacher"
 
 

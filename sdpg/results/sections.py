@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sdpg.errors import UserError
-from sdpg.evidence import Evidence
-from sdpg.matched import Comparison, matched_to_baseline
-from sdpg.rendering import limits, number
-from sdpg.results import Results
-from sdpg.statistics import Interval
-from sdpg.tables import FinalRow, MainRow
-from sdpg.watch import ALARMS, watch_summary
+from sdpg.records.watch import ALARMS, watch_summary
+from sdpg.results.matched import Comparison, matched_to_baseline
+from sdpg.results.rendering import limits, number
+from sdpg.results.runs import Results
+from sdpg.results.statistics.estimates import Interval
+from sdpg.results.statistics.evidence import Evidence
+from sdpg.results.tables import FinalRow, MainRow
 
 PREPARED = Path("data/prepare.json")
 STATUSES = {

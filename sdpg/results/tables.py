@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.at_k import pass_at_k
-from sdpg.comparisons import holm, needed_sizes
 from sdpg.errors import UserError
-from sdpg.evidence import Evidence, gather
-from sdpg.intervals import FEWEST_DEVIATING
-from sdpg.results import BASE, BASE_TEACHER, VALIDATION, Results
-from sdpg.statistics import (
+from sdpg.records.schemas import BASE, VALIDATION
+from sdpg.results.runs import BASE_TEACHER, Results
+from sdpg.results.statistics.at_k import pass_at_k
+from sdpg.results.statistics.comparisons import holm, needed_sizes
+from sdpg.results.statistics.estimates import (
     Array,
     Difference,
     Interval,
@@ -26,7 +25,9 @@ from sdpg.statistics import (
     paired_difference,
     seed_interval,
 )
-from sdpg.summaries import EvaluationSummary
+from sdpg.results.statistics.evidence import Evidence, gather
+from sdpg.results.statistics.intervals import FEWEST_DEVIATING
+from sdpg.results.statistics.summaries import EvaluationSummary
 
 BASELINE = "grpo"
 BASE_GREEDY = "base-greedy"

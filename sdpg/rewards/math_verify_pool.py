@@ -18,7 +18,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from sdpg.refusals import exact_part, last_side, numbers_before
+from sdpg.rewards.refusals import exact_part, last_side, numbers_before
 
 WORKER_MEMORY_BYTES = 4 << 30
 """Address space of one worker: an answer like 9^{9^9} must exhaust its worker, not the machine."""

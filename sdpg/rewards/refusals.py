@@ -7,7 +7,7 @@ before an equals sign, one unit behind and an approximation of it; see docs/veri
 
 import re
 
-from sdpg.extraction import normalise_answer, rational
+from sdpg.rewards.extraction import normalise_answer, rational
 
 REFUSED_WORDS = re.compile(
     r"approximately|wrong|incorrect|false|plus|minus|k|doubled|tripled|halved|factorial|"

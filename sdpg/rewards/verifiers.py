@@ -7,7 +7,8 @@ from enum import StrEnum
 from importlib.metadata import version
 from typing import Protocol
 
-from sdpg.extraction import (
+from sdpg.params import RewardParams
+from sdpg.rewards.extraction import (
     MAX_ANSWER_CHARACTERS,
     MAX_NESTING,
     STRING_MATCH_WINDOW,
@@ -21,9 +22,8 @@ from sdpg.extraction import (
     rational,
     without_spacing,
 )
-from sdpg.params import RewardParams
-from sdpg.refusals import exact_part, refusal, stated_number
-from sdpg.verification import Pair, PairPool, every_side_equal, math_verify_equal
+from sdpg.rewards.math_verify_pool import Pair, PairPool, every_side_equal, math_verify_equal
+from sdpg.rewards.refusals import exact_part, refusal, stated_number
 
 RULES_VERSION = "3"
 """To be raised whenever extraction, :func:`normalise_answer`, a refusal or the way of asking math-verify changes."""
@@ -72,9 +72,10 @@ class Verifier:
     """Scores responses with the configured verifier; a context manager, as it may hold worker processes.
 
     math_verify decides in this order: equal normalised strings are equal; two whole numbers that differ are different;
-    an answer that :func:`sdpg.refusals.refusal` names is wrong; what differs in spacing alone is equal; two rational
-    numbers are compared exactly; math-verify decides the rest, each distinct pair once, in a worker that is killed at
-    ``params.timeout``. The other verifiers are parts of that, or the public code's rule; see docs/verifiers.md.
+    an answer that :func:`sdpg.rewards.refusals.refusal` names is wrong; what differs in spacing alone is equal; two
+    rational numbers are compared exactly; math-verify decides the rest, each distinct pair once, in a worker that is
+    killed at ``params.timeout``. The other verifiers are parts of that, or the public code's rule; see
+    docs/verifiers.md.
 
     Args:
         params: the ``reward`` section.

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from sdpg.batches import token_batch
 from sdpg.errors import UserError
-from sdpg.models import response_logits
+from sdpg.models.batches import token_batch
+from sdpg.models.loading import response_logits
 from sdpg.rollouts.protocol import Completion, Sampling
 
 TOKENS = 16

@@ -15,9 +15,9 @@ from transformers import (
 )
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from sdpg.models import take_over
+from sdpg.models.loading import take_over
+from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rollouts.protocol import Completion, Sampling, WeightSource
-from sdpg.tokenizer import pad_and_eos
 
 
 class _SampledLogprobs(LogitsProcessor):

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 
 from sdpg.params import RolloutParams
+from sdpg.params.vllm import VllmInProcess
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.rollouts.protocol import RolloutEngine, WeightSource
 from sdpg.rollouts.vllm_in_process import InProcessVllm
 from sdpg.rollouts.vllm_server import ServedVllm
-from sdpg.vllm_params import VllmInProcess
 
 
 def make_engine(

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.adapters import full_weights
-from sdpg.ranks import whole
+from sdpg.models.adapters import full_weights
+from sdpg.models.ranks import whole
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:

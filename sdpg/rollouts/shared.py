@@ -9,8 +9,8 @@ from itertools import chain, groupby
 
 import torch
 
-from sdpg.ranks import Ranks
-from sdpg.rewards import Scorer, Status, Verdict
+from sdpg.models.ranks import Ranks
+from sdpg.rewards.verifiers import Scorer, Status, Verdict
 from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 
@@ -72,7 +72,7 @@ class SharedVerifier:
         self.name, self.version = verifier.name, verifier.version
 
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
-        """All verdicts on every rank; see :meth:`sdpg.rewards.Verifier.score`."""
+        """All verdicts on every rank; see :meth:`sdpg.rewards.verifiers.Verifier.score`."""
         mine = range(self.ranks.rank, len(completions), self.ranks.size)
         own = self.verifier.score(
             [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 
 from sdpg.errors import UserError
+from sdpg.params.vllm import VllmInProcess, VllmServer
+from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rollouts import canary
 from sdpg.rollouts.canary import Canary, canary_prompt
 from sdpg.rollouts.protocol import Completion, Sampling
 from sdpg.seeds import derive_seed
-from sdpg.tokenizer import pad_and_eos
-from sdpg.vllm_params import VllmInProcess, VllmServer
 
 Progress = Callable[[int], object]
 

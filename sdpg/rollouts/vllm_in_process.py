@@ -16,10 +16,17 @@ import torch
 from torch import distributed
 
 from sdpg.errors import UserError
+from sdpg.params.vllm import VllmInProcess
 from sdpg.rollouts.model_weights import architecture, named_weights, write_config
 from sdpg.rollouts.vllm_engine import Progress, VllmEngine
-from sdpg.vllm_params import VllmInProcess
-from sdpg.vllm_start import SHORTEST, check_device, check_head_size, check_kv_cache, engine_arguments, load_vllm
+from sdpg.rollouts.vllm_start import (
+    SHORTEST,
+    check_device,
+    check_head_size,
+    check_kv_cache,
+    engine_arguments,
+    load_vllm,
+)
 
 _running: list["InProcessVllm"] = []
 """The engine of this process, kept until the next one: as vLLM goes, it ends torch.distributed for the process, also

@@ -23,9 +23,9 @@ from torch import distributed
 
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder
+from sdpg.params.vllm import VllmServer
 from sdpg.rollouts.model_weights import named_weights
 from sdpg.rollouts.vllm_engine import Progress, VllmEngine
-from sdpg.vllm_params import VllmServer
 
 CONNECT_SECONDS = 10
 PIECE_BYTES = 1 << 30

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdpg.errors import UserError
 from sdpg.params import Params, ScratchModel
-from sdpg.vllm_params import VllmInProcess
+from sdpg.params.vllm import VllmInProcess
 
 MISSING = (
     "rollout.engine is vllm, but vLLM is not installed: on a machine with CUDA, install the extra [vllm] "

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import re
 from typing import Protocol
 
-from sdpg.extraction import normalise_answer
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
+from sdpg.rewards.extraction import normalise_answer
 
 REASONS = (
     "refused",

@@ -7,9 +7,9 @@ from typing import Any
 import unicodedata
 
 from sdpg.params import PromptParams
-from sdpg.problems import Problem
-from sdpg.prompts import chat_prompt, prompt_ids, render_student, render_teacher
-from sdpg.rewards import Status, Verifier
+from sdpg.problems.prompts import chat_prompt, prompt_ids, render_student, render_teacher
+from sdpg.problems.sources import Problem
+from sdpg.rewards.verifiers import Status, Verifier
 from sdpg.solutions.candidates import Candidate, is_bare
 
 LONGEST = 400_000

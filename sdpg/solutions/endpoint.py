@@ -11,7 +11,7 @@ import httpx2
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.client import Answer, Client, Failed, Refused, Stop, check_url, read_key
 from sdpg.solutions.pacing import Booking, Pace, pause

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
 from sdpg.solutions.candidates import REASONS, Candidate, Way, is_bare
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from sdpg.params import FileSource
-from sdpg.problems import Problem, load_solutions
+from sdpg.problems.sources import Problem, load_solutions
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.settings import DatasetWay
 

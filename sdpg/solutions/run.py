@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from sdpg.params import Params
-from sdpg.problems import Problem, load_problems
-from sdpg.rewards import Verifier
+from sdpg.problems.sources import Problem, load_problems
+from sdpg.rewards.verifiers import Verifier
 from sdpg.solutions.candidates import Way
 from sdpg.solutions.endpoint import FromEndpoint
 from sdpg.solutions.filling import fill
@@ -54,7 +54,7 @@ def run(
             if settings.engine is not None:
                 ways.append(_engine(settings, settings.engine, store))
         # Importing transformers takes seconds, which what is wrong above need not wait for.
-        from sdpg.prepare import base_tokenizer
+        from sdpg.problems.prepare import base_tokenizer
         from sdpg.solutions.checking import Checker
 
         data = params.data.model_copy(update={"train": settings.source})
@@ -70,7 +70,7 @@ def run(
 
 def ask(template: str, problem: Problem) -> str:
     """What an endpoint is asked."""
-    from sdpg.prompts import fill_template
+    from sdpg.problems.prompts import fill_template
 
     return fill_template(template, {"problem": problem.problem, "answer": problem.answer})
 

@@ -6,19 +6,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sdpg.context import model_context
 from sdpg.errors import UserError
+from sdpg.models.weight_files import check_weights
 from sdpg.params import BaseParams, LocalModel, PromptParams, RolloutParams
-from sdpg.problems import Problem
-from sdpg.prompts import chat_prompt, generation_header, prompt_ids, render_student
-from sdpg.provenance import hash_files
+from sdpg.problems.context import model_context
+from sdpg.problems.prompts import chat_prompt, generation_header, prompt_ids, render_student
+from sdpg.problems.sources import Problem
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.records.provenance import hash_files
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.settings import EngineWay
 from sdpg.solutions.store import AnswerStore, request_digest
-from sdpg.tokenizer import load_tokenizer
-from sdpg.weights import check_weights
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
@@ -133,7 +133,7 @@ class FromEngine:
 def local_engine(way: EngineWay, tokenizer: Any, prompt_tokens: int) -> RolloutEngine:
     """The engine that ``rollout.engine`` names, with the folder's weights."""
     # Loading torch takes seconds, which answers that are at hand need not wait for.
-    from sdpg.models import load_model
+    from sdpg.models.loading import load_model
     from sdpg.rollouts.engines import make_engine
 
     rollout = RolloutParams.model_validate({"engine": way.engine, "vllm": way.vllm})

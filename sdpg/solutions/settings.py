@@ -11,10 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
-from sdpg.method_params import Positive, Section
-from sdpg.params import BaseParams, FileSource, HubSource, PromptParams, RewardParams
-from sdpg.provenance import fingerprint
-from sdpg.vllm_params import VllmParams
+from sdpg.params import BaseParams, FileSource, HubSource, Positive, PromptParams, RewardParams, Section
+from sdpg.params.vllm import VllmParams
+from sdpg.records.provenance import fingerprint
 
 StoredSource = Annotated[HubSource | FileSource, Field(discriminator="kind")]
 Seconds = Annotated[float, Field(gt=0)]

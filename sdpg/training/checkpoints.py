@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sdpg.files import replaced_folder, write_text
-from sdpg.ranks import SOLO, Ranks, whole
+from sdpg.models.ranks import SOLO, Ranks, whole
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d{6})$")
 WEIGHTS, OPTIMIZER = "model", "optimizer"

@@ -9,8 +9,8 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdpg.prompts import PreparedRow
-from sdpg.watch_params import WatchParams
+from sdpg.params.watch import WatchParams
+from sdpg.problems.prompts import PreparedRow
 
 COLUMNS = ("leak_mentions", "leak_spans")
 QUOTED = 4

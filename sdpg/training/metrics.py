@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 import math
 
-from sdpg import watch
-from sdpg.experience import Experience, Signals
+from sdpg.models.experience import Experience, Signals
 from sdpg.params import MethodParams
-from sdpg.rewards import Status, Verdict
-from sdpg.term_gradients import COLUMNS as TERM_GRADIENTS
+from sdpg.records import watch
+from sdpg.rewards.verifiers import Status, Verdict
+from sdpg.training.term_gradients import COLUMNS as TERM_GRADIENTS
 
 TIMING_COLUMNS = (
     "step",

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from sdpg.experience import Experience, Signals
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.passes import Policies
 from sdpg.params import MethodParams
-from sdpg.policies import Policies
-from sdpg.prompts import PreparedRow
-from sdpg.records import TOKEN_SIGNALS
-from sdpg.rewards import Verdict
-from sdpg.train_params import TrainParams
+from sdpg.params.train import TrainParams
+from sdpg.problems.prompts import PreparedRow
+from sdpg.records.schemas import TOKEN_SIGNALS
+from sdpg.rewards.verifiers import Verdict
 
 DIAGNOSED = ("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher")
 """What the diagnostic pass finds per token."""
@@ -95,7 +95,7 @@ def rollout_rows(
     signals: Signals,
     diagnosed: dict[int, dict[str, list[float]]],
 ) -> list[dict[str, Any]]:
-    """Rows of :data:`sdpg.records.ROLLOUT_SCHEMA`, in the order of the rollouts.
+    """Rows of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, in the order of the rollouts.
 
     Args:
         identity: run, method, seed, step, and by which verifier in which version the rollouts were judged.

@@ -12,28 +12,28 @@ from ruamel.yaml import YAML
 import torch
 
 from sdpg import paths
-from sdpg.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
-from sdpg.checkpoints import load_checkpoint
-from sdpg.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
 from sdpg.errors import UserError
-from sdpg.evaluation import accuracies, read_problem_sets
+from sdpg.evaluation.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
-from sdpg.models import can_share_lines, device, load_model, save_model, set_threads, take_over
+from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
+from sdpg.models.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
+from sdpg.models.loading import can_share_lines, device, load_model, save_model, set_threads, take_over
+from sdpg.models.passes import Policies
+from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params import Params
-from sdpg.policies import Policies
-from sdpg.prompts import longest_prompt, read_prepared
-from sdpg.provenance import fingerprint, git_diff, git_state, hardware, loaded_code, package_code, versions
-from sdpg.ranks import SOLO, Ranks
-from sdpg.records import read_evaluations
-from sdpg.rewards import Scorer, Verifier
+from sdpg.problems.prompts import longest_prompt, read_prepared
+from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
+from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, loaded_code, package_code, versions
+from sdpg.records.run_inputs import run_inputs, train_sections
+from sdpg.records.schemas import read_evaluations
+from sdpg.records.tracking import Parent, StageRun, stage_run
+from sdpg.records.watch import read_history, watch_summary
+from sdpg.rewards.verifiers import Scorer, Verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
-from sdpg.run_inputs import run_inputs, train_sections
-from sdpg.tokenizer import load_tokenizer, pad_and_eos
-from sdpg.tracking import Parent, StageRun, stage_run
-from sdpg.trainer import DTYPES, Trainer
-from sdpg.watch import read_history, watch_summary
+from sdpg.training.checkpoints import load_checkpoint
+from sdpg.training.trainer import DTYPES, Trainer
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import time
 import torch
 from tqdm import tqdm
 
-from sdpg.checkpoints import CsvLog
-from sdpg.metrics import TIMING_COLUMNS, metric_columns
 from sdpg.params import Params
-from sdpg.provenance import peak_memory_bytes
-from sdpg.watch import Watch
+from sdpg.records.provenance import peak_memory_bytes
+from sdpg.records.watch import Watch
+from sdpg.training.checkpoints import CsvLog
+from sdpg.training.metrics import TIMING_COLUMNS, metric_columns
 
 
 class Stopwatch:

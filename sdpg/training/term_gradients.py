@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sdpg.experience import Signals
-from sdpg.methods import needs_reference
-from sdpg.models import trainable
-from sdpg.ranks import whole
-from sdpg.update import Task, accumulate_gradients
+from sdpg.models.experience import Signals
+from sdpg.models.loading import trainable
+from sdpg.models.ranks import whole
+from sdpg.objective.methods import needs_reference
+from sdpg.training.update import Task, accumulate_gradients
 
 COLUMNS = (
     "grad_norm_outcome", "grad_norm_distillation", "grad_norm_reference", "grad_norm_entropy",

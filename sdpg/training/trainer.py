@@ -13,29 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg import schedules
-from sdpg.advantages import gate, group_advantages
-from sdpg.checkpoints import cut_after, load_checkpoint, save_checkpoint
 from sdpg.errors import Diverged, UserError
-from sdpg.evaluation import Identity, accuracies, evaluate
-from sdpg.experience import Experience, Signals
-from sdpg.leakage import leak_shares
-from sdpg.logbook import Logbook, Stopwatch
-from sdpg.losses import reference_term
-from sdpg.methods import Coefficients, coefficients, teacher_rows, trained_rows
-from sdpg.metrics import step_metrics
-from sdpg.models import trainable
+from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.loading import trainable
+from sdpg.models.passes import Policies
+from sdpg.models.ranks import whole
+from sdpg.objective import schedules
+from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.losses import reference_term
+from sdpg.objective.methods import Coefficients, coefficients, teacher_rows, trained_rows
 from sdpg.params import MethodParams, Params
-from sdpg.policies import Policies
-from sdpg.prompts import PreparedRow, prompt_ids
-from sdpg.ranks import whole
-from sdpg.recording import diagnose, rollout_rows, sample_rows
-from sdpg.records import write_evaluations, write_rollouts
-from sdpg.rewards import Scorer, Verdict
+from sdpg.problems.prompts import PreparedRow, prompt_ids
+from sdpg.records.schemas import write_evaluations, write_rollouts
+from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
-from sdpg.term_gradients import term_gradients
-from sdpg.update import Task, accumulate_gradients
+from sdpg.training.checkpoints import cut_after, load_checkpoint, save_checkpoint
+from sdpg.training.leakage import leak_shares
+from sdpg.training.metrics import step_metrics
+from sdpg.training.recording import diagnose, rollout_rows, sample_rows
+from sdpg.training.step_log import Logbook, Stopwatch
+from sdpg.training.term_gradients import term_gradients
+from sdpg.training.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdpg import losses
-from sdpg.batches import TokenBatch
 from sdpg.errors import Diverged
-from sdpg.experience import Experience, Signals
 from sdpg.files import write_text
-from sdpg.fused_head import Teacher, TokenValues
-from sdpg.methods import (
+from sdpg.models.batches import TokenBatch
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.fused_head import Teacher, TokenValues
+from sdpg.models.passes import Policies, Round
+from sdpg.objective import losses
+from sdpg.objective.methods import (
     Coefficients,
     TokenInputs,
     TokenLosses,
@@ -29,8 +30,7 @@ from sdpg.methods import (
     trained_rows,
 )
 from sdpg.params import MethodParams
-from sdpg.policies import Policies, Round
-from sdpg.train_params import TrainParams
+from sdpg.params.train import TrainParams
 
 
 @dataclass(frozen=True)

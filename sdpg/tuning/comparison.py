@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 import json
 from typing import Any
 
-from sdpg.comparisons import holm
 from sdpg.errors import UserError
 from sdpg.params import ReportParams
-from sdpg.records import read_evaluations
-from sdpg.rendering import limits, markdown_table, number, p_text, signed
-from sdpg.statistics import (
+from sdpg.records.schemas import read_evaluations
+from sdpg.results.rendering import limits, markdown_table, number, p_text, signed
+from sdpg.results.statistics.comparisons import holm
+from sdpg.results.statistics.estimates import (
     Difference,
     Interval,
     ProblemCounts,

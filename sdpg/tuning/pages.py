@@ -15,7 +15,7 @@ from sdpg.tuning.pictures import plots
 from sdpg.tuning.results import state_name, study_summary
 from sdpg.tuning.study import Study
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 TITLES = {
     "history": "Best so far",
     "curves": "Validation curves",

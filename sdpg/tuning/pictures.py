@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from sdpg import schedules
-from sdpg.figures import drawn, plain_text, tidy
-from sdpg.look import INK, PALETTE, FileFormat, Theme
-from sdpg.methods import coefficients
-from sdpg.tune_params import Choices, Distribution
+from sdpg.colours import INK, PALETTE, FileFormat, Theme
+from sdpg.objective import schedules
+from sdpg.objective.methods import coefficients
+from sdpg.params.tune import Choices, Distribution
+from sdpg.results.figures import drawn, plain_text, tidy
 from sdpg.tuning.results import best_trial, importances
 from sdpg.tuning.space import trial_params
 from sdpg.tuning.study import Study

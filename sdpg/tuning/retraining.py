@@ -11,16 +11,16 @@ from filelock import FileLock, Timeout
 
 from sdpg import paths
 from sdpg.errors import Diverged
-from sdpg.evaluation import Identity
+from sdpg.evaluation.evaluation import Identity
+from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
-from sdpg.final_evaluation import evaluate_policy, summarise
 from sdpg.params import Params, parse_params
-from sdpg.provenance import fingerprint, package_code, versions
-from sdpg.records import write_evaluations
-from sdpg.run_inputs import run_inputs, train_sections
-from sdpg.runs import Errand, run_identity, train_run
-from sdpg.tracking import Parent
-from sdpg.tune_params import VALIDATION
+from sdpg.params.tune import VALIDATION
+from sdpg.records.provenance import fingerprint, package_code, versions
+from sdpg.records.run_inputs import run_inputs, train_sections
+from sdpg.records.schemas import write_evaluations
+from sdpg.records.tracking import Parent
+from sdpg.training.run import Errand, run_identity, train_run
 from sdpg.tuning.space import Values, applied, plain, trial_params
 
 POLL_SECONDS = 1.0

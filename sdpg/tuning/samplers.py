@@ -5,8 +5,8 @@ import warnings
 
 from optuna import pruners, samplers
 
+from sdpg.params.tune import Distribution, TuneParams
 from sdpg.seeds import derive_seed
-from sdpg.tune_params import Distribution, TuneParams
 
 
 def make_sampler(tune: TuneParams, space: Mapping[str, Distribution], number: int) -> samplers.BaseSampler:

@@ -12,7 +12,7 @@ from optuna import distributions
 
 from sdpg.errors import UserError
 from sdpg.params import Params, parse_params
-from sdpg.tune_params import Choice, Choices, Distribution, FloatRange
+from sdpg.params.tune import Choice, Choices, Distribution, FloatRange
 
 SHARED = ("train.", "rollout.temperature", "rollout.top_p", "reward.correct", "reward.wrong")
 """What may be searched beside the method's own entry: what acts while training, and nothing that changes the data, the

@@ -22,16 +22,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sdpg.errors import UserError
 from sdpg.params import Params
-from sdpg.provenance import fingerprint, git_state
-from sdpg.run_inputs import run_inputs, train_sections
-from sdpg.tune_params import VALIDATION
+from sdpg.params.tune import VALIDATION
+from sdpg.records.provenance import fingerprint, git_state
+from sdpg.records.run_inputs import run_inputs, train_sections
 from sdpg.tuning.leases import Lease, own_lease
 from sdpg.tuning.samplers import make_pruner, make_sampler
 from sdpg.tuning.space import Values, applied, check_corners, defaults, grid_size, holds, method_space, optuna_space
 from sdpg.tuning.storage import Storage, open_storage
 
 if TYPE_CHECKING:
-    from sdpg.tracking import Parent
+    from sdpg.records.tracking import Parent
 
 LOST = "lost"
 COPIED = ("fixed_params", "grid_id", "search_space")
@@ -156,7 +156,7 @@ class Study:
     def parent(self) -> "Parent":
         """The MLflow run under which the trials' runs stand."""
         # Here, as a study is opened, and what cannot be is refused, before the seconds that MLflow takes to load.
-        from sdpg.tracking import Parent
+        from sdpg.records.tracking import Parent
 
         return Parent("study", f"tune {self.name}", self.uid, self.spec)
 

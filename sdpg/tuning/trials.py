@@ -10,11 +10,11 @@ from optuna.trial import TrialState
 
 from sdpg import paths
 from sdpg.errors import Diverged
-from sdpg.methods import coefficients
+from sdpg.objective.methods import coefficients
 from sdpg.params import Params
-from sdpg.run_inputs import run_inputs
-from sdpg.runs import Errand, run_identity, train_run
-from sdpg.tune_params import VALIDATION
+from sdpg.params.tune import VALIDATION
+from sdpg.records.run_inputs import run_inputs
+from sdpg.training.run import Errand, run_identity, train_run
 from sdpg.tuning.leases import Heartbeat, this_host
 from sdpg.tuning.space import trial_params
 from sdpg.tuning.study import Claim, Outcome, Study

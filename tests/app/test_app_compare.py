@@ -12,10 +12,10 @@ from streamlit.testing.v1 import AppTest
 
 from app import charts, differing, exports, paired, series, store
 from app.sources import SAMPLE, RunEntry, discover
-from sdpg.look import smooth
-from sdpg.statistics import paired_difference
+from sdpg.colours import smooth
+from sdpg.results.statistics.estimates import paired_difference
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RUNS = sorted(path.name for path in (SAMPLE / "runs").iterdir())
 GRPO, SDPG = "grpo-0", "sdpg-ufkl-0"
 

@@ -15,7 +15,7 @@ from app import differences, sources, store
 from app.differences import common, difference, runs, token_marks, words
 from app.places import places
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 items = st.lists(st.sampled_from("abcd"), max_size=14)
 
 

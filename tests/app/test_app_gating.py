@@ -11,7 +11,7 @@ import pytest
 
 from app import gates, sources
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"
 
 

@@ -15,10 +15,10 @@ from streamlit.testing.v1 import AppTest
 from app import run_rows, store
 from app.run_rows import LAST_STEPS, duration, progress, read_row
 from app.sources import SAMPLE, RunEntry, discover
-from sdpg.records import read_evaluations
-from sdpg.statistics import count_correct, mean_interval
+from sdpg.records.schemas import read_evaluations
+from sdpg.results.statistics.estimates import count_correct, mean_interval
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RUN = sorted(path.name for path in (SAMPLE / "runs").iterdir())[0]
 
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import accuracy, sources, training_problems
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"
 
 

@@ -15,7 +15,7 @@ from app.sources import SAMPLE, RunEntry, discover
 from sdpg.errors import UserError
 from sdpg.params import load_params
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RUN = "sdpg-ufkl-0"
 
 

@@ -14,7 +14,7 @@ from app.revisions import RevisionFiles, _files, _opened, find_revision, list_re
 from app.sources import discover
 from sdpg.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"
 STAGE = """
 import pathlib, shutil, sys

@@ -16,9 +16,9 @@ from streamlit.testing.v1 import AppTest
 
 from app import rollout_files, signals, sources, store, tokens
 from app.places import places
-from sdpg.records import read_rollouts, write_rollouts
+from sdpg.records.schemas import read_rollouts, write_rollouts
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 RUN = next(iter(sources.discover(sources.SAMPLE).runs.values()))
 
 

@@ -16,9 +16,9 @@ import pytest
 from app import filters, sources, store
 from app.filters import Filter
 from app.sources import RunEntry
-from sdpg.records import ROLLOUT_SCHEMA, SCHEMA_VERSION, VERSION_KEY
+from sdpg.records.schemas import ROLLOUT_SCHEMA, SCHEMA_VERSION, VERSION_KEY
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"
 
 

@@ -11,12 +11,12 @@ import torch
 
 from app import signals, sources, store
 from app.quick_yaml import parse_yaml
-from sdpg.advantages import group_advantages
-from sdpg.methods import coefficients, trained_rows
+from sdpg.objective.advantages import group_advantages
+from sdpg.objective.methods import coefficients, trained_rows
 from sdpg.params import Params
-from sdpg.records import TOKEN_SIGNALS
+from sdpg.records.schemas import TOKEN_SIGNALS
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 PARAMS = parse_yaml((PROJECT / "params.yaml").read_text(encoding="utf-8"))
 
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app import selection, ui
 from app.sources import SAMPLE
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 VIEWS = sorted(path.stem for path in (PROJECT / "app" / "views").glob("*.py"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from app import store
 from app.sources import SAMPLE, RunEntry, discover
 from sdpg.errors import UserError
-from sdpg.records import read_rollouts
+from sdpg.records.schemas import read_rollouts
 
 
 @pytest.fixture

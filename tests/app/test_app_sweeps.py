@@ -17,7 +17,7 @@ import pytest
 from app import sources, studies
 from sdpg.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SPACE = {
     "methods.sdpg-ufkl.beta": {"kind": "float", "low": 1e-3, "high": 10.0, "log": True},
     "methods.sdpg-ufkl.alpha": {"kind": "float", "low": 0.0, "high": 1.0, "log": False},

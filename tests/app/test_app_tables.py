@@ -13,11 +13,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import accuracy, cells, sources
-from sdpg.paper import TABLES
-from sdpg.records import EVALUATION_SCHEMA
-from sdpg.statistics import ProblemCounts
+from sdpg.records.schemas import EVALUATION_SCHEMA
+from sdpg.results.paper import TABLES
+from sdpg.results.statistics.estimates import ProblemCounts
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from app import selection, sources, store
-from sdpg.records import TOKEN_SIGNALS
-from tests import browser as harness
-from tests.browser import chromium, location, settled
+from sdpg.records.schemas import TOKEN_SIGNALS
+from tests.helpers import browser as harness
+from tests.helpers.browser import chromium, location, settled
 
 EVIL = "https://evil.example"
 TEXTS: list[bytes] = [text if isinstance(text, bytes) else text.encode("utf-8") for text in (

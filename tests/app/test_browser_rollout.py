@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 import pytest
 
 from app import signals, sources, store, tokens
-from sdpg.records import TOKEN_SIGNALS, read_rollouts, write_rollouts
-from tests.browser import app, chromium, location, settled
+from sdpg.records.schemas import TOKEN_SIGNALS, read_rollouts, write_rollouts
+from tests.helpers.browser import app, chromium, location, settled
 
 RUN = next(run for run in sources.discover(sources.SAMPLE).runs.values() if run.method.startswith("sdpg"))
 STEP = store.rollout_steps(RUN)[1]

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 import json
 from pathlib import Path
 
-from browser import app, chromium, location, settled
 from playwright.sync_api import Browser, Page
 import pyarrow.parquet as pq
 import pytest
+
+from tests.helpers.browser import app, chromium, location, settled
 
 pytestmark = pytest.mark.slow
 ROW = 35  # pixels of a row of a table

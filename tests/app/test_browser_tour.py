@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 import shutil
 
-from browser import app, chromium, location, settled
 from playwright.sync_api import Browser, Page
 import pytest
 
 from app import store
 from app.sources import SAMPLE, discover
+from tests.helpers.browser import app, chromium, location, settled
 
 pytestmark = pytest.mark.slow
 ROW = 35  # pixels of a row of a table

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import pytest
-from tiny import tiny_experience
 import torch
 
 from benchmarks import __main__ as command
@@ -15,9 +14,10 @@ from benchmarks.figures import SkippedError, Target
 from benchmarks.gpu import Setting
 from benchmarks.rivals import Result, Work, differences, make_work
 from sdpg.errors import UserError
-from sdpg.extraction import extract_boxed, is_integer
 from sdpg.params import load_params
-from sdpg.verification import math_verify_equal
+from sdpg.rewards.extraction import extract_boxed, is_integer
+from sdpg.rewards.math_verify_pool import math_verify_equal
+from tests.helpers.tiny import tiny_experience
 
 PROMISED = ["name", "ratio", "against", "goal", "met"]
 needs_trl = pytest.mark.skipif(importlib.util.find_spec("trl") is None, reason="trl is not installed")

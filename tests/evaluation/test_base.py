@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sdpg.base import build_base
-from sdpg.check import check_inputs
+from pipelines.inspection import check_inputs
 from sdpg.errors import UserError
+from sdpg.evaluation.base import build_base
 from sdpg.files import write_json_lines
-from sdpg.models import load_model, save_model, scratch_model
+from sdpg.models.loading import load_model, save_model, scratch_model
 from sdpg.params import Params, ScratchModel, load_params, parse_params
-from sdpg.prepare import prepare, write_prepared
-from sdpg.tokenizer import train_tokenizer
+from sdpg.problems.prepare import prepare, write_prepared
+from sdpg.problems.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODEL = ScratchModel(
     kind="scratch", vocab_size=300, hidden_size=32, layers=1, heads=2, kv_heads=1, head_dim=32, intermediate_size=64,
     context=4096, steps=1, batch=1, lr=1e-3, student_share=1, slip_rate=0, misconception_rate=0,
@@ -122,7 +122,7 @@ def test_the_check_reads_files_to_their_end(project: Path, content: str, message
 
 def test_an_unchanged_input_is_not_read_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_inputs(params())
-    monkeypatch.setattr("sdpg.prepare.prepare", lambda params: pytest.fail("read again"))
+    monkeypatch.setattr("sdpg.problems.prepare.prepare", lambda params: pytest.fail("read again"))
     check_inputs(params())
     monkeypatch.undo()
     monkeypatch.chdir(project)
@@ -152,7 +152,7 @@ def test_a_damaged_weights_file_is_named(project: Path) -> None:
 
 
 def test_a_hub_model_that_is_not_at_hand_says_where_to_put_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdpg.base import _fetch
+    from sdpg.evaluation.base import _fetch
     from sdpg.params import HubModel
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -161,7 +161,7 @@ def test_a_hub_model_that_is_not_at_hand_says_where_to_put_it(project: Path, mon
 
 
 def test_a_hub_model_in_the_cache_is_resolved_without_network(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdpg.base import _fetch
+    from sdpg.evaluation.base import _fetch
     from sdpg.params import HubModel
 
     # The hub's own cache layout: refs name a commit, snapshots hold its files.

@@ -10,11 +10,12 @@ import sys
 from typing import Any
 
 import pytest
+from tests.test_dvc import closure
 
 from pipelines.benchmarks import main
-from sdpg import benchmarking
-from sdpg.benchmark_scores import compare, score, text
-from sdpg.benchmarking import (
+from sdpg.errors import UserError, entry_point
+from sdpg.evaluation import benchmarking
+from sdpg.evaluation.benchmarking import (
     ANSWERING_CODE,
     Answered,
     Asking,
@@ -23,19 +24,18 @@ from sdpg.benchmarking import (
     open_model,
     read_benchmarks,
 )
-from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json_lines
-from sdpg.models import save_model, scratch_model
-from sdpg.overlays import configure
+from sdpg.models.loading import save_model, scratch_model
 from sdpg.params import ReportParams, ScratchModel, load_params
-from sdpg.problems import Problem
-from sdpg.prompts import prepare_row
-from sdpg.records import EVALUATION_SCHEMA, read_evaluations
-from sdpg.rewards import Verifier
-from sdpg.tokenizer import train_tokenizer
-from tests.test_dvc import closure
+from sdpg.params.configure import configure
+from sdpg.problems.prompts import prepare_row
+from sdpg.problems.sources import Problem
+from sdpg.problems.tokenizer import train_tokenizer
+from sdpg.records.schemas import EVALUATION_SCHEMA, read_evaluations
+from sdpg.results.benchmark_scores import compare, score, text
+from sdpg.rewards.verifiers import Verifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 MODEL = ScratchModel(
     kind="scratch", vocab_size=300, hidden_size=32, layers=1, heads=2, kv_heads=1, head_dim=32, intermediate_size=64,

@@ -9,19 +9,19 @@ import subprocess
 import sys
 from typing import Any
 
-from fabricated import params_with
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sdpg.advantages import gate, group_advantages
 from sdpg.errors import UserError
+from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
+from sdpg.objective.advantages import gate, group_advantages
 from sdpg.params import RewardParams
-from sdpg.records import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
-from sdpg.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
-from sdpg.rescoring_report import SHOWN, write_rescored
+from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
+from sdpg.results.rescoring_report import SHOWN, write_rescored
+from tests.helpers.fabricated import params_with
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 Stored = tuple[str, str, str]
 """(completion, gold, stored status)"""

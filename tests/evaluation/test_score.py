@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from sdpg import scoring
 from sdpg.errors import UserError
+from sdpg.evaluation import scoring
+from sdpg.evaluation.scoring import parse_answer, score_file
 from sdpg.params import RewardParams
-from sdpg.rewards import Verifier
-from sdpg.scoring import parse_answer, score_file
+from sdpg.rewards.verifiers import Verifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def line(**values: Any) -> str:

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from tiny import PAD, tiny_model
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from sdpg.adapters import WithoutAdapter, add_adapter
-from sdpg.lora_params import LoraParams
-from sdpg.models import trainable
-from sdpg.policies import Policies
+from sdpg.models.adapters import WithoutAdapter, add_adapter
+from sdpg.models.loading import trainable
+from sdpg.models.passes import Policies
+from sdpg.params.lora import LoraParams
+from tests.helpers.tiny import PAD, tiny_model
 
 LORA = LoraParams(rank=3, alpha=6)
 SCALE = 2.0

@@ -1,4 +1,4 @@
-"""What :func:`sdpg.fused_head.fused_head` computes, written once more from the formulas over full logits.
+"""What :func:`sdpg.models.fused_head.fused_head` computes, written once more from the formulas over full logits.
 
 Values and losses are differentiated by autograd. :func:`sizes` says what a rounding error of a result is measured
 against.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
+from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 
 
 @dataclass(frozen=True)

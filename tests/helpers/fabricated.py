@@ -8,9 +8,9 @@ from typing import Any
 
 from sdpg.files import write_json
 from sdpg.params import Params, parse_params, read_yaml
-from sdpg.records import write_evaluations
+from sdpg.records.schemas import write_evaluations
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 BENCHMARKS = ("chain-3", "chain-4", "carry-3")
 SETS = (*BENCHMARKS, "validation")
 STEPS = (10, 20, 30, 40)

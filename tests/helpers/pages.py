@@ -6,7 +6,7 @@ import sys
 import pytest
 from streamlit.testing.v1 import AppTest
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 
 def opened(page: str, root: Path, monkeypatch: pytest.MonkeyPatch, **params: str) -> AppTest:

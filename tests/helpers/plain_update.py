@@ -5,23 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import (
+import torch
+from torch import Tensor
+
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.passes import Policies
+from sdpg.objective.methods import Coefficients
+from sdpg.params import MethodParams, load_params
+from sdpg.params.train import TrainParams
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.tiny import (
     MAX_TOKENS,
     SIBLINGS,
     gradients,
     tiny_policies,
 )
-import torch
-from torch import Tensor
 
-from sdpg.experience import Experience, Signals
-from sdpg.methods import Coefficients
-from sdpg.params import MethodParams, load_params
-from sdpg.policies import Policies
-from sdpg.train_params import TrainParams
-from sdpg.update import Task, accumulate_gradients
-
-METHODS = load_params(Path(__file__).parents[1] / "params.yaml").methods
+METHODS = load_params(Path(__file__).parents[2] / "params.yaml").methods
 NORMALISERS: list[Any] = ["group", "batch", "sequence", "constant"]
 KL: dict[str, Any] = {"distillation": "kl_student_teacher", "beta": 1.0}
 AT = Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0)

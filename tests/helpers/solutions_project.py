@@ -11,9 +11,9 @@ from typing import Any
 from transformers import Qwen3Config
 
 from sdpg.params import read_yaml
-from sdpg.tokenizer import train_tokenizer
+from sdpg.problems.tokenizer import train_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def questions(count: int) -> list[dict[str, Any]]:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.advantages import gate, group_advantages
-from sdpg.experience import Experience
+from sdpg.models.experience import Experience
+from sdpg.models.passes import Policies
+from sdpg.objective.advantages import gate, group_advantages
 from sdpg.params import MethodParams
-from sdpg.policies import Policies
-from sdpg.train_params import TrainParams
+from sdpg.params.train import TrainParams
 
 VOCAB, PAD, EOS = 40, 0, 1
 SIBLINGS = 4

@@ -13,7 +13,7 @@ from sdpg.tuning.space import applied
 from sdpg.tuning.storage import open_storage
 from sdpg.tuning.study import Claim, Outcome, Study, is_lost
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SPACE: dict[str, Any] = {
     "train.lr": {"kind": "float", "low": 1e-4, "high": 1e-3, "log": True},
     "methods.sdpg-ufkl.beta": {"kind": "float", "low": 0.1, "high": 10.0, "log": True},

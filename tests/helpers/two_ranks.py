@@ -6,16 +6,16 @@ import time
 from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin
-from adapted import adapted_policies
 import pytest
-from tiny import tiny_model
 import torch
 from torch import distributed, multiprocessing
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.distribution import checkpoint_activations, replicate, shard
-from sdpg.policies import Policies
-from sdpg.ranks import Ranks
+from sdpg.models.distribution import checkpoint_activations, replicate, shard
+from sdpg.models.passes import Policies
+from sdpg.models.ranks import Ranks
+from tests.helpers.adapted import adapted_policies
+from tests.helpers.tiny import tiny_model
 
 SIZE = 2
 STRATEGIES = ("ddp", "fsdp2")

@@ -1,4 +1,5 @@
-"""One of several processes with shards of one model and a vLLM each; `tests/test_vllm_ranks.py` launches them."""
+"""One of several processes with shards of one model and a vLLM each; `tests/rollouts/test_vllm_ranks.py` launches
+them."""
 
 import sys
 
@@ -6,12 +7,12 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from vllm_tiny import PROMPTS, Tokenizer, assert_same_greedy, embedded, moved, qwen3, sampling, settings
 
 from sdpg.errors import UserError
 from sdpg.rollouts import vllm_in_process
 from sdpg.rollouts.model_weights import named_weights
 from sdpg.rollouts.vllm_in_process import InProcessVllm
+from tests.helpers.vllm_tiny import PROMPTS, Tokenizer, assert_same_greedy, embedded, moved, qwen3, sampling, settings
 
 
 def main(tied: bool) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.batches import token_batch
-from sdpg.models import response_logits
+from sdpg.models.batches import token_batch
+from sdpg.models.loading import response_logits
+from sdpg.params.vllm import VllmInProcess
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.vllm_params import VllmInProcess
-from sdpg.vllm_start import installed
+from sdpg.rollouts.vllm_start import installed
 
 needs_vllm = pytest.mark.skipif(
     not installed(), reason="vLLM is not installed: `make test-vllm` runs this in an environment of its own"

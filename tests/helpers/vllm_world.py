@@ -3,18 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from sdpg.models import scratch_model
+from sdpg.models.loading import scratch_model
+from sdpg.models.passes import Policies
+from sdpg.models.pretraining import pretrain
 from sdpg.params import Params, load_params, parse_params
-from sdpg.policies import Policies
-from sdpg.prepare import prepare
-from sdpg.pretraining import pretrain
-from sdpg.prompts import longest_prompt
-from sdpg.rewards import Verifier
+from sdpg.problems.prepare import prepare
+from sdpg.problems.prompts import longest_prompt
+from sdpg.problems.tokenizer import pad_and_eos
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.engines import make_engine
-from sdpg.tokenizer import pad_and_eos
-from sdpg.trainer import DTYPES, Trainer
+from sdpg.training.trainer import DTYPES, Trainer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 IN_PROCESS = {
     "mode": "in_process", "dtype": "float32", "kv_cache_megabytes": 32, "eager": True, "canary_tolerance": 1e-3,
 }  # fmt: skip
@@ -59,7 +59,7 @@ class World:
         return model
 
     def trainer(self, params: Params, verifier: Verifier, state: Path, on_step: Any = None) -> Trainer:
-        """As :func:`sdpg.runs.make_trainer` puts it together, with SDPG-UFKL."""
+        """As :func:`sdpg.training.run.make_trainer` puts it together, with SDPG-UFKL."""
         student, reference = self.copy(), self.copy().requires_grad_(False)
         problems = self.prepared.train.rows
         sets = {"chain-3": self.prepared.benchmarks["chain-3"].rows, "validation": self.prepared.validation.rows}

@@ -3,9 +3,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
-from tiny import tiny_experience
 
-from sdpg.batches import micro_batches, shared_lines, token_batch
+from sdpg.models.batches import micro_batches, shared_lines, token_batch
+from tests.helpers.tiny import tiny_experience
 
 
 @given(st.lists(st.integers(1, 300), max_size=40), st.integers(1, 1000))

@@ -7,26 +7,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from plain_update import METHODS, gate_kind, switched_on
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
 import torch
-from two_ranks import STRATEGIES, adapted, on_two_ranks, policies
 
-from sdpg import experience as experience_module
-from sdpg.adapters import full_weights
-from sdpg.batches import deal
-from sdpg.checkpoints import load_checkpoint, save_checkpoint
-from sdpg.experience import Experience, Signals
-from sdpg.methods import Coefficients
-from sdpg.models import trainable
+from sdpg.models import experience as experience_module
+from sdpg.models.adapters import full_weights
+from sdpg.models.batches import deal
+from sdpg.models.experience import Experience, Signals
+from sdpg.models.loading import trainable
+from sdpg.models.passes import Policies
+from sdpg.models.ranks import SOLO, Ranks, whole
+from sdpg.objective.methods import Coefficients
 from sdpg.params import MethodParams
-from sdpg.policies import Policies
-from sdpg.ranks import SOLO, Ranks, whole
-from sdpg.recording import DIAGNOSED, diagnose
-from sdpg.trainer import Trainer
-from sdpg.update import Task, accumulate_gradients
+from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
+from sdpg.training.recording import DIAGNOSED, diagnose
+from sdpg.training.trainer import Trainer
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.plain_update import METHODS, gate_kind, switched_on
+from tests.helpers.tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
+from tests.helpers.two_ranks import STRATEGIES, adapted, on_two_ranks, policies
 
 STEPS = 3
 BUDGET = 128

@@ -12,18 +12,18 @@ from typing import Any
 from accelerate import FullyShardedDataParallelPlugin
 import pytest
 from ruamel.yaml import YAML
-from tiny import tiny_model
-from two_ranks import plugin
 
-from sdpg import distribution, launching
-from sdpg.distributed_params import DistributedParams
-from sdpg.distribution import check_sharded, joined
 from sdpg.errors import UserError
-from sdpg.launching import check_launch, launch
+from sdpg.models import distribution, launching
+from sdpg.models.distribution import check_sharded, joined
+from sdpg.models.launching import check_launch, launch
 from sdpg.params import load_params, parse_params, read_yaml
-from sdpg.records import read_rollouts
+from sdpg.params.distributed import DistributedParams
+from sdpg.records.schemas import read_rollouts
+from tests.helpers.tiny import tiny_model
+from tests.helpers.two_ranks import plugin
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

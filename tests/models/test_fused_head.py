@@ -4,15 +4,26 @@ import math
 from typing import Any, get_args
 from unittest.mock import patch
 
-from direct_head import Inputs, Results, direct, direct_values, example, fused, logits_of, mixed, results, sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 import torch
 from torch import Tensor
 
-from sdpg.fused_head import Teacher, TokenLoss, TokenValues
-from sdpg.losses import Divergence
+from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues
+from sdpg.objective.losses import Divergence
+from tests.helpers.direct_head import (
+    Inputs,
+    Results,
+    direct,
+    direct_values,
+    example,
+    fused,
+    logits_of,
+    mixed,
+    results,
+    sizes,
+)
 
 DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 EVERYTHING = 1 << 40
@@ -116,7 +127,7 @@ def found_and_exact(case: Case, dtype: torch.dtype, floor: float) -> tuple[Resul
     """Of the fused head in that type and of the direct computation in float64, with the sizes for the errors."""
     given_inputs = case.inputs.to(dtype)
     exact = given_inputs.to(torch.float64)
-    with patch("sdpg.fused_head.BLOCK_BYTES", case.block_bytes):
+    with patch("sdpg.models.fused_head.BLOCK_BYTES", case.block_bytes):
         found = results(given_inputs, lambda inputs: fused(inputs, case.loss, case.memory_bytes))
     size = sizes(exact, case.loss, floor)
     return found, results(exact, lambda inputs: direct(inputs, case.loss)), size

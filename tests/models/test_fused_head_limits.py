@@ -1,7 +1,6 @@
 from dataclasses import replace
 from typing import Any, get_args
 
-from direct_head import Inputs, direct, direct_values, example, fused, logits_of, mixed, results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
@@ -9,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdpg.fused_head import Teacher, TokenValues, chunk_tokens
-from sdpg.losses import Divergence
+from sdpg.models.fused_head import Teacher, TokenValues, chunk_tokens
+from sdpg.objective.losses import Divergence
+from tests.helpers.direct_head import Inputs, direct, direct_values, example, fused, logits_of, mixed, results
 
 DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 EVERYTHING = 1 << 40

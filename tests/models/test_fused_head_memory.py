@@ -1,13 +1,13 @@
 import itertools
 from typing import Any, get_args
 
-from direct_head import Inputs, fused, mixed
 import pytest
 import torch
 
 from benchmarks.memory import PeakMemory
-from sdpg.fused_head import BLOCK_BYTES, Teacher
-from sdpg.losses import Divergence
+from sdpg.models.fused_head import BLOCK_BYTES, Teacher
+from sdpg.objective.losses import Divergence
+from tests.helpers.direct_head import Inputs, fused, mixed
 
 DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 FLOAT = 4

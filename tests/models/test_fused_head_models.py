@@ -2,10 +2,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from direct_head import Inputs, Results, direct_values, example, fused, results, sizes
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import PAD, VOCAB, gradients, tiny_model
 import torch
 from torch import Tensor, distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
@@ -13,9 +11,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from sdpg.batches import TokenBatch, token_batch
-from sdpg.fused_head import Teacher, TokenLoss, TokenValues, fused_head
-from sdpg.models import response_hidden, response_logits, with_head
+from sdpg.models.batches import TokenBatch, token_batch
+from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
+from sdpg.models.loading import response_hidden, response_logits, with_head
+from tests.helpers.direct_head import Inputs, Results, direct_values, example, fused, results, sizes
+from tests.helpers.tiny import PAD, VOCAB, gradients, tiny_model
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.8, 1.2
 

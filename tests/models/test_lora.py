@@ -5,28 +5,28 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapted import LORA, SCALE, ByHand, adapted_model, adapted_policies
 from peft import PeftModel
-from plain_update import AT, METHODS, gate_kind, plain_loss, run, switched_on
 import pytest
-from tiny import counted_passes, gradients, tiny_experience, tiny_method, tiny_model, tiny_train
 import torch
 
-from sdpg.adapter_check import check_adapter
-from sdpg.adapters import WithoutAdapter, adapter_off, add_adapter, full_weights, save_adapter
-from sdpg.batches import token_batch
-from sdpg.distribution import checkpoint_activations
 from sdpg.errors import UserError
-from sdpg.experience import Signals
-from sdpg.lora_params import LoraParams
-from sdpg.losses import reference_term
-from sdpg.models import response_logits, take_over, trainable
+from sdpg.models.adapter_check import check_adapter
+from sdpg.models.adapters import WithoutAdapter, adapter_off, add_adapter, full_weights, save_adapter
+from sdpg.models.batches import token_batch
+from sdpg.models.distribution import checkpoint_activations
+from sdpg.models.experience import Signals
+from sdpg.models.loading import response_logits, take_over, trainable
+from sdpg.models.passes import Policies
+from sdpg.objective.losses import reference_term
 from sdpg.params import load_params, parse_params, read_yaml
-from sdpg.policies import Policies
-from sdpg.recording import diagnose
+from sdpg.params.lora import LoraParams
 from sdpg.rollouts.model_weights import named_weights
+from sdpg.training.recording import diagnose
+from tests.helpers.adapted import LORA, SCALE, ByHand, adapted_model, adapted_policies
+from tests.helpers.plain_update import AT, METHODS, gate_kind, plain_loss, run, switched_on
+from tests.helpers.tiny import counted_passes, gradients, tiny_experience, tiny_method, tiny_model, tiny_train
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BATCH = token_batch([[3, 4, 5, 6], [7, 8]], [[9, 10, 1], [11, 12, 13, 1]], 0, torch.device("cpu"))
 
 

@@ -2,13 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
 
-from sdpg.batches import token_batch
 from sdpg.errors import UserError
-from sdpg.models import can_share_lines, load_model, response_hidden, response_logits, with_head
+from sdpg.models.batches import token_batch
+from sdpg.models.loading import can_share_lines, load_model, response_hidden, response_logits, with_head
+from tests.helpers.tiny import tiny_model
 
 
 @pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])

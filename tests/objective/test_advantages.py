@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from sdpg.advantages import gate, group_advantages
+from sdpg.objective.advantages import gate, group_advantages
 
 EPS = 1e-6
 

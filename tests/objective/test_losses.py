@@ -10,7 +10,7 @@ from scipy.special import rel_entr, softmax
 import torch
 from torch import Tensor
 
-from sdpg.losses import (
+from sdpg.objective.losses import (
     Divergence,
     ReferenceKind,
     clipped_surrogate,

@@ -3,10 +3,9 @@ import math
 from typing import Any
 
 import pytest
-from tiny import tiny_method, tiny_train
 import torch
 
-from sdpg.methods import (
+from sdpg.objective.methods import (
     Coefficients,
     TokenInputs,
     coefficients,
@@ -15,6 +14,7 @@ from sdpg.methods import (
     token_losses,
     trained_rows,
 )
+from tests.helpers.tiny import tiny_method, tiny_train
 
 LN2 = math.log(2)
 SDPG: dict[str, Any] = {

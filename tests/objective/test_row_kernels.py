@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdpg.losses import Divergence
-from sdpg.row_kernels import RowValues, divergence_rows, gradient_rows, log_softmax_rows, student_rows
+from sdpg.models.row_kernels import RowValues, divergence_rows, gradient_rows, log_softmax_rows, student_rows
+from sdpg.objective.losses import Divergence
 
 DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 P, Q = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]

@@ -1,6 +1,6 @@
 import pytest
 
-from sdpg.schedules import beta, crossed, learning_rate, rlsd_lambda, window
+from sdpg.objective.schedules import beta, crossed, learning_rate, rlsd_lambda, window
 
 
 def test_windows_are_fractions_of_the_run() -> None:

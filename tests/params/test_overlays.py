@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.overlays import UNSET, configure, read_overlay
 from sdpg.params import load_params, read_yaml
+from sdpg.params.configure import UNSET, configure, read_overlay
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 

@@ -9,7 +9,7 @@ import pytest
 from sdpg.errors import UserError
 from sdpg.params import Params, load_params, parse_params, read_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TREE = read_yaml(ROOT / "params.yaml")
 
 

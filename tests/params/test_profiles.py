@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from test_overlays import leaves, project
 
-from sdpg.overlays import CATALOGUE, configure, read_overlay
 from sdpg.params import FileSource, HubModel, HubSource, Params, load_params, read_yaml
+from sdpg.params.configure import CATALOGUE, configure, read_overlay
+from tests.params.test_overlays import leaves, project
 
 __all__ = ["project"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QWEN = ("qwen3-1.7b", "qwen3-4b")
 PROFILES = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from vllm_tiny import Tokenizer, embedded, qwen3, recomputed, sampling
 
 from pipelines import serve
-from sdpg import vllm_start
 from sdpg.errors import UserError
 from sdpg.params import RolloutParams, parse_params, read_yaml
+from sdpg.rollouts import vllm_start
 from sdpg.rollouts.canary import TOKENS, Canary, canary_prompt
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.protocol import Completion
-from sdpg.vllm_start import check_vllm, engine_arguments, kv_cache_bytes
+from sdpg.rollouts.vllm_start import check_vllm, engine_arguments, kv_cache_bytes
+from tests.helpers.vllm_tiny import Tokenizer, embedded, qwen3, recomputed, sampling
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TREE = read_yaml(ROOT / "params.yaml")
 IN_PROCESS = {"mode": "in_process", "kv_cache_megabytes": 32}
 SERVER = {"mode": "server", "url": "http://127.0.0.1:8000"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sdpg.params import Params, load_params, read_yaml
-from sdpg.runs import train_sections
+from sdpg.training.run import train_sections
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
 
 

@@ -13,8 +13,8 @@ import time
 import mlflow
 import pytest
 
-from sdpg.records import TOKEN_SIGNALS, read_evaluations, read_rollouts
-from tests.clones import ENVIRONMENT, clone, run
+from sdpg.records.schemas import TOKEN_SIGNALS, read_evaluations, read_rollouts
+from tests.helpers.clones import ENVIRONMENT, clone, run
 
 pytestmark = pytest.mark.slow
 

@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_overlays import leaves, project
 import torch
 
-from sdpg.advantages import group_advantages
+from pipelines.rehearsal import write_inputs
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines, write_json_lines
-from sdpg.models import load_model
-from sdpg.overlays import configure
+from sdpg.models.loading import load_model
+from sdpg.objective.advantages import group_advantages
 from sdpg.params import HubModel, Params, load_params, read_yaml
+from sdpg.params.configure import configure
 from sdpg.planning.plan import planned_params
-from sdpg.prepare import prepare
-from sdpg.prompts import prompt_ids
-from sdpg.rehearsal import write_inputs
-from sdpg.rewards import Verifier
+from sdpg.problems.prepare import prepare
+from sdpg.problems.prompts import prompt_ids
+from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts import Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.tokenizer import load_tokenizer
+from tests.params.test_overlays import leaves, project
 
 __all__ = ["project"]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIFFERENCES = {
     "/profile",
     # paths

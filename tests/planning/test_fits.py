@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from sdpg.check import check_inputs
+from pipelines.inspection import check_inputs
 from sdpg.errors import UserError
 from sdpg.params import HubModel
 from sdpg.planning.fits import check_gpus, check_memory
 from sdpg.planning.plan import planned_params
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

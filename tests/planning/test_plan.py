@@ -12,8 +12,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipelines import plan as command
 from sdpg.errors import UserError
-from sdpg.lora_params import LoraParams
 from sdpg.params import BaseParams, HubModel, HubSource
+from sdpg.params.lora import LoraParams
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.fits import standing_bytes
 from sdpg.planning.machines import Machine, machines
@@ -42,7 +42,7 @@ from sdpg.planning.work import (
     plan_disk,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = Shape(64, 160, 3, 4, 2, 16, 300, True)
 
 

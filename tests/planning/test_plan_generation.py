@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sdpg.params import Params
+from sdpg.params.vllm import VllmInProcess, VllmServer
 from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, largest_generation, longest_in_cache
 from sdpg.planning.machines import machines
 from sdpg.planning.memory import Generation, Layout, forward_only, plan_memory
@@ -14,9 +15,8 @@ from sdpg.planning.plan import Plan, changes_to_fit, largest_passes, layouts, me
 from sdpg.planning.report import report
 from sdpg.planning.shapes import KNOWN, shape_of
 from sdpg.planning.work import Assumptions
-from sdpg.vllm_params import VllmInProcess, VllmServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = KNOWN["Qwen/Qwen3-4B"]
 GIB = 2**30
 SHARDS = Layout(8, "fsdp2", True)

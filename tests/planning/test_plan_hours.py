@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sdpg.lora_params import LoraParams
 from sdpg.params import Params
+from sdpg.params.lora import LoraParams
+from sdpg.params.vllm import VllmServer
 from sdpg.planning.hours import (
     Sampler,
     compute_hours,
@@ -24,9 +25,8 @@ from sdpg.planning.plan import planned_params
 from sdpg.planning.shapes import KNOWN
 from sdpg.planning.traffic import micro_batch_rounds, run_traffic
 from sdpg.planning.work import CARDS, Assumptions, Range, count_completions, method_work
-from sdpg.vllm_params import VllmServer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHAPE = KNOWN["Qwen/Qwen3-4B"]
 H100 = CARDS["h100"]
 ONE, EIGHT = Machine(1, H100, "given"), Machine(8, H100, "given")

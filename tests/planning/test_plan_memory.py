@@ -21,7 +21,7 @@ from sdpg.planning.adapter import Adapter
 from sdpg.planning.memory import Generation, Layout, Passes, plan_memory
 from sdpg.planning.shapes import Shape
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.15
 WITH_ADAPTER = 0.05
 """What an adapter saves is no larger part of a layer than the other tolerance."""

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.overlays import CATALOGUE, configure
 from sdpg.params import BenchmarkParams, DataParams, HubSource, Params, load_params, parse_params, read_yaml
-from sdpg.prepare import prepare, summary
-from sdpg.problems import load_problems
+from sdpg.params.configure import CATALOGUE, configure
+from sdpg.problems.prepare import prepare, summary
+from sdpg.problems.sources import load_problems
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIRST, SECOND = "ab" * 20, "cd" * 20
 SOURCE = {"kind": "hub", "id": "lab/sums", "revision": "main", "split": "test", "columns": {"problem": "question"}}
 

@@ -9,15 +9,15 @@ import threading
 from typing import Any
 
 import pytest
-from test_base import params, project
 
-from sdpg.base import build_base
-from sdpg.check import check_inputs
+from pipelines.inspection import check_inputs
 from sdpg.errors import UserError
+from sdpg.evaluation.base import build_base
 from sdpg.files import write_json_lines
-from sdpg.inputs import _hub_answers, check_at_hand
-from sdpg.models import load_model
-from sdpg.prepare import prepare, write_prepared
+from sdpg.models.loading import load_model
+from sdpg.problems.inputs import _hub_answers, check_at_hand
+from sdpg.problems.prepare import prepare, write_prepared
+from tests.evaluation.test_base import params, project
 
 __all__ = ["project"]
 COMMIT = "ab" * 20
@@ -100,7 +100,7 @@ def test_what_is_there_is_not_asked_for(offline: Path, put: Callable[[Path], Non
 
 
 def test_a_hub_that_answers_is_left_to_those_who_ask_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdpg.inputs._hub_answers", lambda: True)
+    monkeypatch.setattr("sdpg.problems.inputs._hub_answers", lambda: True)
     check_at_hand(changed())
 
 

@@ -12,16 +12,16 @@ import pytest
 from transformers import Qwen3Config
 
 from pipelines import prepare as stage
-from sdpg import prepare as work
-from sdpg.context import model_context
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Params, parse_params, read_yaml
-from sdpg.prepare import prepare, summary, write_prepared
-from sdpg.problems import text_keys
-from sdpg.prompts import prompt_ids, read_prepared
-from sdpg.tokenizer import load_tokenizer, train_tokenizer
+from sdpg.problems import prepare as work
+from sdpg.problems.context import model_context
+from sdpg.problems.prepare import prepare, summary, write_prepared
+from sdpg.problems.prompts import prompt_ids, read_prepared
+from sdpg.problems.sources import text_keys
+from sdpg.problems.tokenizer import load_tokenizer, train_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 LIMITS = {"prompts.max_student_tokens": 3000, "prompts.max_teacher_tokens": 3000, "base.model.context": 9000}
 

@@ -10,9 +10,9 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.params import DataParams
-from sdpg.problems import Overlap, Problem, ProblemSet, load_problems, overlap, split_validation, text_keys
+from sdpg.problems.sources import Overlap, Problem, ProblemSet, load_problems, overlap, split_validation, text_keys
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def data_params(folder: Path, source: dict[str, object]) -> DataParams:

@@ -9,8 +9,7 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.params import PromptParams
-from sdpg.problems import Problem
-from sdpg.prompts import (
+from sdpg.problems.prompts import (
     PreparedRow,
     chat_prompt,
     generation_header,
@@ -21,7 +20,8 @@ from sdpg.prompts import (
     render_student,
     render_teacher,
 )
-from sdpg.tokenizer import train_tokenizer
+from sdpg.problems.sources import Problem
+from sdpg.problems.tokenizer import train_tokenizer
 
 TOKENIZER = train_tokenizer(["Question: Solve it. The answer is 12.\n"] * 5, 300)
 TEACHER = {"answer_and_solution": "{student}\nAnswer: {answer}. Solution: {solution}", "answer": "{student}\n={answer}"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.synthetic import FAMILIES, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
+from sdpg.problems.synthetic import FAMILIES, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
 
 CALCULATE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 CHAIN = Chain("carry-3", 17, (Step("+", 5), Step("-", 4), Step("*", 2)))

@@ -10,7 +10,7 @@ from transformers import Qwen3Config
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from sdpg.errors import UserError
-from sdpg.tokenizer import END, PAD, PRETOKENIZE, START, load_tokenizer, train_tokenizer
+from sdpg.problems.tokenizer import END, PAD, PRETOKENIZE, START, load_tokenizer, train_tokenizer
 
 TEXTS = [f"{START}user\nSolve step by step: {n} a+5 b*2\nBox the answer.{END}\n\\boxed{{{n}}}" for n in range(10, 60)]
 TOKENIZER = train_tokenizer(TEXTS, 300)

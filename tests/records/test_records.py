@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.records import (
+from sdpg.records.schemas import (
     EVALUATION_SCHEMA,
     ROLLOUT_SCHEMA,
     TOKEN_SIGNALS,
@@ -73,5 +73,5 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_reading_records_loads_no_torch() -> None:
-    program = "import sdpg.records, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    program = "import sdpg.records.schemas, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

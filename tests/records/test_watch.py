@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from sdpg.checkpoints import CsvLog
 from sdpg.errors import UserError
-from sdpg.metrics import metric_columns
 from sdpg.params import parse_params, read_yaml
-from sdpg.watch import (
+from sdpg.params.watch import WatchParams
+from sdpg.records.watch import (
     ALARMS,
     COLUMNS,
     LIMITS,
@@ -28,9 +27,10 @@ from sdpg.watch import (
     read_history,
     watch_summary,
 )
-from sdpg.watch_params import WatchParams
+from sdpg.training.checkpoints import CsvLog
+from sdpg.training.metrics import metric_columns
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OFF = {limit.field: None for limit in LIMITS}
 
 

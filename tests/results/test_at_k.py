@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sdpg.at_k import Answer, best_at_k, majority_at_k, pass_at_every_k, pass_at_k
+from sdpg.results.statistics.at_k import Answer, best_at_k, majority_at_k, pass_at_every_k, pass_at_k
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])

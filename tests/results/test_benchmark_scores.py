@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sdpg.benchmark_scores import compare, markdown, score, text
-from sdpg.benchmarking import Answered, Benchmark, ModelFolder
+from sdpg.evaluation.benchmarking import Answered, Benchmark, ModelFolder
 from sdpg.params import ReportParams
-from sdpg.records import EVALUATION_SCHEMA, write_evaluations
+from sdpg.records.schemas import EVALUATION_SCHEMA, write_evaluations
+from sdpg.results.benchmark_scores import compare, markdown, score, text
 
 REPORT = ReportParams(resamples=200)
 

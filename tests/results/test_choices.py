@@ -1,13 +1,13 @@
 from pathlib import Path
 from typing import Any
 
-from fabricated import params_with
 import pytest
 
-from sdpg.choices import CHOICES, choices_markdown, resolve
 from sdpg.params import Params, parse_params, read_yaml
+from sdpg.results.choices import CHOICES, choices_markdown, resolve
+from tests.helpers.fabricated import params_with
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 UNSET = "(unset)"
 SIZES = {"steps", "prompts_per_step", "responses_per_prompt", "lr", "beta", "tokens_per_micro_batch"}
 

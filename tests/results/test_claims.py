@@ -1,11 +1,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fabricated import params_with, write_base, write_run
 import pytest
 
-from sdpg.claims import CLAIMS, Judged, decide, evaluation_step, judge_all
-from sdpg.results import Results, read_results
+from sdpg.results.claims import CLAIMS, Judged, decide, evaluation_step, judge_all
+from sdpg.results.runs import Results, read_results
+from tests.helpers.fabricated import params_with, write_base, write_run
 
 Plan = Callable[[str, int, int], int]
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from sdpg.comparisons import holm, needed_sizes, sizes_for
-from sdpg.statistics import ProblemCounts
+from sdpg.results.statistics.comparisons import holm, needed_sizes, sizes_for
+from sdpg.results.statistics.estimates import ProblemCounts
 
 
 def test_holm_by_hand() -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.evidence import gather, pooled
 from sdpg.params import ReportParams
-from sdpg.statistics import ProblemCounts
-from sdpg.summaries import EvaluationSummary
+from sdpg.results.statistics.estimates import ProblemCounts
+from sdpg.results.statistics.evidence import gather, pooled
+from sdpg.results.statistics.summaries import EvaluationSummary
 
 REPORT = ReportParams(resamples=200)
 NAMES = ("a", "b", "c")

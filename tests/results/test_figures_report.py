@@ -3,15 +3,15 @@ from io import BytesIO
 from pathlib import Path
 import re
 
-from fabricated import params_with, write_base, write_run
 from matplotlib.image import imread
 import numpy as np
 import pytest
 
-from sdpg.figures import curves
-from sdpg.look import smooth, smoothing_width
-from sdpg.report import write_reports
-from sdpg.results import Results, read_results
+from sdpg.colours import smooth, smoothing_width
+from sdpg.results.figures import curves
+from sdpg.results.report import write_reports
+from sdpg.results.runs import Results, read_results
+from tests.helpers.fabricated import params_with, write_base, write_run
 
 HOSTILE = "<script>alert('x')</script> & $a_b | [red]"
 

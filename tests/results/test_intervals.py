@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 from scipy import optimize, stats
+from sdpg.results.runs.statistics import intervals
 
-from sdpg import intervals
-from sdpg.intervals import crossed_bootstrap, score_limits, skewed_limits
+from sdpg.results.statistics.intervals import crossed_bootstrap, score_limits, skewed_limits
 
 
 @pytest.mark.parametrize("mean", [1e-4, 0.05, 0.5, 0.93])

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from typing import Any
 
-from fabricated import params_with, write_base, write_run
 import pytest
 from ruamel.yaml import YAML
 
 from sdpg.errors import UserError
-from sdpg.matched import (
+from sdpg.params import load_params
+from sdpg.results.matched import (
     ABSENT,
     UNREAD,
     WITHOUT_EFFECT,
@@ -25,11 +25,11 @@ from sdpg.matched import (
     matched_to_baseline,
     read_record,
 )
-from sdpg.params import load_params
-from sdpg.results import read_results
-from sdpg.runs import train_sections
+from sdpg.results.runs import read_results
+from sdpg.training.run import train_sections
+from tests.helpers.fabricated import params_with, write_base, write_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
 
 
@@ -308,7 +308,10 @@ def test_the_command_says_it_in_text_in_json_and_by_its_exit_code(tmp_path: Path
 
 
 def test_the_module_imports_no_torch() -> None:
-    code = "import sys, sdpg.matched, sdpg.watch; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = (
+        "import sys, sdpg.results.matched, sdpg.records.watch; "
+        "print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]
 

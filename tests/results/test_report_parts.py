@@ -1,15 +1,15 @@
 import json
 from pathlib import Path
 
-from fabricated import params_with, write_base, write_run
 import numpy as np
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.figures import PAPER_FIGURES, figure_methods
-from sdpg.problem_figures import easiest_first, final_accuracies, heatmap, pass_curves
-from sdpg.report import write_reports
-from sdpg.report_parts import (
+from sdpg.results.figures import PAPER_FIGURES, figure_methods
+from sdpg.results.problem_figures import easiest_first, final_accuracies, heatmap, pass_curves
+from sdpg.results.report import write_reports
+from sdpg.results.runs import Results, read_results
+from sdpg.results.sections import (
     CONTAMINATION_HEADER,
     MATCHED_HEADER,
     WATCH_HEADER,
@@ -19,8 +19,8 @@ from sdpg.report_parts import (
     statuses_of,
     watch_rows,
 )
-from sdpg.results import Results, read_results
-from sdpg.tables import final_rows, main_rows
+from sdpg.results.tables import final_rows, main_rows
+from tests.helpers.fabricated import params_with, write_base, write_run
 
 
 def right(name: str, step: int, problem: int) -> int:

@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+from sdpg.results.runs.statistics import intervals, simulation
 
 from pipelines import coverage
-from sdpg import intervals, simulation
 from sdpg.errors import UserError
-from sdpg.simulation import Population, cases, coverage_table, moved, simulate
+from sdpg.results.statistics.simulation import Population, cases, coverage_table, moved, simulate
 
 REPEATS = 250
 NEAR = (0.90, 0.985)
@@ -31,14 +31,14 @@ def test_coverage_is_near_what_is_promised(case: simulation.Case) -> None:
 def test_broken_intervals_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     score, skewed = intervals.score_limits, intervals.skewed_limits
     with monkeypatch.context() as patch:
-        patch.setattr("sdpg.statistics.score_limits", lambda *args: score(*args[:3], 0.7 * args[3]))
-        patch.setattr("sdpg.statistics.skewed_limits", lambda values, _: skewed(values, 0.83))
+        patch.setattr("sdpg.results.statistics.estimates.score_limits", lambda *args: score(*args[:3], 0.7 * args[3]))
+        patch.setattr("sdpg.results.statistics.estimates.skewed_limits", lambda values, _: skewed(values, 0.83))
         for case in cases():
             if case.judged and case.interval != "two_way_interval":
                 assert simulate(case, REPEATS, seed=1).coverage < NEAR[0]
     with monkeypatch.context() as patch:
         # The t interval, at a mean of 0.05.
-        patch.setattr("sdpg.statistics.score_limits", lambda mean, variance, _, critical: (
+        patch.setattr("sdpg.results.statistics.estimates.score_limits", lambda mean, variance, _, critical: (
             mean - critical * variance**0.5, mean + critical * variance**0.5
         ))  # fmt: skip
         assert simulate(cases()[3], REPEATS, seed=1).coverage < NEAR[0]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sdpg.errors import UserError
-from sdpg.statistics import (
+from sdpg.results.statistics.estimates import (
     ProblemCounts,
     accuracy_matrix,
     batch_interval,

@@ -1,10 +1,10 @@
 import pyarrow as pa
 import pytest
 
-from sdpg.at_k import majority_at_k
 from sdpg.errors import UserError
-from sdpg.records import EVALUATION_SCHEMA
-from sdpg.summaries import COLUMNS, summarise
+from sdpg.records.schemas import EVALUATION_SCHEMA
+from sdpg.results.statistics.at_k import majority_at_k
+from sdpg.results.statistics.summaries import COLUMNS, summarise
 
 ROWS = [
     # problem_id, sample, status, extracted_answer, length, truncated, temperature

@@ -1,15 +1,15 @@
 import json
 from pathlib import Path
 
-from fabricated import params_with, write_base, write_run
 import numpy as np
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.rendering import latex_table, main_cells
-from sdpg.report import print_table, write_reports
-from sdpg.results import Results, read_results
-from sdpg.tables import FinalRow, MainRow, final_rows, greedy_headline, main_rows, pass_sizes
+from sdpg.results.rendering import latex_table, main_cells
+from sdpg.results.report import print_table, write_reports
+from sdpg.results.runs import Results, read_results
+from sdpg.results.tables import FinalRow, MainRow, final_rows, greedy_headline, main_rows, pass_sizes
+from tests.helpers.fabricated import params_with, write_base, write_run
 
 RIGHT = {
     # Of 4 samples, for every problem: step → per set.

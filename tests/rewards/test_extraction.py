@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from sdpg.extraction import (
+from sdpg.rewards.extraction import (
     balanced,
     extract_answer_line,
     extract_boxed,

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from sdpg.extraction import MAX_ANSWER_CHARACTERS, MAX_NESTING, normalise_answer
 from sdpg.files import read_json_lines
 from sdpg.params import RewardParams
-from sdpg.rewards import Status, Verdict, Verifier
-from sdpg.verification import math_verify_equal
+from sdpg.rewards.extraction import MAX_ANSWER_CHARACTERS, MAX_NESTING, normalise_answer
+from sdpg.rewards.math_verify_pool import math_verify_equal
+from sdpg.rewards.verifiers import Status, Verdict, Verifier
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT.parent / "shared" / "data"
 CALLS = "SDPG_TEST_VERIFY_CALLS"
 
@@ -329,7 +329,7 @@ def test_workers_neither_run_the_main_module_again_nor_import_torch(tmp_path: Pa
     (tmp_path / "stage.py").write_text(
         "import sys, marker, helper\n"
         "from sdpg.params import RewardParams\n"
-        "from sdpg.rewards import Verifier\n"
+        "from sdpg.rewards.verifiers import Verifier\n"
         "assert not {'torch', 'transformers', 'sympy'} & set(sys.modules)\n"
         "print('main')\n"
         "with Verifier(RewardParams(), helper.verify) as verifier:\n"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sdpg.extraction import is_integer
 from sdpg.files import read_json_lines
 from sdpg.params import RewardParams
-from sdpg.rewards import Status, Verifier
+from sdpg.rewards.extraction import is_integer
+from sdpg.rewards.verifiers import Status, Verifier
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 SETS = ("aime24", "aime25", "amc23")
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}")
 

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 import time
 
-from hostile import ENDLESS, FAMILIES, PER_FAMILY, hostile_completions
 import pytest
 
 from sdpg.params import RewardParams
-from sdpg.rewards import Status, Verifier
+from sdpg.rewards.verifiers import Status, Verifier
+from tests.helpers.hostile import ENDLESS, FAMILIES, PER_FAMILY, hostile_completions
 
 LIMIT = 0.5
 RESTART = 2.5

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from sdpg.audit import audit, listed
+from sdpg.evaluation.audit import audit, listed
 from sdpg.params import RewardParams
-from sdpg.refusals import exact_part, last_side, numbers_before, refusal, stated_number
-from sdpg.rewards import Status, Verifier
-from sdpg.verification import every_side_equal, math_verify_equal
+from sdpg.rewards.math_verify_pool import every_side_equal, math_verify_equal
+from sdpg.rewards.refusals import exact_part, last_side, numbers_before, refusal, stated_number
+from sdpg.rewards.verifiers import Status, Verifier
 
 FOOLING = [
     ("204", "205=204"), ("204", "x=205=204"), ("204", r"204\text{ thousand}"), ("204", r"204\text{, no wait, 205}"),

@@ -3,18 +3,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import EOS, PAD, VOCAB, tiny_model
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, Qwen3NextConfig
 from transformers.utils.logging import warning_once
 
-from sdpg.batches import token_batch
-from sdpg.models import response_logits
+from sdpg.models.batches import token_batch
+from sdpg.models.loading import response_logits
 from sdpg.params import RolloutParams
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.rollouts.engines import make_engine
+from tests.helpers.tiny import EOS, PAD, VOCAB, tiny_model
 
 PROMPTS = [[2 + (3 * i + j) % (VOCAB - 2) for j in range(1 + i * 5 % 7)] for i in range(24)]
 """24 prompts of 1 to 7 tokens, not in the order of their lengths."""

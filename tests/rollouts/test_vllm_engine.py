@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from vllm_tiny import (
+
+from sdpg.errors import UserError
+from sdpg.rollouts.model_weights import named_weights
+from sdpg.rollouts.vllm_in_process import InProcessVllm
+from tests.helpers.vllm_tiny import (
     EOS,
     PROMPTS,
     Tokenizer,
@@ -19,10 +23,6 @@ from vllm_tiny import (
     sampling,
     settings,
 )  # fmt: skip
-
-from sdpg.errors import UserError
-from sdpg.rollouts.model_weights import named_weights
-from sdpg.rollouts.vllm_in_process import InProcessVllm
 
 pytestmark = needs_vllm
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 import torch
-from vllm_tiny import EOS, PROMPTS, Tokenizer, embedded, qwen3, recomputed, sampling
 
 from sdpg.errors import UserError
+from sdpg.params.vllm import VllmServer
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.vllm_server import ServedVllm
-from sdpg.vllm_params import VllmServer
+from tests.helpers.vllm_tiny import EOS, PROMPTS, Tokenizer, embedded, qwen3, recomputed, sampling
 
 Answer = Callable[[str, Any], tuple[int, Any]]
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from vllm_tiny import needs_vllm
+
+from tests.helpers.vllm_tiny import needs_vllm
 
 pytestmark = needs_vllm
 TESTS = Path(__file__).parent

@@ -4,13 +4,13 @@ import csv
 import json
 from pathlib import Path
 
-from clones import clone, run
 import pytest
 from ruamel.yaml import YAML
-from test_rehearsal import COUNTS, write_benchmarks
-from vllm_tiny import needs_vllm
 
-from sdpg.records import read_rollouts
+from sdpg.records.schemas import read_rollouts
+from tests.helpers.clones import clone, run
+from tests.helpers.vllm_tiny import needs_vllm
+from tests.pipelines.test_rehearsal import COUNTS, write_benchmarks
 
 pytestmark = needs_vllm
 METHODS = ("rlsd", "sdpg-ufkl")
@@ -41,7 +41,7 @@ def test_it_ends_in_tables(project: Path) -> None:
 
 
 def test_two_processes_with_shards_and_vllm_were_asked_for(project: Path) -> None:
-    # A run that does not get what it asks for stops: tests/test_distributed_launch.py.
+    # A run that does not get what it asks for stops: tests/models/test_distributed_launch.py.
     config = YAML(typ="safe").load((project / "runs/sdpg-ufkl-0/config.yaml").read_text())
     train, rollout = config["params"]["train"], config["params"]["rollout"]
     assert train["distributed"] == {"processes": 2, "strategy": "fsdp2", "config": None}

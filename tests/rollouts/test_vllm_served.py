@@ -13,7 +13,14 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 import torch
-from vllm_tiny import (
+
+from sdpg.errors import UserError
+from sdpg.params.vllm import VllmServer
+from sdpg.records.schemas import read_rollouts
+from sdpg.rollouts import vllm_server
+from sdpg.rollouts.model_weights import named_weights
+from sdpg.rollouts.vllm_server import ServedVllm
+from tests.helpers.vllm_tiny import (
     PROMPTS,
     Tokenizer,
     assert_logprobs_are_the_models,
@@ -23,14 +30,7 @@ from vllm_tiny import (
     qwen3,
     sampling,
 )  # fmt: skip
-from vllm_world import ROOT, World, train, tree
-
-from sdpg.errors import UserError
-from sdpg.records import read_rollouts
-from sdpg.rollouts import vllm_server
-from sdpg.rollouts.model_weights import named_weights
-from sdpg.rollouts.vllm_server import ServedVllm
-from sdpg.vllm_params import VllmServer
+from tests.helpers.vllm_world import ROOT, World, train, tree
 
 pytestmark = needs_vllm
 

@@ -6,7 +6,10 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from vllm_tiny import (
+
+from sdpg.errors import UserError
+from sdpg.rollouts.vllm_in_process import InProcessVllm
+from tests.helpers.vllm_tiny import (
     PROMPTS,
     Tokenizer,
     assert_logprobs_are_the_models,
@@ -16,9 +19,6 @@ from vllm_tiny import (
     sampling,
     settings,
 )  # fmt: skip
-
-from sdpg.errors import UserError
-from sdpg.rollouts.vllm_in_process import InProcessVllm
 
 pytestmark = needs_vllm
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from vllm_tiny import needs_vllm
-from vllm_world import IN_PROCESS, World, train
 
 from sdpg.errors import UserError
-from sdpg.records import read_rollouts
+from sdpg.records.schemas import read_rollouts
+from tests.helpers.vllm_tiny import needs_vllm
+from tests.helpers.vllm_world import IN_PROCESS, World, train
 
 pytestmark = needs_vllm
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from paid_server import MODEL, Call, Reply, answered, chat, error, paid_server, right, solved
 import pytest
-from solutions_project import make_project, questions, read_lines, solve, write_lines
 
 from pipelines import prepare as prepare_stage
 from pipelines import solutions as stage
 from sdpg.errors import UserError, entry_point
 from sdpg.params import load_params
-from sdpg.prompts import read_prepared
-from sdpg.rewards import RULES_VERSION
+from sdpg.problems.prompts import read_prepared
+from sdpg.rewards.verifiers import RULES_VERSION
+from tests.helpers.paid_server import MODEL, Call, Reply, answered, chat, error, paid_server, right, solved
+from tests.helpers.solutions_project import make_project, questions, read_lines, solve, write_lines
 
 KEY = "sk-do-not-show-0123456789"
 

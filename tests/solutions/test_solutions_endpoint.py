@@ -8,16 +8,28 @@ import threading
 import time
 from typing import Any
 
-from paid_server import MODEL, Call, PaidServer, Reply, answered, chat, error, paid_server, right, solved, wrong
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.client import HIDDEN, shown
 from sdpg.solutions.endpoint import FromEndpoint
 from sdpg.solutions.settings import Connection, Decoding, EndpointWay
 from sdpg.solutions.store import ANSWERED, IDLE, LOST, SENT, AnswerStore
+from tests.helpers.paid_server import (
+    MODEL,
+    Call,
+    PaidServer,
+    Reply,
+    answered,
+    chat,
+    error,
+    paid_server,
+    right,
+    solved,
+    wrong,
+)
 
 KEY = "sk-do-not-show-0123456789"
 

@@ -7,20 +7,20 @@ import sys
 from typing import Any
 
 import pytest
-from solutions_project import make_project, params_tree, questions, read_lines
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipelines import solutions as stage
 from sdpg.errors import UserError
 from sdpg.params import PromptParams, parse_params
-from sdpg.problems import Problem
-from sdpg.prompts import chat_prompt, prompt_ids, render_student
+from sdpg.problems.prompts import chat_prompt, prompt_ids, render_student
+from sdpg.problems.sources import Problem
+from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.solutions.sampling import FromEngine
 from sdpg.solutions.settings import Decoding, EngineWay
 from sdpg.solutions.store import AnswerStore
-from sdpg.tokenizer import load_tokenizer
+from tests.helpers.solutions_project import make_project, params_tree, questions, read_lines
 
 LEARNT = "The sum is \\boxed{7}."
 
@@ -82,7 +82,7 @@ def test_a_real_model_fills_what_it_gets_right(project: Path, monkeypatch: pytes
     assert sum(summary["rejected"]["engine"].values()) == 5 * 3
     assert summary["used"]["engine"]["answers"] == 6 + 5 + 5
     # Again, without the model.
-    monkeypatch.setattr("sdpg.models.load_model", lambda folder: pytest.fail("not needed"))
+    monkeypatch.setattr("sdpg.models.loading.load_model", lambda folder: pytest.fail("not needed"))
     before = (project / "inputs/problems/solved.jsonl").read_bytes()
     run(*arguments)
     assert (project / "inputs/problems/solved.jsonl").read_bytes() == before

@@ -8,7 +8,7 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.params import FileSource, HubSource
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
 from sdpg.solutions.joining import FromDataset, join_key
 from sdpg.solutions.settings import KNOWN, DatasetWay, parse_dataset, parse_source
 

@@ -10,17 +10,17 @@ import sys
 import time
 from typing import Any
 
-from paid_server import MODEL, Call, PaidServer, Reply, chat, error, paid_server, solved
 import pytest
-from solutions_project import command, environment, make_project, questions, read_lines, solve
 
 from sdpg.solutions.store import ANSWERED, LOST, SENT, AnswerStore
+from tests.helpers.paid_server import MODEL, Call, PaidServer, Reply, chat, error, paid_server, solved
+from tests.helpers.solutions_project import command, environment, make_project, questions, read_lines, solve
 
 AT_ONCE = 4
 
 ASKING = """
 import json, pathlib, sys
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
 from sdpg.solutions.endpoint import FromEndpoint
 from sdpg.solutions.settings import Connection, EndpointWay
 from sdpg.solutions.store import AnswerStore

@@ -11,17 +11,17 @@ import time
 from typing import Any
 
 import pytest
-from solutions_project import make_project, questions
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 import urllib3
 
 from sdpg.errors import UserError
-from sdpg.problems import Problem
+from sdpg.problems.sources import Problem
+from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.solutions.endpoint import FromEndpoint
 from sdpg.solutions.settings import Connection, Decoding, EndpointWay
 from sdpg.solutions.store import AnswerStore
-from sdpg.tokenizer import load_tokenizer
+from tests.helpers.solutions_project import make_project, questions
 
 PYTHON = os.environ.get("VLLM_PYTHON", sys.executable)
 """The interpreter that vLLM is installed in, where it is not this one."""

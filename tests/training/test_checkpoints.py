@@ -7,15 +7,15 @@ import shutil
 from typing import Any
 
 import pytest
-from tiny import MAX_TOKENS, tiny_experience, tiny_method, tiny_policies, tiny_train
 import torch
 
-from sdpg.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
 from sdpg.errors import UserError
-from sdpg.experience import Signals
-from sdpg.methods import Coefficients
-from sdpg.policies import Policies
-from sdpg.update import Task, accumulate_gradients
+from sdpg.models.experience import Signals
+from sdpg.models.passes import Policies
+from sdpg.objective.methods import Coefficients
+from sdpg.training.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.tiny import MAX_TOKENS, tiny_experience, tiny_method, tiny_policies, tiny_train
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
 

@@ -10,30 +10,30 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from test_trainer import small
-from tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
 import torch
 from torch import distributed
-from two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
 
-from sdpg.adapters import full_weights
-from sdpg.checkpoints import load_checkpoint, save_checkpoint
-from sdpg.distribution import checkpoint_activations, replicate, shard
-from sdpg.experience import Signals
-from sdpg.methods import Coefficients
-from sdpg.models import scratch_model
+from sdpg.models.adapters import full_weights
+from sdpg.models.distribution import checkpoint_activations, replicate, shard
+from sdpg.models.experience import Signals
+from sdpg.models.loading import scratch_model
+from sdpg.models.passes import Policies
+from sdpg.models.ranks import SOLO, Ranks, whole
+from sdpg.objective.methods import Coefficients
 from sdpg.params import Params
-from sdpg.policies import Policies
-from sdpg.prepare import prepare
-from sdpg.ranks import SOLO, Ranks, whole
-from sdpg.records import read_evaluations, read_rollouts
-from sdpg.rewards import Verifier
+from sdpg.problems.prepare import prepare
+from sdpg.problems.tokenizer import pad_and_eos
+from sdpg.records.schemas import read_evaluations, read_rollouts
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts import Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier, shares
-from sdpg.tokenizer import pad_and_eos
-from sdpg.trainer import Trainer
-from sdpg.update import Task, accumulate_gradients
+from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
+from sdpg.training.trainer import Trainer
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
+from tests.helpers.two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
+from tests.training.test_trainer import small
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
 Tensors = dict[str, torch.Tensor]

@@ -2,7 +2,8 @@
 
 A file of ``tests/golden/`` holds a method's values beside its trace, so that tuning params.yaml leaves it alone.
 After a change that is meant to move them, or to add the methods that are new in params.yaml, run
-``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/test_golden.py`` and look at the difference before committing it.
+``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/training/test_golden.py`` and look at the difference before
+committing it.
 """
 
 import json
@@ -11,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
 import torch
 
-from sdpg.experience import Signals
 from sdpg.files import write_json
-from sdpg.methods import coefficients
+from sdpg.models.experience import Signals
+from sdpg.objective.methods import coefficients
+from sdpg.objective.schedules import learning_rate, window
 from sdpg.params import MethodParams, load_params
-from sdpg.schedules import learning_rate, window
-from sdpg.update import Task, accumulate_gradients
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
 
 FOLDER = Path(__file__).parent / "golden"
 STEPS, TOTAL = 5, 40
@@ -62,7 +63,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 if os.environ.get("REGENERATE_GOLDEN"):
-    for name, method in load_params(Path(__file__).parents[1] / "params.yaml").methods.items():
+    for name, method in load_params(Path(__file__).parents[2] / "params.yaml").methods.items():
         values = method.model_dump(exclude_unset=True)
         write_json(FOLDER / f"{name}.json", {"method": values, "trace": trace(method)})
 

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
-from sdpg.leakage import QUOTED, WordRuns, copied_words, leak_shares, mentions, words
 from sdpg.params import load_params
-from sdpg.prompts import PreparedRow
-from sdpg.watch_params import WatchParams
+from sdpg.params.watch import WatchParams
+from sdpg.problems.prompts import PreparedRow
+from sdpg.training.leakage import QUOTED, WordRuns, copied_words, leak_shares, mentions, words
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PATTERNS = load_params(ROOT / "params.yaml").watch.mentions
 
 

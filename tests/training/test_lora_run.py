@@ -13,20 +13,20 @@ from safetensors.torch import load_file
 import torch
 
 from sdpg import paths
-from sdpg.evaluation import Identity
+from sdpg.evaluation.evaluation import Identity
+from sdpg.evaluation.final import evaluate_policy
 from sdpg.files import write_json_lines
-from sdpg.final_evaluation import evaluate_policy
-from sdpg.lora_params import LoraParams
-from sdpg.models import load_model
+from sdpg.models.loading import load_model
+from sdpg.models.pretraining import pretrain
 from sdpg.params import Params
+from sdpg.params.lora import LoraParams
 from sdpg.planning.adapter import MODULES
 from sdpg.planning.plan import planned_params
-from sdpg.prepare import prepare, write_prepared
-from sdpg.pretraining import pretrain
-from sdpg.rewards import Verifier
-from sdpg.runs import assemble, make_trainer, save_model
+from sdpg.problems.prepare import prepare, write_prepared
+from sdpg.rewards.verifiers import Verifier
+from sdpg.training.run import assemble, make_trainer, save_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 METHOD = "sdpg-ufkl"
 
 
@@ -45,12 +45,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recipe = params.base.model.model_copy(update={"steps": 40})
         base = pretrain(recipe, source.families, params.prompts, tokenizer, frozenset())
         save_model(base, tokenizer, paths.BASE_MODEL)
-        patch.setattr("sdpg.runs.base_accuracies", lambda: dict.fromkeys([*params.data.benchmarks, "validation"], 0.0))
+        patch.setattr(
+            "sdpg.training.run.base_accuracies", lambda: dict.fromkeys([*params.data.benchmarks, "validation"], 0.0)
+        )
         trained(params, Path("whole"), lambda step, metrics: None)
         with pytest.raises(KeyboardInterrupt):
             trained(params, Path("cut"), cut_off)
         # From its checkpoint alone, as where a process holds parts of the weights.
-        patch.setattr("sdpg.runs.is_sharded", lambda model: True)
+        patch.setattr("sdpg.training.run.is_sharded", lambda model: True)
         trained(params, Path("cut"), lambda step, metrics: None)
         rows = evaluate_policy(params, Identity("run", METHOD, 0, 4), Path("whole-run/policy"))
         write_json_lines(Path("answers.jsonl"), [{"status": row["status"]} for row in rows])

@@ -2,13 +2,13 @@ import math
 from typing import Any
 
 import pytest
-from tiny import tiny_method
 import torch
 
-from sdpg.experience import Experience, Signals
-from sdpg.metrics import metric_columns, step_metrics
+from sdpg.models.experience import Experience, Signals
 from sdpg.params import MethodParams
-from sdpg.rewards import Status, Verdict
+from sdpg.rewards.verifiers import Status, Verdict
+from sdpg.training.metrics import metric_columns, step_metrics
+from tests.helpers.tiny import tiny_method
 
 
 def two_groups(advantages: list[float]) -> Experience:

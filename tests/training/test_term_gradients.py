@@ -2,13 +2,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import MAX_TOKENS, gradients, tiny_experience, tiny_method, tiny_policies, tiny_train
 import torch
 
-from sdpg.experience import Signals
-from sdpg.methods import Coefficients
-from sdpg.term_gradients import COLUMNS, single_terms, term_gradients
-from sdpg.update import Task, accumulate_gradients
+from sdpg.models.experience import Signals
+from sdpg.objective.methods import Coefficients
+from sdpg.training.term_gradients import COLUMNS, single_terms, term_gradients
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.tiny import MAX_TOKENS, gradients, tiny_experience, tiny_method, tiny_policies, tiny_train
 
 AT = Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0, entropy_bonus=0.1)
 EVERY_TERM: dict[str, Any] = {"distillation": "kl_student_teacher", "reference": "urkl", "entropy_bonus": 0.1}

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from sdpg.evaluation import Identity, accuracies, evaluate
+from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import write_json_lines
-from sdpg.methods import coefficients
-from sdpg.models import scratch_model
+from sdpg.models.loading import scratch_model
+from sdpg.models.passes import Policies
+from sdpg.models.pretraining import pretrain
+from sdpg.objective.methods import coefficients
 from sdpg.params import Params, load_params, parse_params
-from sdpg.policies import Policies
-from sdpg.prepare import prepare
-from sdpg.pretraining import pretrain
-from sdpg.recording import token_spans
-from sdpg.records import read_rollouts
-from sdpg.rewards import Verifier
+from sdpg.problems.prepare import prepare
+from sdpg.problems.tokenizer import pad_and_eos
+from sdpg.records.schemas import read_rollouts
+from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.tokenizer import pad_and_eos
-from sdpg.trainer import DTYPES, Trainer, step_prompts
+from sdpg.training.recording import token_spans
+from sdpg.training.trainer import DTYPES, Trainer, step_prompts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def small(**train: Any) -> Params:
@@ -300,7 +300,7 @@ def test_a_response_that_breaks_off_inside_a_character_keeps_its_spans(world: tu
 
 def test_a_prepared_file_with_a_damaged_row_is_named(tmp_path: Path) -> None:
     from sdpg.errors import UserError
-    from sdpg.prompts import read_prepared
+    from sdpg.problems.prompts import read_prepared
 
     write_json_lines(tmp_path / "train.jsonl", [{"id": "1"}])
     with pytest.raises(UserError, match=r"train.jsonl, line 1: not a prepared problem \(answer is missing"):

@@ -5,9 +5,29 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from plain_update import AT, EVERYONE, KL, METHODS, NORMALISERS, OFF, assert_close, compare, gate_kind, run, switched_on
 import pytest
-from tiny import (
+import torch
+from torch import Tensor
+
+from sdpg.models.batches import token_batch
+from sdpg.models.experience import Signals
+from sdpg.models.loading import response_logits
+from sdpg.objective.methods import coefficients
+from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.plain_update import (
+    AT,
+    EVERYONE,
+    KL,
+    METHODS,
+    NORMALISERS,
+    OFF,
+    assert_close,
+    compare,
+    gate_kind,
+    run,
+    switched_on,
+)
+from tests.helpers.tiny import (
     MAX_TOKENS,
     SIBLINGS,
     counted_passes,
@@ -18,14 +38,6 @@ from tiny import (
     tiny_policies,
     tiny_train,
 )
-import torch
-from torch import Tensor
-
-from sdpg.batches import token_batch
-from sdpg.experience import Signals
-from sdpg.methods import coefficients
-from sdpg.models import response_logits
-from sdpg.update import Task, accumulate_gradients
 
 
 @pytest.mark.parametrize("name", METHODS)

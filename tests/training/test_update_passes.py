@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plain_update import (
+import pytest
+import torch
+
+from sdpg.errors import UserError
+from sdpg.models.experience import Experience, Signals
+from sdpg.objective.methods import Coefficients
+from tests.helpers.plain_update import (
     AT,
     EVERYONE,
     KL,
@@ -17,8 +23,7 @@ from plain_update import (
     run,
     switched_on,
 )
-import pytest
-from tiny import (
+from tests.helpers.tiny import (
     counted_passes,
     gradients,
     tiny_experience,
@@ -26,11 +31,6 @@ from tiny import (
     tiny_policies,
     tiny_train,
 )
-import torch
-
-from sdpg.errors import UserError
-from sdpg.experience import Experience, Signals
-from sdpg.methods import Coefficients
 
 # --- which passes are made
 

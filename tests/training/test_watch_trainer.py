@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_trainer import small, trained, world
 from tqdm import tqdm
 
 from sdpg.params import Params
-from sdpg.runs import assemble
-from sdpg.watch import ALARMS, COLUMNS, read_history, watch_summary
+from sdpg.records.watch import ALARMS, COLUMNS, read_history, watch_summary
+from sdpg.training.run import assemble
+from tests.training.test_trainer import small, trained, world
 
 __all__ = ["world"]
 

@@ -18,7 +18,7 @@ from pipelines import tune
 from sdpg.params import load_params, read_yaml
 from sdpg.tuning.study import open_study
 from sdpg.tuning.worker import work
-from tests.clones import clone, commit, run
+from tests.helpers.clones import clone, commit, run
 
 pytestmark = pytest.mark.slow
 

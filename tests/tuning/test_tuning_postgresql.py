@@ -14,14 +14,14 @@ from typing import Any
 
 import optuna
 import pytest
+from tests.test_tuning_study import slow_worker
 
 from sdpg.errors import UserError
 from sdpg.tuning import study as study_module
 from sdpg.tuning.results import study_summary
 from sdpg.tuning.storage import ENVIRONMENT, open_storage
 from sdpg.tuning.study import is_lost
-from tests.test_tuning_study import slow_worker
-from tests.tuning_helpers import fake_work, make_study, problems, tune_params
+from tests.helpers.tuning_helpers import fake_work, make_study, problems, tune_params
 
 pytestmark = pytest.mark.slow
 FORK = multiprocessing.get_context("fork")

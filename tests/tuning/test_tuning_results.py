@@ -11,7 +11,7 @@ import pytest
 from pipelines import tune_all
 from sdpg.files import write_json
 from sdpg.params import ReportParams
-from sdpg.records import write_evaluations
+from sdpg.records.schemas import write_evaluations
 from sdpg.tuning import study as study_module
 from sdpg.tuning.budgets import equal_words
 from sdpg.tuning.comparison import adjusted, as_json, as_markdown, compare_settings
@@ -20,7 +20,7 @@ from sdpg.tuning.pictures import best_so_far, schedule
 from sdpg.tuning.results import write_results
 from sdpg.tuning.retraining import Setting, setting_params
 from sdpg.tuning.trials import beta_at, objective_value
-from tests.tuning_helpers import METHOD, fake_work, make_study, outcome, tune_params
+from tests.helpers.tuning_helpers import METHOD, fake_work, make_study, outcome, tune_params
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from sdpg.tuning.space import (
     trial_params,
 )
 from sdpg.tuning.storage import open_storage
-from tests.tuning_helpers import METHOD, ROOT, SPACE, make_study, tune_params
+from tests.helpers.tuning_helpers import METHOD, ROOT, SPACE, make_study, tune_params
 
 FLOAT = {"kind": "float", "low": 0.1, "high": 1.0}
 

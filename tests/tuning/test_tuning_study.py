@@ -25,7 +25,17 @@ from sdpg.tuning.leases import Lease, own_lease, this_host
 from sdpg.tuning.results import best_trial, study_summary, write_results
 from sdpg.tuning.storage import open_storage
 from sdpg.tuning.study import Claim, Study, is_lost
-from tests.tuning_helpers import ROOT, SPACE, die, fake_value, fake_work, make_study, outcome, problems, tune_params
+from tests.helpers.tuning_helpers import (
+    ROOT,
+    SPACE,
+    die,
+    fake_value,
+    fake_work,
+    make_study,
+    outcome,
+    problems,
+    tune_params,
+)
 
 FORK = multiprocessing.get_context("fork")
 WRITES = ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr",

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from sdpg.intervals import FEWEST_DEVIATING
-from sdpg.statistics import ProblemCounts
+from sdpg.results.statistics.estimates import ProblemCounts
+from sdpg.results.statistics.intervals import FEWEST_DEVIATING
 
 Array = NDArray[np.float64]
 

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 import pyarrow as pa
 from scipy import stats
 
-from sdpg.at_k import pass_at_k as pass_at_k
 from sdpg.errors import UserError
-from sdpg.intervals import (
+from sdpg.results.statistics.at_k import pass_at_k as pass_at_k
+from sdpg.results.statistics.intervals import (
     FEWEST_DEVIATING,
     agreement_limits,
     crossed_bootstrap,
@@ -138,8 +138,9 @@ def mean_interval(per_problem: ArrayLike, confidence: float) -> Interval:
     """Mean accuracy and its interval over problems, the policy being fixed.
 
     Score limits with the number of problems that the accuracies' variance is worth
-    (:func:`sdpg.intervals.score_limits`); where all problems agree, or fewer than :data:`FEWEST_DEVIATING` differ from
-    a commonest value inside the scale, the conservative :func:`sdpg.intervals.agreement_limits`. Always within [0, 1].
+    (:func:`sdpg.results.statistics.intervals.score_limits`); where all problems agree, or fewer than
+    :data:`FEWEST_DEVIATING` differ from a commonest value inside the scale, the conservative
+    :func:`sdpg.results.statistics.intervals.agreement_limits`. Always within [0, 1].
 
     Args:
         per_problem: Accuracies in [0, 1], (P,), already averaged over samples and seeds.
@@ -160,9 +161,10 @@ def two_way_interval(matrix: ArrayLike, confidence: float, resamples: int = 10_0
 
     How far the mean would move with other seeds *and* other problems of the same kind. Seeds and problems are crossed
     (every seed answers every problem), so both are resampled in each draw of
-    :func:`sdpg.intervals.crossed_bootstrap`; the variance of the draws goes into the score limits, with a t quantile
-    whose degrees of freedom say how little a few seeds tell of their own spread. Where the problems (nearly) agree,
-    :func:`sdpg.intervals.agreement_limits` if they are wider.
+    :func:`sdpg.results.statistics.intervals.crossed_bootstrap`; the variance of the draws goes into the score limits,
+    with a t quantile whose degrees of freedom say how little a few seeds tell of their own spread. Where the problems
+    (nearly) agree,
+    :func:`sdpg.results.statistics.intervals.agreement_limits` if they are wider.
 
     Args:
         matrix: Accuracies in [0, 1], (S, P), already averaged over samples; P of at least 2.
@@ -197,10 +199,10 @@ def paired_difference(
 ) -> Difference:
     """Mean of a - b over the same problems, its interval, and the p-value of a sign-flip permutation test.
 
-    The interval is :func:`sdpg.intervals.skewed_limits` of the differences; where fewer than :data:`FEWEST_DEVIATING`
-    differ from the commonest, :func:`sdpg.intervals.agreement_limits` on the scale [-1, 1], so that it is no narrower
-    than the test allows. The test flips the sign of each problem's difference: exact where 2^P is at most
-    ``resamples``, else random, and the same for the same ``seed``.
+    The interval is :func:`sdpg.results.statistics.intervals.skewed_limits` of the differences; where fewer than
+    :data:`FEWEST_DEVIATING` differ from the commonest, :func:`sdpg.results.statistics.intervals.agreement_limits` on
+    the scale [-1, 1], so that it is no narrower than the test allows. The test flips the sign of each problem's
+    difference: exact where 2^P is at most ``resamples``, else random, and the same for the same ``seed``.
 
     Args:
         a: Accuracy per problem, (P,).

@@ -9,10 +9,16 @@ import math
 
 import numpy as np
 
-from sdpg.at_k import majority_at_k
 from sdpg.params import ReportParams
-from sdpg.statistics import Interval, ProblemCounts, accuracy_matrix, standard_errors, two_way_interval
-from sdpg.summaries import EvaluationSummary
+from sdpg.results.statistics.at_k import majority_at_k
+from sdpg.results.statistics.estimates import (
+    Interval,
+    ProblemCounts,
+    accuracy_matrix,
+    standard_errors,
+    two_way_interval,
+)
+from sdpg.results.statistics.summaries import EvaluationSummary
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Confidence limits of a mean of bounded values, chosen by simulation (docs/statistics.md). Imports no torch.
 
-Axes: S seeds, P problems. :mod:`sdpg.statistics` says which limits answer which question.
+Axes: S seeds, P problems. :mod:`sdpg.results.statistics.estimates` says which limits answer which question.
 """
 
 import numpy as np

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import integrate
 
+from sdpg.results.statistics.estimates import Interval, mean_interval, paired_difference, two_way_interval
 from sdpg.seeds import derive_seed
-from sdpg.statistics import Interval, mean_interval, paired_difference, two_way_interval
 
 Array = NDArray[np.float64]
 

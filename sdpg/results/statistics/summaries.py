@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from sdpg.at_k import Answer
 from sdpg.errors import UserError
-from sdpg.statistics import ProblemCounts, count_correct
+from sdpg.results.statistics.at_k import Answer
+from sdpg.results.statistics.estimates import ProblemCounts, count_correct
 
 COLUMNS = [
     "method",
@@ -21,7 +21,7 @@ COLUMNS = [
     "truncated",
     "temperature",
 ]
-"""Of :data:`sdpg.records.EVALUATION_SCHEMA`, what :func:`summarise` reads."""
+"""Of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`, what :func:`summarise` reads."""
 
 Row = tuple[Answer, str, int, bool]
 """Answer, status, length, whether it was cut."""
@@ -33,7 +33,7 @@ class EvaluationSummary:
 
     counts: ProblemCounts
     answers: tuple[tuple[Answer, ...], ...]
-    """Per problem of ``counts``, in order of samples: for :func:`sdpg.at_k.majority_at_k`."""
+    """Per problem of ``counts``, in order of samples: for :func:`sdpg.results.statistics.at_k.majority_at_k`."""
     mean_length: float
     """In tokens."""
     truncated: float
@@ -45,7 +45,8 @@ class EvaluationSummary:
 def summarise(
     table: pa.Table, source: str, canonical: Callable[[str], str] = str.strip
 ) -> dict[tuple[str, str, bool], EvaluationSummary]:
-    """Groups evaluation rows by (method, benchmark, greedy or not), as :func:`sdpg.statistics.count_correct` does.
+    """Groups evaluation rows by (method, benchmark, greedy or not), as
+    :func:`sdpg.results.statistics.estimates.count_correct` does.
 
     Args:
         table: Rows with :data:`COLUMNS`, of one seed and step.
