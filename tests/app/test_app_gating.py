@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 import shutil
 
-import pages
 import pandas as pd
 import pytest
 
 from app import gates, sources
+from tests.helpers import pages
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"

@@ -4,13 +4,13 @@ from functools import partial
 from pathlib import Path
 import shutil
 
-import pages
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import accuracy, sources, training_problems
+from tests.helpers import pages
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 import shutil
 
-import pages
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +16,7 @@ from app import filters, sources, store
 from app.filters import Filter
 from app.sources import RunEntry
 from sdpg.records.schemas import ROLLOUT_SCHEMA, SCHEMA_VERSION, VERSION_KEY
+from tests.helpers import pages
 
 PROJECT = Path(__file__).parents[2]
 SAMPLE = PROJECT / "app" / "sample"

@@ -10,12 +10,12 @@ import shutil
 from typing import Any
 
 import optuna
-import pages
 import pandas as pd
 import pytest
 
 from app import sources, studies
 from sdpg.errors import UserError
+from tests.helpers import pages
 
 PROJECT = Path(__file__).parents[2]
 SPACE = {

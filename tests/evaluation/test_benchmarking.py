@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 import pytest
-from tests.test_dvc import closure
 
 from pipelines.benchmarks import main
 from sdpg.errors import UserError, entry_point
@@ -34,6 +33,7 @@ from sdpg.problems.tokenizer import train_tokenizer
 from sdpg.records.schemas import EVALUATION_SCHEMA, read_evaluations
 from sdpg.results.benchmark_scores import compare, score, text
 from sdpg.rewards.verifiers import Verifier
+from tests.pipelines.test_dvc import closure
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

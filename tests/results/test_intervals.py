@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 from scipy import optimize, stats
-from sdpg.results.runs.statistics import intervals
 
+from sdpg.results.statistics import intervals
 from sdpg.results.statistics.intervals import crossed_bootstrap, score_limits, skewed_limits
 
 

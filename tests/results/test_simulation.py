@@ -4,10 +4,10 @@ import sys
 
 import numpy as np
 import pytest
-from sdpg.results.runs.statistics import intervals, simulation
 
 from pipelines import coverage
 from sdpg.errors import UserError
+from sdpg.results.statistics import intervals, simulation
 from sdpg.results.statistics.simulation import Population, cases, coverage_table, moved, simulate
 
 REPEATS = 250

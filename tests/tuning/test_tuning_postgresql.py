@@ -14,7 +14,6 @@ from typing import Any
 
 import optuna
 import pytest
-from tests.test_tuning_study import slow_worker
 
 from sdpg.errors import UserError
 from sdpg.tuning import study as study_module
@@ -22,6 +21,7 @@ from sdpg.tuning.results import study_summary
 from sdpg.tuning.storage import ENVIRONMENT, open_storage
 from sdpg.tuning.study import is_lost
 from tests.helpers.tuning_helpers import fake_work, make_study, problems, tune_params
+from tests.tuning.test_tuning_study import slow_worker
 
 pytestmark = pytest.mark.slow
 FORK = multiprocessing.get_context("fork")
