@@ -11,15 +11,15 @@ import pytest
 from tests.helpers.vllm_tiny import needs_vllm
 
 pytestmark = needs_vllm
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("head", ["tied", "untied"])
 def test_sharded_weights_reach_every_ranks_engine(head: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(TESTS / "vllm_rank.py"), head], capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        [*command, str(ROOT / "tests" / "helpers" / "vllm_rank.py"), head], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     # Both write to one pipe, and may do so between the other's line and its end.

@@ -22,7 +22,7 @@ from sdpg.params import MethodParams, load_params
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 STEPS, TOTAL = 5, 40
 """The first five steps of forty, in which the warm-up of β and the decay of λ are under way."""
 
