@@ -120,7 +120,8 @@ def test_the_stage_writes_what_it_declares(folder: Path, capsys: pytest.CaptureF
 def test_two_runs_write_identical_bytes(tmp_path: Path) -> None:
     # Two processes with different hash seeds: nothing may follow the order of a set.
     script = (
-        "import sys, pathlib; from sdpg import params; from sdpg.problems import prepare; prepare.TOKENIZER_CHAINS = 100; "
+        "import sys, pathlib; from sdpg import params; from sdpg.problems import prepare; "
+        "prepare.TOKENIZER_CHAINS = 100; "
         "source, target = map(pathlib.Path, sys.argv[1:]); "
         "prepare.write_prepared(prepare.prepare(params.load_params(source)), target)"
     )

@@ -1,0 +1,106 @@
+"""The rules of a method at a step: what multiplies each term, which gate holds, which models and rollouts are read.
+
+Trainer, planner, rescoring and app all ask here, so that none of them can believe anything else. The module imports no
+torch: it works on the numbers of one rollout, and whoever has many asks for each.
+"""
+
+from dataclasses import dataclass
+
+from sdpg.objective import schedules
+from sdpg.objective.gates import GATES, Gate
+from sdpg.params import MethodParams
+from sdpg.params.train import TrainParams
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What multiplies each term at one step: α, β(k), λ(k), and η of the entropy bonus."""
+
+    alpha: float
+    beta: float
+    rlsd_lambda: float
+    entropy_bonus: float = 0.0
+
+
+def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
+    """Returns the coefficients at step k of ``total``; a term that the method lacks has coefficient 0."""
+    beta = rlsd_lambda = 0.0
+    if distils(method):
+        warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
+        beta = schedules.beta(step, total, method.beta, warmup, decay, method.beta_shape)
+    if method.token_weighting == "rlsd":
+        warmup, decay = (schedules.window(fraction, total) for fraction in (method.rlsd_warmup, method.rlsd_decay))
+        rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, decay, warmup, method.rlsd_shape)
+    alpha = method.alpha if method.reference != "none" else 0.0
+    return Coefficients(alpha, beta, rlsd_lambda, method.entropy_bonus)
+
+
+def learning_rate(train: TrainParams, step: int) -> float:
+    """Returns the learning rate at step k, with warm-up and decay as ``train`` has them."""
+    warmup, decay = (schedules.window(fraction, train.steps) for fraction in (train.lr_warmup, train.lr_decay))
+    return schedules.learning_rate(step, train.lr, warmup, train.lr_starts_at_zero, train.steps, decay, train.lr_shape)
+
+
+def distils(method: MethodParams) -> bool:
+    """Says whether the loss has a distillation term."""
+    return method.distillation != "none"
+
+
+def has_teacher(method: MethodParams) -> bool:
+    """Says whether any term of the loss reads the privileged teacher, be it its distribution or its log-probs."""
+    return distils(method) or method.token_weighting == "rlsd"
+
+
+def gate_of(method: MethodParams) -> Gate:
+    """Returns the gate that holds; a method that distils nothing is recorded with the paper's, which it ignores."""
+    return GATES[method.gate if distils(method) else "positive"]
+
+
+def has_reference_weights(method: MethodParams) -> bool:
+    """Says whether the method reads the reference policy at all: in its loss, in its reward, or as its teacher."""
+    return method.reference != "none" or (has_teacher(method) and method.teacher == "reference")
+
+
+def needs_reference_weights(method: MethodParams, train: TrainParams) -> bool:
+    """Says whether a run holds the reference policy, which the records of sampled rollouts read for every method."""
+    return has_reference_weights(method) or train.record_rows > 0
+
+
+def is_recorded(train: TrainParams, step: int) -> bool:
+    """Says whether a step's rollouts are recorded in full, with teacher and reference on sampled rows."""
+    return step % train.record_every == 0 or step in (1, train.steps)
+
+
+def reads_reference(method: MethodParams, at: Coefficients) -> bool:
+    """Says whether the loss reads log π_ref at these coefficients."""
+    return method.reference != "none" and method.reference_in == "loss" and at.alpha > 0
+
+
+def reads_teacher(at: Coefficients, advantage: float, gate: float) -> bool:
+    """Says whether the loss reads the teacher on a rollout; no teacher pass is made for the others."""
+    # A zero advantage stays zero under any weight.
+    return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and advantage != 0)
+
+
+def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
+    """Says whether a rollout has a term that is not zero; no student pass is made for the others."""
+    return not silent_terms(method, at, advantage, gate)
+
+
+def silent_terms(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> list[str]:
+    """Tells why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
+    if reads_reference(method, at) or at.entropy_bonus > 0:
+        return []
+    # A NaN differs from 0, and counts as something to look at.
+    if (method.outcome != "none" and advantage != 0) or (at.beta > 0 and gate > 0):
+        return []
+    reasons = ["there is no outcome term" if method.outcome == "none" else "its advantage is 0"]
+    if not distils(method):
+        reasons.append("there is no distillation")
+    else:
+        reasons.append("its gate is closed" if at.beta > 0 else "β is 0 at this step")
+    if method.reference == "none":
+        reasons.append("there is no reference term")
+    else:
+        reasons.append("the reference term is part of the reward" if method.reference_in == "reward" else "α is 0")
+    return reasons
