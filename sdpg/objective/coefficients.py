@@ -7,8 +7,8 @@ torch: it works on the numbers of one rollout, and whoever has many asks for eac
 from dataclasses import dataclass
 
 from sdpg.objective import schedules
-from sdpg.objective.gates import GATES, Gate
-from sdpg.params import MethodParams
+from sdpg.objective.gates import Gate, find_gate
+from sdpg.params import Imported, MethodParams
 from sdpg.params.train import TrainParams
 
 
@@ -48,12 +48,18 @@ def distils(method: MethodParams) -> bool:
 
 def has_teacher(method: MethodParams) -> bool:
     """Says whether any term of the loss reads the privileged teacher, be it its distribution or its log-probs."""
-    return distils(method) or method.token_weighting == "rlsd"
+    own = any(term.reads_teacher for term in method.terms.values())
+    return distils(method) or method.token_weighting == "rlsd" or own
+
+
+def gate_kind(method: MethodParams) -> str | Imported:
+    """Returns which gate holds; a method that distils nothing is recorded with the paper's, which it ignores."""
+    return method.gate if distils(method) else "positive"
 
 
 def gate_of(method: MethodParams) -> Gate:
-    """Returns the gate that holds; a method that distils nothing is recorded with the paper's, which it ignores."""
-    return GATES[method.gate if distils(method) else "positive"]
+    """Returns the rule of the gate that holds; that of a user's own is imported."""
+    return find_gate(gate_kind(method))
 
 
 def has_reference_weights(method: MethodParams) -> bool:
@@ -76,8 +82,10 @@ def reads_reference(method: MethodParams, at: Coefficients) -> bool:
     return method.reference != "none" and method.reference_in == "loss" and at.alpha > 0
 
 
-def reads_teacher(at: Coefficients, advantage: float, gate: float) -> bool:
+def reads_teacher(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
     """Says whether the loss reads the teacher on a rollout; no teacher pass is made for the others."""
+    if any(term.reads_teacher for term in method.terms.values()):
+        return True
     # A zero advantage stays zero under any weight.
     return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and advantage != 0)
 
@@ -89,7 +97,7 @@ def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: f
 
 def silent_terms(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> list[str]:
     """Tells why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
-    if reads_reference(method, at) or at.entropy_bonus > 0:
+    if reads_reference(method, at) or at.entropy_bonus > 0 or method.terms:
         return []
     # A NaN differs from 0, and counts as something to look at.
     if (method.outcome != "none" and advantage != 0) or (at.beta > 0 and gate > 0):

@@ -5,7 +5,7 @@ Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations
 
 from dataclasses import dataclass
 
-from sdpg.objective.methods import coefficients, needs_reference
+from sdpg.objective.coefficients import coefficients, reads_reference
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT, trained_parameters
@@ -184,7 +184,7 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
     train = params.train
     at = coefficients(method, step, train.steps)
     gated = (1.0 if method.gate == "all" else assumed.gate_rate) if at.beta > 0 else 0.0
-    with_reference = needs_reference(method, at)
+    with_reference = reads_reference(method, at)
     mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
     student = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated)
     teacher = max(gated, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)

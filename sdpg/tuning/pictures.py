@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sdpg.colours import INK, PALETTE, FileFormat, Theme
 from sdpg.objective import schedules
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients
 from sdpg.params.tune import Choices, Distribution
 from sdpg.results.figures import drawn, plain_text, tidy
 from sdpg.tuning.results import best_trial, importances
