@@ -196,5 +196,5 @@ def test_of_real_runs_no_value_passes_a_closed_end() -> None:
 
 def test_scored_steps_are_the_first_the_last_and_every_so_many() -> None:
     params = with_train(steps=25, record_every=10, record_rows=4)
-    assert [step for step in range(1, 26) if signals.is_scored_step(step, params)] == [1, 10, 20, 25]
-    assert not signals.is_scored_step(10, with_train(record_rows=0))
+    assert [step for step in range(1, 26) if signals.plan(row(step=step), params).scored] == [1, 10, 20, 25]
+    assert not signals.plan(row(step=10), with_train(record_rows=0)).scored
