@@ -142,6 +142,15 @@ def test_reasons_name_what_decides() -> None:
     assert of("gate", uniform, silent).values == 0.0
 
 
+def test_a_run_of_another_version_is_read_as_far_as_it_is_known() -> None:
+    """Fields of a later version are left out, and what an earlier one lacks has its default."""
+    later = with_method("sdpg-ufkl", gate="later", of_later=1)
+    assert "later, which this version does not know" in of("gate", row(), later).signal.formula
+    lacking = {"methods": {"sdpg-ufkl": {"outcome": "reinforce"}}, "train": {"steps": 60}}
+    assert of("gap", row(), lacking).values == of("gap", row()).values
+    assert signals.plan(row(step=10), lacking).scored and signals.plan(row(step=10), {}).scored
+
+
 def test_a_null_that_nothing_explains_is_not_explained() -> None:
     """A record that breaks the rules gets no invented reason."""
     assert "do not say why" in of("loss", row(loss=None)).reason
