@@ -16,7 +16,8 @@ import pandas as pd
 from app import store
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, Params, parse_params
+from sdpg.params import Params, parse_params
+from sdpg.params.stored import fields_read
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.results.runs import Results, Run
 from sdpg.results.statistics.estimates import ProblemCounts
@@ -140,15 +141,8 @@ def run_params(run: RunEntry) -> Params:
     tree = dict(run.params)
     methods = tree.get("methods")
     if isinstance(methods, dict):
-        tree["methods"] = {name: _read_fields(entry) for name, entry in methods.items()}
+        tree["methods"] = {name: fields_read(entry) for name, entry in methods.items()}
     return parse_params(tree, run.label_of("config.yaml"))
-
-
-def _read_fields(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    reads = MethodParams.model_construct(**entry).reads
-    return {name: value for name, value in entry.items() if reads(name)}
 
 
 def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:

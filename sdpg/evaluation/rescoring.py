@@ -16,7 +16,10 @@ from tqdm import tqdm
 
 from sdpg import paths
 from sdpg.errors import UserError
+from sdpg.objective.coefficients import gate_kind, gate_name
+from sdpg.objective.gates import GATES, Gate
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
+from sdpg.params.stored import method_of
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.verifiers import Verdict, Verifier
@@ -64,8 +67,8 @@ class StoredRun:
     folders: tuple[Path, ...]
     """Where the run's outputs lie."""
     params: RewardParams
-    positive_gate: bool
-    """Whether the run's gate depends on the advantage."""
+    gate: Gate | None
+    """The gate that the run was made with; None for one of a user's own, whose code is not run here."""
 
 
 @dataclass
@@ -121,7 +124,7 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
         if not sampled.exists():
             raise UserError(f"{sampled} does not exist: run the stage base (dvc repro base)")
         params = _reward_params(None, overrides, root)
-        return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, positive_gate=True)
+        return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, GATES["positive"])
     folder = root / "runs" / name
     if not folder.is_dir():
         folder = Path(name).resolve()
@@ -136,9 +139,16 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
         raise UserError(f"{folder} holds no rollouts/*.parquet and no evaluations/*.parquet: name a run's folder")
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
     tree = config.get("params", {})
-    gate = tree.get("methods", {}).get(config.get("method"), {}).get("gate", "positive")
     params = _reward_params(tree.get("reward"), overrides, root)
-    return StoredRun(folder.name, files, (folder, final.parent), params, positive_gate=gate == "positive")
+    method = method_of(tree, str(config.get("method")))
+    if not isinstance(gate_kind(method), str):
+        return StoredRun(folder.name, files, (folder, final.parent), params, None)
+    if (gate := gate_name(method)) not in GATES:
+        raise UserError(
+            f"{folder / 'config.yaml'} has the gate {gate!r}, which this version does not know ({', '.join(GATES)}): "
+            "rescore with the version that made the run"
+        )
+    return StoredRun(folder.name, files, (folder, final.parent), params, GATES[gate])
 
 
 def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], root: Path) -> RewardParams:
@@ -222,7 +232,8 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
             step.new += row["reward"]
             step.changed += row["status"] != row["old_status"]
             step.advantages += old != new
-            step.gates += run.positive_gate and (old > 0) != (new > 0)
+            if run.gate is not None:
+                step.gates += (run.gate.row(old) > 0) != (run.gate.row(new) > 0)
         return
     for row in rows:
         key = (run.name, kind, row["step"], row["method"], row["benchmark"], row["temperature"] == 0)

@@ -28,7 +28,7 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
     if distils(method):
         warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
         beta = schedules.beta(step, total, method.beta, warmup, decay, method.beta_shape)
-    if method.token_weighting == "rlsd":
+    if weights_tokens(method):
         warmup, decay = (schedules.window(fraction, total) for fraction in (method.rlsd_warmup, method.rlsd_decay))
         rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, decay, warmup, method.rlsd_shape)
     alpha = method.alpha if method.reference != "none" else 0.0
@@ -46,14 +46,28 @@ def distils(method: MethodParams) -> bool:
     return method.distillation != "none"
 
 
+def weights_tokens(method: MethodParams) -> bool:
+    """Says whether the teacher weights the tokens of the outcome term, as RLSD does."""
+    return method.token_weighting == "rlsd"
+
+
 def has_teacher(method: MethodParams) -> bool:
     """Says whether any term of the loss reads the privileged teacher, be it its distribution or its log-probs."""
     own = any(term.reads_teacher for term in method.terms.values())
-    return distils(method) or method.token_weighting == "rlsd" or own
+    return distils(method) or weights_tokens(method) or own
+
+
+def gate_name(method: MethodParams) -> str:
+    """Returns the gate that holds, by name or import path; a method that distils nothing is recorded with the paper's.
+
+    No code of a user's own runs, unlike in :func:`gate_of`.
+    """
+    gate = gate_kind(method)
+    return gate if isinstance(gate, str) else gate.path
 
 
 def gate_kind(method: MethodParams) -> str | Imported:
-    """Returns which gate holds; a method that distils nothing is recorded with the paper's, which it ignores."""
+    """Returns the value of ``gate`` that holds; see :func:`gate_name`."""
     return method.gate if distils(method) else "positive"
 
 
@@ -72,9 +86,32 @@ def needs_reference_weights(method: MethodParams, train: TrainParams) -> bool:
     return has_reference_weights(method) or train.record_rows > 0
 
 
+def needs_teacher_passes(method: MethodParams, train: TrainParams) -> bool:
+    """Says whether a run passes privileged prompts at all; the records of sampled rollouts do for every method."""
+    return has_teacher(method) or train.record_rows > 0
+
+
+def penalizes_reward(method: MethodParams) -> bool:
+    """Says whether the reference term is subtracted from the reward, before advantages are taken (D4)."""
+    return method.reference != "none" and method.reference_in == "reward"
+
+
+def scores_old_policy(train: TrainParams) -> bool:
+    """Says whether the trainer scores a batch before its first update: π_old, where a batch feeds several updates."""
+    return train.updates_per_batch > 1 and train.old_logprobs == "trainer"
+
+
+def scores_teacher_first(train: TrainParams, at: Coefficients) -> bool:
+    """Says whether RLSD's Δ is taken before a batch's first update; the updates then read the teacher to distil alone.
+
+    With one update a batch its own teacher pass gives Δ.
+    """
+    return train.updates_per_batch > 1 and at.rlsd_lambda > 0
+
+
 def is_recorded(train: TrainParams, step: int) -> bool:
-    """Says whether a step's rollouts are recorded in full, with teacher and reference on sampled rows."""
-    return step % train.record_every == 0 or step in (1, train.steps)
+    """Says whether teacher and reference score sampled rollouts of a step for the record, gate open or not."""
+    return train.record_rows > 0 and (step % train.record_every == 0 or step in (1, train.steps))
 
 
 def reads_reference(method: MethodParams, at: Coefficients) -> bool:

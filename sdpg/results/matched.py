@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, read_yaml
+from sdpg.params import read_yaml
+from sdpg.params.stored import method_of
 from sdpg.records.watch import History, read_history
 from sdpg.results.runs import Results
 from sdpg.results.tables import BASELINE
@@ -142,7 +143,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]
 def _entry(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The run's own method, leaf by leaf; what its terms do not read is said to be so."""
     entry = config["params"].get("methods", {}).get(config["method"], {})
-    reads = MethodParams.model_construct(**entry).reads
+    reads = method_of(config["params"], config["method"]).reads
     return {f"{prefix}.{field}": value if reads(field) else UNREAD for field, value in entry.items()}
 
 

@@ -21,7 +21,16 @@ from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import whole
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.coefficients import Coefficients, coefficients, gate_of, is_recorded, learning_rate
+from sdpg.objective.coefficients import (
+    Coefficients,
+    coefficients,
+    gate_of,
+    is_recorded,
+    learning_rate,
+    penalizes_reward,
+    scores_old_policy,
+    scores_teacher_first,
+)
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
@@ -197,7 +206,7 @@ class Trainer:
         """Gives each rollout its advantage and gate, and the log-probs that must be those of the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
-        if self.method.reference != "none" and self.method.reference_in == "reward":
+        if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
@@ -211,7 +220,7 @@ class Trainer:
             gates=torch.tensor([gate.row(advantage) for advantage in advantages], dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
-        if train.updates_per_batch > 1 and at.rlsd_lambda > 0:
+        if scores_teacher_first(train, at):
             asked = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
             scored = self.policies.sampled_logprobs(
                 self.policies.teacher(self.method), rollouts, asked, rollouts.teacher_prompts,
@@ -225,7 +234,7 @@ class Trainer:
         train = self.params.train
         if train.old_logprobs == "rollout":
             return [torch.tensor(values) for values in rollouts.rollout_logprobs]
-        if train.updates_per_batch == 1:
+        if not scores_old_policy(train):
             return None
         scored = self.policies.sampled_logprobs(
             self.policies.student, rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch
@@ -251,7 +260,7 @@ class Trainer:
     def diagnose(self, rollouts: Rollouts, step: int) -> dict[str, TokenColumn]:
         """Scores sampled rollouts of a recorded step under teacher and reference, for the records alone."""
         train = self.params.train
-        if not (train.record_rows and is_recorded(train, step)):
+        if not is_recorded(train, step):
             return {}
         rows = sample_rows(len(rollouts.responses), train.record_rows, derive_seed(self.seed, "record", step))
         return diagnose(self.policies, rollouts, rows, self.method, train)

@@ -16,6 +16,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
 from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.gates import GATES
 from sdpg.params import RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
@@ -170,11 +171,16 @@ def test_the_run_says_how_it_was_scored(tmp_path: Path) -> None:
     write_run(tmp_path, config=config)
     run = find_run("grpo-0", {"verifier": "exact"}, tmp_path)
     assert (run.params.wrong, run.params.answer_format, run.params.verifier) == (0.0, "answer_line", "exact")
-    assert run.positive_gate
-    params["methods"]["grpo"]["gate"] = "all"
+    assert run.gate is GATES["positive"]
+    params["methods"]["grpo"] |= {"distillation": "kl_student_teacher", "gate": "all"}
     write_run(tmp_path, config=config)
     found, _ = rescored(tmp_path)
     assert [row["gates"] for row in found["steps"]] == [0, 0]
+    params["methods"]["grpo"]["gate"] = "later"
+    write_run(tmp_path, config=config)
+    with pytest.raises(UserError, match="gate 'later', which this version does not know"):
+        find_run("grpo-0", {}, tmp_path)
+    params["methods"]["grpo"]["gate"] = "all"
     params["reward"]["timeout"] = -1
     write_run(tmp_path, config=config)
     with pytest.raises(UserError, match="reward section that the run was made with is not valid any more"):
