@@ -122,7 +122,7 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                Scale(0, 0, 3, False, True)),
         "entropy": ("nats", "−Σᵥ p log p", "entropy: of the student's distribution, exact over the vocabulary",
                     Scale(0, 0, 2, False, True)),
-        "gate": ("", known.formula if known else f"m: {rules.gate_name(method)}, which is not of this version",
+        "gate": ("", known.formula if known else f"m: {rules.gate_name(method)}, which this version does not know",
                  f"gate, one for the whole rollout: {gate}", Scale(0, 0, 1)),
         "advantage": ("", "A = (r − mean) / (std + ε)", "advantage, one for the whole rollout: within its group of "
                       f"{siblings}, whose bound ±{number(largest)} is the scale", Scale(-largest, 0, largest)),

@@ -47,8 +47,9 @@ TRAIN = {"steps", "lr", "updates_per_batch", "old_logprobs", "lr_warmup", "lr_de
 
 
 def names(field: str) -> tuple[str, ...]:
-    """The values that an option has; none where they are no names."""
-    return tuple(name for name in get_args(MethodParams.model_fields[field].annotation) if isinstance(name, str))
+    """The values that an option has; none where they are no names. Beside a name a gate may be a user's own."""
+    options = get_args(MethodParams.model_fields[field].annotation)
+    return tuple(name for option in options for name in [option, *get_args(option)] if isinstance(name, str))
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,6 +76,11 @@ class Drawn:
         return [rules.gate_of(self.method).row(advantage) for advantage in ADVANTAGES]
 
 
+def own_term(name: str) -> dict[str, Any]:
+    path = f"tests.helpers.own_parts:{name}"
+    return {"kind": "import", "path": path, "coefficient": 0.5, "reads_teacher": name == "taught"}
+
+
 @st.composite
 def entries(draw: st.DrawFn) -> dict[str, Any]:
     """A method's entry with every field that its terms read."""
@@ -90,8 +96,9 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     rest = {
         field: draw(st.sampled_from(NUMBERS[field] if field in NUMBERS else names(field)))
         for field in MethodParams.model_fields
-        if field not in heads
+        if field not in heads and field != "terms"
     }
+    rest["terms"] = draw(st.sampled_from([{}, {}, {"likely": own_term("likely")}, {"taught": own_term("taught")}]))
     return fields_read(heads | rest)
 
 
@@ -166,7 +173,7 @@ def said(rule: Callable[..., bool], drawn: Drawn, *before: Any) -> list[bool]:
 
 
 def test_every_option_is_drawn_and_every_gate_can_be_chosen() -> None:
-    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", *NUMBERS}
+    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", "terms", *NUMBERS}
     left = {field for field in MethodParams.model_fields if field not in drawn and not names(field)}
     assert not left, "say which values of them to draw"
     assert names("gate") == tuple(GATES)
@@ -215,6 +222,7 @@ def test_the_rules_are_what_the_loss_reads(drawn: Drawn) -> None:
             divergence=torch.full_like(inputs.divergence, divergence),
             ref_logprobs=inputs.ref_logprobs if reads_reference else None,
             gain_teacher_logprobs=inputs.gain_logprobs + gain if at.rlsd_lambda > 0 else None,
+            teacher_logprobs=inputs.gain_logprobs + gain,
         )
         return methods.token_losses(method, at, drawn.params.train, told).total.detach()
 
