@@ -12,11 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from app import store
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, Params, parse_params
+from sdpg.params import MethodParams, Params, RewardParams, parse_params
+from sdpg.params.data import PromptParams
+from sdpg.params.section import Section, without_unknown
+from sdpg.params.tree import RolloutParams, TrackingParams
+from sdpg.params.watch import WatchParams
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.results.runs import Results, Run
 from sdpg.results.statistics.estimates import ProblemCounts
@@ -24,6 +29,11 @@ from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summar
 from sdpg.results.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
 from sdpg.rewards.extraction import normalise_answer
 
+UNREAD_SECTIONS: dict[str, type[Section]] = {
+    "prompts": PromptParams, "rollout": RolloutParams, "reward": RewardParams, "watch": WatchParams,
+    "tracking": TrackingParams,
+}  # fmt: skip
+"""Sections of a run's parameters that no table reads."""
 WORKSPACE = "workspace"
 """What the URL calls the place without a key."""
 Answers = dict[tuple[str, str, bool], EvaluationSummary]
@@ -32,7 +42,7 @@ Answers = dict[tuple[str, str, bool], EvaluationSummary]
 
 @store.cached_by_file(512)
 def _answers(path: Path) -> Answers:
-    return summarise(store.readable(read_evaluations(path, COLUMNS)), str(path), normalise_answer)
+    return summarise(read_evaluations(path, COLUMNS), str(path), normalise_answer)
 
 
 def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
@@ -134,14 +144,23 @@ def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
 def run_params(run: RunEntry) -> Params:
     """The run's parameters, typed. A resolved method holds every field; those without effect are no input of it.
 
+    A run of another commit may say more or less: keys that this code does not know are left out, and sections that no
+    table reads may be incomplete.
+
     Raises:
-        UserError: if they are of another version of this code.
+        UserError: if what tables read is missing, or means something else now.
     """
     tree = dict(run.params)
     methods = tree.get("methods")
     if isinstance(methods, dict):
         tree["methods"] = {name: _read_fields(entry) for name, entry in methods.items()}
-    return parse_params(tree, run.label_of("config.yaml"))
+    known = without_unknown(Params, tree)
+    for name, section in UNREAD_SECTIONS.items():
+        try:
+            section.model_validate(known.get(name))
+        except ValidationError:
+            known[name] = section.model_construct()
+    return parse_params(known, run.label_of("config.yaml"))
 
 
 def _read_fields(entry: Any) -> Any:

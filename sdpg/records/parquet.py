@@ -1,8 +1,8 @@
 """Parquet files that say what kind of record they hold and in which version, and that may grow by columns.
 
-A reader takes what is there: a column that a file lacks is null, and one that the schema does not know is carried along.
-The version says what the columns *mean*; it rises only when a meaning changes, and then :data:`CONVERSIONS` takes the
-files of older versions along, one version at a time. docs/records.md has the rules. Imports no torch.
+A reader takes what is there: a column that a file lacks is null, and one that the schema does not know is kept. The
+version says what the columns *mean*; it rises only when a meaning changes, and then :data:`CONVERSIONS` takes the files
+of older versions along, one version at a time. docs/records.md has the rules. Imports no torch.
 """
 
 import base64
@@ -26,7 +26,8 @@ class Conversion(NamedTuple):
     """A step from one version of the records to the next.
 
     Attributes:
-        needs: columns that ``convert`` reads, where the file has them; they are read beside those asked for.
+        needs: columns that ``convert`` reads, which every file of the older version has; they are read beside those
+            that are asked for.
         convert: gets a table in the older version, and returns its rows in the next one.
     """
 
@@ -36,8 +37,8 @@ class Conversion(NamedTuple):
 
 def _tell_cut_responses(table: pa.Table) -> pa.Table:
     """Adds ``truncated``: true where the status says so, null elsewhere, since an answer may precede the cut."""
-    cut = pc.equal(table["status"], "truncated")
-    return table.append_column("truncated", pc.if_else(cut, True, pa.scalar(None, pa.bool_())))
+    cut = [status == "truncated" or None for status in table["status"].to_pylist()]
+    return table.append_column("truncated", pa.array(cut, pa.bool_()))
 
 
 CONVERSIONS: dict[int, Conversion] = {1: Conversion(("status",), _tell_cut_responses)}
@@ -76,7 +77,11 @@ def write_records(path: Path, table: pa.Table) -> None:
 
 
 def read_records(
-    path: Path, schema: pa.Schema, required: Sequence[str], columns: Sequence[str] | None = None
+    path: Path,
+    schema: pa.Schema,
+    required: Sequence[str],
+    columns: Sequence[str] | None = None,
+    rows: bool = True,
 ) -> pa.Table:
     """Reads rows of a kind of record, in the current version whatever the file's.
 
@@ -85,6 +90,7 @@ def read_records(
         schema: of the kind of record; its metadata name kind and version.
         required: columns that a file of any version has.
         columns: to read, in this order; by default those of the schema, and then what else the file has.
+        rows: False for a table without rows, which says what columns the file would give; only the footer is read.
 
     Returns:
         A table with the schema's types; text that is no UTF-8 has replacement characters.
@@ -94,7 +100,7 @@ def read_records(
         ValueError: if a column is asked for that neither the schema nor the file knows.
     """
     try:
-        return _read(path, schema, required, columns)
+        return _read(path, schema, required, columns, rows)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage that writes it") from None
     except OSError as error:
@@ -109,7 +115,9 @@ def _damaged(path: Path, why: object) -> UserError:
     return UserError(f"{path} is damaged ({why}): run the stage that writes it again")
 
 
-def _read(path: Path, schema: pa.Schema, required: Sequence[str], columns: Sequence[str] | None) -> pa.Table:
+def _read(
+    path: Path, schema: pa.Schema, required: Sequence[str], columns: Sequence[str] | None, rows: bool
+) -> pa.Table:
     # Of this one file alone: a reader of data sets would take folders named like "seed=0" for columns.
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         inside = file.schema_arrow
@@ -119,10 +127,15 @@ def _read(path: Path, schema: pa.Schema, required: Sequence[str], columns: Seque
         wanted = known if columns is None else list(columns)
         if unknown := [name for name in wanted if name not in known]:
             raise ValueError(f"{path} has no column {', '.join(unknown)}, and nor has its schema")
-        needed = {*wanted, *(name for step in steps for name in step.needs)}
-        table = file.read(columns=[name for name in inside.names if name in needed])
-        if len(table) != file.metadata.num_rows:
-            raise _damaged(path, f"{len(table)} rows of {file.metadata.num_rows}")
+        needs = [name for step in steps for name in step.needs]
+        if missing := [name for name in needs if name not in inside.names]:
+            raise _damaged(path, f"it has no column {', '.join(missing)}, which every record of its version has")
+        present = [name for name in inside.names if name in wanted or name in needs]
+        if rows:
+            table = file.read(columns=present)
+            _check_counts(path, file.metadata, table)
+        else:
+            table = inside.empty_table().select(present)
     for step in steps:
         table = step.convert(table)
     if missing := [name for name in wanted if name in required and name not in table.column_names]:
@@ -139,9 +152,8 @@ def _steps(path: Path, metadata: Mapping[bytes, bytes], schema: pa.Schema) -> li
         raise UserError(f"{path} holds {metadata[KIND_KEY]!r} records, not what is expected here")
     said, current = metadata.get(VERSION_KEY, b"none").decode(errors="replace"), int(own[VERSION_KEY])
     if said.isdecimal() and int(said) > current:
-        raise UserError(f"{path} has schema version {said}, and this code reads versions up to {current}: it was written "
-                        "by newer code; update this checkout (git pull), or open it with the commit that wrote it"
-        )  # fmt: skip
+        raise UserError(f"{path} has schema version {said}, of newer code; this code reads versions up to {current}: "
+                        "update this checkout (git pull), or use the commit that wrote the file")  # fmt: skip
     versions = range(int(said), current) if said.isdecimal() else ()
     if not said.isdecimal() or any(version not in CONVERSIONS for version in versions):
         raise UserError(f"{path} has schema version {said}; this code reads {min(CONVERSIONS, default=current)} to "
@@ -163,6 +175,23 @@ def _check_footer(path: Path, file: pq.ParquetFile) -> None:
             raise _damaged(path, error) from None
         if said.names != names:
             raise _damaged(path, "its two lists of columns differ")
+
+
+def _check_counts(path: Path, metadata: pq.FileMetaData, table: pa.Table) -> None:
+    """A page's header has no checksum either; how many values it holds stands in the footer as well."""
+    if len(table) != metadata.num_rows:
+        raise _damaged(path, f"it has {len(table)} rows of {metadata.num_rows}")
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not pa.types.is_list(column.type) or pa.types.is_nested(column.type.value_type):
+            continue
+        # An empty list, or none, stands in the file as one value.
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
+        found = int(lengths.clip(1).sum())
+        said = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.startswith(f"{name}.list."))
+        if found != said:
+            raise _damaged(path, f"{name} has {found} values of {said}")
 
 
 def _typed(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:

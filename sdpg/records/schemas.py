@@ -1,7 +1,8 @@
 """Records of rollouts and evaluations: the only contract between training and whoever looks at it later.
 
-Imports no torch. One file holds one step of one rank. A column more is one line here, and whoever fills it: rows that do
-not name it, and older files, have null there. docs/records.md says what each column holds, and when the version rises.
+Imports no torch. One file holds one step of one rank. A column more is one line here, and whoever fills it: rows that
+do not name it, and older files, have null there. docs/records.md says what each column holds, and when the version
+rises.
 """
 
 from collections.abc import Iterable, Mapping
@@ -127,9 +128,9 @@ def write_evaluations(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_records(path, records_table(path, list(rows), EVALUATION_SCHEMA, EVALUATION_REQUIRED))
 
 
-def read_rollouts(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_rollouts(path: Path, columns: list[str] | None = None, rows: bool = True) -> pa.Table:
     """Reads rollout rows, all columns or some, as :func:`sdpg.records.parquet.read_records` does."""
-    return read_records(path, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED, columns)
+    return read_records(path, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED, columns, rows)
 
 
 def read_evaluations(path: Path, columns: list[str] | None = None) -> pa.Table:
