@@ -209,7 +209,7 @@ def join_records(tables: Sequence[pa.Table], source: str) -> pa.Table:
         UserError: if a column that this code does not know has types that do not go together; names ``source``.
     """
     try:
-        return pa.concat_tables(tables, promote_options="permissive")
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(f"the files of {source} do not go together ({error}): run the stage again") from None
 
