@@ -12,16 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
 from app import store
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, Params, RewardParams, parse_params
-from sdpg.params.data import PromptParams
-from sdpg.params.section import Section, without_unknown
-from sdpg.params.tree import RolloutParams, TrackingParams
-from sdpg.params.watch import WatchParams
+from sdpg.params import MethodParams, Params, parse_params
+from sdpg.params.section import without_unknown
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.results.runs import Results, Run
 from sdpg.results.statistics.estimates import ProblemCounts
@@ -29,11 +25,6 @@ from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summar
 from sdpg.results.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
 from sdpg.rewards.extraction import normalise_answer
 
-UNREAD_SECTIONS: dict[str, type[Section]] = {
-    "prompts": PromptParams, "rollout": RolloutParams, "reward": RewardParams, "watch": WatchParams,
-    "tracking": TrackingParams,
-}  # fmt: skip
-"""Sections of a run's parameters that no table reads."""
 WORKSPACE = "workspace"
 """What the URL calls the place without a key."""
 Answers = dict[tuple[str, str, bool], EvaluationSummary]
@@ -141,11 +132,23 @@ def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
                     _columns(store.metrics(run)), final(run), entry=run)  # fmt: skip
 
 
+class TableParams(Params):
+    """Parameters of a run, of which those that no table reads are taken as they are."""
+
+    profile: str = "unknown"
+    preset: str = "unknown"
+    prompts: Any = None
+    rollout: Any = None
+    reward: Any = None
+    watch: Any = None
+    tracking: Any = None
+
+
 def run_params(run: RunEntry) -> Params:
     """The run's parameters, typed. A resolved method holds every field; those without effect are no input of it.
 
-    A run of another commit may say more or less: keys that this code does not know are left out, and sections that no
-    table reads may be incomplete.
+    A run of another commit may say more or less: keys that this code does not know are left out, and what no table
+    reads may be missing.
 
     Raises:
         UserError: if what tables read is missing, or means something else now.
@@ -154,13 +157,7 @@ def run_params(run: RunEntry) -> Params:
     methods = tree.get("methods")
     if isinstance(methods, dict):
         tree["methods"] = {name: _read_fields(entry) for name, entry in methods.items()}
-    known = without_unknown(Params, tree)
-    for name, section in UNREAD_SECTIONS.items():
-        try:
-            section.model_validate(known.get(name))
-        except ValidationError:
-            known[name] = section.model_construct()
-    return parse_params(known, run.label_of("config.yaml"))
+    return parse_params(without_unknown(TableParams, tree), run.label_of("config.yaml"), TableParams)
 
 
 def _read_fields(entry: Any) -> Any:
