@@ -239,7 +239,7 @@ def test_a_flipped_bit_of_a_file_without_checksums_is_no_other_exception(tmp_pat
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be read \(File name too long\)"):
+    with pytest.raises(UserError, match=r"cannot be read .*name too long"):
         read_rollouts(tmp_path / f"{'long' * 100}.parquet")
 
 
