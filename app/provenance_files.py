@@ -55,9 +55,9 @@ def verifier(run: RunEntry) -> str | None:
         steps = store.rollout_steps(run)
         if steps:
             table = store.step_rollouts(run, max(steps)).select(["verifier", "verifier_version"])
-            if table.num_rows:
-                row = table.slice(0, 1).to_pylist()[0]
-                return f"{row['verifier']} {row['verifier_version']}"
+            known = table.filter(table["verifier"].is_valid())
+            if known.num_rows:
+                return " ".join(filter(None, known.slice(0, 1).to_pylist()[0].values()))
     except UserError:
         pass  # the records' own pages say what is wrong with them
     asked = (run.params.get("reward") or {}).get("verifier")

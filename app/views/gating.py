@@ -63,7 +63,8 @@ def rates(run: RunEntry) -> None:
         ui.empty("metrics.csv has no column gate_rate.")
         return
     lines = pd.concat(parts, ignore_index=True)
-    styles = charts.styles([name for column, name in names.items() if column in table], [3, 0])
+    shown = [(name, place) for (column, name), place in zip(names.items(), (3, 0), strict=True) if column in table]
+    styles = charts.styles([name for name, _ in shown], [place for _, place in shown])
     st.altair_chart(charts.lines(lines, styles, y="share", title="Gate rate", form=".0%", zero=True, height=260),
                     width="stretch")  # fmt: skip
     st.html(charts.legend(styles))

@@ -19,6 +19,7 @@ from sdpg.errors import UserError
 from sdpg.objective.coefficients import gate_kind, gate_name
 from sdpg.objective.gates import GATES, Gate
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
+from sdpg.params.section import without_unknown
 from sdpg.params.stored import method_of
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.math_verify_pool import Pair
@@ -156,7 +157,8 @@ def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], ro
         params = load_params(root / PARAMS_FILE).reward if (root / PARAMS_FILE).exists() else RewardParams()
         section = params.model_dump()
     try:
-        return RewardParams(**(section | overrides))
+        # Of another version of this code, the run may say more than there is to say now.
+        return RewardParams(**(without_unknown(RewardParams, section) | overrides))
     except ValidationError as error:
         raise UserError(f"the reward section that the run was made with is not valid any more: {error}") from None
 
@@ -175,8 +177,8 @@ def rescore(
         The tally, the rows whose status changed (of :data:`VERDICT_SCHEMA`, with ``kind``), and verifier → version.
     """
     tally, changes, versions = Tally(), [], {}
-    total = sum(pq.read_metadata(path).num_rows for run in runs for path in run.files)
-    with tqdm(total=total, desc="rescore", unit="answer", delay=5, leave=False) as bar:
+    total = sum(len(run.files) for run in runs)
+    with tqdm(total=total, desc="rescore", unit="file", delay=5, leave=False) as bar:
         for run in runs:
             with Verifier(run.params) as verifier:
                 versions[verifier.name] = verifier.version
@@ -191,7 +193,7 @@ def rescore(
                             (row["gold"], row["extracted_answer"]) for row in rows if row["extracted_answer"]
                         )
                     changes += [{"kind": kind, **row} for row in rows if row["status"] != row["old_status"]]
-                    bar.update(len(rows))
+                    bar.update()
     return tally, changes, versions
 
 
@@ -202,7 +204,7 @@ def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
         stored = read_evaluations(path, EVALUATION_COLUMNS).to_pylist()
     verdicts = verifier.score(
         [row["completion"] for row in stored], [row["gold"] for row in stored],
-        [row["truncated"] for row in stored],
+        [bool(row["truncated"]) for row in stored],  # of old records null: not known, so judged by the text alone
     )  # fmt: skip
     return [_verdict_row(row, verdict, verifier) for row, verdict in zip(stored, verdicts, strict=True)]
 

@@ -225,7 +225,7 @@ def read_record(run: str, root: Path = Path()) -> Record:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} has no config.yaml: train the run again")
     config = read_yaml(folder / "config.yaml")
-    needed = ("method", "seed", "params", "inputs", "git", "versions", "hardware")
+    needed = ("method", "seed", "params")
     missing = [key for key in needed if not isinstance(config, dict) or key not in config]
     if not missing and config["method"] not in (config["params"].get("methods") or {}):
         missing = [f"params.methods.{config['method']}"]
@@ -234,7 +234,8 @@ def read_record(run: str, root: Path = Path()) -> Record:
     metrics = read_history(folder / "metrics.csv")
     if "step" not in metrics:
         raise UserError(f"{folder / 'metrics.csv'} has no column step: train the run again")
-    return Record(run, config, metrics)
+    # Older runs say less; what they do not say differs from what others say.
+    return Record(run, {"inputs": {}, "git": {}, "versions": {}, "hardware": {}, **config}, metrics)
 
 
 def matched_to_baseline(results: Results) -> list[Comparison]:

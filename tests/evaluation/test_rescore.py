@@ -277,6 +277,28 @@ def test_an_unreadable_record_leaves_an_earlier_result(tmp_path: Path) -> None:
     assert digest(tmp_path / "out") == before
 
 
+def test_a_run_of_older_code_is_scored_again(tmp_path: Path) -> None:
+    """Its rollouts do not say which of them were cut, and its parameters say what is unknown now."""
+    reward_params = {"verifier": "exact", "spell": "lumos"}
+    folder = write_run(tmp_path, config={"method": "grpo", "params": {"reward": reward_params, "methods": {}}})
+    for path in folder.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        lacking = ["truncated", "verifier", "verifier_version"] if path.parent.name == "rollouts" else ["truncated"]
+        older = table.drop_columns(lacking)
+        pq.write_table(older.replace_schema_metadata({**table.schema.metadata, b"sdpg_schema_version": b"1"}), path)
+    expected, _ = rescored(tmp_path)
+    assert (expected["answers"], expected["changed"]) == (19, 6)
+    table = pq.read_table(tmp_path / "out" / "verdicts" / "grpo-0" / "rollouts-step-000001-rank-0.parquet")
+    assert table["status"].to_pylist()[6:] == ["truncated", "no_answer"], "a cut is known where the status told it"
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path) / "evaluations" / "step-000020.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"step-000020\.parquet is damaged"):
+        rescored(tmp_path)
+
+
 def test_the_command_loads_no_torch_and_writes_to_reports(tmp_path: Path) -> None:
     write_run(tmp_path)
     program = (
