@@ -117,8 +117,8 @@ def plain(work: Work) -> Result:
     hidden, weight = work.leaves()
     scored = len(work.teacher_hidden)
     with torch.no_grad():
-        log_q = (work.teacher_hidden @ weight.t()).float().log_softmax(-1)
-    log_p = (hidden @ weight.t()).float().log_softmax(-1)
+        log_q = _wide(work.teacher_hidden @ weight.t()).log_softmax(-1)
+    log_p = _wide(hidden @ weight.t()).log_softmax(-1)
     logprobs = _token_logprobs(log_p, work.ids)
     divergence = StudentTeacherKL().value(log_p[:scored], log_q)
     with torch.no_grad():
@@ -201,6 +201,11 @@ def differences(found: Result, expected: Result) -> dict[str, float]:
     """|found - expected| / |expected| of loss, both gradients and entropy, by name."""
     pairs = zip(vars(found).items(), expected.tensors(), strict=True)
     return {name: ((a.double() - b.double()).norm() / b.double().norm()).item() for (name, a), b in pairs}
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32, or float64 where they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _trl_logprobs(hidden: Tensor, weight: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,10 +46,11 @@ SEQUENCE_RATIO: Edits = {
     ),
     "sdpg/params/method.py": ('"ppo_clip", "clipped_weight"]', '"ppo_clip", "clipped_weight", "gspo"]'),
 }  # fmt: skip
+LENGTH = '("length", pa.int64()),\n'
 COLUMN: Edits = {
     "sdpg/records/schemas.py": (
-        '("length", pa.int64()),\n        ("truncated", pa.bool_()),\n        ("verifier"',
-        '("length", pa.int64()),\n        ("words", pa.int64()),\n        ("truncated", pa.bool_()),\n        ("verifier"',
+        f'{LENGTH}        ("truncated", pa.bool_()),\n        ("verifier"',
+        f'{LENGTH}        ("words", pa.int64()),\n        ("truncated", pa.bool_()),\n        ("verifier"',
     ),
     "sdpg/training/rollout_rows.py": (
         '"length": len(ids),\n', '"length": len(ids),\n                "words": len(text.split()),\n',
