@@ -50,7 +50,7 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
 
 
 def adapter_targets(model: Any, params: LoraParams) -> list[str]:
-    """The ends of the names of the modules that get an adapter.
+    """Returns the ends of the names of the modules that get an adapter.
 
     Raises:
         UserError: naming a target that the model does not have, or that may not have one, and those that may.
@@ -73,12 +73,12 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
 
 
 def _layers(model: Any) -> dict[str, Any]:
-    """The adapted modules by name."""
+    """Returns the adapted modules by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether :func:`add_adapter` was at work."""
+    """Says whether :func:`add_adapter` was at work."""
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
@@ -109,21 +109,22 @@ class WithoutAdapter:
 
     @torch.no_grad()
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """As of the model."""
+        """Calls the model with the adapter switched off."""
         with adapter_off(self.model):
             return self.model(*arguments, **options)
 
     def get_output_embeddings(self) -> Any:
-        """The head, which has no adapter."""
+        """Returns the head, which has no adapter."""
         return self.model.get_output_embeddings()
 
     def parameters(self) -> Iterator[Tensor]:
-        """The adapted model's."""
+        """Returns the adapted model's parameters."""
         return self.model.parameters()
 
 
 def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and whole value of each weight of the policy, W + s·B·A where it has an adapter, under the base's names.
+    """Returns name and whole value of each weight of the policy, W + s·B·A where it has an adapter, under the base's
+    names.
 
     One at a time; the model's own stay as they are. Sharded weights are gathered from all ranks, so all of them must go
     through all weights. A tied head comes once, under the name of the input embedding.

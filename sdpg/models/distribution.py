@@ -32,7 +32,7 @@ WAIT = timedelta(hours=2)
 
 @contextmanager
 def joined(params: DistributedParams) -> Iterator[Ranks]:
-    """The ranks of this run; each process that was launched joins them.
+    """Returns the ranks of this run; each process that was launched joins them.
 
     Raises:
         UserError: if the processes were not launched as ``train.distributed`` says.
@@ -86,7 +86,7 @@ def _die_with(parent: int) -> None:
 
 
 def replicate(model: Any) -> DistributedDataParallel:
-    """The wrapper through which passes with gradient go, so that gradients become the mean over the ranks."""
+    """Returns the wrapper through which passes with gradient go, so that gradients become the mean over the ranks."""
     devices = [model.device.index] if model.device.type == "cuda" else None
     # Buffers are constants of the architecture.
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
@@ -138,7 +138,7 @@ def check_sharded(model: Any, ranks: int) -> None:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether this process holds parts of the model's weights."""
+    """Says whether this process holds parts of the model's weights."""
     return isinstance(next(model.parameters()), DTensor)
 
 

@@ -81,7 +81,7 @@ tokens where losses read whole responses."""
 
 
 def chunk_tokens(vocabulary: int, itemsize: int, memory_bytes: int) -> int:
-    """How many tokens' logits, student's and teacher's side by side, fit the budget; at least one token's."""
+    """Returns how many tokens fit the budget with their logits, student's and teacher's side by side; at least 1."""
     return max(1, memory_bytes // (2 * vocabulary * itemsize))
 
 
@@ -314,7 +314,7 @@ class _Logits:
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    """out = hidden · weightᵀ + bias, in the type of ``out`` throughout."""
+    """Writes hidden · weightᵀ + bias to ``out``, in its type throughout."""
     if weight.dtype == out.dtype:
         torch.mm(hidden, weight.t(), out=out)
     else:
@@ -324,7 +324,7 @@ def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -
 
 
 def _accumulate(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left · right, without rounding the product to the factors' type first."""
+    """Adds left · right to ``total``, without rounding the product to the factors' type first."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:

@@ -18,7 +18,7 @@ from sdpg.problems.tokenizer import pad_and_eos
 
 
 def device() -> torch.device:
-    """The accelerator if there is one."""
+    """Returns the accelerator if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -28,12 +28,13 @@ def set_threads(count: int) -> None:
 
 
 def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """A randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed`` beforehand."""
+    """Returns a randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed``
+    beforehand."""
     return Qwen3ForCausalLM(scratch_config(params, len(tokenizer), *pad_and_eos(tokenizer)))
 
 
 def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: int) -> Qwen3Config:
-    """The architecture of :func:`scratch_model`."""
+    """Returns the architecture of :func:`scratch_model`."""
     return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=params.hidden_size,
@@ -82,7 +83,7 @@ def load_model(folder: Path, place: torch.device | None = None) -> Any:
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:
-    """What an optimiser moves: all parameters, or those of an adapter alone."""
+    """Returns what an optimiser moves: all parameters, or those of an adapter alone."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -102,7 +103,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def can_share_lines(model: Any) -> bool:
-    """Whether the model's attention obeys the mask of shared lines (:mod:`sdpg.models.batches`) in every layer.
+    """Says whether the model's attention obeys the mask of shared lines (:mod:`sdpg.models.batches`) in every layer.
 
     Other attention implementations read a boolean mask in another way, layers with a sliding window drop the window
     under a mask of ours, and recurrent layers know no mask at all.
@@ -114,7 +115,7 @@ def can_share_lines(model: Any) -> bool:
 
 
 def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
-    """One forward pass in which ``function`` takes the place of the output embedding's forward.
+    """Makes one forward pass in which ``function`` takes the place of the output embedding's forward.
 
     It is given the hidden states (N, D) that predict the response tokens, and the head's weight (V, D) and bias; no
     logits are made for prompt positions. Because it runs inside the model's own forward, wherever that puts its weights
@@ -141,12 +142,12 @@ def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor,
 
 
 def response_hidden(model: Any, batch: TokenBatch) -> Tensor:
-    """Hidden states (N, D) that predict the response tokens."""
+    """Returns hidden states (N, D) that predict the response tokens."""
     return with_head(model, batch, lambda hidden, weight, bias: hidden)
 
 
 def hidden_and_head(model: Any, batch: TokenBatch) -> tuple[Tensor, Any]:
-    """Hidden states as of :func:`response_hidden`, with an output embedding that may be called on its own.
+    """Returns hidden states as of :func:`response_hidden`, with an output embedding that may be called on its own.
 
     Sharded weights are whole within the model's own pass alone, and calling their module elsewhere would gather them
     from all ranks, as often as each of them calls it: a head with a copy stands in, as long as it is kept.

@@ -65,22 +65,22 @@ class Ranks:
         return lengths, padded
 
     def values(self, value: Any) -> list[Any]:
-        """Every rank's value, by rank. A value is what JSON holds; floats keep every bit."""
+        """Returns every rank's value, by rank. A value is what JSON holds; floats keep every bit."""
         if self.size == 1:
             return [value]
         parts = self.tensors(torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8))
         return [json.loads(part.numpy().tobytes()) for part in parts]
 
     def from_first(self, value: Any) -> Any:
-        """The first rank's value; what the others give is not looked at."""
+        """Returns the first rank's value; what the others give is not looked at."""
         return self.values(value if self.first else None)[0]
 
     def total(self, value: float) -> float:
-        """The sum over the ranks, equal on all of them."""
+        """Returns the sum over the ranks, equal on all of them."""
         return math.fsum(self.values(value)) if self.size > 1 else value
 
     def lists(self, rows: Mapping[int, list[float]]) -> dict[int, list[float]]:
-        """Row → numbers of all ranks together; no row is on two of them."""
+        """Joins row → numbers of all ranks on each of them; no row is on two ranks."""
         if self.size == 1:
             return dict(rows)
         names = self.tensors(torch.tensor(list(rows), dtype=torch.int64))
@@ -93,7 +93,7 @@ class Ranks:
         return found
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Waits until all ranks are here."""
         if self.size > 1:
             distributed.barrier(group=self.group)
 
@@ -103,5 +103,5 @@ SOLO = Ranks()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be spread over the ranks, as one; all ranks call this, in the same order."""
+    """Returns a tensor that may be spread over the ranks, as one; all ranks call this, in the same order."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

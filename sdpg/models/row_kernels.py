@@ -50,7 +50,7 @@ FIELDS = fields(RowValues)
 
 
 def log_softmax_rows(logits: Tensor, exponentials: Tensor, temperature: float) -> Tensor:
-    """logits (R, V) become log-probs; ``exponentials`` (R, V) receives e^(log p) times the (R, 1) sums returned."""
+    """Turns logits (R, V) into log-probs; ``exponentials`` (R, V) receives e^(log p) times the (R, 1) sums returned."""
     if temperature != 1.0:
         logits.div_(temperature)
     logits.sub_(logits.amax(1, keepdim=True))
@@ -63,7 +63,7 @@ def log_softmax_rows(logits: Tensor, exponentials: Tensor, temperature: float) -
 def student_rows(
     logits: Tensor, ids: Tensor, probabilities: Tensor, scratch: Tensor, temperature: float, values: RowValues
 ) -> None:
-    """logits (R, V) become log p, ``probabilities`` p; fills logprobs and entropy. ``ids`` is (R, 1)."""
+    """Turns logits (R, V) into log p, fills ``probabilities`` with p, and logprobs and entropy. ``ids`` is (R, 1)."""
     probabilities.div_(log_softmax_rows(logits, probabilities, temperature))
     values.logprobs.copy_(logits.gather(1, ids).squeeze(1))
     torch.mul(probabilities, logits, out=scratch)
@@ -82,7 +82,7 @@ def teacher_rows(
     with_entropy: bool,
     values: RowValues,
 ) -> None:
-    """teacher_logits (S, V) become x of the divergence; fills what the teacher says of S rows. All tensors are (S, …).
+    """Turns teacher_logits (S, V) into x of the divergence; fills the teacher's values of S rows. All are (S, …).
 
     ``divergence`` None leaves log q in place of x; ``with_entropy`` fills the entropy of q, for which q is formed once
     more.
@@ -110,7 +110,7 @@ def gradient_rows(
     entropy_gradient: Tensor | None,
     divergence_gradient: Tensor | None,
 ) -> None:
-    """p (R, V) becomes ∂L/∂z from ∂L/∂logprobs, ∂L/∂entropy and ∂L/∂divergence, (R,) each or None; x is (S, V).
+    """Turns p (R, V) into ∂L/∂z by ∂L/∂logprobs, ∂L/∂entropy and ∂L/∂divergence, (R,) each or None; x is (S, V).
 
     ∂logprob/∂z = e_y - p; ∂entropy/∂z = -p log p - H·p; ∂divergence/∂z as in
     :class:`sdpg.objective.divergences.Slopes`.

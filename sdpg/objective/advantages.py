@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def group_advantages(rewards: Tensor, std: Literal["population", "sample"], eps: float) -> Tensor:
-    """A_i = (R_i - mean_G R) / (std_G R + ε), Eq. 2.1 of arXiv 2606.04036; exactly 0 in a group of equal rewards.
+    """Returns A_i = (R_i - mean_G R) / (std_G R + ε), Eq. 2.1 of arXiv 2606.04036; exactly 0 in a group of equal
+    rewards.
 
     Args:
         rewards: (P, G), G at least 2.

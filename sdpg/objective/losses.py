@@ -18,20 +18,20 @@ Normaliser = Literal["group", "batch", "sequence", "constant"]
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, clamp: float | None = None) -> Tensor:
-    """ρ = π_θ(y_t)/π_old(y_t); ``clamp`` bounds |log ρ| (D1)."""
+    """Returns ρ = π_θ(y_t)/π_old(y_t); ``clamp`` bounds |log ρ| (D1)."""
     log_ratio = logprobs - old_logprobs
     return (log_ratio if clamp is None else log_ratio.clamp(-clamp, clamp)).exp()
 
 
 def reinforce(logprobs: Tensor, advantages: Tensor) -> Tensor:
-    """L_out on-policy, section 3.2: -A · log π_θ(y_t)."""
+    """Returns L_out on-policy, section 3.2: -A · log π_θ(y_t)."""
     return -advantages * logprobs
 
 
 def clipped_surrogate(
     ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> Tensor:
-    """ℓ_clip of A.3: max(-Aρ, -A·clip(ρ, 1-ε_l, 1+ε_h)), for A < 0 at most -A·c. PPO's clipped loss.
+    """Returns ℓ_clip of A.3: max(-Aρ, -A·clip(ρ, 1-ε_l, 1+ε_h)), for A < 0 at most -A·c. PPO's clipped loss.
 
     With ε_l = ε_h and no dual clip this is GRPO's -min(ρA, clip(ρ, 1-ε, 1+ε)A).
     """
@@ -43,12 +43,12 @@ def clipped_surrogate(
 
 
 def clipped_weight(logprobs: Tensor, surrogate: Tensor) -> Tensor:
-    """The paper's off-policy outcome term, A.3: sg[ℓ_clip] · log π_θ(y_t); a clipped token keeps a gradient."""
+    """Returns the paper's off-policy outcome term, A.3: sg[ℓ_clip] · log π_θ(y_t); a clipped token keeps a gradient."""
     return surrogate.detach() * logprobs
 
 
 def reference_term(logprobs: Tensor, ref_logprobs: Tensor, kind: ReferenceKind) -> Tensor:
-    """L_K on sampled tokens, table of section 3.2, with w = π_θ(y_t)/π_ref(y_t).
+    """Returns L_K on sampled tokens, table of section 3.2, with w = π_θ(y_t)/π_ref(y_t).
 
     ``ufkl`` 1/w + log w, ``urkl`` ½(log w)², ``fkl`` 1/w, ``rkl`` ½(log w + 1)². Their gradients are those of the
     divergences; their values are not divergences. ``k1`` log w and ``k3`` 1/w - 1 + log w are estimators of
@@ -82,7 +82,8 @@ def rlsd_weights(advantages: Tensor, old_logprobs: Tensor, teacher_logprobs: Ten
 
 
 def normaliser_weights(lengths: Tensor, kind: Normaliser, group_size: int, max_tokens: int) -> Tensor:
-    """What each response token's loss is multiplied by before the sum; the weights know nothing of micro-batches.
+    """Returns what each response token's loss is multiplied by before the sum; the weights know nothing of
+    micro-batches.
 
     ``group`` (the paper): token mean over each prompt's G responses, then mean over prompts. ``batch``: token mean over
     all responses. ``sequence``: token mean of each response, then mean over responses. ``constant``: divided by

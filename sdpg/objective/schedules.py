@@ -8,7 +8,7 @@ Shape = Literal["linear", "cosine"]
 
 
 def window(fraction: float, total: int) -> int:
-    """A window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50.
+    """Returns a window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50.
 
     At least 1, as 0 would turn the factor off; only a fraction of 0 does that.
     """
@@ -16,14 +16,14 @@ def window(fraction: float, total: int) -> int:
 
 
 def crossed(position: float, shape: Shape = "linear") -> float:
-    """The factor at a position of 0 to 1 within a window; 1 beyond its end."""
+    """Returns the factor at a position of 0 to 1 within a window; 1 beyond its end."""
     if position >= 1:
         return 1.0
     return position if shape == "linear" else (1 - math.cos(math.pi * position)) / 2
 
 
 def beta(step: int, total: int, base: float, warmup: int, decay: int, shape: Shape = "linear") -> float:
-    """β(k) = β_base · min(1, k/T_warm) · min(1, (T-k)/T_decay), section 3.2 of arXiv 2606.04036.
+    """Returns β(k) = β_base · min(1, k/T_warm) · min(1, (T-k)/T_decay), section 3.2 of arXiv 2606.04036.
 
     Overlapping windows multiply; a window of 0 turns its factor off. With a decay window, β(T) = 0. Another shape than
     the paper's bends both factors.
@@ -34,7 +34,7 @@ def beta(step: int, total: int, base: float, warmup: int, decay: int, shape: Sha
 
 
 def rlsd_lambda(step: int, base: float, decay: int, warmup: int = 0, shape: Shape = "linear") -> float:
-    """λ(k) = λ · max(0, 1 - k/T_decay) of RLSD (arXiv 2604.03128); a window of 0 keeps λ constant.
+    """Returns λ(k) = λ · max(0, 1 - k/T_decay) of RLSD (arXiv 2604.03128); a window of 0 keeps λ constant.
 
     A warm-up, which RLSD does not have, multiplies by min(1, k/T_warm).
     """
@@ -51,7 +51,7 @@ def learning_rate(
     decay: int = 0,
     shape: Shape = "linear",
 ) -> float:
-    """Linear warm-up, then constant: lr · min(1, k/W), or lr · min(1, (k-1)/W) as in the public code (D19).
+    """Returns a linear warm-up, then a constant: lr · min(1, k/W), or lr · min(1, (k-1)/W) as in the public code (D19).
 
     A decay window D, which neither has, multiplies by min(1, (T-k+1)/D), so that the last step still learns; the shape
     is the decay's.

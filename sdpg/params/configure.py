@@ -142,7 +142,8 @@ def _names(text: str) -> list[str]:
 
 
 def _chosen_benchmarks(present: Mapping[str, Any], text: str, root: Path) -> CommentedMap:
-    """Rows of ``data.benchmarks`` by name; one that is present stays as it is, as its revision may be pinned."""
+    """Returns rows of ``data.benchmarks`` by name; one that is present stays as it is, as its revision may be
+    pinned."""
     read_yaml(root / CATALOGUE)  # names a file that is missing or malformed
     known = {**_yaml().load((root / CATALOGUE).read_text(encoding="utf-8")), **present}
     chosen = CommentedMap()

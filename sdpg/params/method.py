@@ -63,8 +63,8 @@ class MethodParams(Section):
     """Further terms of one's own, by name; see docs/own_parts.md."""
 
     def reads(self, field: str) -> bool:
-        """Whether the method's terms read a field at all."""
-        clipped = self.outcome in ("ppo_clip", "clipped_weight")
+        """Says whether the method's terms read a field at all."""
+        clipped = self.outcome not in ("none", "reinforce")
         distils = self.distillation != "none"
         rlsd = self.token_weighting == "rlsd"
         conditions = {

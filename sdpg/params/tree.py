@@ -183,7 +183,7 @@ class Params(Section):
         return self
 
     def method(self, name: str) -> MethodParams:
-        """The method called ``name``; an unknown one is a ValueError that lists those there are."""
+        """Returns the method called ``name``; an unknown one is a ValueError that lists those there are."""
         if name not in self.methods:
             raise ValueError(
                 f"run.methods names {name!r}, which is not under methods; there are: {', '.join(self.methods)}"

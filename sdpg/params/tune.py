@@ -37,7 +37,7 @@ class FloatRange(Section):
         return self
 
     def ends(self) -> list[Choice]:
-        """The extreme values."""
+        """Returns the extreme values."""
         return [self.low, self.high]
 
     def grid(self) -> list[Choice] | None:
@@ -67,7 +67,7 @@ class IntRange(Section):
         return self
 
     def ends(self) -> list[Choice]:
-        """The extreme values."""
+        """Returns the extreme values."""
         return [self.low, self.high]
 
     def grid(self) -> list[Choice] | None:
@@ -88,11 +88,11 @@ class Choices(Section):
         return self
 
     def ends(self) -> list[Choice]:
-        """Every value."""
+        """Returns every value."""
         return list(self.choices)
 
     def grid(self) -> list[Choice]:
-        """Every value."""
+        """Returns every value."""
         return list(self.choices)
 
 

@@ -82,7 +82,7 @@ def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def newest_checkpoint(state: Path) -> Path | None:
-    """The folder of the last checkpoint that was written whole."""
+    """Returns the folder of the last checkpoint that was written whole."""
     found = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
     return found[-1] if found else None
 
@@ -113,7 +113,7 @@ def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | 
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:
-    """What this rank holds of a whole tensor."""
+    """Returns what this rank holds of a whole tensor."""
     if not isinstance(like, DTensor):
         return value
     # Without a source: every rank has the whole tensor, and nothing need be sent.

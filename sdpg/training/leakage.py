@@ -62,7 +62,8 @@ class WordRuns:
         return clone
 
     def endings(self, other: Sequence[str]) -> list[int]:
-        """For each word of ``other``, the length of the longest run that ends with it and stands in the text too."""
+        """Returns, for each word of ``other``, the length of the longest run that ends with it and stands in the text
+        too."""
         state = length = 0
         lengths = []
         for word in other:
@@ -77,7 +78,7 @@ class WordRuns:
 
 
 def _quoted(lengths: Sequence[int]) -> list[bool]:
-    """Which words lie in a run of at least QUOTED words, from the lengths of the runs that end at each."""
+    """Returns which words lie in a run of at least QUOTED words, from the lengths of the runs that end at each."""
     quoted, left = [False] * len(lengths), 0
     for place in range(len(lengths) - 1, -1, -1):
         # Never less than what is left of a run that ends later: its beginning ends here.
@@ -89,7 +90,7 @@ def _quoted(lengths: Sequence[int]) -> list[bool]:
 
 
 def copied_words(completion: Sequence[str], solution: WordRuns, prompt: WordRuns) -> int:
-    """The most words that one run, common to completion and solution, holds beside quotations of the prompt.
+    """Returns the most words that one run, common to completion and solution, holds beside quotations of the prompt.
 
     A word of the completion is quoted if it lies in a run of :data:`QUOTED` or more words of the completion that stands
     in the student prompt too. Of every run of words that stands both in the completion and in the solution, the words
@@ -104,7 +105,8 @@ def copied_words(completion: Sequence[str], solution: WordRuns, prompt: WordRuns
 
 
 def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
-    """(B) whether a text matches any of the patterns; by RE2, in time linear in the text whatever the pattern.
+    """Says of each of B texts whether it matches any of the patterns; by RE2, in time linear in the text whatever the
+    pattern.
 
     Runs of whitespace count as one space, so that a pattern need not think of line breaks.
     """
@@ -118,13 +120,14 @@ def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
 
 
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
-    """(G) whether each response repeats at least so many words of the problem's solution; see :func:`copied_words`."""
+    """Says of each of G responses whether it repeats at least so many words of the problem's solution; see
+    :func:`copied_words`."""
     solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
     return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
 
 
 def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: WatchParams) -> dict[str, float | None]:
-    """The metrics ``leak_mentions`` and ``leak_spans`` of a step.
+    """Returns the metrics ``leak_mentions`` and ``leak_spans`` of a step.
 
     Args:
         texts: (B) completions, siblings side by side.

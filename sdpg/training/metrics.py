@@ -30,7 +30,7 @@ TIMING_COLUMNS = (
 
 
 def metric_columns() -> list[str]:
-    """Columns of metrics.csv; all of them are functions of seed, data and code, never of time."""
+    """Returns columns of metrics.csv; all of them are functions of seed, data and code, never of time."""
     return [
         "step", "reward", "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),

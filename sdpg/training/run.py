@@ -61,7 +61,7 @@ class Errand:
 def describe_run(
     params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], errand: Errand | None = None
 ) -> dict[str, Any]:
-    """What a run hangs on, as stored in its config.yaml."""
+    """Returns what a run hangs on, as stored in its config.yaml."""
     return {
         "run": errand.name if errand else f"{method}-{seed}",
         "method": method,
@@ -79,7 +79,7 @@ def describe_run(
 
 
 def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
-    """The fingerprint under which the work in progress of a run lies."""
+    """Returns the fingerprint under which the work in progress of a run lies."""
     # Workers of a study have imported more or less by the time they go on with one another's work.
     code, more = (package_code(), errand.identity) if errand else (loaded_code(), ())
     return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
@@ -155,7 +155,7 @@ def make_trainer(
     on_step: Callable[[int, dict[str, float | None]], bool | None],
     ranks: Ranks = SOLO,
 ) -> Trainer:
-    """The trainer of one run, with base, data and problem sets read from where the stages left them."""
+    """Returns the trainer of one run, with base, data and problem sets read from where the stages left them."""
     train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     needed = needs_reference_weights(settings, train)
@@ -216,7 +216,7 @@ def make_trainer(
 
 
 def base_accuracies() -> dict[str, float]:
-    """Accuracy of the base per benchmark and on validation, sampled: step 0 of every method's curves."""
+    """Returns accuracy of the base per benchmark and on validation, sampled: step 0 of every method's curves."""
     rows = read_evaluations(
         paths.BASE_EVALUATIONS / "sampled.parquet", ["method", "benchmark", "status", "temperature"]
     )

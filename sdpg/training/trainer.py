@@ -52,7 +52,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Which of ``count`` problems step k takes: whole epochs, each in an order of its own, cut into steps.
+    """Returns which of ``count`` problems step k takes: whole epochs, each in an order of its own, cut into steps.
 
     The order depends on the seed alone, so that methods meet the same problems at the same step.
     """
