@@ -68,7 +68,7 @@ def changed_params(preset: str, train: dict[str, Any], max_tokens: int) -> Param
     tree["train"]["updates_per_batch"] = min(2, tree["train"]["updates_per_batch"])
     tree["train"] |= {"lora": None, "distributed": {"processes": 1, "strategy": "none", "config": None}} | train
     tree["rollout"]["max_tokens"] = max_tokens
-    return parse_params(tree, PARAMS_FILE)
+    return parse_params(tree, str(PARAMS_FILE))
 
 
 class MadeUpEngine:
@@ -105,9 +105,9 @@ class MadeUpScorer:
     def __init__(self, all_right: int) -> None:
         self.all_right = all_right
 
-    def score(self, texts: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
+    def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         """By their places."""
-        right = [place % 2 == 0 or place < self.all_right for place in range(len(texts))]
+        right = [place % 2 == 0 or place < self.all_right for place in range(len(completions))]
         return [Verdict(Status.CORRECT, "1", 1.0) if one else Verdict(Status.WRONG, "2", -1.0) for one in right]
 
 
@@ -223,7 +223,8 @@ def build_records(count: int, tokens: int, path: Path) -> tuple[float, float]:
         gates=torch.ones(count, dtype=torch.float64),
     )  # fmt: skip
     signals = Signals(logprob=numbers, entropy=numbers, weight=numbers, loss=numbers)
-    diagnosed = {row: dict.fromkeys(DIAGNOSED, numbers[row]) for row in range(min(16, count))}
+    names: Sequence[str] = DIAGNOSED
+    diagnosed = {row: dict.fromkeys(names, numbers[row]) for row in range(min(16, count))}
     identity = {"run": "grpo-0", "method": "grpo", "seed": 0, "step": 1, "verifier": "made-up", "verifier_version": "1"}
     problems = [
         PreparedRow(f"p{place}", "1+1", "2", "", "made up", "1+1", "2: 1+1", 3, 6) for place in range(count // 8)
