@@ -75,7 +75,7 @@ def test_a_part_that_hangs_is_stopped_when_the_time_is_up_and_the_rest_is_skippe
 ) -> None:
     monkeypatch.setattr(runner, "GRACE", 0.5)
     start = time.monotonic()
-    _, body = run_made(tmp_path, [4, 1], minutes=0.5)
+    _, body = run_made(tmp_path, [4, 1], minutes=0.25)
     assert time.monotonic() - start < 60
     assert [(row["part"], row["state"]) for row in body["rows"]] == [(4, "measured"), (4, FAILED), (1, SKIPPED)]
     assert "it was stopped after" in body["rows"][1]["found"]
@@ -113,20 +113,18 @@ def test_without_a_gpu_one_line_says_so() -> None:
 
 def test_killed_it_leaves_the_rows_of_finished_parts_in_its_file(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    process = gpu_check("--device", "cpu", "--size", "toy", "--parts", "8,2", "--out", str(out))
+    process = gpu_check("--device", "cpu", "--size", "toy", "--parts", "1,2", "--out", str(out))
     end = time.monotonic() + 300
-    body: dict[str, Any] = {"parts": {"2": {}}}
     while process.poll() is None and time.monotonic() < end:
-        body = json.loads(out.read_text()) if out.exists() else body
-        if body["parts"]["2"].get("state") == "running":
+        if out.exists() and json.loads(out.read_text())["parts"]["1"]["state"] == "done":
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     body = json.loads(out.read_text())
     assert body["finished"] is False
-    assert body["parts"]["2"]["state"] in ("running", "done")
-    assert all(row["part"] == 2 for row in body["rows"])
+    assert len([row for row in body["rows"] if row["part"] == 1]) == 4
+    assert body["parts"]["2"]["state"] != "done"
 
 
 @pytest.mark.parametrize(("failing", "status"), [(False, 0), (True, 1)])
@@ -156,15 +154,15 @@ def test_full_sizes_are_refused_on_a_cpu() -> None:
 # --- the parts at toy sizes
 
 
-@pytest.mark.parametrize("number", [1, 3, 4, 5, 6, 8, 9])
-def test_a_part_gives_rows_on_a_cpu_and_none_fails(number: int, tmp_path: Path) -> None:
-    parts = command.chosen(str(number))
+def test_every_part_gives_rows_on_a_cpu_and_none_fails(tmp_path: Path) -> None:
+    """All in one go, as importing the trainer takes longer than most of them; 2 and 7 have tests of their own."""
+    parts = command.chosen("1,3,4,5,6,8,9")
     report = report_of(parts, tmp_path / "out.json")
     run_parts(parts, "cpu", True, 10, report, lambda row: None)
-    assert report.parts[number]["state"] == "done"
-    assert report.rows and report.failed == 0, report.rows
-    if number not in (1, 9):
-        assert any(row.state in (OK, "measured") for row in report.rows)
+    assert {part["state"] for part in report.parts.values()} == {"done"}
+    assert [row for row in report.rows if row.state == FAILED] == []
+    held = {row.part for row in report.rows if row.state in (OK, "measured")}
+    assert held >= {1, 3, 4, 5, 6, 8}
 
 
 def test_every_method_of_params_is_checked_and_holds() -> None:
