@@ -16,7 +16,9 @@ import pandas as pd
 from app import store
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, Params, parse_params
+from sdpg.params import Params, parse_params
+from sdpg.params.section import without_unknown
+from sdpg.params.stored import fields_read
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.results.runs import Results, Run
 from sdpg.results.statistics.estimates import ProblemCounts
@@ -32,7 +34,7 @@ Answers = dict[tuple[str, str, bool], EvaluationSummary]
 
 @store.cached_by_file(512)
 def _answers(path: Path) -> Answers:
-    return summarise(store.readable(read_evaluations(path, COLUMNS)), str(path), normalise_answer)
+    return summarise(read_evaluations(path, COLUMNS), str(path), normalise_answer)
 
 
 def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
@@ -131,24 +133,32 @@ def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
                     _columns(store.metrics(run)), final(run), entry=run)  # fmt: skip
 
 
+class TableParams(Params):
+    """Parameters of a run, of which those that no table reads are taken as they are."""
+
+    profile: str = "unknown"
+    preset: str = "unknown"
+    prompts: Any = None
+    rollout: Any = None
+    reward: Any = None
+    watch: Any = None
+    tracking: Any = None
+
+
 def run_params(run: RunEntry) -> Params:
     """The run's parameters, typed. A resolved method holds every field; those without effect are no input of it.
 
+    A run of another commit may say more or less: keys that this code does not know are left out, and what no table
+    reads may be missing.
+
     Raises:
-        UserError: if they are of another version of this code.
+        UserError: if what tables read is missing, or means something else now.
     """
     tree = dict(run.params)
     methods = tree.get("methods")
     if isinstance(methods, dict):
-        tree["methods"] = {name: _read_fields(entry) for name, entry in methods.items()}
-    return parse_params(tree, run.label_of("config.yaml"))
-
-
-def _read_fields(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    reads = MethodParams.model_construct(**entry).reads
-    return {name: value for name, value in entry.items() if reads(name)}
+        tree["methods"] = {name: fields_read(entry) for name, entry in methods.items()}
+    return parse_params(without_unknown(TableParams, tree), run.label_of("config.yaml"), TableParams)
 
 
 def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:

@@ -16,14 +16,14 @@ import pyarrow.parquet as pq
 
 from app import store
 from app.sources import RunEntry
-from sdpg.records.schemas import ROLLOUT_SCHEMA, TOKEN_SIGNALS, read_rollouts
+from sdpg.records.parquet import join_records
+from sdpg.records.schemas import ROLLOUT_SCHEMA, read_rollouts
 
 Key = tuple[int, int, int]
 """Step, group, sibling: what tells a run's rollouts apart."""
 MARKS = {"correct": "●", "wrong": "○", "no_answer": "∅", "truncated": "…", "timeout": "t"}
 """A rollout's verdict in one character."""
 TEXTS = ("completion", "student_prompt", "teacher_prompt")
-TOKEN_COLUMNS = ("completion_ids", "tokens", "token_starts", "token_ends", *TOKEN_SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def groups(index: pd.DataFrame, passes: pd.Series) -> pd.DataFrame:
 @store.cached_by_file(8)
 def _texts(path: Path) -> pa.Table:
     columns = ["step", "group", "sibling", "problem_id", *TEXTS]
-    return store.readable(read_rollouts(path, columns))
+    return read_rollouts(path, columns)
 
 
 def _files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
@@ -161,7 +161,7 @@ def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
     for step, its in chosen.groupby("step"):
         keys = pd.MultiIndex.from_frame(its[["group", "sibling"]])
         for path in _files(run, {int(str(step))}):
-            table = store.readable(read_rollouts(path))
+            table = read_rollouts(path)
             here = pd.MultiIndex.from_arrays([table["group"].to_numpy(), table["sibling"].to_numpy()])
             part = table.filter(pa.array(here.isin(keys)))
             if len(part):
@@ -169,15 +169,21 @@ def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
 
 
 def parquet_of(run: RunEntry, chosen: pd.DataFrame) -> bytes:
-    """The rollouts' full records as one Parquet file, schema and its version kept.
+    """The rollouts' full records as one Parquet file of the current schema, with every column that a file of them has.
 
     Args:
         chosen: columns step, group, sibling.
+
+    Raises:
+        UserError: if the files' further columns do not go together.
     """
+    source = run.label_of("rollouts")
+    paths = _files(run, set(chosen["step"].tolist()))
+    whole = join_records([ROLLOUT_SCHEMA.empty_table(), *(read_rollouts(path, rows=False) for path in paths)], source)
     with tempfile.TemporaryFile() as file:
-        with pq.ParquetWriter(file, ROLLOUT_SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(file, whole.schema, compression="zstd", write_page_checksum=True) as writer:
             for table in _chosen_tables(run, chosen):
-                writer.write_table(table.select(ROLLOUT_SCHEMA.names).cast(ROLLOUT_SCHEMA))
+                writer.write_table(join_records([whole, table], source))
         file.seek(0)
         return file.read()
 
@@ -189,21 +195,21 @@ def jsonl_of(run: RunEntry, chosen: pd.DataFrame, tokens: bool = True) -> bytes:
         chosen: columns step, group, sibling.
         tokens: whether with the per-token lists.
     """
-    names = [name for name in ROLLOUT_SCHEMA.names if tokens or name not in TOKEN_COLUMNS]
     with tempfile.TemporaryFile() as file:
         for table in _chosen_tables(run, chosen):
-            part = table.select(names)
+            part = table.select([field.name for field in table.schema if tokens or not pa.types.is_list(field.type)])
             for at in range(len(part)):
-                row = part.slice(at, 1).to_pylist()[0]
-                file.write(json.dumps(_finite(row), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                row = _finite(part.slice(at, 1).to_pylist()[0])
+                # A column of another version may hold what JSON lacks, such as a date.
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode() + b"\n")
         file.seek(0)
         return file.read()
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: [_number(each) for each in value] if isinstance(value, list) else _number(value)
-            for name, value in row.items()}  # fmt: skip
-
-
-def _number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _finite(value: Any) -> Any:
+    """The value with null in place of what is no number in JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(each) for name, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, list) else value

@@ -11,6 +11,9 @@ import numpy as np
 import pandas as pd
 
 from app.sources import RunEntry
+from sdpg.objective import coefficients as rules
+from sdpg.objective.gates import GATES
+from sdpg.params.stored import method_of
 from sdpg.results.statistics.intervals import skewed_limits
 
 FEWEST = 4
@@ -25,7 +28,8 @@ class Kind:
 
     Attributes:
         distils: whether the loss holds a distillation term at all.
-        gate: ``positive`` or ``all``; of a method without distillation what the records show, the positive gate.
+        gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; of a method without
+            distillation what the records show, the positive gate.
         rlsd: whether the teacher weighs tokens instead.
     """
 
@@ -33,13 +37,21 @@ class Kind:
     gate: str
     rlsd: bool
 
+    @property
+    def known(self) -> bool:
+        """Whether this version knows the gate."""
+        return self.gate in GATES
+
+    @property
+    def keeps_out(self) -> bool:
+        """Whether the gate, which must be known, closes on any rollout."""
+        return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
+
 
 def kind(run: RunEntry) -> Kind:
     """From the run's own parameters."""
-    entry = (run.params.get("methods") or {}).get(run.method) or {}
-    distils = entry.get("distillation", "none") != "none"
-    return Kind(distils, str(entry.get("gate", "positive")) if distils else "positive",
-                entry.get("token_weighting") == "rlsd")  # fmt: skip
+    method = method_of(run.params, run.method)
+    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method))
 
 
 def divergences(index: pd.DataFrame) -> pd.DataFrame:

@@ -14,6 +14,8 @@ from app.quick_yaml import parse_yaml
 from app.sources import SAMPLE
 from sdpg.errors import UserError, entry_point
 from sdpg.files import replaced_folder
+from sdpg.objective.coefficients import is_recorded
+from sdpg.params.stored import train_of
 
 STEPS = 4
 """How many steps' rollouts are kept: the first and the last recorded ones, and those evenly between."""
@@ -54,10 +56,9 @@ def make_sample(root: Path, names: list[str], target: Path) -> None:
                 raise UserError(f"{run} was made with uncommitted changes: make it again from a clean checkout")
             for file in FILES:
                 _copy(run / file, folder / "runs" / name / file)
-            every = config["params"]["train"]["record_every"]
             steps = sorted({int(path.name[5:11]) for path in (run / "rollouts").glob("step-*.parquet")})
-            recorded = [step for step in steps if step % every == 0 or step in (steps[0], steps[-1])]
-            for step in kept_steps(recorded):
+            train = train_of(config["params"])
+            for step in kept_steps([step for step in steps if is_recorded(train, step)]):
                 for path in (run / "rollouts").glob(f"step-{step:06d}-*.parquet"):
                     _copy(path, folder / "runs" / name / "rollouts" / path.name)
             for path in (run / "evaluations").glob("*.parquet"):

@@ -13,7 +13,7 @@ Places = dict[str, list[tuple[int, int]]]
 
 @store.cached_by_file(2048)
 def _places_of_file(path: Path) -> list[tuple[str, int, int]]:
-    table = store.readable(read_rollouts(path, ["problem_id", "step", "group"]))
+    table = read_rollouts(path, ["problem_id", "step", "group"])
     return list(dict.fromkeys(zip(*(table[name].to_pylist() for name in table.column_names), strict=True)))
 
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from app import store, ui
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.params import MethodParams
+from sdpg.params.stored import fields_read
 
 FOLDERS = ("rollouts", "evaluations", "policy")
 
@@ -29,10 +29,7 @@ def params_yaml(run: RunEntry) -> bytes:
     refused."""
     tree = dict(run.params)
     methods = tree.get("methods") or {}
-    tree["methods"] = {
-        name: {key: value for key, value in entry.items() if MethodParams.model_construct(**entry).reads(key)}
-        for name, entry in methods.items()
-    }
+    tree["methods"] = {name: fields_read(entry) for name, entry in methods.items()}
     out = io.StringIO()
     YAML().dump(tree, out)
     return out.getvalue().encode("utf-8", "replace")
@@ -58,9 +55,9 @@ def verifier(run: RunEntry) -> str | None:
         steps = store.rollout_steps(run)
         if steps:
             table = store.step_rollouts(run, max(steps)).select(["verifier", "verifier_version"])
-            if table.num_rows:
-                row = table.slice(0, 1).to_pylist()[0]
-                return f"{row['verifier']} {row['verifier_version']}"
+            known = table.filter(table["verifier"].is_valid())
+            if known.num_rows:
+                return " ".join(filter(None, known.slice(0, 1).to_pylist()[0].values()))
     except UserError:
         pass  # the records' own pages say what is wrong with them
     asked = (run.params.get("reward") or {}).get("verifier")

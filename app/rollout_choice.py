@@ -11,6 +11,8 @@ from app import selection, signals, store, tokens, ui
 from app.places import places
 from app.sources import RunEntry
 from sdpg.errors import UserError
+from sdpg.objective.coefficients import distils, is_recorded
+from sdpg.params.stored import method_of, train_of
 
 MARKS = {"correct": "✓", "wrong": "✕", "no_answer": "∅", "truncated": "✂", "timeout": "◷"}
 HELP = ("Responses to the same prompt: ✓ correct, ✕ wrong, ∅ no answer, ✂ truncated, ◷ timeout. "
@@ -41,7 +43,7 @@ class Chosen:
     @property
     def distils(self) -> bool:
         """Whether its method has a distillation term, which alone the gate is for."""
-        return signals.method_of(self.row, self.run.params).distillation != "none"
+        return distils(method_of(self.run.params, self.row["method"]))
 
     @property
     def limit(self) -> int | None:
@@ -66,7 +68,7 @@ def choose_step(run: RunEntry, key: str = "step", first: int | None = None, amon
     steps = store.rollout_steps(run) if among is None else among
     if not steps:
         raise UserError(f"{run.label_of('rollouts')} holds no records yet: the first step writes them")
-    scored = [step for step in steps if signals.is_scored_step(step, run.params)]
+    scored = [step for step in steps if is_recorded(train_of(run.params), step)]
     total = (run.params.get("train") or {}).get("steps")
     return selection.choose(
         "Step", steps, key, first=(scored or steps)[-1] if first is None else first,

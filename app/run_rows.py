@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from app import store
 from app.sources import RunEntry
 from sdpg.errors import UserError
+from sdpg.params.section import without_unknown
 from sdpg.params.watch import WatchParams
 from sdpg.records.schemas import read_evaluations
 from sdpg.records.watch import watch_summary
@@ -168,7 +169,7 @@ def _scores(run: RunEntry) -> dict[str, Any]:
 
 def _last_counts(run: RunEntry, name: str) -> dict[str, Any]:
     """Of the last evaluation: benchmark → counts by problem."""
-    table = store.readable(read_evaluations(run.path(name), COUNTED))
+    table = read_evaluations(run.path(name), COUNTED)
     return {
         benchmark: found for (_, benchmark, greedy), found in count_correct(table, run.label_of(name)).items()
         if not greedy
@@ -179,12 +180,11 @@ def _alarms(run: RunEntry) -> dict[str, Any]:
     path = run.path("summary.json")
     if path.exists():
         try:
-            watch = json.loads(path.read_text(encoding="utf-8")).get("watch")
-            alarms = watch["alarms"] if watch else {}
-            rang = {name: int(ring["first_step"]) for name, ring in alarms.items() if ring and ring["steps"]}
+            alarms = (json.loads(path.read_text(encoding="utf-8")).get("watch") or {}).get("alarms")
+            rang = {name: int(ring["first_step"]) for name, ring in (alarms or {}).items() if ring and ring["steps"]}
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(f"{run.label_of('summary.json')} is damaged: run the run's stage again") from None
-        if watch:
+        if alarms is not None:
             return {"alarms": rang}
     return {"alarms": computed_alarms(run)}
 
@@ -193,7 +193,7 @@ def computed_alarms(run: RunEntry) -> dict[str, int] | None:
     """Alarms of the metrics so far, under the run's own limits; None where those are of another version."""
     table = store.metrics(run)
     try:
-        limits = WatchParams.model_validate(run.params.get("watch") or {})
+        limits = WatchParams.model_validate(without_unknown(WatchParams, run.params.get("watch") or {}))
     except ValidationError:
         return None
     history: dict[str, Sequence[float]] = {str(name): table[name].to_numpy(dtype=float) for name in table}  # pyright: ignore[reportAssignmentType]

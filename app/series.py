@@ -1,8 +1,8 @@
 """Runs as lines over steps: seeds of a method put together, smoothed, and their coefficients as scheduled."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,9 @@ import pandas as pd
 from app import store
 from app.sources import RunEntry
 from sdpg.errors import UserError
-from sdpg.objective import schedules
-from sdpg.params import MethodParams
+from sdpg.objective.coefficients import coefficients, learning_rate
+from sdpg.objective.schedules import Shape
+from sdpg.params.stored import method_of, train_of
 from sdpg.results.matched import Comparison, Record, compare_runs
 
 Reader = Callable[[RunEntry], pd.DataFrame]
@@ -172,30 +173,20 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
     Raises:
         UserError: if the parameters lack what the schedules need.
     """
-    entry = (run.params.get("methods") or {}).get(run.method)
-    train = run.params.get("train")
+    method, train = method_of(run.params, run.method), train_of(run.params)
     try:
-        method = MethodParams.model_construct(**entry)  # pyright: ignore[reportCallIssue]
-        total = int(train["steps"])  # pyright: ignore[reportOptionalSubscript]
-        warmup = schedules.window(float(train["lr_warmup"]), total)  # pyright: ignore[reportOptionalSubscript]
-        at_zero = bool(train.get("lr_starts_at_zero", False))  # pyright: ignore[reportOptionalMemberAccess]
-        lr = float(train["lr"])  # pyright: ignore[reportOptionalSubscript]
-        rise, fall, decay = (
-            schedules.window(float(fraction), total)
-            for fraction in (method.beta_warmup, method.beta_decay, method.rlsd_decay)
-        )
-        distils, weighs = method.distillation != "none", method.token_weighting == "rlsd"
+        if lacking := sorted({"steps", "lr"} - train.model_fields_set):
+            raise ValueError(f"train lacks {', '.join(lacking)}")
+        if "outcome" not in method.model_fields_set:
+            raise ValueError(f"methods.{run.method} is missing")
+        for shape in (method.beta_shape, method.rlsd_shape, train.lr_shape):
+            if shape not in get_args(Shape):
+                raise ValueError(f"the shape {shape} is unknown")
         rows = [
-            {
-                "step": step,
-                "beta": schedules.beta(step, total, method.beta, rise, fall) if distils else 0.0,
-                "alpha": method.alpha if method.reference != "none" else 0.0,
-                "rlsd_lambda": schedules.rlsd_lambda(step, method.rlsd_lambda, decay) if weighs else 0.0,
-                "lr": schedules.learning_rate(step, lr, warmup, at_zero),
-            }
-            for step in range(1, total + 1)
+            {"step": step, **asdict(coefficients(method, step, train.steps)), "lr": learning_rate(train, step)}
+            for step in range(1, train.steps + 1)
         ]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{run.label_of('config.yaml')}: its schedules cannot be worked out ({error}): it was made by "
                         "another version") from None  # fmt: skip
     return pd.DataFrame(rows, columns=["step", *COEFFICIENTS])

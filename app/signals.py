@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import math
 from typing import Any
 
-from sdpg.objective import schedules
-from sdpg.params import MethodParams
+from sdpg.objective import coefficients as rules
+from sdpg.objective.gates import GATES
+from sdpg.params.stored import method_of, train_of
 
 Row = Mapping[str, Any]
 
@@ -101,25 +102,19 @@ def number(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def method_of(row: Row, params: Mapping[str, Any]) -> MethodParams:
-    """The row's method as it was; fields that its parameters leave out have their defaults."""
-    entry = (params.get("methods") or {}).get(row["method"]) or {}
-    return MethodParams.model_construct(**{"title": str(row["method"]), "outcome": "none", **entry})
-
-
 def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     """All signals, with the scales of the run that the row belongs to."""
-    train, method = params.get("train") or {}, method_of(row, params)
-    siblings = max(int(train.get("responses_per_prompt", 8)), 2)
+    train, method = train_of(params), method_of(params, row["method"])
+    siblings = max(int(train.responses_per_prompt), 2)
     # No value of a sample lies further from its mean than this many of its standard deviations.
-    sample = train.get("advantage_std", "population") == "sample"
+    sample = train.advantage_std == "sample"
     largest = math.sqrt(siblings - 1) * (math.sqrt((siblings - 1) / siblings) if sample else 1)
     teacher = "the base" if method.teacher == "reference" else "the current weights"
     shown = f"under the privileged prompt ({teacher}, before the update)"
-    distils = method.distillation != "none"
     gate = "1 where the rollout is distilled, 0 where it is not"
-    if not distils:
+    if not rules.distils(method):
         gate = f"{method.title} distils nothing; this is what the gate A > 0 would be"
+    known = GATES.get(rules.gate_name(method))
     descriptions: dict[str, tuple[str, str, str, Scale]] = {
         "gap": ("nats", "log q(yₜ) − log p(yₜ)", f"teacher_logprob − logprob: the sampled token {shown}, less the "
                 "student's. Below 0 the teacher finds the token less likely", Scale(-3, 0, 3, True, True)),
@@ -127,7 +122,7 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                Scale(0, 0, 3, False, True)),
         "entropy": ("nats", "−Σᵥ p log p", "entropy: of the student's distribution, exact over the vocabulary",
                     Scale(0, 0, 2, False, True)),
-        "gate": ("", "m = 1[A > 0]" if not distils or method.gate == "positive" else "m = 1",
+        "gate": ("", known.formula if known else f"m: {rules.gate_name(method)}, which this version does not know",
                  f"gate, one for the whole rollout: {gate}", Scale(0, 0, 1)),
         "advantage": ("", "A = (r − mean) / (std + ε)", "advantage, one for the whole rollout: within its group of "
                       f"{siblings}, whose bound ±{number(largest)} is the scale", Scale(-largest, 0, largest)),
@@ -164,60 +159,23 @@ class Plan:
     rlsd_lambda: float
 
 
-def is_scored_step(step: int, params: Mapping[str, Any]) -> bool:
-    """Whether some of the step's rollouts are scored by teacher and reference, gate open or not."""
-    train = params.get("train") or {}
-    every, rows = int(train.get("record_every", 1)), int(train.get("record_rows", 1))
-    return rows > 0 and (step % every == 0 or step in (1, train.get("steps")))
-
-
 def plan(row: Row, params: Mapping[str, Any]) -> Plan:
-    """What training did with the row, from the rules of :mod:`sdpg.objective.methods` and
-    :mod:`sdpg.training.trainer`."""
-    train, method, step = params.get("train") or {}, method_of(row, params), int(row["step"])
-    total = int(train.get("steps", step))
-    scored = is_scored_step(step, params)
-    wanted = int(train.get("record_rows", 0))
-    count = int(train.get("prompts_per_step", 0)) * int(train.get("responses_per_prompt", 0))
+    """What training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
+    train, method, step = train_of(params), method_of(params, row["method"]), int(row["step"])
+    scored = rules.is_recorded(train, step)
     if scored:
-        not_scored = f"it is not among the {wanted} of {count} rollouts drawn at this step (train.record_rows)"
-    elif wanted == 0 and "record_rows" in train:
+        count = train.prompts_per_step * train.responses_per_prompt
+        not_scored = f"it is not among the {train.record_rows} of {count} rollouts drawn at this step "
+        not_scored += "(train.record_rows)"
+    elif train.record_rows == 0:
         not_scored = "no rollouts are drawn for it (train.record_rows is 0)"
     else:
-        not_scored = f"none are at step {step}, only at step 1, every {train.get('record_every')} (train.record_every) "
+        not_scored = f"none are at step {step}, only at step 1, every {train.record_every} (train.record_every) "
         not_scored += "and the last"
-
-    zero: list[str] = []
-    trained = False
-    if method.outcome == "none":
-        zero.append("there is no outcome term")
-    elif row["advantage"] == 0:
-        zero.append("its advantage is 0")
-    else:
-        trained = True
-    distils = method.distillation != "none"
-    windows = [schedules.window(part, total) for part in (method.beta_warmup, method.beta_decay)]
-    if not distils:
-        zero.append("there is no distillation")
-    elif schedules.beta(step, total, method.beta, *windows) == 0:
-        zero.append("β is 0 at this step")
-    elif row["gate"] == 0:
-        zero.append("its gate is closed")
-    else:
-        trained = True
-    if method.reference == "none":
-        zero.append("there is no reference term")
-    elif method.reference_in == "reward":
-        zero.append("the reference term is part of the reward")
-    elif method.alpha == 0:
-        zero.append("α is 0")
-    else:
-        trained = True
-    trained = trained or method.entropy_bonus > 0
-    decay = schedules.window(method.rlsd_decay, total)
-    rlsd = schedules.rlsd_lambda(step, method.rlsd_lambda, decay) if method.token_weighting == "rlsd" else 0.0
-    listed = ", ".join(zero[:-1]) + " and " + zero[-1] if len(zero) > 1 else "".join(zero)
-    return Plan(scored, not_scored, trained, "" if trained else listed, rlsd)
+    at = rules.coefficients(method, step, train.steps)
+    zero = rules.silent_terms(method, at, row["advantage"], row["gate"])
+    listed = ", ".join(zero[:-1]) + " and " + zero[-1] if zero else ""
+    return Plan(scored, not_scored, not zero, listed, at.rlsd_lambda)
 
 
 def _reason(column: str, row: Row, done: Plan) -> str:
@@ -242,14 +200,14 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
         params: the run's.
         step_tokens: N, response tokens of the step's rollouts (metric ``response_tokens``); None where unknown.
     """
-    done, method = plan(row, params), method_of(row, params)
-    updates = int((params.get("train") or {}).get("updates_per_batch", 1))
+    done, method = plan(row, params), method_of(params, row["method"])
+    updates = train_of(params).updates_per_batch
     found = []
     for key, signal in catalogue(row, params).items():
         missing = next((column for column in NEEDS[key] if row[column] is None), None)
         values: list[float] | float | None = None
         reason = note = ""
-        if key == "weight" and method.token_weighting == "none":
+        if key == "weight" and not rules.weights_tokens(method):
             reason = f"{method.title} has no token weighting: to it all tokens of a rollout count alike."
         elif missing is not None:
             reason = _reason(missing, row, done)

@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 
 from app.sources import RunEntry
 from sdpg.errors import UserError
+from sdpg.records.parquet import join_records
 from sdpg.records.schemas import read_evaluations, read_rollouts
+from sdpg.records.tables import holds_words
 
 STEP = re.compile(r"^step-(\d{6})(?:-rank-\d+)?\.parquet$")
 ROW = ["step", "problem_id", "group", "sibling", "reward", "status", "extracted_answer", "gold", "advantage", "gate",
@@ -74,7 +76,10 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if table.empty:
         return table.astype(float)  # a run before its first step
     broken = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    if broken:
+    # What another version wrote in words is no curve.
+    words = [name for name in broken if holds_words(str(name), table[name].dropna().astype(str).tolist())]
+    table = table.drop(columns=words)
+    if broken := [name for name in broken if name not in words]:
         raise UserError(f"{path} holds something that is no number in column {broken[0]}: run its stage again")
     return table
 
@@ -118,42 +123,19 @@ def evaluation_steps(run: RunEntry) -> list[int]:
     return list(_steps(run, "evaluations"))
 
 
-def readable(table: pa.Table) -> pa.Table:
-    """The same rows, bytes that are no UTF-8 replaced (those of a lone surrogate are none)."""
-    for place, column in enumerate(table.columns):
-        kind = column.type
-        if not (pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))):
-            continue
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            mended = pa.chunked_array([_mended(chunk) for chunk in column.chunks], type=kind)
-            table = table.set_column(place, table.schema.field(place), mended)
-    return table
-
-
-def _mended(chunk: pa.Array) -> pa.Array:
-    if pa.types.is_list(chunk.type):
-        whole = pa.ListArray.from_arrays(chunk.offsets, _mended(chunk.values), mask=chunk.is_null())
-        return whole.cast(chunk.type)
-    values = [
-        None if value is None else value.decode("utf-8", "replace") for value in chunk.view(pa.binary()).to_pylist()
-    ]
-    return pa.array(values, type=pa.string())
-
-
 @cached_by_file(6)
 def _step_table(path: Path) -> pa.Table:
-    return readable(read_rollouts(path))
+    return read_rollouts(path)
 
 
 def step_rollouts(run: RunEntry, step: int) -> pa.Table:
-    """Every column of a step's rollouts, :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, of all ranks."""
+    """Every column of a step's rollouts, of all ranks: :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, and what else its
+    files hold."""
     names = _steps(run, "rollouts").get(step)
     if not names:
         raise UserError(f"{run.label_of('rollouts')} has no records of step {step}: choose another step")
     tables = [_step_table(run.path(name)) for name in names]
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+    return join_records(tables, f"{run.label_of('rollouts')}, step {step}")
 
 
 def rollout(run: RunEntry, step: int, group: int, sibling: int) -> dict[str, Any]:
@@ -181,7 +163,7 @@ def _row_means(column: pa.ChunkedArray) -> np.ndarray:
 
 @cached_by_file(2048)
 def _index_of_file(path: Path) -> pa.Table:
-    table = readable(read_rollouts(path, [*ROW, *MEANS]))
+    table = read_rollouts(path, [*ROW, *MEANS])
     means = {name: pa.array(_row_means(table.column(name)), from_pandas=True) for name in MEANS}
     table = table.select(ROW)
     for name, values in means.items():
@@ -202,6 +184,11 @@ def _joined(files: tuple[tuple[Path, tuple[int, int]], ...]) -> tuple[pd.DataFra
     return pa.concat_tables(tables).to_pandas(), tuple(notices)
 
 
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows, with None where pandas has one of its several words for nothing (NaN in text among them)."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")  # pyright: ignore[reportReturnType]
+
+
 def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
     """A row per recorded rollout: :data:`ROW`, and the means of :data:`MEANS`; and notices of files left out.
 
@@ -217,7 +204,7 @@ def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[in
     found = set()
     for names in _steps(run, "rollouts").values():
         for name in names:
-            table = readable(read_rollouts(run.path(name), ["step", "group", "sibling", column]))
+            table = read_rollouts(run.path(name), ["step", "group", "sibling", column])
             hits = table.filter(pc.match_substring(table[column], text, ignore_case=True))
             found |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
     return found
@@ -225,7 +212,7 @@ def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[in
 
 @cached_by_file(32)
 def _answers(path: Path) -> pa.Table:
-    return readable(read_evaluations(path))
+    return read_evaluations(path)
 
 
 def evaluation(run: RunEntry, step: int) -> pa.Table:
@@ -233,7 +220,7 @@ def evaluation(run: RunEntry, step: int) -> pa.Table:
     names = _steps(run, "evaluations").get(step)
     if not names:
         raise UserError(f"{run.label_of('evaluations')} has no evaluation at step {step}: choose another step")
-    return pa.concat_tables([_answers(run.path(name)) for name in names])
+    return join_records([_answers(run.path(name)) for name in names], f"{run.label_of('evaluations')}, step {step}")
 
 
 def final(run: RunEntry) -> pa.Table:

@@ -120,7 +120,7 @@ def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> li
         ["advantage", number(row["advantage"]), ""],
         ["gate", ("open" if row["gate"] else "closed") if distils else "no distillation", ""],
         ["length", f"{row['length']:,}" + (f" of at most {limit:,}" if limit else "") + " tokens", ""],
-        ["verifier", cut(f"{row['verifier']} {row['verifier_version']}", 60), ""],
+        ["verifier", cut(" ".join(filter(None, (row["verifier"], row["verifier_version"]))) or "not recorded", 60), ""],
     ]
 
 

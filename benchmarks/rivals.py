@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.figures import SkippedError
 from sdpg.models.fused_head import Teacher, TokenValues, fused_head
 from sdpg.objective import losses
+from sdpg.objective.divergences import StudentTeacherKL
 
 ALPHA, BETA = 1e-3, 1.0
 
@@ -118,13 +119,21 @@ def plain(work: Work) -> Result:
     with torch.no_grad():
         log_q = _wide(work.teacher_hidden @ weight.t()).log_softmax(-1)
     log_p = _wide(hidden @ weight.t()).log_softmax(-1)
-    logprobs = losses.token_logprobs(log_p, work.ids)
-    divergence = losses.divergence(log_p[:scored], log_q, "kl_student_teacher")
+    logprobs = _token_logprobs(log_p, work.ids)
+    divergence = StudentTeacherKL().value(log_p[:scored], log_q)
     with torch.no_grad():
-        entropy = losses.entropy(log_p)
+        entropy = _entropy(log_p)
     loss = work.loss(logprobs, divergence)
     loss.backward()
     return _result(loss, hidden, weight, entropy)
+
+
+def _token_logprobs(log_probs: Tensor, ids: Tensor) -> Tensor:
+    return log_probs.gather(1, ids.unsqueeze(1)).squeeze(1)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def split(work: Work) -> Result:
@@ -139,11 +148,11 @@ def split(work: Work) -> Result:
     logprobs, entropies, divergence = [], [], log_q.new_zeros(0)
     for part in (slice(0, scored), slice(scored, None)):
         log_p = (hidden[part] @ weight.t()).float().log_softmax(-1)
-        logprobs.append(losses.token_logprobs(log_p, work.ids[part]))
+        logprobs.append(_token_logprobs(log_p, work.ids[part]))
         with torch.no_grad():
-            entropies.append(losses.entropy(log_p))
+            entropies.append(_entropy(log_p))
         if part.start == 0:
-            divergence = losses.divergence(log_p, log_q, "kl_student_teacher")
+            divergence = StudentTeacherKL().value(log_p, log_q)
     loss = work.loss(torch.cat(logprobs), divergence)
     loss.backward()
     return _result(loss, hidden, weight, torch.cat(entropies))

@@ -16,9 +16,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from benchmarks.figures import Figure, SkippedError, Target, show
 from benchmarks.timing import interleaved
 from benchmarks.training import peak_step
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, ScratchModel, load_params
 from sdpg.training.update import Task, accumulate_gradients
 
@@ -118,7 +118,7 @@ def make_task(params: Params, policies: Policies, length: int, sequences: int) -
 def run(task: Task) -> None:
     """The gradients of one update."""
     task.policies.student.zero_grad(set_to_none=True)
-    accumulate_gradients(task, range(len(task.experience.responses)), Signals())
+    accumulate_gradients(task, range(len(task.experience.responses)))
 
 
 def attention_share(task: Task) -> float:

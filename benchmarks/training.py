@@ -13,12 +13,12 @@ from tqdm import tqdm
 from benchmarks.figures import Figure, SkippedError, Target, show
 from benchmarks.timing import interleaved, median_ratio, ratio_range
 from sdpg import paths
-from sdpg.models.experience import Experience, Signals
-from sdpg.objective.methods import coefficients
+from sdpg.models.experience import Experience
+from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, load_params
 from sdpg.rewards.verifiers import Verifier
 from sdpg.training.run import make_trainer as make_trainer
-from sdpg.training.trainer import Stopwatch, Trainer, step_prompts
+from sdpg.training.trainer import Stopwatch, Trainer
 from sdpg.training.update import Task
 
 WARM_UP, STEP_REPEATS, UPDATE_REPEATS, BATCHES = 2, 12, 8, 4
@@ -141,13 +141,10 @@ def timed_step(one: Trainer, step: int, seed: int) -> dict[str, float]:
 
 
 def rollouts(one: Trainer, step: int, seed: int) -> Experience:
-    """A batch of rollouts, verified and judged."""
-    params = one.params
-    chosen = step_prompts(len(one.problems), params.train.prompts_per_step, step, seed)
+    """Samples a batch of rollouts, verifies it and gives it credit."""
     one.seed = seed
-    experience, _, verdicts = one.rollouts([one.problems[index] for index in chosen], step, Stopwatch())
-    one.judge(experience, verdicts, coefficients(one.method, step, params.train.steps))
-    return experience
+    sampled = one.sample(step)
+    return one.credit(sampled.rollouts, one.verify(sampled), coefficients(one.method, step, one.params.train.steps))
 
 
 def update(one: Trainer, experience: Experience, method: str, step: int) -> None:
@@ -158,7 +155,7 @@ def update(one: Trainer, experience: Experience, method: str, step: int) -> None
         one.policies, experience, settings, coefficients(settings, step, params.train.steps), params.train,
         params.rollout.max_tokens, one.state / "not-finite.json",
     )  # fmt: skip
-    one.update(step, task, params.train.lr, Signals())
+    one.update(task, step)
 
 
 def tokens_read(experience: Experience) -> tuple[int, int]:

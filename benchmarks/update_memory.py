@@ -19,10 +19,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from benchmarks.memory import PeakMemory
 from sdpg.models import passes as policies_module
 from sdpg.models.adapters import WithoutAdapter, add_adapter
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.experience import Experience
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.params import MethodParams
 from sdpg.params.lora import LoraParams
 from sdpg.params.train import TrainParams
@@ -136,7 +136,7 @@ def measure(setting: Setting) -> dict[str, int]:
 
         before = memory.live
         with peaks.part("first"):
-            accumulate_gradients(task, range(setting.rows), Signals())
+            accumulate_gradients(task, range(setting.rows))
         found["gradients"] = memory.live - before
         before = memory.live
         optimizer.step()
@@ -144,7 +144,7 @@ def measure(setting: Setting) -> dict[str, int]:
         # The second time, as in all steps but the first, gradients and moments are there already.
         peaks.parts.clear()
         with peaks.part("passes"):
-            accumulate_gradients(task, range(setting.rows), Signals())
+            accumulate_gradients(task, range(setting.rows))
         with peaks.part("step"):
             torch.nn.utils.clip_grad_norm_(trainable(student), 1.0)
             optimizer.step()

@@ -16,10 +16,12 @@ PLACES = {INSIDE: 3, OUTSIDE: 4}  # blue and vermilion of the palette
 def explain(run: RunEntry, its: Kind) -> None:
     """What the gate of this method is, and what is shown where it has none."""
     name = run.title.rsplit(", seed", 1)[0]
-    if its.distils and its.gate == "positive":
+    if its.distils and not its.known:
+        text = f"{name} has the gate {its.gate}, which this version does not know: what follows is what was recorded."
+    elif its.distils and its.keeps_out:
         return
-    if its.distils:
-        text = f"{name} distils every rollout (gate: all): all are inside, and nothing is kept out."
+    elif its.distils:
+        text = f"{name} distils every rollout (gate: {its.gate}): all are inside, and nothing is kept out."
     elif its.rlsd:
         text = (f"{name} has no gate: the teacher weighs the tokens of every rollout. Shown is what the positive gate "
                 "would be; KL is from the diagnostic pass, which changes no training.")  # fmt: skip
@@ -61,7 +63,8 @@ def rates(run: RunEntry) -> None:
         ui.empty("metrics.csv has no column gate_rate.")
         return
     lines = pd.concat(parts, ignore_index=True)
-    styles = charts.styles([name for column, name in names.items() if column in table], [3, 0])
+    shown = [(name, place) for (column, name), place in zip(names.items(), (3, 0), strict=True) if column in table]
+    styles = charts.styles([name for name, _ in shown], [place for _, place in shown])
     st.altair_chart(charts.lines(lines, styles, y="share", title="Gate rate", form=".0%", zero=True, height=260),
                     width="stretch")  # fmt: skip
     st.html(charts.legend(styles))

@@ -290,7 +290,7 @@ def votes(found: pd.DataFrame, rows: Sequence[Solved], gold: str | None) -> None
     table = found.assign(
         right=found["status"] == "correct",
         says=[
-            "(" + status.replace("_", " ") + ")" if answer is None else ui.printable(str(answer))
+            "(" + status.replace("_", " ") + ")" if pd.isna(answer) else ui.printable(str(answer))
             for answer, status in zip(found["extracted_answer"], found["status"], strict=True)
         ],
     )
@@ -314,7 +314,7 @@ def completions(found: pd.DataFrame, rows: Sequence[Solved]) -> None:
         whose = selection.choose("Answers of", list(titles), "whose", shown=titles.__getitem__,
                                  first=list(titles)[-1])  # fmt: skip
         its = found[found["key"] == whose]
-        for row in its.head(24).to_dict("records"):
+        for row in store.plain_rows(its.head(24)):
             mark = "●" if row["status"] == "correct" else "○"
             st.caption(ui.plain(f"{row['run']} · sample {row['sample']} · {mark} {row['status']} · {row['length']} "
                                 "tokens"))  # fmt: skip

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
-from app import rollout_choice, rollout_files, selection, store, tokens, ui
+from app import filters, rollout_choice, selection, store, tokens, ui
 from app.places import places
 from app.rollout_choice import Chosen
 
@@ -76,12 +77,12 @@ def alone(chosen: Chosen, data: dict[str, Any]) -> str:
 
 def downloads(chosen: Chosen, data: dict[str, Any]) -> None:
     """The rollout as files, made when a button is pressed."""
-    row = chosen.row
+    row, keys = chosen.row, pd.DataFrame([chosen.link])
     name = f"{chosen.run.name.replace('/', '-')}-step-{row['step']}-group-{row['group']}-sibling-{row['sibling']}"
     with st.container(horizontal=True):
         for label, ending, kind, make in (
-            ("JSONL", "jsonl", "application/jsonl", lambda: rollout_files.as_json_lines([row])),
-            ("Parquet", "parquet", "application/vnd.apache.parquet", lambda: rollout_files.as_parquet([row])),
+            ("JSONL", "jsonl", "application/jsonl", lambda: filters.jsonl_of(chosen.run, keys)),
+            ("Parquet", "parquet", "application/vnd.apache.parquet", lambda: filters.parquet_of(chosen.run, keys)),
             ("HTML", "html", "text/html", lambda: alone(chosen, data).encode("utf-8", "replace")),
         ):
             st.download_button(label, make, f"{name}.{ending}", kind, on_click="ignore", icon=":material/download:")

@@ -156,7 +156,7 @@ def clipped(text: str) -> str:
 def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing: set[int]) -> None:
     """One group: its problem, its siblings with their numbers, and what each of them wrote."""
     its = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
-    rows = its.to_dict("records")
+    rows = store.plain_rows(its)
     problem = str(rows[0]["problem_id"])
     st.subheader(ui.plain(f"Step {step}, group {group}: {problem}"))
     if its["reward"].nunique() == 1:
@@ -166,7 +166,7 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
     if written:
         first = next(iter(written.values()))
         st.code(clipped(first["student_prompt"] or ""), language=None, wrap_lines=True)
-        gold = ui.plain(rows[0]["gold"])
+        gold = ui.plain(rows[0]["gold"] or "–")
         st.markdown(f"Gold answer **{gold}**")
     shown = pd.DataFrame({
         "sibling": its["sibling"],

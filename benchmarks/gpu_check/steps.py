@@ -17,8 +17,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from benchmarks.gpu_check.checks import PROJECT
 from sdpg.models.adapters import WithoutAdapter, add_adapter
+from sdpg.models.columns import TokenColumn
 from sdpg.models.distribution import checkpoint_activations, shard
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
@@ -31,8 +32,9 @@ from sdpg.records.schemas import write_rollouts
 from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.rollouts import Completion, Sampling
 from sdpg.training.checkpoints import save_checkpoint
-from sdpg.training.recording import DIAGNOSED, rollout_rows
+from sdpg.training.rollout_rows import rollout_rows
 from sdpg.training.step_log import Stopwatch
+from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.trainer import DTYPES, Trainer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz 0123456789"
@@ -217,21 +219,24 @@ def build_records(count: int, tokens: int, path: Path) -> tuple[float, float]:
     responses = [[*source.choices(letters, k=tokens - 1), tokenizer.eos_token_id] for _ in range(count)]
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
     numbers = {row: [source.uniform(-6.0, 0.0) for _ in range(tokens)] for row in range(count)}
-    experience = Experience(
+    rollouts = Rollouts(
         problem_ids=["p"] * count, student_prompts=[[3]] * count, teacher_prompts=[[3]] * count, responses=responses,
-        rollout_logprobs=list(numbers.values()), advantages=torch.ones(count, dtype=torch.float64),
-        gates=torch.ones(count, dtype=torch.float64),
+        rollout_logprobs=list(numbers.values()),
     )  # fmt: skip
-    signals = Signals(logprob=numbers, entropy=numbers, weight=numbers, loss=numbers)
-    names: Sequence[str] = DIAGNOSED
-    diagnosed = {row: dict.fromkeys(names, numbers[row]) for row in range(min(16, count))}
+    credit = torch.ones(count, dtype=torch.float64)
+    column = TokenColumn.of(numbers)
+    sampled_rows = TokenColumn.of({row: numbers[row] for row in range(min(16, count))})
+    diagnosed = dict.fromkeys(("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher"), sampled_rows)
+    update = Update(0.0, 0.0, 0.0, dict.fromkeys(("logprob", "entropy", "weight", "loss"), column))
     identity = {"run": "grpo-0", "method": "grpo", "seed": 0, "step": 1, "verifier": "made-up", "verifier_version": "1"}
     problems = [
         PreparedRow(f"p{place}", "1+1", "2", "", "made up", "1+1", "2: 1+1", 3, 6) for place in range(count // 8)
     ]
     verdicts = [Verdict(Status.CORRECT, "2", 1.0)] * count
+    sampled = Sampled(problems, rollouts, texts, [False] * count)
+    step = Step(sampled, verdicts, Experience(**vars(rollouts), advantages=credit, gates=credit), update, diagnosed)
     start = time.perf_counter()
-    rows = rollout_rows(identity, tokenizer, problems, experience, texts, verdicts, signals, diagnosed)
+    rows = rollout_rows(step, identity, tokenizer)
     built = time.perf_counter()
     write_rollouts(path, rows)
     return built - start, time.perf_counter() - built

@@ -16,7 +16,11 @@ from tqdm import tqdm
 
 from sdpg import paths
 from sdpg.errors import UserError
+from sdpg.objective.coefficients import gate_kind, gate_name
+from sdpg.objective.gates import GATES, Gate
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
+from sdpg.params.section import without_unknown
+from sdpg.params.stored import method_of
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.verifiers import Verdict, Verifier
@@ -64,8 +68,8 @@ class StoredRun:
     folders: tuple[Path, ...]
     """Where the run's outputs lie."""
     params: RewardParams
-    positive_gate: bool
-    """Whether the run's gate depends on the advantage."""
+    gate: Gate | None
+    """The gate that the run was made with; None for one of a user's own, whose code is not run here."""
 
 
 @dataclass
@@ -121,7 +125,7 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
         if not sampled.exists():
             raise UserError(f"{sampled} does not exist: run the stage base (dvc repro base)")
         params = _reward_params(None, overrides, root)
-        return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, positive_gate=True)
+        return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, GATES["positive"])
     folder = root / "runs" / name
     if not folder.is_dir():
         folder = Path(name).resolve()
@@ -136,9 +140,16 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
         raise UserError(f"{folder} holds no rollouts/*.parquet and no evaluations/*.parquet: name a run's folder")
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
     tree = config.get("params", {})
-    gate = tree.get("methods", {}).get(config.get("method"), {}).get("gate", "positive")
     params = _reward_params(tree.get("reward"), overrides, root)
-    return StoredRun(folder.name, files, (folder, final.parent), params, positive_gate=gate == "positive")
+    method = method_of(tree, str(config.get("method")))
+    if not isinstance(gate_kind(method), str):
+        return StoredRun(folder.name, files, (folder, final.parent), params, None)
+    if (gate := gate_name(method)) not in GATES:
+        raise UserError(
+            f"{folder / 'config.yaml'} has the gate {gate!r}, which this version does not know ({', '.join(GATES)}): "
+            "rescore with the version that made the run"
+        )
+    return StoredRun(folder.name, files, (folder, final.parent), params, GATES[gate])
 
 
 def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], root: Path) -> RewardParams:
@@ -146,7 +157,8 @@ def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], ro
         params = load_params(root / PARAMS_FILE).reward if (root / PARAMS_FILE).exists() else RewardParams()
         section = params.model_dump()
     try:
-        return RewardParams(**(section | overrides))
+        # Of another version of this code, the run may say more than there is to say now.
+        return RewardParams(**(without_unknown(RewardParams, section) | overrides))
     except ValidationError as error:
         raise UserError(f"the reward section that the run was made with is not valid any more: {error}") from None
 
@@ -165,8 +177,8 @@ def rescore(
         The tally, the rows whose status changed (of :data:`VERDICT_SCHEMA`, with ``kind``), and verifier → version.
     """
     tally, changes, versions = Tally(), [], {}
-    total = sum(pq.read_metadata(path).num_rows for run in runs for path in run.files)
-    with tqdm(total=total, desc="rescore", unit="answer", delay=5, leave=False) as bar:
+    total = sum(len(run.files) for run in runs)
+    with tqdm(total=total, desc="rescore", unit="file", delay=5, leave=False) as bar:
         for run in runs:
             with Verifier(run.params) as verifier:
                 versions[verifier.name] = verifier.version
@@ -181,7 +193,7 @@ def rescore(
                             (row["gold"], row["extracted_answer"]) for row in rows if row["extracted_answer"]
                         )
                     changes += [{"kind": kind, **row} for row in rows if row["status"] != row["old_status"]]
-                    bar.update(len(rows))
+                    bar.update()
     return tally, changes, versions
 
 
@@ -192,7 +204,7 @@ def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
         stored = read_evaluations(path, EVALUATION_COLUMNS).to_pylist()
     verdicts = verifier.score(
         [row["completion"] for row in stored], [row["gold"] for row in stored],
-        [row["truncated"] for row in stored],
+        [bool(row["truncated"]) for row in stored],  # of old records null: not known, so judged by the text alone
     )  # fmt: skip
     return [_verdict_row(row, verdict, verifier) for row, verdict in zip(stored, verdicts, strict=True)]
 
@@ -222,7 +234,8 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
             step.new += row["reward"]
             step.changed += row["status"] != row["old_status"]
             step.advantages += old != new
-            step.gates += run.positive_gate and (old > 0) != (new > 0)
+            if run.gate is not None:
+                step.gates += (run.gate.row(old) > 0) != (run.gate.row(new) > 0)
         return
     for row in rows:
         key = (run.name, kind, row["step"], row["method"], row["benchmark"], row["temperature"] == 0)

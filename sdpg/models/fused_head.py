@@ -12,20 +12,22 @@ are float32 whatever the inputs are; float64 inputs stay float64.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdpg.models.row_kernels import RowValues, divergence_rows, gradient_rows, student_rows
-from sdpg.objective.losses import Divergence
+from sdpg.models.row_kernels import RowValues, gradient_rows, student_rows, teacher_rows
+from sdpg.objective.divergences import Divergence, StudentTeacherKL
 
 BLOCK_BYTES = 512 * 1024
 """On CPUs the row-wise work goes block by block, so that it finds its numbers in the second-level cache."""
 GPU_BLOCK_BYTES = 64 << 20
 """On GPUs too, so that its scratch rows stay small beside the logits of a chunk."""
+DIFFERENTIATED = ("logprobs", "entropy", "divergence")
+"""The values that carry a gradient, in the order of :func:`sdpg.models.row_kernels.gradient_rows`."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ class Teacher:
         head: None where it shares the student's head; else its output embedding, called as a module.
         temperature: its logits are divided by this.
         divergence: to compute from the student's and its distribution; None where only its log-probs are read.
-        jsd_beta: β of the generalised JSD.
+        with_entropy: whether the entropy of its distribution is computed too.
     """
 
     tokens: Tensor
     hidden: Tensor
     head: Any = None
     temperature: float = 1.0
-    divergence: Divergence | None = "kl_student_teacher"
-    jsd_beta: float = 0.5
+    divergence: Divergence | None = field(default_factory=StudentTeacherKL)
+    with_entropy: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,24 @@ class TokenValues:
         entropy: -Σ p log p, exact.
         divergence: to the teacher, exact; 0 where the teacher scored nothing.
         teacher_logprobs: log q(y_t), without gradient; NaN where the teacher scored nothing.
+        teacher_entropy: -Σ q log q, without gradient; NaN where the teacher scored nothing or was not asked for it.
     """
 
     logprobs: Tensor
     entropy: Tensor
     divergence: Tensor
     teacher_logprobs: Tensor
+    teacher_entropy: Tensor
+
+    @staticmethod
+    def of(rows: RowValues) -> "TokenValues":
+        """Returns those of some rows, without what only gradients need."""
+        return TokenValues(**{name: getattr(rows, name) for name in TokenValues.__dataclass_fields__})
 
 
 TokenLoss = Callable[[Tensor, TokenValues], Tensor]
-"""(indices (C,) of a chunk's tokens, their values) → (C,) losses, weighted; called once per chunk."""
+"""(indices (C,) of a chunk's tokens, their values) → (C,) losses, weighted; called once per chunk, or once for all
+tokens where losses read whole responses."""
 
 
 def chunk_tokens(vocabulary: int, itemsize: int, memory_bytes: int) -> int:
@@ -85,8 +95,9 @@ def fused_head(
     memory_bytes: int,
     temperature: float = 1.0,
     teacher: Teacher | None = None,
+    whole_responses: bool = False,
 ) -> tuple[Tensor, TokenValues]:
-    """The sum of ``token_loss`` over all tokens, with exact gradients, and the values that it was computed from.
+    """Returns the sum of ``token_loss`` over all tokens, with exact gradients, and the values that it is computed from.
 
     Args:
         hidden: (N, D) student hidden states, float64, float32, bfloat16 or float16; N may be 0.
@@ -99,6 +110,8 @@ def fused_head(
             result. Beside it a chunk takes some scratch rows and, where products are in a half type, their factor.
         temperature: the student's logits are divided by this.
         teacher: what the teacher scored, or None.
+        whole_responses: ``token_loss`` reads more than each token's own values, and is called once with all N tokens.
+            Where they take more than one chunk, their logits are formed twice, which takes 1 + M/N more products.
 
     Returns:
         The loss, a scalar whose backward pass only hands on what was formed here (once), and (N,) values without
@@ -106,7 +119,7 @@ def fused_head(
     """
     device = hidden.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    job = _Job(ids, token_loss, memory_bytes, temperature, teacher, product, torch.is_grad_enabled())
+    job = _Job(ids, token_loss, memory_bytes, temperature, teacher, whole_responses, product, torch.is_grad_enabled())
     with torch.autocast(device, enabled=False):
         loss, *values = _FusedHead.apply(hidden, weight, bias, job)  # pyright: ignore[reportGeneralTypeIssues]
     return loss, TokenValues(*values)
@@ -124,6 +137,7 @@ class _Job:
     memory_bytes: int
     temperature: float
     teacher: Teacher | None
+    whole_responses: bool
     product: torch.dtype
     differentiate: bool
 
@@ -136,11 +150,11 @@ class _FusedHead(torch.autograd.Function):
         # Under no_grad, too, the inputs say that they need a gradient.
         needed = tuple(flag and job.differentiate for flag in ctx.needs_input_grad[:3])
         work = _Pass(hidden, weight, bias, job, needed)
-        for start in range(0, len(hidden), work.chunk):
-            work.tokens(start, min(start + work.chunk, len(hidden)))
+        work.run()
         ctx.save_for_backward(*work.gradients())
-        ctx.mark_non_differentiable(*work.values)
-        return (work.loss, *work.values)
+        values = vars(work.token_values()).values()
+        ctx.mark_non_differentiable(*values)
+        return (work.loss, *values)
 
     @staticmethod
     @once_differentiable
@@ -177,7 +191,7 @@ class _Pass:
         self.scratch = torch.empty(2, self.block, vocabulary, **options)
 
         self.loss = torch.zeros((), **options)
-        self.values = [torch.zeros(count, **options) for _ in range(4)]
+        self.values = RowValues.empty(count, self.loss)
         wanted = [flag and job.token_loss is not None for flag in needed]
         # A token's row is written once, the weight's gradient is a sum over tokens.
         self.hidden_gradient = torch.zeros_like(hidden) if wanted[0] else None
@@ -185,33 +199,85 @@ class _Pass:
         self.bias_gradient = torch.zeros(vocabulary, **options) if wanted[2] else None
 
     def gradients(self) -> list[Tensor | None]:
-        """Those of hidden, weight and bias, in the types of these."""
-        found = (self.hidden_gradient, self.weight_gradient, self.bias_gradient)
-        pairs = zip(found, self.inputs, strict=True)
-        return [None if found is None or given is None else found.to(given.dtype) for found, given in pairs]
+        """Returns the gradients of hidden states, weight and bias, each in the type of its input."""
+        pairs = zip((self.hidden_gradient, self.weight_gradient, self.bias_gradient), self.inputs, strict=True)
+        return [None if sums is None or given is None else sums.to(given.dtype) for sums, given in pairs]
 
-    def tokens(self, start: int, stop: int) -> None:
-        """Values, loss and gradients of one chunk."""
-        order = self.order[start:stop]
-        ids, hidden = self.job.ids[order].unsqueeze(1), self.hidden[order].to(self.weight.dtype)
-        logits = self.logits[: stop - start]
-        teacher_logits = self.teacher_logits[: max(0, self.scored - start)]
-        _product(hidden, self.weight, self.bias, logits)
-        if len(teacher_logits):
-            self._teacher_logits(start, teacher_logits)
-        values = RowValues.zeros(stop - start, logits)
-        self._read(logits, teacher_logits, ids, values)
-        per_token = TokenValues(values.logprobs, values.entropy, values.divergence, values.teacher_logprobs)
-        for joined, part in zip(self.values, vars(per_token).values(), strict=True):
-            joined[order] = part
+    def token_values(self) -> TokenValues:
+        """Returns the values of all tokens, in the order in which they were given."""
+        # They were written in the order of the work, the scored ones first.
+        values = vars(TokenValues.of(self.values)).items()
+        return TokenValues(**{name: torch.empty_like(part).index_copy_(0, self.order, part) for name, part in values})
+
+    def run(self) -> None:
+        """Reads all tokens, chunk by chunk, and forms loss and gradients."""
+        starts = range(0, len(self.order), self.chunk)
+        chunks = [slice(start, min(start + self.chunk, len(self.order))) for start in starts]
         if self.job.token_loss is None:
-            return
-        loss, gradients = _differentiate(self.job.token_loss, order, per_token)
-        self.loss += loss
+            for chunk in chunks:
+                self._read(chunk)
+        elif self.job.whole_responses and len(chunks) > 1:
+            for chunk in chunks:
+                self._read(chunk)
+            gradients = self._differentiate(slice(0, len(self.order)))
+            for chunk in chunks:
+                self._form(chunk, self._read(chunk), [part if part is None else part[chunk] for part in gradients])
+        else:
+            for chunk in chunks:
+                logits = self._read(chunk)
+                self._form(chunk, logits, self._differentiate(chunk))
+
+    def _read(self, chunk: slice) -> "_Logits":
+        """Fills the values of one chunk; leaves p in the student's logits and x in the teacher's."""
+        order, count = self.order[chunk], chunk.stop - chunk.start
+        logits = _Logits(
+            self.hidden[order].to(self.weight.dtype), self.job.ids[order].unsqueeze(1),
+            self.logits[:count], self.teacher_logits[: max(0, min(self.scored - chunk.start, count))],
+        )  # fmt: skip
+        _product(logits.hidden, self.weight, self.bias, logits.student)
+        if len(logits.teacher):
+            self._teacher_logits(chunk.start, logits.teacher)
+        teacher, values = self.job.teacher, self.values[chunk]
+        for rows, taught, (p, scratch) in self._blocks(count, len(logits.teacher)):
+            student_rows(logits.student[rows], logits.ids[rows], p, scratch, self.job.temperature, values[rows])
+            if teacher is not None and taught.stop > taught.start:
+                scored = taught.stop - taught.start
+                teacher_rows(
+                    logits.student[taught], p[:scored], logits.teacher[taught], logits.ids[taught], scratch[:scored],
+                    teacher.temperature, teacher.divergence, teacher.with_entropy, values[taught],
+                )  # fmt: skip
+            logits.student[rows].copy_(p)
+        return logits
+
+    def _differentiate(self, chunk: slice) -> list[Tensor | None]:
+        """Adds the loss of some tokens; returns its derivatives by logprobs, entropy, divergence (None: no part)."""
+        values, token_loss = TokenValues.of(self.values[chunk]), self.job.token_loss
+        assert token_loss is not None
+        leaves = {name: getattr(values, name).detach().requires_grad_() for name in DIFFERENTIATED}
+        with torch.enable_grad():
+            loss = token_loss(self.order[chunk], replace(values, **leaves)).sum()
+        self.loss += loss.detach()
+        if not loss.requires_grad:
+            return [None] * len(DIFFERENTIATED)
+        return list(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
+
+    def _form(self, chunk: slice, logits: "_Logits", gradients: list[Tensor | None]) -> None:
+        """Turns p into the gradient with respect to the logits, and carries it to hidden states, weight and bias."""
         if all(gradient is None for gradient in gradients):
             return
-        self._form(logits, teacher_logits, ids, values, gradients)
-        self._carry(order, logits, hidden)
+        p, x, values = logits.student, logits.teacher, self.values[chunk]
+        # With respect to the logits before their division by the temperature.
+        scaled = [None if gradient is None else gradient / self.job.temperature for gradient in gradients]
+        for rows, taught, (scratch, _) in self._blocks(len(p), len(x)):
+            parts = [None if gradient is None else gradient[rows] for gradient in scaled]
+            gradient_rows(p[rows], x[taught], logits.ids[rows], scratch, values[rows], *parts)
+        if self.bias_gradient is not None:
+            self.bias_gradient += p.sum(0)
+        factor = p.to(self.weight.dtype)
+        if self.hidden_gradient is not None:
+            self.hidden_gradient[self.order[chunk]] = (factor @ self.weight).to(self.hidden_gradient.dtype)
+        if self.weight_gradient is not None:
+            _accumulate(self.weight_gradient, factor.t(), logits.hidden)
 
     def _teacher_logits(self, start: int, out: Tensor) -> None:
         teacher = self.job.teacher
@@ -227,52 +293,24 @@ class _Pass:
                 out.copy_(teacher.head(hidden if half else hidden.to(own)))
 
     def _blocks(self, count: int, scored: int) -> Any:
-        """Slices of rows, with those of them that the teacher scored, and scratch rows."""
+        """Yields slices of rows, each with the slice of those that the teacher scored, and scratch rows."""
         for start in range(0, count, self.block):
             rows = slice(start, min(start + self.block, count))
             taught = slice(start, max(start, min(rows.stop, scored)))
             yield rows, taught, self.scratch[:, : rows.stop - start]
 
-    def _read(self, logits: Tensor, teacher_logits: Tensor, ids: Tensor, values: RowValues) -> None:
-        """Fills the values; leaves p in ``logits`` and x in ``teacher_logits``."""
-        teacher = self.job.teacher
-        for rows, taught, (p, scratch) in self._blocks(len(logits), len(teacher_logits)):
-            student_rows(logits[rows], ids[rows], p, scratch, self.job.temperature, values[rows])
-            if teacher is not None and taught.stop > taught.start:
-                count = taught.stop - taught.start
-                divergence_rows(
-                    logits[taught], p[:count], teacher_logits[taught], ids[taught], scratch[:count],
-                    teacher.temperature, teacher.divergence, teacher.jsd_beta, values[taught],
-                )  # fmt: skip
-            logits[rows].copy_(p)
 
-    def _form(self, p: Tensor, x: Tensor, ids: Tensor, values: RowValues, gradients: tuple[Tensor | None, ...]) -> None:
-        """Turns p into the gradient with respect to the logits before their division by the temperature."""
-        scaled = [None if gradient is None else gradient / self.job.temperature for gradient in gradients]
-        for rows, taught, (scratch, _) in self._blocks(len(p), len(x)):
-            parts = [None if gradient is None else gradient[rows] for gradient in scaled]
-            gradient_rows(p[rows], x[taught], ids[rows], scratch, values[rows], *parts)
+@dataclass(frozen=True)
+class _Logits:
+    """The place of work of a chunk: C tokens, S of them scored.
 
-    def _carry(self, order: Tensor, logit_gradient: Tensor, hidden: Tensor) -> None:
-        """Through the head, to hidden states, weight and bias."""
-        if self.bias_gradient is not None:
-            self.bias_gradient += logit_gradient.sum(0)
-        factor = logit_gradient.to(self.weight.dtype)
-        if self.hidden_gradient is not None:
-            self.hidden_gradient[order] = (factor @ self.weight).to(self.hidden_gradient.dtype)
-        if self.weight_gradient is not None:
-            _accumulate(self.weight_gradient, factor.t(), hidden)
+    Hidden states are (C, D), ids (C, 1), the student's logits (C, V), the teacher's (S, V).
+    """
 
-
-def _differentiate(token_loss: TokenLoss, order: Tensor, values: TokenValues) -> tuple[Tensor, Any]:
-    """The chunk's loss, and its (C,) derivatives with respect to logprobs, entropy and divergence (None: no part)."""
-    leaves = [part.detach().requires_grad_() for part in (values.logprobs, values.entropy, values.divergence)]
-    logprobs, entropy, divergence = leaves
-    with torch.enable_grad():
-        loss = token_loss(order, TokenValues(logprobs, entropy, divergence, values.teacher_logprobs)).sum()
-    if not loss.requires_grad:
-        return loss, (None, None, None)
-    return loss.detach(), torch.autograd.grad(loss, leaves, allow_unused=True)
+    hidden: Tensor
+    ids: Tensor
+    student: Tensor
+    teacher: Tensor
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sdpg.models.batches import TokenBatch, token_batch
-from sdpg.models.experience import Experience
+from sdpg.models.experience import Rollouts
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models.loading import hidden_and_head, response_hidden, with_head
 from sdpg.models.ranks import SOLO, Ranks
+from sdpg.objective.divergences import divergence_of
+from sdpg.objective.methods import reads_teacher_entropy
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -68,33 +70,31 @@ class Policies:
     replica: DistributedDataParallel | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Of every forward pass."""
+        """Returns the context of every forward pass, which sets the type of its matrix products."""
         return torch.autocast(self.student.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     @property
     def trained(self) -> Any:
-        """The student as passes with gradient call it."""
+        """The student as passes with gradient call it: inside the replica where there is one."""
         return self.student if self.replica is None else self.replica
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Around a pass with its backward pass: replicas sum their gradients over the ranks in the last one alone."""
+        """Returns the context of a backward pass: replicas sum their gradients over the ranks in the last one alone."""
         return nullcontext() if self.replica is None or last else self.replica.no_sync()
 
-    def rounds(
-        self, experience: Experience, rows: Sequence[int], prompts: list[list[int]], budget: int
-    ) -> Iterator[Round]:
+    def rounds(self, rollouts: Rollouts, rows: Sequence[int], prompts: list[list[int]], budget: int) -> Iterator[Round]:
         """Deals rows to the ranks in micro-batches of at most ``budget`` padded tokens; as many rounds for each."""
-        dealt = experience.dealt_micro_batches(rows, prompts, budget, self.line_tokens, self.ranks.size)
+        dealt = rollouts.dealt_micro_batches(rows, prompts, budget, self.line_tokens, self.ranks.size)
         count = max(map(len, dealt))
         for at in range(count):
             lines = [batches[at] if at < len(batches) else [] for batches in dealt]
             everyone = [[row for line in one for row in line] for one in lines]
             mine = lines[self.ranks.rank]
-            batch = experience.batch(mine, prompts, self.pad_id, self.student.device) if mine else self.idle_batch()
+            batch = rollouts.batch(mine, prompts, self.pad_id, self.student.device) if mine else self.idle_batch()
             yield Round(everyone[self.ranks.rank], batch, everyone, at == count - 1)
 
     def idle_batch(self) -> TokenBatch:
-        """One token, for a pass that is made because other ranks make it."""
+        """Returns a batch of one dummy token, for a pass that an idle rank makes because other ranks make it."""
         return token_batch([[self.pad_id]], [[self.pad_id]], self.pad_id, self.student.device)
 
     def read(
@@ -104,14 +104,16 @@ class Policies:
         token_loss: TokenLoss | None = None,
         teacher: Teacher | None = None,
         temperature: float | None = None,
+        whole_responses: bool = False,
     ) -> tuple[Tensor, TokenValues]:
-        """One forward pass: the loss (0 without ``token_loss``) and the values of the batch's response tokens."""
+        """Makes one forward pass: returns the loss (0 without ``token_loss``) and the response tokens' values."""
         values: list[TokenValues] = []
 
         def head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             loss, found = fused_head(
                 hidden, weight, bias, batch.targets, token_loss, memory_bytes=self.head_bytes, teacher=teacher,
                 temperature=self.temperature if temperature is None else temperature,
+                whole_responses=whole_responses,
             )  # fmt: skip
             values.append(found)
             return loss
@@ -121,26 +123,26 @@ class Policies:
         return loss, values[0]
 
     def teacher(self, method: MethodParams) -> Any:
-        """The model that plays the privileged teacher."""
+        """Returns the model that plays the privileged teacher."""
         return self.student if method.teacher == "current" else self.reference
 
     def teacher_temperature(self, train: TrainParams) -> float:
-        """D12: the teacher's logits are divided by the sampling temperature, or by 1."""
+        """Returns what the teacher's logits are divided by: the sampling temperature, or 1 (D12)."""
         return self.temperature if train.teacher_temperature == "same" else 1.0
 
     @torch.no_grad()
     def privileged(
         self,
-        experience: Experience,
+        rollouts: Rollouts,
         tokens: dict[int, Tensor],
         everyone: Sequence[Sequence[int]],
         method: MethodParams,
         train: TrainParams,
     ) -> Teacher | None:
-        """The teacher's pass over some rows under their privileged prompts; None for no rows.
+        """Makes the teacher's pass over some rows under their privileged prompts; returns None for no rows.
 
         Args:
-            experience: the rollouts.
+            rollouts: the step's.
             tokens: row → which tokens of the student's batch are its response.
             everyone: the rows that each rank has the teacher read in this round, ``tokens`` being this rank's.
             method: whose weights play the teacher, and the divergence.
@@ -152,12 +154,12 @@ class Policies:
         hidden: list[Tensor] = []
         head = None
         planned = [
-            experience.micro_batches(rows, experience.teacher_prompts, train.tokens_per_micro_batch, self.line_tokens)
+            rollouts.micro_batches(rows, rollouts.teacher_prompts, train.tokens_per_micro_batch, self.line_tokens)
             for rows in everyone
         ]
         mine = planned[self.ranks.rank]
         for lines in mine:
-            batch = experience.batch(lines, experience.teacher_prompts, self.pad_id, self.student.device)
+            batch = rollouts.batch(lines, rollouts.teacher_prompts, self.pad_id, self.student.device)
             with self.autocast():
                 if shares_head:
                     hidden.append(response_hidden(model, batch))
@@ -175,26 +177,26 @@ class Policies:
             torch.cat(hidden),
             head=head,
             temperature=self.teacher_temperature(train),
-            divergence=None if method.distillation == "none" else method.distillation,
-            jsd_beta=method.jsd_beta,
+            divergence=divergence_of(method),
+            with_entropy=reads_teacher_entropy(method),
         )
 
     @torch.no_grad()
     def sampled_logprobs(
         self,
         model: Any,
-        experience: Experience,
+        rollouts: Rollouts,
         rows: Sequence[int],
         prompts: list[list[int]],
         budget: int,
         temperature: float | None = None,
     ) -> dict[int, Tensor]:
-        """Log-probs of the sampled response tokens, row → (T,), without gradient; all rows on every rank."""
+        """Returns log-probs of the sampled response tokens, row → (T,), without gradient; all rows on every rank."""
         found: dict[int, Tensor] = {}
-        for one in self.rounds(experience, rows, prompts, budget):
+        for one in self.rounds(rollouts, rows, prompts, budget):
             _, values = self.read(model, one.batch, temperature=temperature)
             if one.rows:
-                parts = values.logprobs.split([len(experience.responses[i]) for i in one.rows])
+                parts = values.logprobs.split([len(rollouts.responses[i]) for i in one.rows])
                 found.update(zip(one.rows, parts, strict=True))
         if self.ranks.size == 1:
             return found

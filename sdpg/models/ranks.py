@@ -36,18 +36,33 @@ class Ranks:
         return self.rank == 0
 
     def tensors(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's (N,) CPU tensor, by rank; lengths may differ."""
+        """Returns every rank's (N,) CPU tensor, by rank, on all of them; lengths may differ."""
         if self.size == 1:
             return [tensor]
+        lengths, padded = self._padded(tensor)
+        parts = [torch.empty_like(padded) for _ in lengths]
+        if len(padded):
+            distributed.all_gather(parts, padded, group=self.group)
+        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+
+    def tensors_on_first(self, tensor: Tensor) -> list[Tensor]:
+        """Returns every rank's (N,) CPU tensor, by rank, on the first rank, and an empty list on the others."""
+        if self.size == 1:
+            return [tensor]
+        lengths, padded = self._padded(tensor)
+        parts = [torch.empty_like(padded) for _ in lengths] if self.first else None
+        if len(padded):
+            distributed.gather(padded, parts, dst=0, group=self.group)
+        return [part[:length] for part, length in zip(parts or (), lengths, strict=False)]
+
+    def _padded(self, tensor: Tensor) -> tuple[list[int], Tensor]:
+        """Returns the length of every rank's tensor, and this rank's with zeros behind it up to the longest."""
         counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         distributed.all_gather(counts, torch.tensor([len(tensor)]), group=self.group)
         lengths = [int(count) for count in counts]
         padded = tensor.new_zeros(max(lengths))
         padded[: len(tensor)] = tensor
-        parts = [torch.empty_like(padded) for _ in lengths]
-        if len(padded):
-            distributed.all_gather(parts, padded, group=self.group)
-        return [part[:length] for part, length in zip(parts, lengths, strict=True)]
+        return lengths, padded
 
     def values(self, value: Any) -> list[Any]:
         """Every rank's value, by rank. A value is what JSON holds; floats keep every bit."""

@@ -3,13 +3,13 @@
 Axes: R rows of a block, of which the first S were scored by the teacher, V vocabulary. One row is one token.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import math
 
 import torch
 from torch import Tensor
 
-from sdpg.objective.losses import Divergence
+from sdpg.objective.divergences import Divergence, Rows
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,32 @@ class RowValues:
         entropy: -Σ p log p.
         divergence: to the teacher.
         teacher_logprobs: log q(y); NaN for rows that the teacher did not score.
-        from_p: a of ∂divergence/∂z = a·p + b·x, where x is what :func:`divergence_rows` leaves behind.
-        from_x: b.
+        teacher_entropy: -Σ q log q; NaN for rows that the teacher did not score, and where nobody asked for it.
+        of_p: a of ∂divergence/∂z = a·p + b·x, where x is what :func:`teacher_rows` leaves behind.
+        of_x: b.
     """
 
     logprobs: Tensor
     entropy: Tensor
     divergence: Tensor
     teacher_logprobs: Tensor
-    from_p: Tensor
-    from_x: Tensor
+    teacher_entropy: Tensor
+    of_p: Tensor
+    of_x: Tensor
 
     @staticmethod
-    def zeros(count: int, like: Tensor) -> "RowValues":
-        """For ``count`` rows."""
-        values = like.new_zeros(6, count)
-        values[3] = torch.nan
-        return RowValues(*values)
+    def empty(count: int, like: Tensor) -> "RowValues":
+        """Returns the values of ``count`` rows of which nothing is known yet, in the type and place of ``like``."""
+        unscored = {"teacher_logprobs", "teacher_entropy"}
+        return RowValues(
+            **{each.name: like.new_full((count,), math.nan if each.name in unscored else 0.0) for each in FIELDS}
+        )
 
     def __getitem__(self, rows: slice) -> "RowValues":
-        parts = (self.logprobs, self.entropy, self.divergence, self.teacher_logprobs, self.from_p, self.from_x)
-        return RowValues(*(part[rows] for part in parts))
+        return RowValues(**{each.name: getattr(self, each.name)[rows] for each in FIELDS})
+
+
+FIELDS = fields(RowValues)
 
 
 def log_softmax_rows(logits: Tensor, exponentials: Tensor, temperature: float) -> Tensor:
@@ -66,54 +71,33 @@ def student_rows(
     values.entropy.neg_()
 
 
-def divergence_rows(
+def teacher_rows(
     log_p: Tensor,
     p: Tensor,
     teacher_logits: Tensor,
     ids: Tensor,
     scratch: Tensor,
     temperature: float,
-    kind: Divergence | None,
-    jsd_beta: float,
+    divergence: Divergence | None,
+    with_entropy: bool,
     values: RowValues,
 ) -> None:
-    """teacher_logits (S, V) become x; fills divergence, its two factors, and teacher_logprobs. All tensors (S, …).
+    """teacher_logits (S, V) become x of the divergence; fills what the teacher says of S rows. All tensors are (S, …).
 
-    ==================  ==============  ====================================  =================================
-    kind                x               divergence                            gradient with respect to z
-    ==================  ==============  ====================================  =================================
-    kl_student_teacher  p log(p/q)      Σ x                                   x - Σx · p
-    kl_teacher_student  q               Σ q log(q/p)                          p - x
-    jsd                 p log(p/m)      β Σ q log(q/m) + (1-β) Σ x            (1-β) (x - Σx · p)
-    ==================  ==============  ====================================  =================================
+    ``divergence`` None leaves log q in place of x; ``with_entropy`` fills the entropy of q, for which q is formed once
+    more.
     """
     log_q = teacher_logits
     sums = log_softmax_rows(log_q, scratch, temperature)
     values.teacher_logprobs.copy_(log_q.gather(1, ids).squeeze(1))
-    match kind:
-        case None:
-            return
-        case "kl_student_teacher":
-            torch.sub(log_p, log_q, out=log_q).mul_(p)
-            torch.sum(log_q, 1, out=values.divergence)
-            torch.neg(values.divergence, out=values.from_p)
-            values.from_x.fill_(1.0)
-        case "kl_teacher_student":
-            q = scratch.div_(sums)
-            log_q.sub_(log_p).mul_(q)
-            torch.sum(log_q, 1, out=values.divergence)
-            log_q.copy_(q)
-            values.from_p.fill_(1.0)
-            values.from_x.fill_(-1.0)
-        case "jsd":
-            q = scratch.div_(sums)
-            log_m = torch.logaddexp(log_q + math.log(jsd_beta), log_p + math.log1p(-jsd_beta))
-            to_teacher = log_q.sub_(log_m).mul_(q).sum(1)
-            torch.sub(log_p, log_m, out=log_q).mul_(p)
-            to_student = log_q.sum(1)
-            values.divergence.copy_(jsd_beta * to_teacher + (1 - jsd_beta) * to_student)
-            values.from_p.copy_(to_student * (jsd_beta - 1))
-            values.from_x.fill_(1 - jsd_beta)
+    if with_entropy:
+        values.teacher_entropy.copy_(torch.special.entr(scratch / sums).sum(1))
+    if divergence is None:
+        return
+    slopes = divergence.rows(Rows(log_p, p, log_q, scratch, sums))
+    values.divergence.copy_(slopes.divergence)
+    values.of_p.copy_(slopes.of_p)
+    values.of_x.fill_(slopes.of_x)
 
 
 def gradient_rows(
@@ -128,19 +112,20 @@ def gradient_rows(
 ) -> None:
     """p (R, V) becomes ∂L/∂z from ∂L/∂logprobs, ∂L/∂entropy and ∂L/∂divergence, (R,) each or None; x is (S, V).
 
-    ∂logprob/∂z = e_y - p; ∂entropy/∂z = -p log p - H·p; ∂divergence/∂z as in :func:`divergence_rows`.
+    ∂logprob/∂z = e_y - p; ∂entropy/∂z = -p log p - H·p; ∂divergence/∂z as in
+    :class:`sdpg.objective.divergences.Slopes`.
     """
     of_p = torch.zeros_like(values.logprobs) if logprob_gradient is None else -logprob_gradient
     if entropy_gradient is not None:
         torch.special.entr(p, out=scratch).mul_(entropy_gradient.unsqueeze(1))
         of_p = of_p - entropy_gradient * values.entropy
     if divergence_gradient is not None:
-        of_p = of_p + divergence_gradient * values.from_p
+        of_p = of_p + divergence_gradient * values.of_p
     p.mul_(of_p.unsqueeze(1))
     if entropy_gradient is not None:
         p.add_(scratch)
     if divergence_gradient is not None and len(x):
         scored = slice(0, len(x))
-        p[scored].addcmul_(x, (divergence_gradient * values.from_x)[scored].unsqueeze(1))
+        p[scored].addcmul_(x, (divergence_gradient * values.of_x)[scored].unsqueeze(1))
     if logprob_gradient is not None:
         p.scatter_add_(1, ids, logprob_gradient.unsqueeze(1))

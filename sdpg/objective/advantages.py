@@ -1,4 +1,4 @@
-"""Group-relative advantages and the gate. Axes: P prompts, G responses per prompt."""
+"""Group-relative advantages. Axes: P prompts, G responses per prompt."""
 
 from typing import Literal
 
@@ -23,8 +23,3 @@ def group_advantages(rewards: Tensor, std: Literal["population", "sample"], eps:
     # Rounding in the mean must not turn a uniform group into one with tiny advantages of one sign.
     uniform = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
     return torch.where(uniform, torch.zeros_like(advantages), advantages)
-
-
-def gate(advantages: Tensor, kind: Literal["positive", "all"]) -> Tensor:
-    """m_i = 1[A_i > 0] (section 3.2), or 1 for every rollout. Same shape as the advantages."""
-    return (advantages > 0).to(advantages.dtype) if kind == "positive" else torch.ones_like(advantages)

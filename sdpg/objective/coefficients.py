@@ -7,8 +7,8 @@ torch: it works on the numbers of one rollout, and whoever has many asks for eac
 from dataclasses import dataclass
 
 from sdpg.objective import schedules
-from sdpg.objective.gates import GATES, Gate
-from sdpg.params import MethodParams
+from sdpg.objective.gates import Gate, find_gate
+from sdpg.params import Imported, MethodParams
 from sdpg.params.train import TrainParams
 
 
@@ -28,7 +28,7 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
     if distils(method):
         warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
         beta = schedules.beta(step, total, method.beta, warmup, decay, method.beta_shape)
-    if method.token_weighting == "rlsd":
+    if weights_tokens(method):
         warmup, decay = (schedules.window(fraction, total) for fraction in (method.rlsd_warmup, method.rlsd_decay))
         rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, decay, warmup, method.rlsd_shape)
     alpha = method.alpha if method.reference != "none" else 0.0
@@ -46,14 +46,34 @@ def distils(method: MethodParams) -> bool:
     return method.distillation != "none"
 
 
+def weights_tokens(method: MethodParams) -> bool:
+    """Says whether the teacher weights the tokens of the outcome term, as RLSD does."""
+    return method.token_weighting == "rlsd"
+
+
 def has_teacher(method: MethodParams) -> bool:
     """Says whether any term of the loss reads the privileged teacher, be it its distribution or its log-probs."""
-    return distils(method) or method.token_weighting == "rlsd"
+    own = any(term.reads_teacher for term in method.terms.values())
+    return distils(method) or weights_tokens(method) or own
+
+
+def gate_name(method: MethodParams) -> str:
+    """Returns the gate that holds, by name or import path; a method that distils nothing is recorded with the paper's.
+
+    No code of a user's own runs, unlike in :func:`gate_of`.
+    """
+    gate = gate_kind(method)
+    return gate if isinstance(gate, str) else gate.path
+
+
+def gate_kind(method: MethodParams) -> str | Imported:
+    """Returns the value of ``gate`` that holds; see :func:`gate_name`."""
+    return method.gate if distils(method) else "positive"
 
 
 def gate_of(method: MethodParams) -> Gate:
-    """Returns the gate that holds; a method that distils nothing is recorded with the paper's, which it ignores."""
-    return GATES[method.gate if distils(method) else "positive"]
+    """Returns the rule of the gate that holds; that of a user's own is imported."""
+    return find_gate(gate_kind(method))
 
 
 def has_reference_weights(method: MethodParams) -> bool:
@@ -66,9 +86,32 @@ def needs_reference_weights(method: MethodParams, train: TrainParams) -> bool:
     return has_reference_weights(method) or train.record_rows > 0
 
 
+def needs_teacher_passes(method: MethodParams, train: TrainParams) -> bool:
+    """Says whether a run passes privileged prompts at all; the records of sampled rollouts do for every method."""
+    return has_teacher(method) or train.record_rows > 0
+
+
+def penalizes_reward(method: MethodParams) -> bool:
+    """Says whether the reference term is subtracted from the reward, before advantages are taken (D4)."""
+    return method.reference != "none" and method.reference_in == "reward"
+
+
+def scores_old_policy(train: TrainParams) -> bool:
+    """Says whether the trainer scores a batch before its first update: π_old, where a batch feeds several updates."""
+    return train.updates_per_batch > 1 and train.old_logprobs == "trainer"
+
+
+def scores_teacher_first(train: TrainParams, at: Coefficients) -> bool:
+    """Says whether RLSD's Δ is taken before a batch's first update; the updates then read the teacher to distil alone.
+
+    With one update a batch its own teacher pass gives Δ.
+    """
+    return train.updates_per_batch > 1 and at.rlsd_lambda > 0
+
+
 def is_recorded(train: TrainParams, step: int) -> bool:
-    """Says whether a step's rollouts are recorded in full, with teacher and reference on sampled rows."""
-    return step % train.record_every == 0 or step in (1, train.steps)
+    """Says whether teacher and reference score sampled rollouts of a step for the record, gate open or not."""
+    return train.record_rows > 0 and (step % train.record_every == 0 or step in (1, train.steps))
 
 
 def reads_reference(method: MethodParams, at: Coefficients) -> bool:
@@ -76,8 +119,10 @@ def reads_reference(method: MethodParams, at: Coefficients) -> bool:
     return method.reference != "none" and method.reference_in == "loss" and at.alpha > 0
 
 
-def reads_teacher(at: Coefficients, advantage: float, gate: float) -> bool:
+def reads_teacher(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
     """Says whether the loss reads the teacher on a rollout; no teacher pass is made for the others."""
+    if any(term.reads_teacher for term in method.terms.values()):
+        return True
     # A zero advantage stays zero under any weight.
     return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and advantage != 0)
 
@@ -89,7 +134,7 @@ def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: f
 
 def silent_terms(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> list[str]:
     """Tells why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
-    if reads_reference(method, at) or at.entropy_bonus > 0:
+    if reads_reference(method, at) or at.entropy_bonus > 0 or method.terms:
         return []
     # A NaN differs from 0, and counts as something to look at.
     if (method.outcome != "none" and advantage != 0) or (at.beta > 0 and gate > 0):

@@ -7,7 +7,12 @@ it is given by their own methods. A new gate is an entry of :data:`GATES` and it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from sdpg.errors import UserError
+from sdpg.imported import load_part
+from sdpg.params import Imported
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,12 +31,15 @@ class Gate:
             without gradient; None where all tokens of a rollout count alike.
         reads_teacher_entropy: whether ``token`` reads the entropy of the teacher's distribution, which takes one more
             pass over the teacher's logits.
+        whole_responses: whether ``token`` reads other tokens of a response, such as their mean; see
+            :class:`sdpg.objective.outcomes.Outcome`.
     """
 
     formula: str
     row: Callable[[float], float]
     token: "Callable[[TokenInputs], Tensor] | None" = None
     reads_teacher_entropy: bool = False
+    whole_responses: bool = False
 
 
 GATES: dict[str, Gate] = {
@@ -39,3 +47,29 @@ GATES: dict[str, Gate] = {
     "all": Gate("m = 1", lambda advantage: 1.0),
 }
 """Name → gate. ``positive`` is the paper's (section 3.2); ``all`` is the public code's default (D1)."""
+
+
+def find_gate(gate: str | Imported) -> Gate:
+    """Returns the gate of a name, or what a function of a user's own makes of its options.
+
+    Raises:
+        UserError: if the function does not exist or does not return a :class:`Gate`.
+    """
+    return GATES[gate] if isinstance(gate, str) else _own_gate(gate.model_dump_json())
+
+
+def gate_formula(gate: str | Imported) -> str:
+    """Returns how people are told of a gate; unlike :func:`find_gate`, it runs no code of a user's own."""
+    return GATES[gate].formula if isinstance(gate, str) else f"m = {gate.path}"
+
+
+@lru_cache(maxsize=64)
+def _own_gate(part: str) -> Gate:
+    imported = Imported.model_validate_json(part)
+    made = load_part(imported, "gate")(**imported.options)
+    if not isinstance(made, Gate):
+        raise UserError(
+            f"gate.path is {imported.path!r}, which returns {type(made).__name__}: let it return a "
+            "sdpg.objective.gates.Gate; see docs/own_parts.md"
+        )
+    return made

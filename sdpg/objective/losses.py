@@ -1,7 +1,8 @@
 """The terms of the loss as pure tensor functions, per token.
 
-Axes: B sequences, N response tokens of all sequences joined, V vocabulary. Every function returns one value per token;
-the caller weights them (see :func:`normaliser_weights`) and sums. Equation numbers are those of arXiv 2606.04036.
+Axes: B sequences, N response tokens of all sequences joined. Every function returns one value per token; the caller
+weights them (see :func:`normaliser_weights`) and sums. Equation numbers are those of arXiv 2606.04036. Divergences over
+the vocabulary have a module of their own, :mod:`sdpg.objective.divergences`.
 
 Names: ``logprobs`` are log π_θ(y_t) with gradient, ``old_logprobs`` log π_old(y_t), ``ref_logprobs`` log π_ref(y_t),
 ``teacher_logprobs`` log q_t(y_t); all (N,). A tensor called ``advantages`` holds each token's advantage, (N,).
@@ -12,19 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Divergence = Literal["kl_student_teacher", "kl_teacher_student", "jsd"]
 ReferenceKind = Literal["ufkl", "urkl", "fkl", "rkl", "k1", "k3"]
 Normaliser = Literal["group", "batch", "sequence", "constant"]
-
-
-def token_logprobs(log_probs: Tensor, ids: Tensor) -> Tensor:
-    """log π(y_t) from the whole distribution. ``log_probs`` (N, V) and ``ids`` (N,) give (N,)."""
-    return log_probs.gather(1, ids.unsqueeze(1)).squeeze(1)
-
-
-def entropy(log_probs: Tensor) -> Tensor:
-    """-Σ_v p log p of each token's distribution, exact over the vocabulary: (N, V) → (N,)."""
-    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, clamp: float | None = None) -> Tensor:
@@ -55,34 +45,6 @@ def clipped_surrogate(
 def clipped_weight(logprobs: Tensor, surrogate: Tensor) -> Tensor:
     """The paper's off-policy outcome term, A.3: sg[ℓ_clip] · log π_θ(y_t); a clipped token keeps a gradient."""
     return surrogate.detach() * logprobs
-
-
-def divergence(student_log_probs: Tensor, teacher_log_probs: Tensor, kind: Divergence, jsd_beta: float = 0.5) -> Tensor:
-    """Exact divergence between next-token distributions, summed over the vocabulary (sections 3.2 and 3.5).
-
-    ``kl_student_teacher``: D_KL(p‖q) = Σ p (log p - log q); the gradient flows through p only.
-    ``kl_teacher_student``: D_KL(q‖p) = Σ q (log q - log p).
-    ``jsd``: β D_KL(q‖m) + (1-β) D_KL(p‖m) with m = β q + (1-β) p (generalised Jensen-Shannon, arXiv 2601.18734).
-
-    Args:
-        student_log_probs: (N, V) log p, with gradient.
-        teacher_log_probs: (N, V) log q; detached here.
-        kind: which divergence.
-        jsd_beta: β of the generalised JSD, strictly between 0 and 1.
-
-    Returns:
-        (N,) nats, not negative beyond rounding.
-    """
-    log_p, log_q = student_log_probs, teacher_log_probs.detach()
-    if kind == "kl_student_teacher":
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
-    if kind == "kl_teacher_student":
-        return (log_q.exp() * (log_q - log_p)).sum(-1)
-    log_beta = torch.tensor(jsd_beta, dtype=log_p.dtype, device=log_p.device)
-    log_m = torch.logaddexp(log_q + log_beta.log(), log_p + (1 - log_beta).log())
-    to_teacher = (log_q.exp() * (log_q - log_m)).sum(-1)
-    to_student = (log_p.exp() * (log_p - log_m)).sum(-1)
-    return jsd_beta * to_teacher + (1 - jsd_beta) * to_student
 
 
 def reference_term(logprobs: Tensor, ref_logprobs: Tensor, kind: ReferenceKind) -> Tensor:

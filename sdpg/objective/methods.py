@@ -1,65 +1,19 @@
-"""A method = which terms, which teacher, which schedule: ``methods.<name>`` turned into per-token losses."""
+"""A method put together: ``methods.<name>`` turned into the loss of each token, Eq. 3.1 of arXiv 2606.04036."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdpg.objective import losses, schedules
+from sdpg.errors import UserError
+from sdpg.imported import load_part
+from sdpg.objective import losses
+from sdpg.objective.coefficients import Coefficients, distils, gate_of
+from sdpg.objective.outcomes import OUTCOMES, OutcomeInputs
+from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
+from sdpg.params.method import OwnTerm
 from sdpg.params.train import TrainParams
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """What multiplies each term at one step: α, β(k), λ(k), and η of the entropy bonus."""
-
-    alpha: float
-    beta: float
-    rlsd_lambda: float
-    entropy_bonus: float = 0.0
-
-
-def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
-    """The schedules at step k of ``total``; a term that the method lacks has coefficient 0."""
-    beta = rlsd_lambda = 0.0
-    if method.distillation != "none":
-        warmup, decay = (schedules.window(fraction, total) for fraction in (method.beta_warmup, method.beta_decay))
-        beta = schedules.beta(step, total, method.beta, warmup, decay, method.beta_shape)
-    if method.token_weighting == "rlsd":
-        warmup, decay = (schedules.window(fraction, total) for fraction in (method.rlsd_warmup, method.rlsd_decay))
-        rlsd_lambda = schedules.rlsd_lambda(step, method.rlsd_lambda, decay, warmup, method.rlsd_shape)
-    alpha = method.alpha if method.reference != "none" else 0.0
-    return Coefficients(alpha, beta, rlsd_lambda, method.entropy_bonus)
-
-
-def needs_reference(method: MethodParams, at: Coefficients) -> bool:
-    """Whether the loss reads log π_ref."""
-    return method.reference != "none" and method.reference_in == "loss" and at.alpha > 0
-
-
-def teacher_rows(method: MethodParams, at: Coefficients, advantages: Tensor, gates: Tensor) -> Tensor:
-    """(B,) bool: the rows for which the loss reads the teacher; no teacher pass is made for the others."""
-    needed = torch.zeros_like(advantages, dtype=torch.bool)
-    if at.beta > 0:
-        needed |= gates > 0
-    if at.rlsd_lambda > 0:
-        # A zero advantage stays zero under any weight.
-        needed |= advantages != 0
-    return needed
-
-
-def trained_rows(method: MethodParams, at: Coefficients, advantages: Tensor, gates: Tensor) -> Tensor:
-    """(B,) bool: the rows with a term that is not zero; no student pass is made for the others."""
-    if needs_reference(method, at) or at.entropy_bonus > 0:
-        return torch.ones_like(advantages, dtype=torch.bool)
-    needed = torch.zeros_like(advantages, dtype=torch.bool)
-    if method.outcome != "none":
-        # Written so that a NaN counts as something to look at.
-        needed |= ~(advantages == 0)
-    if at.beta > 0:
-        needed |= gates > 0
-    return needed
 
 
 @dataclass(frozen=True)
@@ -76,6 +30,10 @@ class TokenInputs:
         ref_logprobs: (N,) of π_ref, or None where no term reads it.
         gain_logprobs: (N,) student log-probs from which RLSD's Δ is taken: those at the start of the step.
         gain_teacher_logprobs: (N,) teacher log-probs of the sampled tokens at the start of the step, or None.
+        teacher_logprobs: (N,) teacher log-probs of the sampled tokens, NaN where the teacher scored nothing.
+        teacher_entropy: (N,) of the teacher's distribution, NaN where the teacher scored nothing or nothing reads it.
+        responses: which response each token belongs to, and where it stands there. Sums over a response are those of
+            all its tokens only for a method that :func:`reads_whole_responses`.
     """
 
     logprobs: Tensor
@@ -87,6 +45,9 @@ class TokenInputs:
     ref_logprobs: Tensor | None
     gain_logprobs: Tensor
     gain_teacher_logprobs: Tensor | None
+    teacher_logprobs: Tensor
+    teacher_entropy: Tensor
+    responses: Responses
 
 
 @dataclass(frozen=True)
@@ -95,9 +56,10 @@ class TokenLosses:
 
     Attributes:
         outcome: L_out.
-        distillation: m_i · divergence to the teacher.
+        distillation: m_i · divergence to the teacher, times the gate of the token where the method has one.
         reference: L_K.
-        total: L_out + β L_OPD + α L_K - η H.
+        own: the sum of a user's own terms, each times its coefficient; 0 without any.
+        total: L_out + β L_OPD + α L_K - η H + own terms.
         ratio: ρ, detached.
         weight: RLSD's factor on the advantage, detached; 1 for other methods.
         clipped: bool, the token's ratio was outside the clip range on the side where clipping acts.
@@ -106,14 +68,27 @@ class TokenLosses:
     outcome: Tensor
     distillation: Tensor
     reference: Tensor
+    own: Tensor
     total: Tensor
     ratio: Tensor
     weight: Tensor
     clipped: Tensor
 
 
+def reads_whole_responses(method: MethodParams) -> bool:
+    """Says whether a token's loss depends on other tokens of its response."""
+    own = any(term.whole_responses for term in method.terms.values())
+    return own or OUTCOMES[method.outcome].whole_responses or (distils(method) and gate_of(method).whole_responses)
+
+
+def reads_teacher_entropy(method: MethodParams) -> bool:
+    """Says whether the loss reads the entropy of the teacher's distribution."""
+    own = any(term.reads_teacher for term in method.terms.values())
+    return own or (distils(method) and gate_of(method).reads_teacher_entropy)
+
+
 def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inputs: TokenInputs) -> TokenLosses:
-    """Eq. 3.1, L = L_out + β(k)·L⁺_OPD + α·L_K, per token, with the options of A.3 and of the baselines."""
+    """Returns Eq. 3.1, L = L_out + β(k)·L⁺_OPD + α·L_K, per token, with the options of A.3 and of the baselines."""
     zeros = torch.zeros_like(inputs.logprobs)
     ratio = losses.importance_ratio(inputs.logprobs, inputs.old_logprobs, train.log_ratio_clamp)
     weight = torch.ones_like(zeros)
@@ -121,20 +96,19 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
         weight = losses.rlsd_weights(
             inputs.advantages, inputs.gain_logprobs, inputs.gain_teacher_logprobs, at.rlsd_lambda, method.rlsd_clip
         )
-    advantages = inputs.advantages * weight
-
-    outcome, clipped = zeros, torch.zeros_like(zeros, dtype=torch.bool)
-    if method.outcome == "reinforce":
-        outcome = losses.reinforce(inputs.logprobs, advantages)
-    elif method.outcome != "none":
-        surrogate = losses.clipped_surrogate(ratio, advantages, method.clip_low, method.clip_high, method.dual_clip)
-        clipped = (surrogate != -advantages * ratio).detach()
-        outcome = surrogate if method.outcome == "ppo_clip" else losses.clipped_weight(inputs.logprobs, surrogate)
+    outcome = OUTCOMES[method.outcome].term(
+        OutcomeInputs(
+            inputs.logprobs, ratio, inputs.advantages * weight, inputs.responses, method.clip_low, method.clip_high,
+            method.dual_clip,
+        )
+    )  # fmt: skip
 
     distillation = zeros
-    if at.beta > 0 and method.distillation != "none":
+    if at.beta > 0 and distils(method):
         bounded = inputs.divergence if method.kl_clamp is None else inputs.divergence.clamp(max=method.kl_clamp)
         distillation = bounded * inputs.gates
+        if (token_gate := gate_of(method).token) is not None:
+            distillation = distillation * token_gate(inputs).detach()
 
     reference = zeros
     if inputs.ref_logprobs is not None and method.reference != "none":
@@ -145,5 +119,23 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
     others = at.beta * distillation + at.alpha * reference
     if at.entropy_bonus > 0:
         others = others - at.entropy_bonus * inputs.entropy
-    total = outcome + off_policy * others
-    return TokenLosses(outcome, distillation, reference, total, ratio.detach(), weight, clipped)
+    own = zeros
+    for name, term in method.terms.items():
+        own = own + term.coefficient * _own_term(name, term, inputs)
+    if method.terms:
+        others = others + own
+    total = outcome.loss + off_policy * others
+    return TokenLosses(outcome.loss, distillation, reference, own, total, ratio.detach(), weight, outcome.clipped)
+
+
+def _own_term(name: str, term: OwnTerm, inputs: TokenInputs) -> Tensor:
+    """Calls a user's own term and refuses what is not one value per token."""
+    field = f"terms.{name}"
+    values = load_part(term, field)(inputs, **term.options)
+    if not isinstance(values, Tensor) or values.shape != inputs.logprobs.shape:
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise UserError(
+            f"{field}.path is {term.path!r}, which returns {shape} for {len(inputs.logprobs)} tokens: let it return "
+            "a tensor of one value per token"
+        )
+    return values

@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Fraction, Section
+from sdpg.params.section import Fraction, Imported, Name, Section
+
+
+class OwnTerm(Imported):
+    """A loss term of a user's own: a function of :class:`sdpg.objective.methods.TokenInputs` → (N,) values."""
+
+    coefficient: Annotated[float, Field(gt=0)]
+    """What the term is multiplied by before it is added to the loss."""
+    whole_responses: bool = False
+    """Whether a token's value depends on other tokens of its response."""
+    reads_teacher: bool = False
+    """Whether it reads the teacher's log-probs or entropy, which costs a teacher's pass on every rollout."""
 
 
 class MethodParams(Section):
@@ -31,8 +42,9 @@ class MethodParams(Section):
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     teacher: Literal["current", "reference"] = "current"
     """Whose weights play the teacher."""
-    gate: Literal["positive", "all"] = "positive"
-    """D1: distil rollouts with positive advantage only, or all of them."""
+    gate: Literal["positive", "all"] | Imported = "positive"
+    """D1: distil rollouts with positive advantage only, or all of them; or by a rule of one's own, a
+    :class:`sdpg.objective.gates.Gate`."""
     beta: Annotated[float, Field(ge=0)] = 1e-3
     beta_warmup: Fraction = 0.125
     beta_decay: Fraction = 0.875
@@ -47,6 +59,8 @@ class MethodParams(Section):
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
     """η: the loss gets -η·H, H the exact entropy of each token's distribution. Not part of the paper."""
+    terms: dict[Name, OwnTerm] = Field(default_factory=dict)
+    """Further terms of one's own, by name; see docs/own_parts.md."""
 
     def reads(self, field: str) -> bool:
         """Whether the method's terms read a field at all."""
@@ -72,7 +86,7 @@ class MethodParams(Section):
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
                 f"reference={self.reference}: remove, or switch on the term that reads it"
             )
-        if self.outcome == "none" and self.distillation == "none":
+        if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
         if self.token_weighting == "rlsd" and self.outcome == "none":
             raise ValueError("token_weighting is rlsd, which weights the outcome term, but outcome is none")

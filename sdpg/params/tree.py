@@ -191,14 +191,19 @@ class Params(Section):
         return self.methods[name]
 
 
-def parse_params(tree: Any, source: str = str(PARAMS_FILE)) -> Params:
+def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] = Params) -> Params:
     """Checks a plain tree (as YAML gives it) and freezes it.
+
+    Args:
+        tree: to be checked.
+        source: what errors call it.
+        kind: of the tree, where a reader asks for less than all of it.
 
     Raises:
         UserError: naming each wrong field, its value and what is allowed.
     """
     try:
-        return Params.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         lines = [f"{source} is not valid ({error.error_count()} problem(s)):"]
         for problem in error.errors():

@@ -3,6 +3,7 @@
 import psutil
 
 from sdpg.errors import UserError
+from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params, ScratchModel, read_yaml
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
@@ -38,9 +39,7 @@ def check_memory(params: Params) -> None:
     methods = [params.methods[name] for name in params.run.methods]
     # A run without reference would fit where others do not: only what all of them need is counted.
     lora = planned_adapter(params.train.lora)
-    referred = lora is None and (
-        params.train.record_rows > 0 or all(m.reference != "none" or m.teacher == "reference" for m in methods)
-    )
+    referred = lora is None and all(needs_reference_weights(method, params.train) for method in methods)
     needed, (there, where) = standing_bytes(shape, referred, lora), _memory()
     spread = params.train.distributed
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):

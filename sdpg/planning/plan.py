@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sdpg.objective.coefficients import needs_reference_weights, needs_teacher_passes
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
 from sdpg.params.configure import merge, read_overlay
 from sdpg.params.lora import LoraParams
@@ -76,20 +77,16 @@ def largest_passes(params: Params, checkpointing: bool) -> Passes:
     budget, response = params.train.tokens_per_micro_batch, params.rollout.max_tokens
     tokens = max(budget, params.prompts.max_student_tokens + response)
     methods = [params.methods[name] for name in params.run.methods]
-    taught = any(method.distillation != "none" or method.token_weighting == "rlsd" for method in methods)
-    referred = any(method.reference != "none" or method.teacher == "reference" for method in methods)
+    taught = any(needs_teacher_passes(method, params.train) for method in methods)
     return Passes(
         tokens=tokens,
-        # The recorded rows' diagnostic pass asks the teacher for every method.
-        teacher_tokens=max(budget, params.prompts.max_teacher_tokens + response)
-        if taught or params.train.record_rows
-        else 0,
+        teacher_tokens=max(budget, params.prompts.max_teacher_tokens + response) if taught else 0,
         responses=tokens,
-        scored=tokens if taught or params.train.record_rows else 0,
+        scored=tokens if taught else 0,
         half=params.train.dtype == "bfloat16",
         head_bytes=params.train.head_megabytes << 20,
         checkpointing=checkpointing,
-        reference=referred or params.train.record_rows > 0,
+        reference=any(needs_reference_weights(method, params.train) for method in methods),
         on_gpu=True,
         lora=planned_adapter(params.train.lora),
     )

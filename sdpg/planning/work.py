@@ -3,9 +3,11 @@
 Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
-from sdpg.objective.methods import coefficients, needs_reference
+from sdpg.objective import coefficients as rules
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT, trained_parameters
@@ -171,7 +173,10 @@ def decode_flops(shape: Shape, prompt: float, response: float) -> float:
 
 @dataclass(frozen=True)
 class RowsRead:
-    """Shares of a step's rows by who reads them in the update, and passes over all rows before it."""
+    """Shares of a step's rows by who reads them, and passes over all rows before the first update.
+
+    The teacher's may pass 1: some rows it reads before the first update and in it.
+    """
 
     student: float
     reference: float
@@ -180,18 +185,23 @@ class RowsRead:
 
 
 def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
-    """Which passes a step makes, by the schedules, the gate and the advantages; see :mod:`sdpg.objective.methods`."""
-    train = params.train
-    at = coefficients(method, step, train.steps)
-    gated = (1.0 if method.gate == "all" else assumed.gate_rate) if at.beta > 0 else 0.0
-    with_reference = needs_reference(method, at)
-    mixed = assumed.mixed_rate if method.outcome != "none" else 0.0
-    student = 1.0 if with_reference or at.entropy_bonus > 0 else max(mixed, gated)
-    teacher = max(gated, assumed.mixed_rate if at.rlsd_lambda > 0 else 0.0)
-    # π_old where a batch feeds several updates; the penalty's student and reference.
-    penalty = method.reference != "none" and method.reference_in == "reward"
-    old = train.updates_per_batch > 1 and train.old_logprobs == "trainer"
-    return RowsRead(student, student if with_reference else 0.0, teacher, int(old) + 2 * int(penalty))
+    """Returns the shares of rows that a step's passes read, by the rules of :mod:`sdpg.objective.coefficients`."""
+    at, gate = rules.coefficients(method, step, params.train.steps), rules.gate_of(method).row
+    positive, mixed = assumed.gate_rate, max(assumed.gate_rate, assumed.mixed_rate)
+    # Rules ask no more of an advantage than its sign.
+    shares = {1.0: positive, -1.0: mixed - positive, 0.0: 1.0 - mixed}
+
+    def share(reads: Callable[[float, float], bool]) -> float:
+        # Rounded, as a pass more must not hang on a last bit.
+        return round(sum(part for sign, part in shares.items() if reads(sign, gate(sign))), 12)
+
+    student = share(partial(rules.is_trained, method, at))
+    teacher = share(partial(rules.reads_teacher, method, at))
+    if rules.scores_teacher_first(params.train, at):
+        teacher += share(partial(rules.reads_teacher, method, replace(at, rlsd_lambda=0.0)))
+    # The penalty reads student and reference.
+    before = int(rules.scores_old_policy(params.train)) + 2 * int(rules.penalizes_reward(method))
+    return RowsRead(student, student if rules.reads_reference(method, at) else 0.0, teacher, before)
 
 
 @dataclass(frozen=True)

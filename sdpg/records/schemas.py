@@ -1,6 +1,8 @@
-"""Parquet records of rollouts and evaluations: the only contract between training and whoever looks at it later.
+"""Records of rollouts and evaluations: the only contract between training and whoever looks at it later.
 
-Imports no torch. One file holds one step of one rank; the schema's version stands in the file's metadata.
+Imports no torch. One file holds one step of one rank. A column more is one line here, and whoever fills it: rows that
+do not name it, and older files, have null there. docs/records.md says what each column holds, and when the version
+rises.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sdpg.errors import UserError
-from sdpg.files import replaced_file
+from sdpg.records.parquet import KIND_KEY, SCHEMA_VERSION, VERSION_KEY, read_records, records_table, write_records
 
 BASE = "base"
 """The method of the records of the initial policy, which is no method."""
 VALIDATION = "validation"
 """The name under which the validation set stands beside the benchmarks."""
-SCHEMA_VERSION = "2"
-VERSION_KEY = b"sdpg_schema_version"
-
 TOKEN_SIGNALS = (
     "rollout_logprob",
     "logprob",
@@ -60,8 +57,13 @@ ROLLOUT_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
     ],
-    metadata={VERSION_KEY: SCHEMA_VERSION.encode(), b"sdpg_kind": b"rollout"},
+    metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )
+ROLLOUT_REQUIRED = (
+    "run", "method", "seed", "step", "problem_id", "group", "sibling", "student_prompt", "completion", "completion_ids",
+    "tokens", "token_starts", "token_ends", "reward", "status", "gold", "advantage", "gate", "length",
+)  # fmt: skip
+"""Columns that every row names and every file has, of whatever version; a new column is none of them."""
 
 EVALUATION_SCHEMA = pa.schema(
     [
@@ -84,65 +86,53 @@ EVALUATION_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
     ],
-    metadata={VERSION_KEY: SCHEMA_VERSION.encode(), b"sdpg_kind": b"evaluation"},
+    metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"evaluation"},
 )
 """``temperature`` is 0 for greedy decoding; ``status`` is ``correct`` where the answer was right; ``truncated`` where
 the response was cut at the token limit, whether or not it held an answer by then."""
+EVALUATION_REQUIRED = (
+    "run", "method", "seed", "step", "benchmark", "problem_id", "sample", "prompt", "completion", "status", "reward",
+    "gold", "length", "temperature",
+)  # fmt: skip
+"""As :data:`ROLLOUT_REQUIRED`, of evaluations."""
 
 
 def write_rollouts(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes rollout rows of one step.
+    """Writes rollout rows of one step; a column that a row does not name is null in it.
 
     Raises:
-        ValueError: if a per-token list does not have the completion's length.
+        ValueError: if a per-token list does not have the completion's length, a row names a column that the schema has
+            not, or it lacks one of :data:`ROLLOUT_REQUIRED`.
     """
     rows = list(rows)
+    table = records_table(path, rows, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED)
     for row in rows:
         length = len(row["completion_ids"])
         for name in (*TOKEN_SIGNALS, "tokens", "token_starts", "token_ends"):
-            if row[name] is not None and len(row[name]) != length:
+            if row.get(name) is not None and len(row[name]) != length:
                 raise ValueError(
                     f"{path.name}: problem {row['problem_id']}, sibling {row['sibling']}: {name} has "
                     f"{len(row[name])} values for {length} completion tokens"
                 )
         if row["length"] != length:
             raise ValueError(f"{path.name}: problem {row['problem_id']}: length {row['length']} is not {length}")
-    _write(path, rows, ROLLOUT_SCHEMA)
+    write_records(path, table)
 
 
 def write_evaluations(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes evaluation rows, one per sampled answer."""
-    _write(path, list(rows), EVALUATION_SCHEMA)
+    """Writes evaluation rows, one per sampled answer; a column that a row does not name is null in it.
+
+    Raises:
+        ValueError: if a row names a column that the schema has not, or lacks one of :data:`EVALUATION_REQUIRED`.
+    """
+    write_records(path, records_table(path, list(rows), EVALUATION_SCHEMA, EVALUATION_REQUIRED))
 
 
-def _write(path: Path, rows: list[Mapping[str, Any]], schema: pa.Schema) -> None:
-    for row in rows:
-        if set(row) != set(schema.names):
-            raise ValueError(f"{path.name}: a row's fields differ from the schema: {set(row) ^ set(schema.names)}")
-    table = pa.Table.from_pylist(rows, schema=schema)
-    with replaced_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-def read_rollouts(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Reads rollout rows, all columns or some."""
-    return _read(path, ROLLOUT_SCHEMA, columns)
+def read_rollouts(path: Path, columns: list[str] | None = None, rows: bool = True) -> pa.Table:
+    """Reads rollout rows, all columns or some, as :func:`sdpg.records.parquet.read_records` does."""
+    return read_records(path, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED, columns, rows)
 
 
 def read_evaluations(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Reads evaluation rows, all columns or some."""
-    return _read(path, EVALUATION_SCHEMA, columns)
-
-
-def _read(path: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        if (found := metadata.get(VERSION_KEY, b"none").decode()) != SCHEMA_VERSION:
-            raise UserError(f"{path} has schema version {found}; this code reads {SCHEMA_VERSION}: run the stage again")
-        if metadata.get(b"sdpg_kind") != (schema.metadata or {})[b"sdpg_kind"]:
-            raise UserError(f"{path} holds {metadata.get(b'sdpg_kind')!r} records, not what is expected here")
-        return pq.read_table(path, columns=columns)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: run the stage that writes it") from None
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is damaged ({error}): run the stage that writes it again") from None
+    """Reads evaluation rows, all columns or some, as :func:`sdpg.records.parquet.read_records` does."""
+    return read_records(path, EVALUATION_SCHEMA, EVALUATION_REQUIRED, columns)

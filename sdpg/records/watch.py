@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sdpg.errors import UserError
 from sdpg.params.watch import WatchParams
+from sdpg.records.tables import holds_words, numbers
 
 Series = Sequence[float] | NDArray[np.float64]
 History = Mapping[str, Series]
@@ -236,7 +237,7 @@ def watch_summary(metrics: History, watch: WatchParams) -> WatchSummary:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Reads a metrics.csv; an empty field is NaN.
+    """Reads a metrics.csv; an empty field is NaN. A column of words, of another version of this code, is left out.
 
     Raises:
         UserError: if it is missing, or a line is not one number or nothing per column.
@@ -244,9 +245,9 @@ def read_history(path: Path) -> dict[str, list[float]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             names, *rows = csv.reader(file)
-        values = [[float(cell) if cell else math.nan for cell in row] for row in rows]
-        columns = zip(*values, strict=True) if values else [()] * len(names)
-        return {name: list(column) for name, column in zip(names, columns, strict=True)}
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+        named = zip(names, columns, strict=True)
+        return {name: numbers(cells) for name, cells in named if not holds_words(name, cells)}
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a finished run, or train it again") from None
     except (ValueError, csv.Error) as error:

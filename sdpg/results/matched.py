@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpg.errors import UserError
-from sdpg.params import MethodParams, read_yaml
+from sdpg.params import read_yaml
+from sdpg.params.stored import method_of
 from sdpg.records.watch import History, read_history
 from sdpg.results.runs import Results
 from sdpg.results.tables import BASELINE
@@ -142,7 +143,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]
 def _entry(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The run's own method, leaf by leaf; what its terms do not read is said to be so."""
     entry = config["params"].get("methods", {}).get(config["method"], {})
-    reads = MethodParams.model_construct(**entry).reads
+    reads = method_of(config["params"], config["method"]).reads
     return {f"{prefix}.{field}": value if reads(field) else UNREAD for field, value in entry.items()}
 
 
@@ -224,7 +225,7 @@ def read_record(run: str, root: Path = Path()) -> Record:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} has no config.yaml: train the run again")
     config = read_yaml(folder / "config.yaml")
-    needed = ("method", "seed", "params", "inputs", "git", "versions", "hardware")
+    needed = ("method", "seed", "params")
     missing = [key for key in needed if not isinstance(config, dict) or key not in config]
     if not missing and config["method"] not in (config["params"].get("methods") or {}):
         missing = [f"params.methods.{config['method']}"]
@@ -233,7 +234,8 @@ def read_record(run: str, root: Path = Path()) -> Record:
     metrics = read_history(folder / "metrics.csv")
     if "step" not in metrics:
         raise UserError(f"{folder / 'metrics.csv'} has no column step: train the run again")
-    return Record(run, config, metrics)
+    # Older runs say less; what they do not say differs from what others say.
+    return Record(run, {"inputs": {}, "git": {}, "versions": {}, "hardware": {}, **config}, metrics)
 
 
 def matched_to_baseline(results: Results) -> list[Comparison]:

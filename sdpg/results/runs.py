@@ -10,6 +10,7 @@ import numpy as np
 from sdpg.errors import UserError
 from sdpg.params import Params, read_yaml
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
+from sdpg.records.tables import holds_words, numbers
 from sdpg.results.statistics.estimates import Array, ProblemCounts, accuracy_matrix
 from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summarise
 from sdpg.rewards.extraction import normalise_answer
@@ -102,7 +103,7 @@ def _require(path: Path, stage: str) -> None:
 
 
 def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
-    """Columns of numbers; an empty cell is NaN."""
+    """Columns of numbers; an empty cell is NaN. A column of words, of another version of this code, is left out."""
     _require(path, stage)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -112,8 +113,11 @@ def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
         raise UserError(f"{path} has no column {', '.join(missing)}: run the stage {stage} again")
     if not rows:
         raise UserError(f"{path} has no rows: run the stage {stage} again")
+    cells = {name: [row[name] or "" for row in rows] for name in names}
     try:
-        return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+        return {
+            name: np.array(numbers(its)) for name, its in cells.items() if name in needed or not holds_words(name, its)
+        }
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} holds something that is no number ({error}): run the stage {stage} again") from None
 

@@ -46,7 +46,9 @@ def _joint(interval: Interval | None) -> str:
     return "–" if interval is None else limits(interval.low, interval.high)
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "–"
     return f"{share:.1%}" if share else "0"
 
 

@@ -1,13 +1,17 @@
 """The metrics of a training step; docs/metrics.md defines each with its estimator."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 
-from sdpg.models.experience import Experience, Signals
+import torch
+
+from sdpg.models.columns import TokenColumn
+from sdpg.objective.outcomes import OUTCOMES
 from sdpg.params import MethodParams
 from sdpg.records import watch
-from sdpg.rewards.verifiers import Status, Verdict
+from sdpg.rewards.verifiers import Status
+from sdpg.training.steps import Step
 from sdpg.training.term_gradients import COLUMNS as TERM_GRADIENTS
 
 TIMING_COLUMNS = (
@@ -42,68 +46,80 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _clip_fractions(experience: Experience, signals: Signals, method: MethodParams) -> dict[str, float | None]:
-    """Shares of tokens by what the clip did to them: held at 1-ε_l, at 1+ε_h, or at the dual bound."""
+def _column_mean(columns: Mapping[str, TokenColumn], name: str) -> float | None:
+    return columns[name].mean() if name in columns else None
+
+
+def _clip_fractions(step: Step, method: MethodParams) -> dict[str, float | None]:
+    """Returns shares of tokens by what the clip did to them: held at 1-ε_l, at 1+ε_h, or at the dual bound."""
     names = ("clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual")
-    if method.outcome not in ("ppo_clip", "clipped_weight"):
+    columns = step.update.columns
+    if not OUTCOMES[method.outcome].clips or not (columns and columns["clipped"].rows):
         return dict.fromkeys(names)
-    tokens = [
-        (clipped, float(experience.advantages[row]), ratio)
-        for row, marks in sorted(signals.clipped.items())
-        for clipped, ratio in zip(marks, signals.ratio[row], strict=True)
-    ]
-    kinds = Counter("high" if a > 0 else "low" if ratio < 1 else "dual" for clipped, a, ratio in tokens if clipped)
-    if not tokens:
-        return dict.fromkeys(names)
-    shares = {f"clip_fraction_{kind}": kinds[kind] / len(tokens) for kind in ("low", "high", "dual")}
-    return {"clip_fraction": kinds.total() / len(tokens), **shares}
+    clipped, ratio = columns["clipped"], columns["ratio"].numbers()
+    advantages = step.experience.advantages[clipped.rows].repeat_interleave(torch.tensor(clipped.lengths)).tolist()
+    tokens = zip(clipped.numbers(), advantages, ratio, strict=True)
+    kinds = Counter("high" if a > 0 else "low" if rho < 1 else "dual" for cut, a, rho in tokens if cut)
+    shares = {f"clip_fraction_{kind}": kinds[kind] / len(ratio) for kind in ("low", "high", "dual")}
+    return {"clip_fraction": kinds.total() / len(ratio), **shares}
 
 
-def step_metrics(
-    experience: Experience,
-    verdicts: Sequence[Verdict],
-    signals: Signals,
-    diagnosed: dict[int, dict[str, list[float]]],
-    siblings: int,
-    method: MethodParams,
-) -> dict[str, float | None]:
-    """Metrics from a step's rollouts and per-token values; None where the step has nothing to measure."""
-    count = len(verdicts)
-    statuses = Counter(verdict.status for verdict in verdicts)
-    lengths = [len(ids) for ids in experience.responses]
-    rewards = [verdict.reward for verdict in verdicts]
+def _mismatch(step: Step) -> list[float]:
+    """Returns |log π_θ - log π_rollout| of each trained token."""
+    if (trained := step.update.columns.get("logprob")) is None:
+        return []
+    sampled = [value for row in trained.rows for value in step.experience.rollout_logprobs[row]]
+    return [abs(ours - theirs) for ours, theirs in zip(trained.numbers(), sampled, strict=True)]
+
+
+def _log_ratios(step: Step) -> list[float]:
+    """Returns log w = log π_θ - log π_ref of each token of which the loss read it."""
+    if (reference := step.update.columns.get("ref_logprob")) is None:
+        return []
+    trained = step.update.columns["logprob"].lists()
+    ours = [value for row in reference.rows for value in trained[row]]
+    return [one - other for one, other in zip(ours, reference.numbers(), strict=True)]
+
+
+def _entropies(step: Step) -> list[float]:
+    """Returns each token's entropy, exact where the rollout was trained on.
+
+    Rollouts without a training pass stand in with the sampler's log-probs, an unbiased estimate of the same entropy.
+    """
+    column = step.update.columns.get("entropy")
+    exact = column.lists() if column else {}
+    sampled = step.experience.rollout_logprobs
+    return [v for row, numbers in enumerate(sampled) for v in exact.get(row) or [-value for value in numbers]]
+
+
+def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
+    """Returns metrics from a step's rollouts and per-token values; None where the step has nothing to measure."""
+    count, siblings = len(step.verdicts), step.siblings
+    statuses = Counter(verdict.status for verdict in step.verdicts)
+    lengths = [len(ids) for ids in step.experience.responses]
+    rewards = [verdict.reward for verdict in step.verdicts]
     groups = [rewards[start : start + siblings] for start in range(0, count, siblings)]
-    mismatch = [
-        abs(trained - sampled)
-        for row, logprobs in sorted(signals.logprob.items())
-        for trained, sampled in zip(logprobs, experience.rollout_logprobs[row], strict=True)
-    ]
-    log_w = [
-        trained - reference
-        for row, ref_logprobs in sorted(signals.ref_logprob.items())
-        for trained, reference in zip(signals.logprob[row], ref_logprobs, strict=True)
-    ]
-    # Rows without a training pass stand in with the sampler's log-probs, an unbiased estimate of the same entropy.
-    entropies = [
-        signals.entropy.get(row) or [-value for value in sampled]
-        for row, sampled in enumerate(experience.rollout_logprobs)
-    ]
+    mismatch, log_w, columns = _mismatch(step), _log_ratios(step), step.update.columns
     return {
         "reward": _mean(rewards),
         "accuracy": statuses[Status.CORRECT] / count,
         "length": _mean(lengths),
         "response_tokens": float(sum(lengths)),
+        "truncated": sum(step.sampled.truncated) / count,
         **{f"status_{status}": statuses[status] / count for status in Status},
-        "gate_rate": float(experience.gates.mean()),
+        "gate_rate": float(step.experience.gates.mean()),
         "zero_variance_groups": sum(min(group) == max(group) for group in groups) / len(groups),
-        "entropy": _mean([value for row in entropies for value in row]),
-        "kl_to_teacher_gated": signals.mean("kl_gated"),
-        "kl_to_teacher_sampled": _mean([kl for row in sorted(diagnosed) for kl in diagnosed[row]["kl_to_teacher"]]),
+        "entropy": _mean(_entropies(step)),
+        "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
+        "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),
         "kl_to_reference_k1": _mean(log_w),
         "kl_to_reference_k3": _mean([math.expm1(-value) + value for value in log_w]),
-        "ratio": signals.mean("ratio"),
-        **_clip_fractions(experience, signals, method),
-        "rlsd_weight": signals.mean("weight") if method.token_weighting == "rlsd" else None,
+        "ratio": _column_mean(columns, "ratio"),
+        **_clip_fractions(step, method),
+        "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting == "rlsd" else None,
         "sampler_mismatch": _mean(mismatch),
         "sampler_mismatch_max": max(mismatch, default=None),
+        "loss": step.update.loss,
+        "grad_norm": step.update.grad_norm,
+        "lr": step.update.lr,
     }

@@ -20,6 +20,7 @@ from sdpg.models.distribution import checkpoint_activations, is_sharded, joined,
 from sdpg.models.loading import can_share_lines, device, load_model, save_model, set_threads, take_over
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
+from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
@@ -157,7 +158,7 @@ def make_trainer(
     """The trainer of one run, with base, data and problem sets read from where the stages left them."""
     train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
-    needed = settings.reference != "none" or train.record_rows > 0 or settings.teacher == "reference"
+    needed = needs_reference_weights(settings, train)
     sharded = train.distributed.strategy == "fsdp2"
     # Sharding moves weights to their device layer by layer; all of them need not fit there.
     place = torch.device("cpu") if sharded else device()

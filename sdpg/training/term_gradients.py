@@ -6,10 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sdpg.models.experience import Signals
 from sdpg.models.loading import trainable
 from sdpg.models.ranks import whole
-from sdpg.objective.methods import needs_reference
+from sdpg.objective.coefficients import reads_reference
 from sdpg.training.update import Task, accumulate_gradients
 
 COLUMNS = (
@@ -19,16 +18,16 @@ COLUMNS = (
 
 
 def single_terms(task: Task) -> dict[str, Task]:
-    """The task with one of its terms at a time, coefficients as they are; only terms that are at work."""
+    """Returns the task with one of its terms at a time, coefficients as they are; only terms that are at work."""
     method, at = task.method, task.at
     nothing = replace(at, alpha=0.0, beta=0.0, entropy_bonus=0.0)
-    silent = method.model_copy(update={"outcome": "none"})
+    silent = method.model_copy(update={"outcome": "none", "terms": {}})
     found = {}
     if method.outcome != "none":
-        found["outcome"] = replace(task, at=nothing)
+        found["outcome"] = replace(task, method=method.model_copy(update={"terms": {}}), at=nothing)
     if at.beta > 0:
         found["distillation"] = replace(task, method=silent, at=replace(nothing, beta=at.beta))
-    if needs_reference(method, at):
+    if reads_reference(method, at):
         found["reference"] = replace(task, method=silent, at=replace(nothing, alpha=at.alpha))
     if at.entropy_bonus > 0:
         found["entropy"] = replace(task, method=silent, at=replace(nothing, entropy_bonus=at.entropy_bonus))
@@ -36,7 +35,7 @@ def single_terms(task: Task) -> dict[str, Task]:
 
 
 def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
-    """Norm of each term's gradient over ``rows``, before clipping, and the cosine between outcome and distillation.
+    """Returns each term's gradient norm over ``rows``, before clipping, and outcome and distillation's cosine.
 
     Leaves the student without gradients. A term that is not at work has None; so has the cosine where either gradient
     is zero.
@@ -46,7 +45,7 @@ def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
     found: dict[str, float | None] = dict.fromkeys(COLUMNS)
     for name, single in single_terms(task).items():
         student.zero_grad(set_to_none=True)
-        accumulate_gradients(single, rows, Signals())
+        accumulate_gradients(single, rows)
         gradient = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in trainable(student)

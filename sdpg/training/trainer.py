@@ -4,7 +4,7 @@ Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import random
@@ -15,14 +15,23 @@ from torch import Tensor
 
 from sdpg.errors import Diverged, UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.columns import TokenColumn, gather_columns, join_columns
+from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import whole
-from sdpg.objective import schedules
-from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.advantages import group_advantages
+from sdpg.objective.coefficients import (
+    Coefficients,
+    coefficients,
+    gate_of,
+    is_recorded,
+    learning_rate,
+    penalizes_reward,
+    scores_old_policy,
+    scores_teacher_first,
+)
 from sdpg.objective.losses import reference_term
-from sdpg.objective.methods import Coefficients, coefficients, teacher_rows, trained_rows
 from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.records.schemas import write_evaluations, write_rollouts
@@ -30,10 +39,12 @@ from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.training.checkpoints import cut_after, load_checkpoint, save_checkpoint
+from sdpg.training.diagnostics import diagnose, sample_rows
 from sdpg.training.leakage import leak_shares
 from sdpg.training.metrics import step_metrics
-from sdpg.training.recording import diagnose, rollout_rows, sample_rows
+from sdpg.training.rollout_rows import rollout_rows
 from sdpg.training.step_log import Logbook, Stopwatch
+from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
@@ -98,7 +109,6 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
-        self.warmup, self.decay = (schedules.window(part, train.steps) for part in (train.lr_warmup, train.lr_decay))
 
     def train(self) -> None:
         """Runs the steps that are still missing; the first rank alone writes, beside them all."""
@@ -139,140 +149,146 @@ class Trainer:
         self.ranks.wait()
         return done
 
-    def step(self, step: int, watch: Stopwatch) -> dict[str, float | None]:
-        """One rollout batch and its update(s); returns the step's metrics, which only the first rank knows."""
-        train, at = self.params.train, coefficients(self.method, step, self.params.train.steps)
-        chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
-        experience, texts, verdicts = self.rollouts(chosen, step, watch)
-        everyone = range(len(texts))
-        self.judge(experience, verdicts, at)
+    def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
+        """Makes one step: sample → verify → credit → update → write; returns metrics, on the first rank alone."""
+        at = coefficients(self.method, number, self.params.train.steps)
+        sampled = self.sample(number)
+        watch.lap("rollout")
+        verdicts = self.verify(sampled)
+        watch.lap("reward")
+        experience = self.credit(sampled.rollouts, verdicts, at)
+        task = self.task(experience, number, at)
         watch.lap("update")
-
-        recorded = step % train.record_every == 0 or step in (1, train.steps)
-        diagnosed: dict[int, dict[str, list[float]]] = {}
-        if recorded and train.record_rows:
-            rows = sample_rows(len(texts), train.record_rows, derive_seed(self.seed, "record", step))
-            diagnosed = diagnose(self.policies, experience, rows, self.method, train)
-            watch.lap("diagnostic")
-
-        task = Task(
-            self.policies, experience, self.method, at, train, self.params.rollout.max_tokens,
-            self.state / f"not-finite-step-{step:06d}.json",
-        )  # fmt: skip
-        gradients: dict[str, float | None] = {}
-        if train.gradients_every and (step % train.gradients_every == 0 or step == 1):
-            gradients = term_gradients(task, self.mini_batches(experience)[0])
-            watch.lap("diagnostic")
-
-        signals = Signals()
-        lr = schedules.learning_rate(
-            step, train.lr, self.warmup, train.lr_starts_at_zero, train.steps, self.decay, train.lr_shape
-        )
-        loss, grad_norm = self.update(step, task, lr, signals)
-        signals = signals.gathered(self.ranks)
+        diagnosed = self.diagnose(experience, number)
+        gradients = self.term_gradients(task, number)
+        watch.lap("diagnostic")
+        update = self.update(task, number)
         watch.lap("update")
         if not self.ranks.first:
             return {}
-        metrics = step_metrics(experience, verdicts, signals, diagnosed, train.responses_per_prompt, self.method)
-        metrics |= gradients | leak_shares(texts, chosen, self.params.watch) | {
-            "loss": loss, "grad_norm": grad_norm, "lr": lr,
+        step = Step(sampled, verdicts, experience, update, diagnosed)
+        metrics = self.write(step, number) | gradients | {
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
-            "teacher_rows": float(teacher_rows(self.method, at, experience.advantages, experience.gates).sum()),
-            "trained_rows": float(trained_rows(self.method, at, experience.advantages, experience.gates).sum()),
-            "truncated": sum(ids[-1] != self.tokenizer.eos_token_id for ids in experience.responses) / len(everyone),
+            "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
         }  # fmt: skip
-        identity = {
-            "run": self.run, "method": self.name, "seed": self.seed, "step": step,
-            "verifier": self.verifier.name, "verifier_version": self.verifier.version,
-        }  # fmt: skip
-        write_rollouts(
-            self.state / "rollouts" / f"step-{step:06d}-rank-0.parquet",
-            rollout_rows(identity, self.tokenizer, chosen, experience, texts, verdicts, signals, diagnosed),
-        )
         watch.lap("record")
         return metrics
 
-    def rollouts(
-        self, chosen: Sequence[PreparedRow], step: int, watch: Stopwatch
-    ) -> tuple[Experience, list[str], list[Verdict]]:
-        """Samples G responses per problem from the current weights and verifies them."""
-        rollout, siblings = self.params.rollout, self.params.train.responses_per_prompt
-        asked = [row for row in chosen for _ in range(siblings)]
-        student_prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in asked]
+    def sample(self, step: int) -> Sampled:
+        """Samples G responses to each of the step's problems from the current weights."""
+        train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
+        chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
+        # Siblings share their prompts: each is tokenised once.
+        prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
+        shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
+        student_prompts = [ids for ids in prompts for _ in range(siblings)]
         sampling = Sampling(
             rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
         )
         completions = self.engine.generate(student_prompts, sampling)
-        watch.lap("rollout")
-        texts = [self.tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
-        verdicts = self.verifier.score(
-            texts, [row.answer for row in asked], [completion.truncated for completion in completions]
-        )
-        watch.lap("reward")
-        experience = Experience(
-            problem_ids=[row.id for row in asked],
+        rollouts = Rollouts(
+            problem_ids=[row.id for row in chosen for _ in range(siblings)],
             student_prompts=student_prompts,
-            teacher_prompts=[prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in asked],
+            teacher_prompts=[ids for ids in shown for _ in range(siblings)],
             responses=[completion.ids for completion in completions],
             rollout_logprobs=[completion.rollout_logprobs for completion in completions],
-            advantages=torch.zeros(len(asked), dtype=torch.float64),
-            gates=torch.zeros(len(asked), dtype=torch.float64),
         )
-        return experience, texts, verdicts
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in rollouts.responses]
+        return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
 
-    def judge(self, experience: Experience, verdicts: Sequence[Verdict], at: Coefficients) -> None:
-        """Fills advantages and gates, and the log-probs that must be those of the start of the step."""
+    def verify(self, sampled: Sampled) -> list[Verdict]:
+        """Asks the verifier about each response."""
+        siblings = self.params.train.responses_per_prompt
+        golds = [row.answer for row in sampled.problems for _ in range(siblings)]
+        return self.verifier.score(sampled.texts, golds, sampled.truncated)
+
+    def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
+        """Gives each rollout its advantage and gate, and the log-probs that must be those of the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
-        if self.method.reference != "none" and self.method.reference_in == "reward":
-            rewards = rewards - at.alpha * self.reference_penalty(experience, everyone)
+        if penalizes_reward(self.method):
+            rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
-        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        flat = self.ranks.from_first(advantages.flatten().tolist())
-        advantages = torch.tensor(flat, dtype=torch.float64).view_as(advantages)
-        experience.advantages = advantages.flatten()
-        kind = self.method.gate if self.method.distillation != "none" else "positive"
-        experience.gates = gate(advantages, kind).flatten()
-        budget = train.tokens_per_micro_batch
-        if train.old_logprobs == "rollout":
-            experience.old_logprobs = [torch.tensor(values) for values in experience.rollout_logprobs]
-        elif train.updates_per_batch > 1:
-            found = self.policies.sampled_logprobs(
-                self.policies.student, experience, everyone, experience.student_prompts, budget
-            )
-            experience.old_logprobs = [found[row] for row in everyone]
-        if train.updates_per_batch > 1 and at.rlsd_lambda > 0:
-            read = teacher_rows(self.method, at, experience.advantages, experience.gates).nonzero().flatten().tolist()
+        advantages = self.ranks.from_first(
+            group_advantages(groups, train.advantage_std, train.advantage_eps).flatten().tolist()
+        )
+        gate = gate_of(self.method)
+        experience = Experience(
+            **vars(rollouts),
+            advantages=torch.tensor(advantages, dtype=torch.float64),
+            gates=torch.tensor([gate.row(advantage) for advantage in advantages], dtype=torch.float64),
+            old_logprobs=self.old_logprobs(rollouts, everyone),
+        )
+        if scores_teacher_first(train, at):
+            asked = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
             scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), experience, read, experience.teacher_prompts, budget,
-                self.policies.teacher_temperature(train),
+                self.policies.teacher(self.method), rollouts, asked, rollouts.teacher_prompts,
+                train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
             )  # fmt: skip
-            experience.teacher_logprobs = [scored.get(row) for row in everyone]
+            experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
+        return experience
 
-    def reference_penalty(self, experience: Experience, rows: list[int]) -> Tensor:
-        """D4: the summed per-token KL estimate of each response, (B,), to subtract from its reward."""
-        arguments = (experience, rows, experience.student_prompts, self.params.train.tokens_per_micro_batch)
+    def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
+        """Returns log π_old of each response's tokens; None where π_old is the policy of the passes themselves."""
+        train = self.params.train
+        if train.old_logprobs == "rollout":
+            return [torch.tensor(values) for values in rollouts.rollout_logprobs]
+        if not scores_old_policy(train):
+            return None
+        scored = self.policies.sampled_logprobs(
+            self.policies.student, rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch
+        )
+        return [scored[row] for row in rows]
+
+    def reference_penalty(self, rollouts: Rollouts, rows: list[int]) -> Tensor:
+        """Returns D4's summed per-token KL estimate of each response, (B,) on the CPU, to subtract from its reward."""
+        arguments = (rollouts, rows, rollouts.student_prompts, self.params.train.tokens_per_micro_batch)
         student = self.policies.sampled_logprobs(self.policies.student, *arguments)
         reference = self.policies.sampled_logprobs(self.policies.reference, *arguments)
         kind = self.method.reference
         assert kind != "none"
-        return torch.stack([reference_term(student[i], reference[i], kind).double().sum() for i in rows])
+        return torch.stack([reference_term(student[i], reference[i], kind).double().sum() for i in rows]).cpu()
 
-    def mini_batches(self, experience: Experience) -> list[range]:
-        """The rows of each optimiser update."""
-        size = len(experience.responses) // self.params.train.updates_per_batch
-        return [range(start, start + size) for start in range(0, len(experience.responses), size)]
+    def task(self, experience: Experience, step: int, at: Coefficients) -> Task:
+        """Puts together what a step's passes are computed from."""
+        return Task(
+            self.policies, experience, self.method, at, self.params.train, self.params.rollout.max_tokens,
+            self.state / f"not-finite-step-{step:06d}.json",
+        )  # fmt: skip
 
-    def update(self, step: int, task: Task, lr: float, signals: Signals) -> tuple[float, float]:
-        """The optimiser updates of one rollout batch; returns loss and gradient norm, averaged over the updates."""
+    def diagnose(self, rollouts: Rollouts, step: int) -> dict[str, TokenColumn]:
+        """Scores sampled rollouts of a recorded step under teacher and reference, for the records alone."""
         train = self.params.train
+        if not is_recorded(train, step):
+            return {}
+        rows = sample_rows(len(rollouts.responses), train.record_rows, derive_seed(self.seed, "record", step))
+        return diagnose(self.policies, rollouts, rows, self.method, train)
+
+    def term_gradients(self, task: Task, step: int) -> dict[str, float | None]:
+        """Measures each term's own gradient at the steps that ``train.gradients_every`` names."""
+        every = self.params.train.gradients_every
+        if not every or (step % every and step != 1):
+            return {}
+        return term_gradients(task, self.mini_batches(task.experience)[0])
+
+    def mini_batches(self, rollouts: Rollouts) -> list[range]:
+        """Returns the rows of each optimiser update."""
+        size = len(rollouts.responses) // self.params.train.updates_per_batch
+        return [range(start, start + size) for start in range(0, len(rollouts.responses), size)]
+
+    def update(self, task: Task, step: int) -> Update:
+        """Makes the optimiser updates of one rollout batch, and hands the new weights to the sampler."""
+        train, lr = self.params.train, learning_rate(self.params.train, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         total_loss = total_norm = 0.0
+        columns = []
         for rows in self.mini_batches(task.experience):
             self.optimizer.zero_grad(set_to_none=True)
-            total_loss += accumulate_gradients(task, rows, signals)
+            accumulated = accumulate_gradients(task, rows)
+            total_loss += accumulated.loss
+            columns.append(accumulated.columns)
             for parameter in self.trained:
                 # Where no row has a term no pass was made: the gradient is 0, which the optimiser's momentum and decay
                 # must see, and not missing.
@@ -285,7 +301,20 @@ class Trainer:
             self.optimizer.step()
         # Once, however many updates a batch feeds: nothing is sampled between them.
         self.engine.sync_weights()
-        return total_loss / train.updates_per_batch, total_norm / train.updates_per_batch
+        count = train.updates_per_batch
+        gathered = gather_columns(join_columns(columns), self.ranks)
+        return Update(total_loss / count, total_norm / count, lr, gathered)
+
+    def write(self, step: Step, number: int) -> dict[str, float | None]:
+        """Writes the step's rollouts and returns its metrics."""
+        identity = {
+            "run": self.run, "method": self.name, "seed": self.seed, "step": number,
+            "verifier": self.verifier.name, "verifier_version": self.verifier.version,
+        }  # fmt: skip
+        path = self.state / "rollouts" / f"step-{number:06d}-rank-0.parquet"
+        write_rollouts(path, rollout_rows(step, identity, self.tokenizer))
+        leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
+        return step_metrics(step, self.method) | leaks
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Samples benchmarks and validation, stores every answer, returns accuracies."""

@@ -15,22 +15,19 @@ from torch import Tensor
 
 from sdpg.errors import Diverged
 from sdpg.files import write_text
-from sdpg.models.batches import TokenBatch
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.columns import TokenColumn, cut_columns, join_columns
+from sdpg.models.experience import Experience
 from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.passes import Policies, Round
 from sdpg.objective import losses
-from sdpg.objective.methods import (
-    Coefficients,
-    TokenInputs,
-    TokenLosses,
-    needs_reference,
-    teacher_rows,
-    token_losses,
-    trained_rows,
-)
+from sdpg.objective.coefficients import Coefficients, is_trained, reads_reference, reads_teacher
+from sdpg.objective.methods import TokenInputs, TokenLosses, reads_whole_responses, token_losses
+from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
+
+RECORDED = ("weight", "loss", "ratio", "clipped")
+"""What of the terms is kept per token, beside the student's and the reference's log-probs and the entropy."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Task:
 
     Attributes:
         policies: the models.
-        experience: the rollouts.
+        experience: the rollouts with their credit.
         method: which terms.
         at: their coefficients at this step.
         train: normaliser and micro-batch budget, among others.
@@ -55,39 +52,63 @@ class Task:
     max_tokens: int
     dump: Path
 
+    def taught_rows(self) -> list[bool]:
+        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others."""
+        return [reads_teacher(self.method, self.at, *each) for each in self._credit()]
 
-def accumulate_gradients(task: Task, rows: Sequence[int], signals: Signals) -> float:
-    """Adds ∂L/∂θ of the given rows to the student's gradients and returns L; the rows are dealt to the ranks.
+    def trained_rows(self) -> list[bool]:
+        """Says of each rollout whether it has a term that is not zero; no student pass is made for the others."""
+        return [is_trained(self.method, self.at, *each) for each in self._credit()]
 
-    Rows whose every term is zero get no pass: they count in the normaliser, and leave no signals.
+    def _credit(self) -> list[tuple[float, float]]:
+        return list(zip(self.experience.advantages.tolist(), self.experience.gates.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """What the passes of some rollouts leave behind, beside the gradients.
+
+    Attributes:
+        loss: L over all ranks.
+        columns: per-token values of this rank's rollouts: ``logprob``, ``entropy``, ``ref_logprob`` where a term reads
+            it, ``kl_gated`` (the distillation term where the gate is open), and those of :data:`RECORDED`.
+    """
+
+    loss: float
+    columns: dict[str, TokenColumn]
+
+
+def accumulate_gradients(task: Task, rows: Sequence[int]) -> Accumulated:
+    """Adds ∂L/∂θ of the given rows to the student's gradients; the rows are dealt to the ranks.
+
+    Rows whose every term is zero get no pass: they count in the normaliser, and leave no values per token.
 
     Args:
         task: models, rollouts, method.
         rows: one mini-batch: whole groups, siblings side by side.
-        signals: receives the per-token values of this rank's rows.
 
     Raises:
         Diverged: if a term is not finite; the message names the term, the file holds the batch.
     """
-    experience, method, train = task.experience, task.method, task.train
+    experience, train = task.experience, task.train
     lengths = torch.tensor([len(experience.responses[i]) for i in rows])
     row_weights = losses.normaliser_weights(lengths, train.normaliser, train.responses_per_prompt, task.max_tokens)
     weight_of = torch.zeros(len(experience.responses), dtype=torch.float64)
     weight_of[list(rows)] = row_weights
     # RLSD's Δ is taken once per rollout batch: where it is stored, the teacher is not asked again.
-    asked = task.at if experience.teacher_logprobs is None else replace(task.at, rlsd_lambda=0.0)
-    with_teacher = teacher_rows(method, asked, experience.advantages, experience.gates)
-    trained = trained_rows(method, task.at, experience.advantages, experience.gates)
+    asked = task if experience.teacher_logprobs is None else replace(task, at=replace(task.at, rlsd_lambda=0.0))
+    taught, trained = asked.taught_rows(), task.trained_rows()
     read = [row for row in rows if trained[row]]
-    total = 0.0
+    parts = []
     for one in task.policies.rounds(experience, read, experience.student_prompts, train.tokens_per_micro_batch):
         with task.policies.accumulating(one.last):
-            total += _micro_batch(task, one, weight_of, with_teacher, signals)
-    return task.policies.ranks.total(total)
+            parts.append(_micro_batch(task, one, weight_of, taught))
+    loss = sum(part.loss for part in parts)
+    return Accumulated(task.policies.ranks.total(loss), join_columns(part.columns for part in parts))
 
 
-def _micro_batch(task: Task, one: Round, weight_of: Tensor, with_teacher: Tensor, signals: Signals) -> float:
-    """Forward and backward pass of a few sequences; returns their part of L.
+def _micro_batch(task: Task, one: Round, weight_of: Tensor, with_teacher: Sequence[bool]) -> Accumulated:
+    """Makes forward and backward pass of a few sequences; returns their part of L and their values per token.
 
     Without rows the same models are passed through in the same order, and the gradient is 0.
     """
@@ -96,28 +117,31 @@ def _micro_batch(task: Task, one: Round, weight_of: Tensor, with_teacher: Tensor
     taught = {row: tokens for row, tokens in places.items() if with_teacher[row]}
     everyone = [[row for row in rows if with_teacher[row]] for rows in one.everyone]
     teacher = policies.privileged(experience, taught, everyone, task.method, task.train)
+    ref_logprobs = None
+    if reads_reference(task.method, task.at):
+        with torch.no_grad():
+            ref_logprobs = policies.read(policies.reference, batch)[1].logprobs
     if not group:
-        if needs_reference(task.method, task.at):
-            with torch.no_grad():
-                policies.read(policies.reference, batch)
         loss, _ = policies.read(policies.trained, batch, lambda _, values: 0.0 * values.logprobs)
         loss.backward()
-        return 0.0
-    terms = _Terms(task, group, batch, weight_of, teacher)
-    loss, values = policies.read(policies.trained, batch, terms, teacher)
-    row_lengths = [len(experience.responses[i]) for i in group]
-    _stop_unless_finite(terms.found, experience, group, row_lengths, task.dump)
+        return Accumulated(0.0, {})
+    terms = _Terms(task, group, batch.targets.device, weight_of, teacher, ref_logprobs)
+    loss, values = policies.read(
+        policies.trained, batch, terms, teacher, whole_responses=reads_whole_responses(task.method)
+    )
+    computed, lengths = terms.joined(), [len(experience.responses[i]) for i in group]
+    _stop_unless_finite(computed, experience, group, lengths, task.dump)
     # Replicas and shards take the mean of the ranks' gradients; L is a sum over all rows.
     loss.backward(torch.full_like(loss, policies.ranks.size))
-    kept = {name: terms.found[name] for name in ("weight", "loss", "ratio", "clipped")}
-    signals.store(group, row_lengths, logprob=values.logprobs, entropy=values.entropy, **kept)
-    if terms.ref_logprobs is not None:
-        signals.store(group, row_lengths, ref_logprob=terms.ref_logprobs)
+    kept = {"logprob": values.logprobs, "entropy": values.entropy} | {name: computed[name] for name in RECORDED}
+    if ref_logprobs is not None:
+        kept["ref_logprob"] = ref_logprobs
+    columns = cut_columns(group, lengths, kept)
     if task.at.beta > 0:
-        gated = [i for i in group if experience.gates[i] > 0]
-        lengths = [len(experience.responses[i]) for i in gated]
-        signals.store(gated, lengths, kl_gated=terms.found["distillation"][terms.gates > 0])
-    return loss.item()
+        open_rows = [i for i in group if experience.gates[i] > 0]
+        open_lengths = [len(experience.responses[i]) for i in open_rows]
+        columns |= cut_columns(open_rows, open_lengths, {"kl_gated": computed["distillation"][terms.gates > 0]})
+    return Accumulated(loss.item(), columns)
 
 
 class _Terms:
@@ -125,36 +149,33 @@ class _Terms:
 
     Attributes:
         gates: (N,) of each token's row.
-        ref_logprobs: (N,) or None where no term reads them.
-        found: name → (N,) values of each term, of the weighted loss, and of what went into them.
     """
 
     def __init__(
-        self, task: Task, group: list[int], batch: TokenBatch, weight_of: Tensor, teacher: Teacher | None
-    ) -> None:
-        policies, experience = task.policies, task.experience
-        self.task, device = task, batch.targets.device
-
+        self, task: Task, group: list[int], device: torch.device, weight_of: Tensor, teacher: Teacher | None,
+        ref_logprobs: Tensor | None,
+    ) -> None:  # fmt: skip
+        experience = task.experience
+        self.task, self.ref_logprobs = task, ref_logprobs
+        lengths = [len(experience.responses[i]) for i in group]
+        self.responses = Responses.of(torch.tensor(lengths, device=device))
         self.advantages, self.gates, self.weights = (
-            values[group].to(device)[batch.owners] for values in (experience.advantages, experience.gates, weight_of)
+            self.responses.spread(values[group].to(device))
+            for values in (experience.advantages, experience.gates, weight_of)
         )
-        self.ref_logprobs = None
-        if needs_reference(task.method, task.at):
-            with torch.no_grad():
-                self.ref_logprobs = policies.read(policies.reference, batch)[1].logprobs
         # On-policy, π_old is the policy of this very pass, and no second pass is needed.
         self.old_logprobs = None
         if experience.old_logprobs is not None:
-            self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device)
-        self.scored = torch.zeros(len(batch.targets), dtype=torch.bool, device=device)
+            self.old_logprobs = torch.cat([experience.old_logprobs[i].to(device) for i in group])
+        self.scored = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
         if teacher is not None:
             self.scored[teacher.tokens] = True
         self.stored_teacher = None
         if experience.teacher_logprobs is not None:
-            stored = [(experience.teacher_logprobs[i], len(experience.responses[i])) for i in group]
+            stored = [(experience.teacher_logprobs[i], length) for i, length in zip(group, lengths, strict=True)]
             parts = [torch.zeros(length) if part is None else part for part, length in stored]
-            self.stored_teacher = torch.cat(parts).to(device)
-        self.found: dict[str, Tensor] = {}
+            self.stored_teacher = torch.cat([part.to(device) for part in parts])
+        self.parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
         task, dtype = self.task, values.logprobs.dtype
@@ -173,49 +194,63 @@ class _Terms:
                 ref_logprobs=None if self.ref_logprobs is None else self.ref_logprobs[tokens],
                 gain_logprobs=old,
                 gain_teacher_logprobs=self._gain(tokens, old, values) if task.at.rlsd_lambda > 0 else None,
+                teacher_logprobs=values.teacher_logprobs,
+                teacher_entropy=values.teacher_entropy,
+                responses=self.responses.take(tokens),
             ),
         )
         weighted = terms.total * self.weights[tokens].to(dtype)
         self._keep(tokens, terms, weighted)
         return weighted
 
+    def joined(self) -> dict[str, Tensor]:
+        """Returns each term, the weighted loss and what went into them, (N,) each, in the order of the tokens."""
+        # Without a token the terms were never asked for, and rows have one token at the least.
+        order = torch.cat([tokens for tokens, _ in self.parts])
+        names = self.parts[0][1]
+        return {name: torch.cat([values[name] for _, values in self.parts])[order.argsort()] for name in names}
+
     def _gain(self, tokens: Tensor, old: Tensor, values: TokenValues) -> Tensor:
-        """log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0, where sign(A)·Δ is 0."""
+        """Returns log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0: sign(A)·Δ is 0."""
         if self.stored_teacher is not None:
             return self.stored_teacher[tokens].to(old.dtype)
         return torch.where(self.scored[tokens], values.teacher_logprobs, old)
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
-        for name, part in (vars(terms) | {"loss": weighted}).items():
-            part = part.detach()
-            self.found.setdefault(name, part.new_zeros(len(self.advantages)))[tokens] = part
+        self.parts.append((tokens, {name: part.detach() for name, part in (vars(terms) | {"loss": weighted}).items()}))
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has neither NaN nor infinity: they become text."""
+    """Returns a number that JSON can hold: NaN and infinity, which it has not, become text."""
     return value if math.isfinite(value) else repr(value)
 
 
 def _stop_unless_finite(
-    found: dict[str, Tensor], experience: Experience, group: list[int], lengths: list[int], dump: Path
+    terms: dict[str, Tensor], experience: Experience, group: list[int], lengths: list[int], dump: Path
 ) -> None:
-    for name, values in found.items():
-        if bool(torch.isfinite(values.float()).all()):
-            continue
-        parts = values.detach().float().cpu().split(lengths)
-        rows = [
-            {
-                "problem_id": experience.problem_ids[i],
-                "student_prompt_ids": experience.student_prompts[i],
-                "response_ids": experience.responses[i],
-                "advantage": _json_number(float(experience.advantages[i])),
-                "gate": float(experience.gates[i]),
-                name: [_json_number(value) for value in part.tolist()],
-            }
-            for i, part in zip(group, parts, strict=True)
-        ]
-        write_text(dump, json.dumps(rows, indent=1))
-        raise Diverged(
-            f"the term {name!r} of the loss is not finite. The batch is in {dump}; "
-            "a lower train.lr, train.max_grad_norm or methods.*.beta usually helps"
-        )
+    """Looks for a term that is not finite; one wait for the device finds that there is none.
+
+    Raises:
+        Diverged: that names the term and the file with the batch.
+    """
+    floats = {name: values for name, values in terms.items() if values.is_floating_point()}
+    if bool(torch.isfinite(torch.stack([values.float() for values in floats.values()])).all()):
+        return
+    name, values = next((name, each) for name, each in floats.items() if not bool(torch.isfinite(each.float()).all()))
+    parts = values.float().cpu().split(lengths)
+    rows = [
+        {
+            "problem_id": experience.problem_ids[i],
+            "student_prompt_ids": experience.student_prompts[i],
+            "response_ids": experience.responses[i],
+            "advantage": _json_number(float(experience.advantages[i])),
+            "gate": float(experience.gates[i]),
+            name: [_json_number(value) for value in part.tolist()],
+        }
+        for i, part in zip(group, parts, strict=True)
+    ]
+    write_text(dump, json.dumps(rows, indent=1))
+    raise Diverged(
+        f"the term {name!r} of the loss is not finite. The batch is in {dump}; "
+        "a lower train.lr, train.max_grad_norm or methods.*.beta usually helps"
+    )

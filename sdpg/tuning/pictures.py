@@ -15,8 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from sdpg.colours import INK, PALETTE, FileFormat, Theme
-from sdpg.objective import schedules
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients, distils, learning_rate, weights_tokens
 from sdpg.params.tune import Choices, Distribution
 from sdpg.results.figures import drawn, plain_text, tidy
 from sdpg.tuning.results import best_trial, importances
@@ -113,15 +112,11 @@ def schedule(study: Study, trial: FrozenTrial) -> tuple[str, list[float]]:
     params = trial_params(study.params, trial.params)
     method, train, total = params.methods[study.method], params.train, params.train.steps
     at = [coefficients(method, step, total) for step in range(1, total + 1)]
-    if method.distillation != "none":
+    if distils(method):
         return "β(k)", [each.beta for each in at]
-    if method.token_weighting == "rlsd":
+    if weights_tokens(method):
         return "λ(k)", [each.rlsd_lambda for each in at]
-    warmup, decay = (schedules.window(part, total) for part in (train.lr_warmup, train.lr_decay))
-    return "learning rate", [
-        schedules.learning_rate(step, train.lr, warmup, train.lr_starts_at_zero, total, decay, train.lr_shape)
-        for step in range(1, total + 1)
-    ]
+    return "learning rate", [learning_rate(train, step) for step in range(1, total + 1)]
 
 
 def _schedules(figure: Figure, study: Study, trials: list[FrozenTrial], theme: Theme) -> None:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from sdpg import paths
 from sdpg.errors import Diverged
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params
 from sdpg.params.tune import VALIDATION
 from sdpg.records.run_inputs import run_inputs

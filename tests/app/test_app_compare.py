@@ -1,9 +1,11 @@
 """Compare: lines over steps, schedules, parameters, and two runs problem by problem."""
 
 import io
+import json
 from pathlib import Path
 import shutil
 import sys
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,8 @@ from streamlit.testing.v1 import AppTest
 from app import charts, differing, exports, paired, series, store
 from app.sources import SAMPLE, RunEntry, discover
 from sdpg.colours import smooth
+from sdpg.objective import schedules
+from sdpg.params import read_yaml
 from sdpg.results.statistics.estimates import paired_difference
 
 PROJECT = Path(__file__).parents[2]
@@ -117,6 +121,66 @@ def test_schedules_are_those_that_were_applied(project: Path, name: str) -> None
     for coefficient in series.COEFFICIENTS:
         panel = series.schedule_panel("", line, coefficient)
         assert series.deviation(panel.table, line[0].name) is None
+
+
+def scheduled_otherwise(root: Path, name: str, method: dict[str, Any], train: dict[str, Any]) -> None:
+    """A run of other schedules: its parameters, and what training would have logged by them."""
+    folder = root / "runs" / name
+    config = read_yaml(folder / "config.yaml")
+    entry, section = config["params"]["methods"][config["method"]] | method, config["params"]["train"] | train
+    config["params"]["methods"][config["method"]], config["params"]["train"] = entry, section
+    (folder / "config.yaml").write_text(json.dumps(config))
+    total = section["steps"]
+    table = pd.read_csv(folder / "metrics.csv")
+    rise, fall, fade, grow, warm, cool = (
+        schedules.window(part, total)
+        for part in (entry["beta_warmup"], entry["beta_decay"], entry["rlsd_decay"], entry["rlsd_warmup"],
+                     section["lr_warmup"], section["lr_decay"])
+    )  # fmt: skip
+    if entry["distillation"] != "none":
+        table["beta"] = [
+            schedules.beta(k, total, entry["beta"], rise, fall, entry["beta_shape"]) for k in table["step"]
+        ]
+    if entry["token_weighting"] == "rlsd":
+        table["rlsd_lambda"] = [
+            schedules.rlsd_lambda(k, entry["rlsd_lambda"], fade, grow, entry["rlsd_shape"]) for k in table["step"]
+        ]
+    at_zero, shape = section["lr_starts_at_zero"], section["lr_shape"]
+    table["lr"] = [schedules.learning_rate(k, section["lr"], warm, at_zero, total, cool, shape) for k in table["step"]]
+    table.to_csv(folder / "metrics.csv", index=False)
+
+
+@pytest.mark.parametrize("windows", [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.3, 0.875)])
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_no_schedule_that_was_kept_is_an_alarm(
+    project: Path, monkeypatch: pytest.MonkeyPatch, shape: str, windows: tuple[float, float]
+) -> None:
+    rise, fall = windows
+    train = {"lr_warmup": rise, "lr_decay": fall, "lr_shape": shape, "lr_starts_at_zero": shape == "cosine"}
+    changed = {"beta_warmup": rise, "beta_decay": fall, "beta_shape": shape}
+    changed |= {"rlsd_warmup": rise, "rlsd_decay": fall, "rlsd_shape": shape}
+    for name in RUNS:
+        scheduled_otherwise(project, name, changed, train)
+    at = app(project, monkeypatch, part="Schedules", runs=RUNS)
+    assert not at.error and "what the parameters give" in at.success[0].value
+
+    metrics = project / "runs" / SDPG / "metrics.csv"
+    table = pd.read_csv(metrics)
+    table.loc[9, "beta"] += 1e-3
+    table.to_csv(metrics, index=False)
+    at = app(project, monkeypatch, part="Schedules", runs=RUNS)
+    assert len(at.error) == 1 and "step 10" in at.error[0].value and not at.success
+
+
+def test_of_another_version_the_page_says_that_schedules_are_unknown(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = project / "runs" / SDPG / "config.yaml"
+    config = read_yaml(path)
+    config["params"]["methods"][config["method"]] |= {"beta_shape": "steps", "gate": "later", "of_later": 1}
+    path.write_text(json.dumps(config))
+    at = app(project, monkeypatch, part="Schedules", runs=RUNS)
+    assert not at.error and "the shape steps is unknown" in at.warning[0].value
 
 
 def test_a_term_that_a_method_lacks_has_coefficient_0(project: Path) -> None:

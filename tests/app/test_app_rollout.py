@@ -10,11 +10,12 @@ import shutil
 import sys
 from typing import Any
 
+import pandas as pd
 import pyarrow.compute as pc
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import rollout_files, signals, sources, store, tokens
+from app import filters, signals, sources, store, tokens
 from app.places import places
 from sdpg.records.schemas import read_rollouts, write_rollouts
 
@@ -198,10 +199,10 @@ def test_prompts_side_by_side_mark_what_the_teacher_sees_beyond() -> None:
 def test_files_hold_the_row_as_it_was(tmp_path: Path) -> None:
     row = a_row(gate=1.0)
     path = tmp_path / "one.parquet"
-    path.write_bytes(rollout_files.as_parquet([row]))
+    keys = pd.DataFrame([{name: row[name] for name in ("step", "group", "sibling")}])
+    path.write_bytes(filters.parquet_of(RUN, keys))
     assert read_rollouts(path).to_pylist() == [row]
-    lines = rollout_files.as_json_lines([row, {**row, "entropy": [float("nan")]}]).decode().splitlines()
-    assert json.loads(lines[0]) == row and json.loads(lines[1])["entropy"] == [None]
+    assert [json.loads(line) for line in filters.jsonl_of(RUN, keys).splitlines()] == [row]
 
 
 class Elements(HTMLParser):

@@ -12,7 +12,7 @@ import torch
 from app import signals, sources, store
 from app.quick_yaml import parse_yaml
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.methods import coefficients, trained_rows
+from sdpg.objective.coefficients import coefficients, is_trained
 from sdpg.params import Params
 from sdpg.records.schemas import TOKEN_SIGNALS
 
@@ -102,8 +102,7 @@ def test_what_was_trained_is_what_training_trains(method: str) -> None:
             at = coefficients(tree.methods[method], step, tree.train.steps)
             for advantage in (-1.0, 0.0, 1.0):
                 for gate in (0.0, 1.0):
-                    values = (torch.tensor([advantage]), torch.tensor([gate]))
-                    expected = bool(trained_rows(tree.methods[method], at, *values)[0])
+                    expected = is_trained(tree.methods[method], at, advantage, gate)
                     done = signals.plan(row(method, step=step, advantage=advantage, gate=gate), params)
                     assert done.trained == expected, (method, step, advantage, gate)
                     assert bool(done.why_not_trained) != expected
@@ -140,6 +139,15 @@ def test_reasons_name_what_decides() -> None:
         assert ("16 of 128" in reason) == (key != "loss")
     assert "β is 0 at this step" in of("loss", row(step=60, advantage=0.0, **untouched), silent).reason
     assert of("gate", uniform, silent).values == 0.0
+
+
+def test_a_run_of_another_version_is_read_as_far_as_it_is_known() -> None:
+    """Fields of a later version are left out, and what an earlier one lacks has its default."""
+    later = with_method("sdpg-ufkl", gate="later", of_later=1)
+    assert "later, which this version does not know" in of("gate", row(), later).signal.formula
+    lacking = {"methods": {"sdpg-ufkl": {"outcome": "reinforce"}}, "train": {"steps": 60}}
+    assert of("gap", row(), lacking).values == of("gap", row()).values
+    assert signals.plan(row(step=10), lacking).scored and signals.plan(row(step=10), {}).scored
 
 
 def test_a_null_that_nothing_explains_is_not_explained() -> None:
@@ -196,5 +204,5 @@ def test_of_real_runs_no_value_passes_a_closed_end() -> None:
 
 def test_scored_steps_are_the_first_the_last_and_every_so_many() -> None:
     params = with_train(steps=25, record_every=10, record_rows=4)
-    assert [step for step in range(1, 26) if signals.is_scored_step(step, params)] == [1, 10, 20, 25]
-    assert not signals.is_scored_step(10, with_train(record_rows=0))
+    assert [step for step in range(1, 26) if signals.plan(row(step=step), params).scored] == [1, 10, 20, 25]
+    assert not signals.plan(row(step=10), with_train(record_rows=0)).scored

@@ -4,7 +4,6 @@ from pathlib import Path
 import shutil
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -74,9 +73,9 @@ def test_a_damaged_record_is_named_and_the_others_are_read(run: RunEntry) -> Non
     files = rollout_files(run)
     files[0].write_bytes(files[0].read_bytes()[:1000])
     table = pq.read_table(files[1])
-    pq.write_table(table.replace_schema_metadata({b"sdpg_schema_version": b"1", b"sdpg_kind": b"rollout"}), files[1])
+    pq.write_table(table.replace_schema_metadata({b"sdpg_schema_version": b"9", b"sdpg_kind": b"rollout"}), files[1])
     index, notices = store.index(run)
-    assert len(notices) == 2 and str(files[0]) in notices[0] and "schema version 1" in notices[1]
+    assert len(notices) == 2 and str(files[0]) in notices[0] and "schema version 9" in notices[1]
     assert len(index) == sum(pq.read_metadata(path).num_rows for path in files[2:])
 
 
@@ -121,19 +120,6 @@ def test_evaluations(run: RunEntry) -> None:
     run.place.files.path(f"evaluations/{run.name}/final.parquet").unlink()
     with pytest.raises(UserError, match=f"dvc repro evaluate@{run.name}"):
         store.final(run)
-
-
-def test_bytes_that_are_no_text_are_replaced() -> None:
-    raw = [b"fine", b"a\xed\xa0\x80b", None]
-    broken = pa.array(raw, type=pa.binary()).view(pa.string())
-    lists = pa.ListArray.from_arrays(pa.array([0, 2, 3], pa.int32()), broken)
-    table = pa.table({"text": broken.slice(0, 2), "tokens": lists, "number": [1, 2]})
-    mended = store.readable(table)
-    assert mended["text"].to_pylist() == ["fine", "a\ufffd\ufffd\ufffdb"]
-    assert mended["tokens"].to_pylist() == [["fine", "a\ufffd\ufffd\ufffdb"], [None]]
-    assert mended.schema.types == table.schema.types
-    sound = pa.table({"text": ["ä", None]})
-    assert store.readable(sound)["text"].to_pylist() == ["ä", None]
 
 
 def test_what_is_read_is_kept_until_the_file_changes(run: RunEntry) -> None:

@@ -16,6 +16,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
 from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.gates import GATES
 from sdpg.params import RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
@@ -170,11 +171,16 @@ def test_the_run_says_how_it_was_scored(tmp_path: Path) -> None:
     write_run(tmp_path, config=config)
     run = find_run("grpo-0", {"verifier": "exact"}, tmp_path)
     assert (run.params.wrong, run.params.answer_format, run.params.verifier) == (0.0, "answer_line", "exact")
-    assert run.positive_gate
-    params["methods"]["grpo"]["gate"] = "all"
+    assert run.gate is GATES["positive"]
+    params["methods"]["grpo"] |= {"distillation": "kl_student_teacher", "gate": "all"}
     write_run(tmp_path, config=config)
     found, _ = rescored(tmp_path)
     assert [row["gates"] for row in found["steps"]] == [0, 0]
+    params["methods"]["grpo"]["gate"] = "later"
+    write_run(tmp_path, config=config)
+    with pytest.raises(UserError, match="gate 'later', which this version does not know"):
+        find_run("grpo-0", {}, tmp_path)
+    params["methods"]["grpo"]["gate"] = "all"
     params["reward"]["timeout"] = -1
     write_run(tmp_path, config=config)
     with pytest.raises(UserError, match="reward section that the run was made with is not valid any more"):
@@ -269,6 +275,28 @@ def test_an_unreadable_record_leaves_an_earlier_result(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="schema version 0"):
         rescored(tmp_path)
     assert digest(tmp_path / "out") == before
+
+
+def test_a_run_of_older_code_is_scored_again(tmp_path: Path) -> None:
+    """Its rollouts do not say which of them were cut, and its parameters say what is unknown now."""
+    reward_params = {"verifier": "exact", "spell": "lumos"}
+    folder = write_run(tmp_path, config={"method": "grpo", "params": {"reward": reward_params, "methods": {}}})
+    for path in folder.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        lacking = ["truncated", "verifier", "verifier_version"] if path.parent.name == "rollouts" else ["truncated"]
+        older = table.drop_columns(lacking)
+        pq.write_table(older.replace_schema_metadata({**table.schema.metadata, b"sdpg_schema_version": b"1"}), path)
+    expected, _ = rescored(tmp_path)
+    assert (expected["answers"], expected["changed"]) == (19, 6)
+    table = pq.read_table(tmp_path / "out" / "verdicts" / "grpo-0" / "rollouts-step-000001-rank-0.parquet")
+    assert table["status"].to_pylist()[6:] == ["truncated", "no_answer"], "a cut is known where the status told it"
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    path = write_run(tmp_path) / "evaluations" / "step-000020.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"step-000020\.parquet is damaged"):
+        rescored(tmp_path)
 
 
 def test_the_command_loads_no_torch_and_writes_to_reports(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
+from sdpg.objective.divergences import DIVERGENCES, Divergence, GeneralisedJSD, StudentTeacherKL, TeacherStudentKL
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,29 @@ def direct_values(student: Tensor, scored: Tensor | None, ids: Tensor, teacher: 
     log_p = student.log_softmax(1)
     logprobs = log_p[torch.arange(len(ids)), ids]
     entropy = -(log_p.exp() * log_p).sum(1)
-    divergence, teacher_logprobs = torch.zeros_like(logprobs), torch.full_like(logprobs, math.nan).detach()
+    divergence = torch.zeros_like(logprobs)
+    teacher_logprobs, teacher_entropy = (torch.full_like(logprobs, math.nan).detach() for _ in range(2))
     if teacher is not None and scored is not None:
         log_q = scored.log_softmax(1)
         teacher_logprobs[teacher.tokens] = log_q[torch.arange(len(scored)), ids[teacher.tokens]]
-        found = direct_divergence(log_p[teacher.tokens], log_q, teacher.divergence, teacher.jsd_beta)
+        if teacher.with_entropy:
+            teacher_entropy[teacher.tokens] = -(log_q.exp() * log_q).sum(1)
+        found = direct_divergence(log_p[teacher.tokens], log_q, teacher.divergence)
         divergence = divergence.index_put((teacher.tokens,), found)
-    return TokenValues(logprobs, entropy, divergence, teacher_logprobs)
+    return TokenValues(logprobs, entropy, divergence, teacher_logprobs, teacher_entropy)
 
 
-def direct_divergence(log_p: Tensor, log_q: Tensor, kind: str | None, beta: float) -> Tensor:
+def direct_divergence(log_p: Tensor, log_q: Tensor, kind: Divergence | None) -> Tensor:
     """(M, V) of student and teacher → (M,)."""
     p, q = log_p.exp(), log_q.exp()
     if kind is None:
         return 0 * log_p.sum(1)
-    if kind == "kl_student_teacher":
+    if isinstance(kind, StudentTeacherKL):
         return (p * (log_p - log_q)).sum(1)
-    if kind == "kl_teacher_student":
+    if isinstance(kind, TeacherStudentKL):
         return (q * (log_q - log_p)).sum(1)
+    assert isinstance(kind, GeneralisedJSD)
+    beta = kind.jsd_beta
     log_m = torch.logaddexp(math.log(beta) + log_q, math.log(1 - beta) + log_p)
     return beta * (q * (log_q - log_m)).sum(1) + (1 - beta) * (p * (log_p - log_m)).sum(1)
 
@@ -107,7 +113,8 @@ def results(inputs: Inputs, run: Callable[[Inputs], tuple[Tensor, TokenValues]])
     if loss.requires_grad:
         loss.backward()
     found = {"loss": loss.detach()} | {name: value.detach() for name, value in vars(values).items()}
-    found["teacher_logprobs"] = found["teacher_logprobs"].nan_to_num(0)
+    for name in ("teacher_logprobs", "teacher_entropy"):
+        found[name] = found[name].nan_to_num(0)
     for name, leaf in zip(("hidden", "weight", "bias"), inputs.leaves, strict=True):
         if leaf is not None:
             found[name] = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -131,20 +138,21 @@ def sizes(inputs: Inputs, token_loss: TokenLoss, floor: float = 0.0) -> Results:
         log_p, of_log_p = student.log_softmax(1), _of_logs(student)
         p, of_p = log_p.exp(), log_p.exp() * (1 + of_log_p)
         entropy = -(p * log_p).sum(1, keepdim=True)
-        of_values = [of_log_p[every, inputs.ids], (p * of_log_p).sum(1), torch.zeros(len(every)).to(p), None]
-        of_values[3] = of_values[2].clone()
+        of_values = [of_log_p[every, inputs.ids], (p * of_log_p).sum(1), *torch.zeros(3, len(every)).to(p)]
         sampled = torch.zeros_like(p).index_put((every, inputs.ids), torch.ones((), dtype=p.dtype))
         slopes = [sampled + of_p, of_p * (log_p.abs() + entropy + floor), torch.zeros_like(p)]
         if teacher is not None and scored is not None:
             tokens, of_log_q = teacher.tokens, _of_logs(scored)
             of_values[3][tokens] = of_log_q[torch.arange(len(scored)), inputs.ids[tokens]]
+            if teacher.with_entropy:
+                q = scored.log_softmax(1).exp()
+                of_values[4][tokens] = (q * (1 + of_log_q) * (1 + scored.log_softmax(1).abs())).sum(1)
             found = _of_divergence(
                 log_p[tokens],
                 scored.log_softmax(1),
                 of_log_p[tokens],
                 of_log_q,
                 teacher.divergence,
-                teacher.jsd_beta,
                 floor,
             )
             of_values[2][tokens], slopes[2][tokens] = found
@@ -152,7 +160,7 @@ def sizes(inputs: Inputs, token_loss: TokenLoss, floor: float = 0.0) -> Results:
     with torch.no_grad():
         terms = zip(of_slopes, slopes, strict=True)
         of_logits = sum(size.unsqueeze(1) * slope for size, slope in terms) / inputs.temperature
-        names = ("logprobs", "entropy", "divergence", "teacher_logprobs")
+        names = ("logprobs", "entropy", "divergence", "teacher_logprobs", "teacher_entropy")
         found = {"loss": of_loss} | dict(zip(names, of_values, strict=True))
         found |= {"hidden": of_logits @ inputs.weight.abs(), "weight": of_logits.t() @ inputs.hidden.abs()}
         return found | {"bias": of_logits.sum(0)}
@@ -163,18 +171,20 @@ def _of_logs(logits: Tensor) -> Tensor:
 
 
 def _of_divergence(
-    log_p: Tensor, log_q: Tensor, of_log_p: Tensor, of_log_q: Tensor, kind: str | None, beta: float, floor: float
+    log_p: Tensor, log_q: Tensor, of_log_p: Tensor, of_log_q: Tensor, kind: Divergence | None, floor: float
 ) -> tuple[Tensor, Tensor]:
     """Sizes of the divergence (M,) and of its gradient with respect to the logits (M, V)."""
     p, q, both = log_p.exp(), log_q.exp(), of_log_p + of_log_q
     of_p, of_q = p * (1 + of_log_p), q * (1 + of_log_q)
     if kind is None:
         return torch.zeros_like(p[:, 0]), torch.zeros_like(p)
-    if kind == "kl_teacher_student":
+    if isinstance(kind, TeacherStudentKL):
         return (q * both).sum(1), of_p + of_q
-    if kind == "kl_student_teacher":
+    if isinstance(kind, StudentTeacherKL):
         x = of_p * ((log_p - log_q).abs() + floor)
         return (p * both).sum(1), x + x.sum(1, keepdim=True) * p
+    assert isinstance(kind, GeneralisedJSD)
+    beta = kind.jsd_beta
     log_m = torch.logaddexp(math.log(beta) + log_q, math.log(1 - beta) + log_p)
     x = (1 - beta) * of_p * ((log_p - log_m).abs() + floor)
     return ((beta * q + (1 - beta) * p) * both).sum(1), x + x.sum(1, keepdim=True) * p
@@ -186,7 +196,7 @@ def _of_losses(inputs: Inputs, token_loss: TokenLoss, of_values: list[Any]) -> t
     leaves = [value.detach().requires_grad_() for value in vars(values).values()]
 
     def spread(function: Tensor) -> tuple[Tensor, list[Tensor]]:
-        found = [None] * 4
+        found = [None] * len(leaves)
         if function.requires_grad:
             found = torch.autograd.grad(function.sum(), leaves, create_graph=True, allow_unused=True)
         derivatives = [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
@@ -195,6 +205,13 @@ def _of_losses(inputs: Inputs, token_loss: TokenLoss, of_values: list[Any]) -> t
 
     of_losses, derivatives = spread(token_loss(torch.arange(len(inputs.ids)), TokenValues(*leaves)))
     return of_losses.sum(), [spread(one)[0] for one in derivatives[:3]]
+
+
+def divergence_named(kind: str | None, jsd_beta: float = 0.3) -> Divergence | None:
+    """The divergence of a name in params.yaml; None stays None."""
+    if kind is None:
+        return None
+    return GeneralisedJSD(jsd_beta) if kind == "jsd" else DIVERGENCES[kind]()
 
 
 def example(
@@ -209,7 +226,7 @@ def example(
     head = torch.nn.Linear(3, words).double()
     head.weight.data, head.bias.data = normal(words, 3), normal(words)
     tokens = torch.randperm(count, generator=generator)[: count // 2]
-    teacher = Teacher(tokens, normal(len(tokens), 3), head, 1.3, kind, 0.3)
+    teacher = Teacher(tokens, normal(len(tokens), 3), head, 1.3, divergence_named(kind))
     ids = torch.randint(0, words, (count,), generator=generator)
     return Inputs(normal(count, 4), normal(words, 4), normal(words), ids, 0.7, teacher).to(dtype)
 

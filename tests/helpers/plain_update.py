@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.params import MethodParams, load_params
 from sdpg.params.train import TrainParams
-from sdpg.training.update import Task, accumulate_gradients
+from sdpg.training.update import Accumulated, Task, accumulate_gradients
 from tests.helpers.tiny import (
     MAX_TOKENS,
     SIBLINGS,
@@ -32,14 +32,28 @@ EVERYONE = dataclasses.replace(OFF, entropy_bonus=0.1)
 
 def run(
     policies: Policies, experience: Experience, method: MethodParams, at: Coefficients, train: TrainParams,
-    rows: range | None = None, signals: Signals | None = None, dump: Path = Path("unused.json"),
+    rows: range | None = None, dump: Path = Path("unused.json"),
 ) -> tuple[float, Tensor]:  # fmt: skip
     """Loss and gradient of the module under test."""
+    accumulated, gradient = update(policies, experience, method, at, train, rows, dump)
+    return accumulated.loss, gradient
+
+
+def update(
+    policies: Policies, experience: Experience, method: MethodParams, at: Coefficients, train: TrainParams,
+    rows: range | None = None, dump: Path = Path("unused.json"),
+) -> tuple[Accumulated, Tensor]:  # fmt: skip
+    """All that the module under test leaves behind, and the gradient."""
     policies.student.zero_grad(set_to_none=True)
     everyone = range(len(experience.responses)) if rows is None else rows
     task = Task(policies, experience, method, at, train, MAX_TOKENS, dump)
-    loss = accumulate_gradients(task, everyone, signals or Signals())
-    return loss, gradients(policies.student)
+    accumulated = accumulate_gradients(task, everyone)
+    return accumulated, gradients(policies.student)
+
+
+def lists(accumulated: Accumulated) -> dict[str, dict[int, list[float]]]:
+    """Name → rollout → its values per token."""
+    return {name: column.lists() for name, column in accumulated.columns.items()}
 
 
 def switched_on(method: MethodParams) -> Coefficients:

@@ -11,7 +11,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
-from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.advantages import group_advantages
+from sdpg.objective.gates import find_gate
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -73,7 +74,8 @@ def tiny_experience(
             student_prompts.append(prompt)
             teacher_prompts.append(prompt[:2] + hint + prompt[2:])
             responses.append([*ids(0, MAX_TOKENS - 1), EOS])
-    advantages = group_advantages(torch.tensor(rewards), "population", 1e-6)
+    advantages = group_advantages(torch.tensor(rewards), "population", 1e-6).flatten()
+    row_gate = find_gate(gate_kind).row
 
     def around(values: list[list[float]], width: float) -> list[torch.Tensor]:
         return [torch.tensor([v + source.uniform(-width, width) for v in row], dtype=torch.float64) for row in values]
@@ -85,8 +87,8 @@ def tiny_experience(
         teacher_prompts=teacher_prompts,
         responses=responses,
         rollout_logprobs=rollout_logprobs,
-        advantages=advantages.flatten(),
-        gates=gate(advantages, gate_kind).flatten(),
+        advantages=advantages,
+        gates=torch.tensor([row_gate(advantage) for advantage in advantages.tolist()], dtype=torch.float64),
         old_logprobs=around(rollout_logprobs, 0.3) if shifted_old else None,
         teacher_logprobs=list(around(rollout_logprobs, 0.5)) if shifted_old else None,
     )

@@ -14,14 +14,15 @@ import torch
 from sdpg.models import experience as experience_module
 from sdpg.models.adapters import full_weights
 from sdpg.models.batches import deal
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.columns import TokenColumn, gather_columns, join_columns
+from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.params import MethodParams
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
-from sdpg.training.recording import DIAGNOSED, diagnose
+from sdpg.training.diagnostics import diagnose
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.plain_update import METHODS, gate_kind, switched_on
@@ -44,18 +45,19 @@ def rollouts(step: int, method: MethodParams) -> Experience:
     )
 
 
-def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, Signals]:
-    """Gradients and losses of three updates, the weights behind them, and the last update's signals."""
+def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, dict[str, TokenColumn]]:
+    """Gradients and losses of three updates, the weights behind them, and the last update's columns."""
     options = tiny_train(tokens_per_micro_batch=BUDGET)
     optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2, weight_decay=0.1)
     found: Tensors = {}
-    signals = Signals()
+    columns: dict[str, TokenColumn] = {}
     for step in range(STEPS):
         optimizer.zero_grad(set_to_none=True)
-        experience, signals = rollouts(step, method), Signals()
+        experience = rollouts(step, method)
         task = Task(one, experience, method, switched_on(method), options, MAX_TOKENS, Path("unused.json"))
-        loss = accumulate_gradients(task, range(12), signals)
-        found[f"{prefix} {step} loss"] = torch.tensor([loss], dtype=torch.float64)
+        accumulated = accumulate_gradients(task, range(12))
+        columns = accumulated.columns
+        found[f"{prefix} {step} loss"] = torch.tensor([accumulated.loss], dtype=torch.float64)
         for name, parameter in one.student.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad
             if parameter.grad is None:
@@ -66,7 +68,7 @@ def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, Si
         optimizer.step()
     for name, parameter in one.student.named_parameters():
         found[f"{prefix} weight {name}"] = whole(parameter.detach()).clone()
-    return found, signals
+    return found, columns
 
 
 def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
@@ -89,7 +91,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(ranks: Ranks, folder: Path) -> None:
-    for part in (telling, judging, reading, every_method, lopsided_gates, adapters):
+    for part in (telling, crediting, reading, every_method, lopsided_gates, adapters):
         part(ranks, folder)
 
 
@@ -99,16 +101,18 @@ def every_method(ranks: Ranks, folder: Path) -> None:
         for name, method in METHODS.items():
             one = policies(strategy, ranks)
             with counted_passes(one.student) as student, counted_passes(one.reference) as reference:
-                more, signals = train(one, method, f"{strategy} {name}")
+                more, columns = train(one, method, f"{strategy} {name}")
             found |= more
             # As many passes on each rank, or the collectives of shards would not meet.
             counts = [len(student.prompts(True)) > 0, len(student.seen), len(reference.seen)]
             assert ranks.values(counts) == [counts] * ranks.size
-            joined = signals.gathered(ranks)
-            assert sorted(joined.loss) == sorted(row for part in ranks.values(list(signals.loss)) for row in part)
-            found[f"{strategy} {name} signal"] = torch.tensor(
-                [value for row in sorted(joined.loss) for value in joined.loss[row]]
-            )
+            rows = sorted(row for part in ranks.values(columns["loss"].rows if columns else []) for row in part)
+            joined = gather_columns(columns, ranks)
+            if ranks.first:
+                assert joined["loss"].rows == rows
+                found[f"{strategy} {name} column"] = joined["loss"].values
+            else:
+                assert joined == {}
     if ranks.first:
         save_file(found, folder / "methods.safetensors")
 
@@ -117,10 +121,9 @@ def test_three_updates_of_every_method_equal_those_of_one_process(found: Path) -
     assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(METHODS)
     tensors = load_file(found / "methods.safetensors")
     for name, method in METHODS.items():
-        expected, signals = train(policies("none", SOLO), method, name)
-        values = [value for row in sorted(signals.loss) for value in signals.loss[row]]
+        expected, columns = train(policies("none", SOLO), method, name)
         for strategy in STRATEGIES:
-            torch.testing.assert_close(tensors.pop(f"{strategy} {name} signal"), torch.tensor(values))
+            torch.testing.assert_close(tensors.pop(f"{strategy} {name} column"), columns["loss"].values)
             compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
     assert not tensors
 
@@ -186,7 +189,7 @@ def lopsided_gradients(one: Policies, case: str, opened: int, prefix: str) -> Te
     # A small budget: the ranks need unequal numbers of teacher passes for a micro-batch.
     options = tiny_train(tokens_per_micro_batch=64)
     task = Task(one, experience, CASES[case], AT[case], options, MAX_TOKENS, Path("unused.json"))
-    found = {f"{prefix} loss": torch.tensor([accumulate_gradients(task, range(12), Signals())], dtype=torch.float64)}
+    found = {f"{prefix} loss": torch.tensor([accumulate_gradients(task, range(12)).loss], dtype=torch.float64)}
     for name, parameter in one.student.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         found[f"{prefix} {name}"] = whole(gradient).detach().clone()
@@ -262,7 +265,7 @@ def adapter_checkpoint(folder: Path) -> Policies:
     one = adapted("none", SOLO)
     optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2)
     task = Task(one, rollouts(0, FROZEN_TEACHER), FROZEN_TEACHER, AT["reference"], tiny_train(), MAX_TOKENS, Path("-"))
-    accumulate_gradients(task, range(12), Signals())
+    accumulate_gradients(task, range(12))
     optimizer.step()
     save_checkpoint(folder, 1, one.student, optimizer)
     return one
@@ -307,24 +310,26 @@ def readings(one: Policies) -> Tensors:
         found[name] = torch.cat([logprobs[row] for row in range(10)])
     for rows in ([3, 7, 11], [5]):
         diagnosed = diagnose(one, experience, rows, method, tiny_train())
-        assert list(diagnosed) == rows
-        for name in DIAGNOSED:
-            found[f"{name} {rows}"] = torch.tensor([value for row in rows for value in diagnosed[row][name]])
+        assert len(diagnosed) == (5 if one.ranks.first else 0)
+        for name, column in diagnosed.items():
+            assert column.rows == rows
+            found[f"{name} {rows}"] = column.values
     return found
 
 
 def reading(ranks: Ranks, folder: Path) -> None:
     for strategy in STRATEGIES:
         found = readings(policies(strategy, ranks, tied=False))
-        # Every rank has all of it.
+        # Every rank has all log-probs, the first one the columns.
         save_file(found, folder / f"{strategy}-{ranks.rank}.safetensors")
 
 
-def test_logprobs_and_diagnostics_are_those_of_one_process_on_every_rank(found: Path) -> None:
+def test_logprobs_and_diagnostics_are_those_of_one_process(found: Path) -> None:
     expected = readings(policies("none", SOLO, tied=False))
     for strategy in STRATEGIES:
-        for rank in range(2):
-            compare(load_file(found / f"{strategy}-{rank}.safetensors"), expected, 1e-6)
+        compare(load_file(found / f"{strategy}-0.safetensors"), expected, 1e-6)
+        logprobs = {name: expected[name] for name in ("student", "reference")}
+        compare(load_file(found / f"{strategy}-1.safetensors"), logprobs, 1e-6)
 
 
 # --- what ranks tell each other
@@ -340,18 +345,26 @@ def telling(ranks: Ranks, folder: Path) -> None:
     assert ranks.from_first("first" if ranks.first else "other") == "first"
     assert ranks.total(0.1 * (ranks.rank + 1)) == 0.1 + 0.2
     assert [part.tolist() for part in ranks.tensors(torch.arange(3 * ranks.rank))] == [[], [0, 1, 2]]
+    on_first = [part.tolist() for part in ranks.tensors_on_first(torch.arange(3 * ranks.rank))]
+    assert on_first == ([[], [0, 1, 2]] if ranks.first else [])
+    lopsided = {"a": TokenColumn.of({4: [1.0], 0: [2.0, 3.0]})} if ranks.first else {"b": TokenColumn.of({2: [0.1]})}
+    joined = {name: column.lists() for name, column in gather_columns(lopsided, ranks).items()}
+    third = torch.tensor(0.1).item()
+    assert joined == ({"a": {0: [2.0, 3.0], 4: [1.0]}, "b": {2: [third]}} if ranks.first else {})
+    assert gather_columns(join_columns([]), ranks) == {}
     ranks.wait()
 
 
-def judging(ranks: Ranks, folder: Path) -> None:
+def crediting(ranks: Ranks, folder: Path) -> None:
     """Passes are planned by advantages: those of the first rank count, whatever another one makes of its rewards."""
     experience = rollouts(0, METHODS["grpo"])
     verdicts: Any = [SimpleNamespace(reward=float(row % (2 + ranks.rank) == 0)) for row in range(12)]
     reader: Any = SimpleNamespace(
         params=SimpleNamespace(train=tiny_train()), method=METHODS["grpo"].model_copy(update={"reference": "none"}),
-        ranks=ranks,
+        ranks=ranks, old_logprobs=lambda *_: None,
     )  # fmt: skip
-    Trainer.judge(reader, experience, verdicts, Coefficients(0.0, 0.0, 0.0))
+    sampled = Rollouts(**{field.name: getattr(experience, field.name) for field in dataclasses.fields(Rollouts)})
+    experience = Trainer.credit(reader, sampled, verdicts, Coefficients(0.0, 0.0, 0.0))
     found = [experience.advantages.tolist(), experience.gates.tolist()]
     assert ranks.values(found) == [found] * 2
     # Every second reward is 1, as on the first rank.

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math
-from typing import Any, get_args
+from typing import Any
 from unittest.mock import patch
 
 from hypothesis import given, settings
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues
-from sdpg.objective.losses import Divergence
+from sdpg.objective.divergences import DIVERGENCES
 from tests.helpers.direct_head import (
     Inputs,
     Results,
     direct,
     direct_values,
+    divergence_named,
     example,
     fused,
     logits_of,
@@ -25,7 +26,6 @@ from tests.helpers.direct_head import (
     sizes,
 )
 
-DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 EVERYTHING = 1 << 40
 
 
@@ -108,7 +108,8 @@ def cases(
             states = (hidden[chosen] + 0.2 * states).to(dtype).double()
         teacher = Teacher(
             chosen, states, head, draw(st.sampled_from([0.5, 1.0, 1.3])),
-            draw(st.sampled_from([*DIVERGENCES, None])), draw(st.floats(0.05, 0.95)),
+            divergence_named(draw(st.sampled_from([*DIVERGENCES, None])), draw(st.floats(0.05, 0.95))),
+            draw(st.booleans()),
         )  # fmt: skip
     inputs = Inputs(hidden, weight, bias, ids, draw(st.sampled_from([0.5, 0.7, 1.0, 1.6])), teacher)
 
@@ -211,7 +212,7 @@ BY_HAND: dict[Any, tuple[float, float]] = {
 
 def two_words(kind: Any) -> Inputs:
     """p = (3/4, 1/4) at a temperature of 2, hence hidden 2; q is uniform, as its hidden state is 0."""
-    teacher = Teacher(torch.tensor([0]), double([0.0]), divergence=kind, temperature=7.0)
+    teacher = Teacher(torch.tensor([0]), double([0.0]), divergence=divergence_named(kind, 0.5), temperature=7.0)
     return Inputs(double([2.0]), double([LN3], [0.0]), None, torch.tensor([0]), 2.0, teacher).to(torch.float64)
 
 

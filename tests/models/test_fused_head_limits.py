@@ -1,5 +1,5 @@
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,10 +9,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdpg.models.fused_head import Teacher, TokenValues, chunk_tokens
-from sdpg.objective.losses import Divergence
-from tests.helpers.direct_head import Inputs, direct, direct_values, example, fused, logits_of, mixed, results
+from sdpg.objective.divergences import DIVERGENCES
+from tests.helpers.direct_head import (
+    Inputs,
+    direct,
+    direct_values,
+    divergence_named,
+    example,
+    fused,
+    logits_of,
+    mixed,
+    results,
+)
 
-DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 EVERYTHING = 1 << 40
 
 
@@ -34,7 +43,7 @@ def test_no_tokens(with_teacher: bool) -> None:
 def test_a_policy_has_no_divergence_from_itself(kind: Any, dtype: torch.dtype) -> None:
     inputs = example(count=40, words=300)
     tokens = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:30]
-    teacher = Teacher(tokens, inputs.hidden.detach()[tokens], None, inputs.temperature, kind, 0.3)
+    teacher = Teacher(tokens, inputs.hidden.detach()[tokens], None, inputs.temperature, divergence_named(kind))
     inputs = replace(inputs, teacher=teacher).to(dtype)
     for memory_bytes in (1, 20_000, EVERYTHING):
         found = results(inputs.to(dtype), lambda inputs, m=memory_bytes: fused(inputs, lambda o, v: v.divergence, m))
@@ -58,7 +67,9 @@ def test_sharp_distributions_in_float32(
     student = magnitude * torch.tensor([[a for a, _ in pairs]])
     teacher = student + apart * torch.tensor([[b for _, b in pairs]])
     inputs = Inputs(student, torch.eye(len(pairs)), None, torch.tensor([1]), 1.0, None)
-    inputs = replace(inputs, teacher=Teacher(torch.tensor([0]), teacher, None, 1.0, kind)).to(torch.float32)
+    inputs = replace(inputs, teacher=Teacher(torch.tensor([0]), teacher, None, 1.0, divergence_named(kind, 0.5))).to(
+        torch.float32
+    )
     found = results(inputs, lambda inputs: fused(inputs, lambda o, v: v.divergence - v.entropy - v.logprobs))
     assert found["divergence"].item() >= -1e-6
     assert found["entropy"].item() >= 0

@@ -1,15 +1,14 @@
 import itertools
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.memory import PeakMemory
 from sdpg.models.fused_head import BLOCK_BYTES, Teacher
-from sdpg.objective.losses import Divergence
-from tests.helpers.direct_head import Inputs, fused, mixed
+from sdpg.objective.divergences import DIVERGENCES
+from tests.helpers.direct_head import Inputs, divergence_named, fused, mixed
 
-DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 FLOAT = 4
 
 
@@ -83,7 +82,7 @@ def inputs_of(count: int, words: int, size: int, kind: Any) -> Inputs:
     generator = torch.Generator().manual_seed(0)
     hidden, weight, states = (torch.randn(n, size, generator=generator) for n in (count, words, count // 2))
     tokens = torch.randperm(count, generator=generator)[: count // 2]
-    teacher = None if kind is None else Teacher(tokens, states, divergence=kind)
+    teacher = None if kind is None else Teacher(tokens, states, divergence=divergence_named(kind, 0.5))
     inputs = Inputs(hidden, weight, weight[:, 0], torch.randint(0, words, (count,), generator=generator), 0.7, teacher)
     return inputs.to(torch.float32)
 

@@ -14,7 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sdpg.models.batches import TokenBatch, token_batch
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models.loading import response_hidden, response_logits, with_head
-from tests.helpers.direct_head import Inputs, Results, direct_values, example, fused, results, sizes
+from tests.helpers.direct_head import Inputs, Results, direct_values, divergence_named, example, fused, results, sizes
 from tests.helpers.tiny import PAD, VOCAB, gradients, tiny_model
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.8, 1.2
@@ -78,7 +78,7 @@ def test_equals_the_divergences_of_trl(
     kernels: Any, case: Inputs, kind: Any, jsd_beta: float, beta: float, shared: bool
 ) -> None:
     assert case.teacher is not None
-    teacher = replace(case.teacher, divergence=kind, jsd_beta=jsd_beta)
+    teacher = replace(case.teacher, divergence=divergence_named(kind, jsd_beta))
     if shared:
         teacher = replace(teacher, hidden=case.hidden.detach().roll(1, 0), head=None)
     case = replace(case, teacher=teacher)
@@ -137,7 +137,7 @@ def scored(tokens: TokenBatch, own_head: bool) -> Teacher:
         hidden = response_hidden(other, tokens)
     chosen = torch.arange(len(hidden)).flip(0)[::2]
     head = other.get_output_embeddings() if own_head else None
-    return Teacher(chosen, hidden[chosen], head, TEACHER_TEMPERATURE, "jsd", 0.4)
+    return Teacher(chosen, hidden[chosen], head, TEACHER_TEMPERATURE, divergence_named("jsd", 0.4))
 
 
 def fused_loss(policy: Any, tokens: TokenBatch, teacher: Teacher, weights: Tensor) -> Tensor:

@@ -14,16 +14,15 @@ from sdpg.models.adapter_check import check_adapter
 from sdpg.models.adapters import WithoutAdapter, adapter_off, add_adapter, full_weights, save_adapter
 from sdpg.models.batches import token_batch
 from sdpg.models.distribution import checkpoint_activations
-from sdpg.models.experience import Signals
 from sdpg.models.loading import response_logits, take_over, trainable
 from sdpg.models.passes import Policies
 from sdpg.objective.losses import reference_term
 from sdpg.params import load_params, parse_params, read_yaml
 from sdpg.params.lora import LoraParams
 from sdpg.rollouts.model_weights import named_weights
-from sdpg.training.recording import diagnose
+from sdpg.training.diagnostics import diagnose
 from tests.helpers.adapted import LORA, SCALE, ByHand, adapted_model, adapted_policies
-from tests.helpers.plain_update import AT, METHODS, gate_kind, plain_loss, run, switched_on
+from tests.helpers.plain_update import AT, METHODS, gate_kind, plain_loss, run, switched_on, update
 from tests.helpers.tiny import counted_passes, gradients, tiny_experience, tiny_method, tiny_model, tiny_train
 
 ROOT = Path(__file__).parents[2]
@@ -149,11 +148,11 @@ def test_the_reference_reads_no_second_model_and_the_diagnostic_pass_sees_both()
         found = diagnose(policies, experience, [1, 5, 9], method, tiny_train())
     assert passes.seen and not any(one.with_gradient for one in passes.seen)
     expected = diagnose(apart, experience, [1, 5, 9], method, tiny_train())
-    assert expected[1]["teacher_logprob"] != expected[1]["ref_logprob"] != expected[1]["logprob"]
-    assert found == expected
-    signals = Signals()
-    run(policies, experience, method, AT, tiny_train(), signals=signals)
-    assert signals.ref_logprob[1] == pytest.approx(expected[1]["ref_logprob"], abs=1e-6)
+    lists = {name: column.lists() for name, column in expected.items()}
+    assert lists["teacher_logprob"][5] != lists["ref_logprob"][5] != lists["logprob"][5]
+    assert {name: column.lists() for name, column in found.items()} == lists
+    trained = update(policies, experience, method, AT, tiny_train())[0].columns["ref_logprob"].lists()
+    assert trained[5] == pytest.approx(lists["ref_logprob"][5], abs=1e-6)
 
 
 # --- what engines and files get

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 import pytest
 import torch
 
-from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.advantages import group_advantages
+from sdpg.objective.gates import GATES, find_gate
 
 EPS = 1e-6
 
@@ -78,7 +79,6 @@ def test_advantages_are_centred_and_ordered_like_the_rewards(quarters: list[int]
 
 
 def test_the_gate_opens_for_positive_advantages_only_or_for_all() -> None:
-    advantages = torch.tensor([[0.5, 0.0, -0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    assert gate(advantages, "positive").tolist() == [[1, 0, 0], [0, 0, 0]]
-    assert gate(advantages, "all").tolist() == [[1, 1, 1], [1, 1, 1]]
-    assert gate(advantages, "positive").dtype == gate(advantages, "all").dtype == torch.float64
+    assert [find_gate("positive").row(advantage) for advantage in (0.5, 1e-300, 0.0, -0.0, -0.5)] == [1, 1, 0, 0, 0]
+    assert [find_gate("all").row(advantage) for advantage in (0.5, 0.0, -0.5)] == [1, 1, 1]
+    assert GATES.keys() | {"import"} >= {"positive", "all"}

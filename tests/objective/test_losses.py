@@ -4,29 +4,22 @@ from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
-import numpy as np
 import pytest
-from scipy.special import rel_entr, softmax
 import torch
 from torch import Tensor
 
 from sdpg.objective.losses import (
-    Divergence,
     ReferenceKind,
     clipped_surrogate,
     clipped_weight,
-    divergence,
-    entropy,
     importance_ratio,
     normaliser_weights,
     reference_term,
     reinforce,
     rlsd_weights,
-    token_logprobs,
 )
 
 LN2 = math.log(2)
-DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 REFERENCE_KINDS: tuple[Any, ...] = get_args(ReferenceKind)
 
 
@@ -47,18 +40,7 @@ def check_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> None:
     assert torch.autograd.gradcheck(function, at.clone().requires_grad_())
 
 
-# --- the sampled token, entropy and the ratio
-
-
-def test_token_logprobs_picks_the_sampled_token() -> None:
-    log_probs = double(0.1, 0.2, 0.3, 0.4, 0.5, 0.6).view(2, 3)
-    assert token_logprobs(log_probs, torch.tensor([2, 0])).tolist() == [0.3, 0.4]
-
-
-def test_entropy_by_hand() -> None:
-    # uniform over 4: ln 4; (1/2, 1/4, 1/4): 1.5 ln 2
-    log_probs = torch.tensor([[0.25] * 4, [0.5, 0.25, 0.25, 1e-300]], dtype=torch.float64).log()
-    assert entropy(log_probs).tolist() == pytest.approx([2 * LN2, 1.5 * LN2])
+# --- the ratio
 
 
 def test_importance_ratio_and_its_clamp() -> None:
@@ -162,124 +144,6 @@ def test_on_policy_all_outcome_terms_have_the_gradient_of_reinforce() -> None:
     ratio = importance_ratio(logprobs, logprobs.detach())
     surrogate = clipped_surrogate(ratio, advantages, 0.2, 0.28, 10.0)
     assert gradient(clipped_weight(logprobs, surrogate), logprobs) == pytest.approx(expected)
-
-
-# --- divergences over the vocabulary
-
-
-def independent_divergence(student: np.ndarray, teacher: np.ndarray, kind: str, beta: float) -> np.ndarray:
-    """From probabilities, by scipy."""
-    p, q = softmax(student, axis=-1), softmax(teacher, axis=-1)
-    if kind == "kl_student_teacher":
-        return rel_entr(p, q).sum(-1)
-    if kind == "kl_teacher_student":
-        return rel_entr(q, p).sum(-1)
-    mixture = beta * q + (1 - beta) * p
-    return beta * rel_entr(q, mixture).sum(-1) + (1 - beta) * rel_entr(p, mixture).sum(-1)
-
-
-def test_divergences_by_hand() -> None:
-    # p = (1/2, 1/2), q = (1/4, 3/4)
-    student, teacher = double(0.5, 0.5).log().unsqueeze(0), double(0.25, 0.75).log().unsqueeze(0)
-    forward = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
-    backward = 0.25 * math.log(1 / 2) + 0.75 * math.log(3 / 2)
-    assert divergence(student, teacher, "kl_student_teacher").item() == pytest.approx(forward)
-    assert divergence(student, teacher, "kl_teacher_student").item() == pytest.approx(backward)
-    # β = 0.2: m = (0.45, 0.55)
-    to_teacher = 0.25 * math.log(0.25 / 0.45) + 0.75 * math.log(0.75 / 0.55)
-    to_student = 0.5 * math.log(0.5 / 0.45) + 0.5 * math.log(0.5 / 0.55)
-    expected = 0.2 * to_teacher + 0.8 * to_student
-    assert divergence(student, teacher, "jsd", 0.2).item() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("beta", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("kind", DIVERGENCES)
-def test_divergences_equal_an_independent_implementation(kind: Any, beta: float) -> None:
-    student, teacher = logits(7, 50, 1), logits(7, 50, 2)
-    found = divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind, beta)
-    np.testing.assert_allclose(found, independent_divergence(student.numpy(), teacher.numpy(), kind, beta), rtol=1e-10)
-
-
-def test_divergences_equal_those_of_torch() -> None:
-    log_p, log_q = logits(5, 30, 3).log_softmax(-1), logits(5, 30, 4).log_softmax(-1)
-    kl_div = torch.nn.functional.kl_div
-    expected = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)  # its first argument is the second of KL
-    torch.testing.assert_close(divergence(log_p, log_q, "kl_student_teacher"), expected)
-    expected = kl_div(log_p, log_q, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(divergence(log_p, log_q, "kl_teacher_student"), expected)
-
-
-@pytest.mark.parametrize("kind", DIVERGENCES)
-def test_divergence_gradcheck(kind: Any) -> None:
-    teacher = logits(2, 6, 5).log_softmax(-1)
-    check_gradient(lambda student: divergence(student.log_softmax(-1), teacher, kind, 0.3), logits(2, 6, 6))
-
-
-@pytest.mark.parametrize("kind", DIVERGENCES)
-def test_no_gradient_reaches_the_teacher(kind: Any) -> None:
-    student, teacher = logits(2, 6, 7).requires_grad_(), logits(2, 6, 8).requires_grad_()
-    divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind).sum().backward()
-    assert teacher.grad is None
-    assert student.grad is not None
-    assert student.grad.abs().sum() > 0.01
-
-
-@pytest.mark.parametrize("kind", DIVERGENCES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_policy_has_no_divergence_from_itself(kind: Any, dtype: torch.dtype) -> None:
-    log_probs = logits(20, 100, 9, 5.0).to(dtype).log_softmax(-1)
-    assert divergence(log_probs, log_probs, kind).abs().max().item() <= (1e-6 if dtype == torch.float32 else 1e-15)
-
-
-def test_jsd_tends_to_the_two_kls() -> None:
-    # JSD_β/β → KL(q‖p) as β → 0, JSD_β/(1-β) → KL(p‖q) as β → 1
-    student, teacher = logits(4, 20, 10, 0.5).log_softmax(-1), logits(4, 20, 11, 0.5).log_softmax(-1)
-    small = 1e-6
-    near_zero = divergence(student, teacher, "jsd", small) / small
-    near_one = divergence(student, teacher, "jsd", 1 - small) / small
-    torch.testing.assert_close(near_zero, divergence(student, teacher, "kl_teacher_student"), rtol=1e-4, atol=0)
-    torch.testing.assert_close(near_one, divergence(student, teacher, "kl_student_teacher"), rtol=1e-4, atol=0)
-
-
-def test_jsd_at_one_half_is_symmetric_and_bounded() -> None:
-    student, teacher = logits(50, 20, 12, 20.0).log_softmax(-1), logits(50, 20, 13, 20.0).log_softmax(-1)
-    value = divergence(student, teacher, "jsd", 0.5)
-    torch.testing.assert_close(value, divergence(teacher, student, "jsd", 0.5))
-    assert value.max().item() <= LN2 + 1e-12
-    assert value.max().item() > 0.9 * LN2
-
-
-@given(
-    st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=2, max_size=12),
-    st.sampled_from([0.0, 1e-3, 1.0, 30.0, 1e4]),
-    st.sampled_from([1.0, 30.0, 1e4]),
-    st.sampled_from(DIVERGENCES),
-)
-def test_divergences_are_not_negative_and_finite_in_float32(
-    pairs: list[tuple[float, float]], apart: float, magnitude: float, kind: Any
-) -> None:
-    student = magnitude * torch.tensor([[a for a, _ in pairs]])
-    teacher = student + apart * torch.tensor([[b for _, b in pairs]])
-    value = divergence(student.log_softmax(-1), teacher.log_softmax(-1), kind, 0.5).item()
-    assert math.isfinite(value)
-    assert value >= -1e-6
-
-
-def test_proposition_3_1() -> None:
-    student, teacher = logits(5, 12, 14).requires_grad_(), logits(5, 12, 15)
-    log_q = teacher.log_softmax(-1)
-    (exact,) = torch.autograd.grad(
-        divergence(student.log_softmax(-1), log_q, "kl_student_teacher").sum(), student, retain_graph=True
-    )
-    log_p = student.log_softmax(-1)
-    p = log_p.detach().exp()
-    kl = (p * (log_p.detach() - log_q)).sum(-1, keepdim=True)
-    token_advantages = kl - (log_p.detach() - log_q)
-    surrogate = -(p * token_advantages * log_p).sum()
-    (of_surrogate,) = torch.autograd.grad(surrogate, student)
-    torch.testing.assert_close(of_surrogate, exact)
-    torch.testing.assert_close((p * token_advantages).sum(-1), torch.zeros(5, dtype=torch.float64))
-    assert exact.abs().max() > 0.1
 
 
 # --- L_K

@@ -5,15 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from sdpg.objective.methods import (
-    Coefficients,
-    TokenInputs,
-    coefficients,
-    needs_reference,
-    teacher_rows,
-    token_losses,
-    trained_rows,
-)
+from sdpg.objective.coefficients import Coefficients, coefficients, is_trained, reads_reference, reads_teacher
+from sdpg.objective.methods import TokenInputs, token_losses
+from sdpg.objective.responses import Responses
 from tests.helpers.tiny import tiny_method, tiny_train
 
 LN2 = math.log(2)
@@ -43,6 +37,9 @@ def token_inputs(advantages: list[float], gates: list[float], seed: int = 0) -> 
         ref_logprobs=random(-3.0, -0.1),
         gain_logprobs=logprobs.detach(),
         gain_teacher_logprobs=None,
+        teacher_logprobs=random(-3.0, -0.1),
+        teacher_entropy=random(0.1, 1.5),
+        responses=Responses.of(torch.tensor([count])),
     )
 
 
@@ -67,31 +64,31 @@ def test_coefficients_of_rlsd_and_of_absent_terms() -> None:
 
 def test_the_reference_is_needed_by_a_term_in_the_loss_with_a_coefficient() -> None:
     on = Coefficients(1e-3, 0.0, 0.0)
-    assert needs_reference(tiny_method(reference="k3"), on)
-    assert not needs_reference(tiny_method(reference="k3"), Coefficients(0.0, 1.0, 1.0))
-    assert not needs_reference(tiny_method(reference="k1", reference_in="reward"), on)
-    assert not needs_reference(tiny_method(), on)
+    assert reads_reference(tiny_method(reference="k3"), on)
+    assert not reads_reference(tiny_method(reference="k3"), Coefficients(0.0, 1.0, 1.0))
+    assert not reads_reference(tiny_method(reference="k1", reference_in="reward"), on)
+    assert not reads_reference(tiny_method(), on)
 
 
 def test_teacher_rows_are_those_that_a_term_reads() -> None:
-    advantages, gates = torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, 0.0, 0.0])
-    method = tiny_method(**SDPG)
+    advantages, method = [1.0, 0.0, -1.0], tiny_method(**SDPG)
 
-    def rows(beta: float, rlsd_lambda: float, gates: torch.Tensor = gates) -> list[bool]:
-        return teacher_rows(method, Coefficients(0.0, beta, rlsd_lambda), advantages, gates).tolist()
+    def rows(beta: float, rlsd_lambda: float, gates: tuple[float, ...] = (1.0, 0.0, 0.0)) -> list[bool]:
+        at = Coefficients(0.0, beta, rlsd_lambda)
+        return [reads_teacher(method, at, *each) for each in zip(advantages, gates, strict=True)]
 
     assert rows(0.0, 0.0) == [False, False, False]
     assert rows(0.5, 0.0) == [True, False, False]
-    assert rows(0.5, 0.0, torch.ones(3)) == [True, True, True]
+    assert rows(0.5, 0.0, (1.0, 1.0, 1.0)) == [True, True, True]
     assert rows(0.0, 0.5) == [True, False, True]  # an advantage of 0 stays 0 under any weight
     assert rows(0.5, 0.5) == [True, False, True]
 
 
 def test_trained_rows_are_those_with_a_term() -> None:
-    advantages, gates = torch.tensor([1.0, 0.0, -1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    credit = list(zip([1.0, 0.0, -1.0, 0.0], [1.0, 0.0, 0.0, 1.0], strict=True))
 
     def rows(at: Coefficients, **values: Any) -> list[bool]:
-        return trained_rows(tiny_method(**values), at, advantages, gates).tolist()
+        return [is_trained(tiny_method(**values), at, *each) for each in credit]
 
     off, distilled = Coefficients(0.0, 0.0, 0.0), {"distillation": "kl_student_teacher"}
     assert rows(off) == [True, False, True, False]
@@ -104,8 +101,7 @@ def test_trained_rows_are_those_with_a_term() -> None:
         True, False, True, False,
     ]  # fmt: skip
     assert rows(dataclasses.replace(off, entropy_bonus=0.1)) == [True] * 4
-    nan = torch.tensor([float("nan"), 0.0])
-    assert trained_rows(tiny_method(), off, nan, torch.zeros(2)).tolist() == [True, False]
+    assert [is_trained(tiny_method(), off, advantage, 0.0) for advantage in (math.nan, 0.0)] == [True, False]
 
 
 def test_token_losses_by_hand() -> None:
@@ -120,6 +116,9 @@ def test_token_losses_by_hand() -> None:
         ref_logprobs=torch.tensor([quarter, quarter], dtype=torch.float64),
         gain_logprobs=torch.tensor([half, quarter], dtype=torch.float64),
         gain_teacher_logprobs=None,
+        teacher_logprobs=torch.full((2,), math.nan, dtype=torch.float64),
+        teacher_entropy=torch.full((2,), math.nan, dtype=torch.float64),
+        responses=Responses.of(torch.tensor([1, 1])),
     )
     terms = token_losses(tiny_method(**SDPG), Coefficients(0.1, 0.5, 0.0), tiny_train(), inputs)
     assert terms.outcome.tolist() == pytest.approx([2 * LN2, -2 * LN2])

@@ -1,14 +1,14 @@
 import math
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from sdpg.models.row_kernels import RowValues, divergence_rows, gradient_rows, log_softmax_rows, student_rows
-from sdpg.objective.losses import Divergence
+from sdpg.models.row_kernels import RowValues, gradient_rows, log_softmax_rows, student_rows, teacher_rows
+from sdpg.objective.divergences import DIVERGENCES
+from tests.helpers.direct_head import divergence_named
 
-DIVERGENCES: tuple[Any, ...] = get_args(Divergence)
 P, Q = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]
 LN2 = math.log(2)
 
@@ -21,11 +21,12 @@ def logs(*rows: list[float]) -> Tensor:
 def read(logits: Tensor, ids: Tensor, teacher: Tensor | None, kind: Any, beta: float = 0.5) -> tuple[Any, ...]:
     """(p, x, values) of rows of which the first are the teacher's."""
     p, scratch = torch.full_like(logits, math.nan), torch.full_like(logits, math.nan)
-    values, log_p = RowValues.zeros(len(logits), logits), logits.clone()
+    values, log_p = RowValues.empty(len(logits), logits), logits.clone()
     student_rows(log_p, ids, p, scratch, 1.0, values)
     x = logits[:0] if teacher is None else teacher.clone()
     rows = slice(0, len(x))
-    divergence_rows(log_p[rows], p[rows], x, ids[rows], scratch[rows], 1.0, kind, beta, values[rows])
+    kind = divergence_named(kind, beta)
+    teacher_rows(log_p[rows], p[rows], x, ids[rows], scratch[rows], 1.0, kind, True, values[rows])
     return p, x, values
 
 
@@ -68,15 +69,17 @@ TABLE: dict[Any, tuple[list[float], float, list[float]]] = {
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES)
-def test_divergence_rows_by_hand(kind: Any) -> None:
+def test_teacher_rows_by_hand(kind: Any) -> None:
     expected_x, divergence, slopes = TABLE[kind]
     p, x, values = read(logs(P, P), torch.tensor([[2], [0]]), logs(Q), kind)
     assert x.tolist() == [pytest.approx(expected_x)]
     assert values.divergence.tolist() == pytest.approx([divergence, 0])
     assert values.teacher_logprobs[0].item() == pytest.approx(-LN2)
-    found = values.from_p[0] * p[0] + values.from_x[0] * x[0]
+    assert values.teacher_entropy[0].item() == pytest.approx(1.5 * LN2)
+    assert values.teacher_entropy[1].isnan()
+    found = values.of_p[0] * p[0] + values.of_x[0] * x[0]
     assert found.tolist() == pytest.approx(slopes)
-    assert values.from_p[1] == values.from_x[1] == 0
+    assert values.of_p[1] == values.of_x[1] == 0
 
 
 @pytest.mark.parametrize("kind", DIVERGENCES)
@@ -134,7 +137,15 @@ def test_entropy_and_its_gradient_where_probabilities_underflow() -> None:
 
 
 def test_rows_of_values_are_views() -> None:
-    values = RowValues.zeros(4, torch.empty(1))
+    values = RowValues.empty(4, torch.empty(1))
     values[1:3].entropy.fill_(2.0)
     assert values.entropy.tolist() == [0.0, 2.0, 2.0, 0.0]
-    assert [part.isnan().all().item() for part in vars(values).values()] == [False, False, False, True, False, False]
+    assert [part.isnan().all().item() for part in vars(values).values()] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]

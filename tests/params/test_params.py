@@ -8,6 +8,7 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.params import Params, load_params, parse_params, read_yaml
+from sdpg.params.section import without_unknown
 
 ROOT = Path(__file__).parents[2]
 TREE = read_yaml(ROOT / "params.yaml")
@@ -88,6 +89,17 @@ def test_every_field_of_the_tree_stands_in_params_yaml() -> None:
 def test_a_mistake_is_named_with_its_remedy(path: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_params(changed(path, value))
+
+
+def test_keys_that_are_unknown_now_are_left_out_and_nothing_else() -> None:
+    tree = copy.deepcopy(TREE)
+    more = copy.deepcopy(tree)
+    more["sorcery"] = {"level": 3}
+    more["train"] |= {"wand": "holly", "lr": -1.0}
+    more["base"]["model"]["moon"] = "full"
+    tree["train"]["lr"] = -1.0
+    assert without_unknown(Params, more) == tree, "a wrong value stays for the validation to name"
+    assert more["train"]["wand"] == "holly"
 
 
 def test_a_file_that_is_missing_or_no_yaml_is_named(tmp_path: Path) -> None:

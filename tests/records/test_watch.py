@@ -269,6 +269,15 @@ def test_a_missing_metrics_file_is_named_and_an_empty_field_is_nan(tmp_path: Pat
     assert read_history(tmp_path / "metrics.csv") == {"step": [], "entropy": []}
 
 
+def test_a_column_of_words_that_another_version_wrote_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,phase,joy,entropy\n1,warmup,0.5,\n2,,0.25,0.5\n")
+    assert list(read_history(path)) == ["step", "joy", "entropy"]
+    path.write_text("step,phase,entropy\n1,warmup,0.1\n2,2.0,0.5\n")
+    with pytest.raises(UserError, match=r"metrics.csv is damaged .*warmup"):
+        read_history(path)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

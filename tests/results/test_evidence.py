@@ -1,3 +1,4 @@
+from dataclasses import replace
 import math
 
 import numpy as np
@@ -48,6 +49,10 @@ def test_two_seeds_by_hand() -> None:
     assert found.joint is not None
     assert found.joint.mean == pytest.approx(0.625)
     assert found.joint.low < 0.625 < found.joint.high
+
+
+def test_one_seed_without_a_share_of_cut_answers_leaves_none_for_all() -> None:
+    assert gather([ONE, replace(TWO, truncated=None)], REPORT).truncated is None
 
 
 def test_one_answer_per_problem_has_no_sampling_error() -> None:

@@ -249,6 +249,16 @@ def test_a_run_is_read_by_its_name_or_its_folder(tmp_path: Path) -> None:
     assert read_record(str(folder)) == Record(str(folder), config("grpo"), metrics)
 
 
+def test_what_an_older_run_does_not_say_differs(tmp_path: Path) -> None:
+    stored(tmp_path / "runs" / "grpo-0")
+    text = (stored(tmp_path / "elsewhere" / "grpo-0") / "config.yaml").read_text()
+    tree = {key: value for key, value in YAML(typ="safe").load(text).items() if key not in ("versions", "hardware")}
+    with (tmp_path / "elsewhere" / "grpo-0" / "config.yaml").open("w") as file:
+        YAML().dump(tree | {"weather": "fair"}, file)
+    found = compare_runs(read_record("grpo-0", tmp_path), read_record("elsewhere/grpo-0", tmp_path))
+    assert {one.path for one in found.rest + found.without_effect if one.b == ABSENT} >= {"versions.torch"}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -17,7 +17,7 @@ ROWS = [
 ]
 
 
-def table(rows: list[tuple[str, int, str, str | None, int, bool, float]]) -> pa.Table:
+def table(rows: list[tuple[str, int, str, str | None, int, bool | None, float]]) -> pa.Table:
     names = ("problem_id", "sample", "status", "extracted_answer", "length", "truncated", "temperature")
     return pa.Table.from_pylist(
         [{"method": "m", "benchmark": "x", **dict(zip(names, row, strict=True))} for row in rows]
@@ -39,6 +39,12 @@ def test_a_summary_per_method_benchmark_and_decoding() -> None:
     assert greedy.truncated == 0
     assert greedy.answers == ((("9^{9^9}", False),), (("7", True),))
     assert majority_at_k(sampled.answers, 1) == pytest.approx(sampled.counts.accuracy)
+
+
+def test_records_too_old_to_tell_every_cut_give_no_share() -> None:
+    rows = [(*row[:5], True if row[2] == "truncated" else None, row[6]) for row in ROWS]
+    found = summarise(table(rows), "here")
+    assert [found["m", "x", greedy].truncated for greedy in (False, True)] == [None, None]
 
 
 def test_wrong_answers_vote_together_in_their_canonical_form() -> None:

@@ -218,6 +218,15 @@ def test_malformed_curves_are_named(tmp_path: Path, old: str, new: str, message:
         read_results(params_with(["grpo"], [0]), tmp_path)
 
 
+def test_a_column_of_words_that_another_version_wrote_is_left_out(tmp_path: Path) -> None:
+    write_base(tmp_path)
+    path = write_run(tmp_path, "grpo", 0, planned) / "curves.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},phase", *(f"{row},late" for row in rows)]) + "\n")
+    run = read_results(params_with(["grpo"], [0]), tmp_path).runs["grpo"][0]
+    assert "phase" not in run.curves and "chain-3" in run.curves
+
+
 def test_other_problems_are_not_paired(tmp_path: Path) -> None:
     write_base(tmp_path)
     write_run(tmp_path, "grpo", 0, planned)

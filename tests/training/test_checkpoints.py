@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from sdpg.errors import UserError
-from sdpg.models.experience import Signals
 from sdpg.models.passes import Policies
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.training.checkpoints import CsvLog, cut_after, load_checkpoint, save_checkpoint
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, tiny_experience, tiny_method, tiny_policies, tiny_train
@@ -34,7 +33,7 @@ def train_steps(policies: Policies, optimizer: torch.optim.Optimizer, steps: ran
         experience = tiny_experience(seed=step)
         at = Coefficients(0.1, 0.5, 0.0)
         task = Task(policies, experience, METHOD, at, tiny_train(), MAX_TOKENS, Path("unused.json"))
-        losses.append(accumulate_gradients(task, range(12), Signals()))
+        losses.append(accumulate_gradients(task, range(12)).loss)
         optimizer.step()
     return losses
 

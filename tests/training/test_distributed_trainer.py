@@ -15,11 +15,10 @@ from torch import distributed
 
 from sdpg.models.adapters import full_weights
 from sdpg.models.distribution import checkpoint_activations, replicate, shard
-from sdpg.models.experience import Signals
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.params import Params
 from sdpg.problems.prepare import prepare
 from sdpg.problems.tokenizer import pad_and_eos
@@ -50,7 +49,7 @@ def update(one: Policies, optimizer: torch.optim.Optimizer, step: int) -> float:
         one, tiny_experience(seed=step), METHOD, Coefficients(0.3, 0.7, 0.0), tiny_train(tokens_per_micro_batch=128),
         MAX_TOKENS, Path("unused.json"),
     )  # fmt: skip
-    loss = accumulate_gradients(task, range(12), Signals())
+    loss = accumulate_gradients(task, range(12)).loss
     optimizer.step()
     return loss
 

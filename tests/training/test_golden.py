@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from sdpg.files import write_json
-from sdpg.models.experience import Signals
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients
 from sdpg.objective.schedules import learning_rate, window
 from sdpg.params import MethodParams, load_params
 from sdpg.training.update import Task, accumulate_gradients
@@ -47,7 +46,7 @@ def trace(method: MethodParams) -> list[dict[str, float]]:
             # Of all rows, those included that training does not read.
             batch = experience.batch([[row] for row in everyone], experience.student_prompts, policies.pad_id, "cpu")
             entropy = policies.read(policies.student, batch)[1].entropy.mean().item()
-        loss = accumulate_gradients(task, everyone, Signals())
+        loss = accumulate_gradients(task, everyone).loss
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
         torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
         optimizer.step()

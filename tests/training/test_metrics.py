@@ -4,10 +4,13 @@ from typing import Any
 import pytest
 import torch
 
-from sdpg.models.experience import Experience, Signals
+from sdpg.models.columns import TokenColumn
+from sdpg.models.experience import Experience, Rollouts
 from sdpg.params import MethodParams
+from sdpg.problems.prompts import PreparedRow
 from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.training.metrics import metric_columns, step_metrics
+from sdpg.training.steps import Sampled, Step, Update
 from tests.helpers.tiny import tiny_method
 
 
@@ -24,16 +27,28 @@ def two_groups(advantages: list[float]) -> Experience:
     )
 
 
-def measured(experience: Experience, signals: Signals, method: MethodParams) -> dict[str, Any]:
+def measured(
+    experience: Experience, columns: dict[str, dict[int, list[float]]], method: MethodParams
+) -> dict[str, Any]:
     verdicts = [
         Verdict(Status.CORRECT if reward > 0 else Status.WRONG, "1", reward) for reward in (1.0, -1.0, -1.0, -1.0)
     ]
-    return step_metrics(experience, verdicts, signals, {}, 2, method)
+    problems = [
+        PreparedRow(
+            id=name, problem="", answer="1", solution="", source="", student_prompt="", teacher_prompt="",
+            student_tokens=1, teacher_tokens=2,
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    rollouts = Rollouts(*(getattr(experience, name) for name in Rollouts.__dataclass_fields__))
+    sampled = Sampled(problems, rollouts, ["", "", "", ""], [False, False, False, True])
+    update = Update(0.5, 2.0, 1e-3, {name: TokenColumn.of(parts) for name, parts in columns.items()})
+    return step_metrics(Step(sampled, verdicts, experience, update, {}), method)
 
 
 def test_rows_without_a_pass_enter_the_entropy_by_the_samplers_log_probs() -> None:
-    signals = Signals(entropy={0: [0.3], 3: [0.1, 0.2]}, logprob={0: [-0.5], 3: [-3.0, -0.25]})
-    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), signals, tiny_method())
+    columns = {"entropy": {3: [0.1, 0.2], 0: [0.3]}, "logprob": {0: [-0.5], 3: [-3.0, -0.25]}}
+    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), columns, tiny_method())
     assert found["entropy"] == pytest.approx((0.3 + 1.0 + 2.0 + 0.1 + 0.2) / 5)
     assert found["sampler_mismatch"] == 0
     assert found["zero_variance_groups"] == 0.5
@@ -41,28 +56,28 @@ def test_rows_without_a_pass_enter_the_entropy_by_the_samplers_log_probs() -> No
 
 
 def test_clip_fractions_tell_what_the_clip_did() -> None:
-    signals = Signals(
-        ratio={0: [1.5], 1: [0.5], 2: [20.0], 3: [1.1, 0.9]},
-        clipped={0: [1.0], 1: [1.0], 2: [1.0], 3: [0.0, 0.0]},
-    )
+    columns = {
+        "ratio": {0: [1.5], 1: [0.5], 2: [20.0], 3: [1.1, 0.9]},
+        "clipped": {0: [1.0], 1: [1.0], 2: [1.0], 3: [0.0, 0.0]},
+    }
     experience = two_groups([1.0, -1.0, -1.0, 1.0])
-    found = measured(experience, signals, tiny_method(outcome="ppo_clip", dual_clip=10.0))
+    found = measured(experience, columns, tiny_method(outcome="ppo_clip", dual_clip=10.0))
     shares = {kind: found[f"clip_fraction_{kind}"] for kind in ("high", "low", "dual")}
     assert shares == {"high": 0.2, "low": 0.2, "dual": 0.2}
     assert found["clip_fraction"] == pytest.approx(0.6)
-    unclipped = measured(experience, signals, tiny_method())
+    unclipped = measured(experience, columns, tiny_method())
     assert {unclipped[name] for name in unclipped if name.startswith("clip_fraction")} == {None}
 
 
 def test_kl_estimators_by_hand() -> None:
-    signals = Signals(logprob={0: [-0.5], 3: [-3.0, -0.25]}, ref_logprob={0: [-0.7], 3: [-2.5, -0.25]})
-    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), signals, tiny_method(reference="k3"))
+    columns = {"logprob": {0: [-0.5], 3: [-3.0, -0.25]}, "ref_logprob": {0: [-0.7], 3: [-2.5, -0.25]}}
+    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), columns, tiny_method(reference="k3"))
     log_w = [0.2, -0.5, 0.0]
     assert found["kl_to_reference_k1"] == pytest.approx(sum(log_w) / 3)
     assert found["kl_to_reference_k3"] == pytest.approx(sum(math.exp(-v) - 1 + v for v in log_w) / 3)
 
 
 def test_every_metric_has_a_column() -> None:
-    found = measured(two_groups([0.0] * 4), Signals(), tiny_method())
+    found = measured(two_groups([0.0] * 4), {}, tiny_method())
     assert found.keys() <= set(metric_columns())
     assert len(metric_columns()) == len(set(metric_columns()))

@@ -4,8 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdpg.models.experience import Signals
-from sdpg.objective.methods import Coefficients
+from sdpg.objective.coefficients import Coefficients
 from sdpg.training.term_gradients import COLUMNS, single_terms, term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, gradients, tiny_experience, tiny_method, tiny_policies, tiny_train
@@ -21,7 +20,7 @@ def task(at: Coefficients = AT, **values: Any) -> Task:
 
 def gradient(one: Task) -> torch.Tensor:
     one.policies.student.zero_grad(set_to_none=True)
-    accumulate_gradients(one, range(12), Signals())
+    accumulate_gradients(one, range(12))
     return gradients(one.policies.student)
 
 

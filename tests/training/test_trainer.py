@@ -12,14 +12,14 @@ from sdpg.files import write_json_lines
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.pretraining import pretrain
-from sdpg.objective.methods import coefficients
+from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, load_params, parse_params
 from sdpg.problems.prepare import prepare
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.records.schemas import read_rollouts
 from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.training.recording import token_spans
+from sdpg.training.rollout_rows import token_spans
 from sdpg.training.trainer import DTYPES, Trainer, step_prompts
 
 ROOT = Path(__file__).parents[2]

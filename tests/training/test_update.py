@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from sdpg.models.batches import token_batch
-from sdpg.models.experience import Signals
 from sdpg.models.loading import response_logits
-from sdpg.objective.methods import coefficients
-from sdpg.training.update import Task, accumulate_gradients
+from sdpg.objective.coefficients import coefficients
+from sdpg.training.update import Accumulated, Task, accumulate_gradients
 from tests.helpers.plain_update import (
     AT,
     EVERYONE,
@@ -26,6 +25,7 @@ from tests.helpers.plain_update import (
     gate_kind,
     run,
     switched_on,
+    update,
 )
 from tests.helpers.tiny import (
     MAX_TOKENS,
@@ -88,6 +88,14 @@ def test_other_options_equal_the_independent_implementation(variant: str, shifte
 # --- grouping into micro-batches
 
 
+def assert_same_columns(found: Accumulated, expected: Accumulated, rel: float, absolute: float) -> None:
+    """Every value per token agrees, of the same rollouts."""
+    assert found.columns.keys() == expected.columns.keys() >= {"logprob", "entropy", "weight", "loss"}
+    for name, column in expected.columns.items():
+        assert found.columns[name].rows == column.rows, name
+        assert found.columns[name].numbers() == pytest.approx(column.numbers(), rel=rel, abs=absolute)
+
+
 @functools.cache
 def one_row_at_a_time(name: str, normaliser: Any) -> tuple[float, Tensor]:
     train = tiny_train(normaliser=normaliser, tokens_per_micro_batch=1)
@@ -110,20 +118,16 @@ def test_the_gradient_does_not_depend_on_the_micro_batches(name: str, normaliser
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("line_tokens", [30, 1000])
 def test_siblings_that_share_their_prompt_have_the_same_gradient(name: str, line_tokens: int) -> None:
-    method, alone, shared = METHODS[name], Signals(), Signals()
+    method, at = METHODS[name], switched_on(METHODS[name])
     experience = tiny_experience(gate_kind=gate_kind(method))
-    expected = run(tiny_policies(torch.float64), experience, method, switched_on(method), tiny_train(), signals=alone)
+    alone, expected = update(tiny_policies(torch.float64), experience, method, at, tiny_train())
     policies = dataclasses.replace(tiny_policies(torch.float64), line_tokens=line_tokens)
     with counted_passes(policies.student) as passes:
-        found = run(
-            policies, experience, method, switched_on(method), tiny_train(tokens_per_micro_batch=200), signals=shared
-        )
-    assert_close(found, expected, 1e-6)
+        shared, found = update(policies, experience, method, at, tiny_train(tokens_per_micro_batch=200))
+    assert_close((shared.loss, found), (alone.loss, expected), 1e-6)
     # Fewer prompts are read than there are responses.
-    assert sum(len(one.input_ids) for one in passes.seen if one.with_gradient) < len(alone.logprob)
-    for signal, stored in vars(alone).items():
-        for row, values in stored.items():
-            assert vars(shared)[signal][row] == pytest.approx(values, rel=1e-5, abs=1e-7)
+    assert sum(len(one.input_ids) for one in passes.seen if one.with_gradient) < len(alone.columns["logprob"].rows)
+    assert_same_columns(shared, alone, 1e-5, 1e-7)
 
 
 @pytest.mark.parametrize("head_bytes", [1, 2_000, 5_000])
@@ -135,15 +139,12 @@ def test_the_gradient_does_not_depend_on_the_memory_of_the_head(head_bytes: int,
         values |= {"outcome": "ppo_clip", "token_weighting": "rlsd"}
         train = tiny_train(updates_per_batch=2)
     method, at = tiny_method(**values), switched_on(tiny_method(**values))
-    experience, whole, chunked = tiny_experience(shifted_old=off_policy), Signals(), Signals()
-    expected = run(tiny_policies(torch.float64), experience, method, at, train, signals=whole)
+    experience = tiny_experience(shifted_old=off_policy)
+    whole, expected = update(tiny_policies(torch.float64), experience, method, at, train)
     small = dataclasses.replace(tiny_policies(torch.float64), head_bytes=head_bytes)
-    assert_close(run(small, experience, method, at, train, signals=chunked), expected, 1e-12)
-    for name, stored in vars(whole).items():
-        assert stored, name
-        assert vars(chunked)[name].keys() == stored.keys()
-        for row, values_of_row in stored.items():
-            assert vars(chunked)[name][row] == pytest.approx(values_of_row, rel=1e-6, abs=1e-9)
+    chunked, found = update(small, experience, method, at, train)
+    assert_close((chunked.loss, found), (whole.loss, expected), 1e-12)
+    assert_same_columns(chunked, whole, 1e-6, 1e-9)
 
 
 def test_the_memory_of_the_head_decides_how_many_tokens_are_read_at_once() -> None:
@@ -192,7 +193,7 @@ def test_gradients_add_up_over_calls() -> None:
     policies, experience = tiny_policies(torch.float64), tiny_experience()
     _, once = run(policies, experience, tiny_method(), OFF, tiny_train())
     task = Task(policies, experience, tiny_method(), OFF, tiny_train(), MAX_TOKENS, Path("unused.json"))
-    accumulate_gradients(task, range(12), Signals())
+    accumulate_gradients(task, range(12))
     torch.testing.assert_close(gradients(policies.student), 2 * once)
 
 

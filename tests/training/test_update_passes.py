@@ -10,18 +10,20 @@ import pytest
 import torch
 
 from sdpg.errors import UserError
-from sdpg.models.experience import Experience, Signals
-from sdpg.objective.methods import Coefficients
+from sdpg.models.experience import Experience
+from sdpg.objective.coefficients import Coefficients
 from tests.helpers.plain_update import (
     AT,
     EVERYONE,
     KL,
     OFF,
     assert_close,
+    lists,
     plain_log_probs,
     plain_loss,
     run,
     switched_on,
+    update,
 )
 from tests.helpers.tiny import (
     counted_passes,
@@ -109,17 +111,17 @@ def test_the_reference_is_not_run_where_no_term_reads_it(values: dict[str, Any],
 
 
 def test_rows_without_any_term_are_not_read_but_count_in_the_normaliser() -> None:
-    policies, experience, signals = tiny_policies(torch.float64), tiny_experience(), Signals()
+    policies, experience = tiny_policies(torch.float64), tiny_experience()
     method, at = tiny_method(**KL), dataclasses.replace(AT, alpha=0.0)
     with counted_passes(policies.student) as passes:
-        found = run(policies, experience, method, at, tiny_train(), signals=signals)
+        accumulated, gradient = update(policies, experience, method, at, tiny_train())
     uniform = [experience.student_prompts[i] + experience.responses[i][:-1] for i in range(4, 8)]
     assert not [row for row in without_padding(passes.prompts(True) + passes.prompts(False)) if row in uniform]
-    assert sorted(signals.logprob) == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert accumulated.columns["logprob"].rows == [0, 1, 2, 3, 8, 9, 10, 11]
     expected = plain_loss(policies, experience, method, at, tiny_train())
     policies.student.zero_grad()
     expected.backward()
-    assert_close(found, (expected.item(), gradients(policies.student)), 1e-6)
+    assert_close((accumulated.loss, gradient), (expected.item(), gradients(policies.student)), 1e-6)
 
 
 # --- limiting cases
@@ -127,11 +129,12 @@ def test_rows_without_any_term_are_not_read_but_count_in_the_normaliser() -> Non
 
 @pytest.mark.parametrize("rewards", [[[-1.0] * 4, [-1.0] * 4], [[1.0] * 4, [-1.0] * 4]])
 def test_with_every_gate_closed_nothing_is_distilled(rewards: list[list[float]]) -> None:
-    policies, experience, signals = tiny_policies(torch.float64), tiny_experience(rewards), Signals()
+    policies, experience = tiny_policies(torch.float64), tiny_experience(rewards)
     with counted_passes(policies.student) as passes:
-        found = run(policies, experience, tiny_method(**KL, reference="ufkl"), AT, tiny_train(), signals=signals)
+        accumulated, gradient = update(policies, experience, tiny_method(**KL, reference="ufkl"), AT, tiny_train())
+    found = accumulated.loss, gradient
     assert passes.prompts(with_gradient=False) == []
-    assert signals.mean("kl_gated") is None
+    assert accumulated.columns["kl_gated"].mean() is None
     assert found[0] == found[0] != 0
     alone = run(policies, experience, tiny_method(reference="ufkl"), dataclasses.replace(AT, beta=0.0), tiny_train())
     assert found[0] == alone[0]
@@ -143,8 +146,9 @@ def test_with_every_gate_closed_nothing_is_distilled(rewards: list[list[float]])
 
 def test_negative_advantages_alone_close_the_gate() -> None:
     policies, experience = tiny_policies(torch.float64), tiny_experience()
-    experience.advantages = -experience.advantages.abs()
-    experience.gates = torch.zeros_like(experience.gates)
+    experience = dataclasses.replace(
+        experience, advantages=-experience.advantages.abs(), gates=torch.zeros_like(experience.gates)
+    )
     found = run(policies, experience, tiny_method(**KL), AT, tiny_train())
     alone = run(policies, experience, tiny_method(), OFF, tiny_train())
     assert found[0] == alone[0]
@@ -198,37 +202,40 @@ def test_the_teacher_gets_no_gradient_though_it_has_the_weights_of_the_student()
 # --- what is handed on
 
 
-def test_signals_hold_one_value_per_token_of_the_right_row() -> None:
-    policies, experience, signals = tiny_policies(torch.float64), tiny_experience(), Signals()
+def test_columns_hold_one_value_per_token_of_the_right_row() -> None:
+    policies, experience = tiny_policies(torch.float64), tiny_experience()
     method = tiny_method(**KL, reference="ufkl")
-    loss, _ = run(policies, experience, method, AT, tiny_train(), signals=signals)
-    assert sum(value for row in signals.loss.values() for value in row) == pytest.approx(loss, rel=1e-5)
+    accumulated, _ = update(policies, experience, method, AT, tiny_train())
+    columns = lists(accumulated)
+    assert sum(accumulated.columns["loss"].numbers()) == pytest.approx(accumulated.loss, rel=1e-5)
     with torch.no_grad():
         for i, response in enumerate(experience.responses):
             log_p = plain_log_probs(policies.student, experience.student_prompts[i], response, 1.0)
             log_ref = plain_log_probs(policies.reference, experience.student_prompts[i], response, 1.0)
             tokens = range(len(response))
-            assert signals.logprob[i] == pytest.approx([log_p[t, response[t]].item() for t in tokens], abs=1e-5)
-            assert signals.ref_logprob[i] == pytest.approx([log_ref[t, response[t]].item() for t in tokens], abs=1e-5)
+            assert columns["logprob"][i] == pytest.approx([log_p[t, response[t]].item() for t in tokens], abs=1e-5)
+            assert columns["ref_logprob"][i] == pytest.approx(
+                [log_ref[t, response[t]].item() for t in tokens], abs=1e-5
+            )
             entropies = [-(row.exp() * row).sum().item() for row in log_p]
-            assert signals.entropy[i] == pytest.approx(entropies, abs=1e-5)
+            assert columns["entropy"][i] == pytest.approx(entropies, abs=1e-5)
             if i in (0, 2, 11):
                 log_q = plain_log_probs(policies.student, experience.teacher_prompts[i], response, 1.0)
                 expected = (log_p.exp() * (log_p - log_q)).sum(-1).tolist()
-                assert signals.kl_gated[i] == pytest.approx(expected, abs=1e-5)
-    assert sorted(signals.kl_gated) == [0, 2, 11]
-    assert signals.mean("ratio") == signals.mean("weight") == 1
-    assert signals.mean("clipped") == 0
+                assert columns["kl_gated"][i] == pytest.approx(expected, abs=1e-5)
+    assert accumulated.columns["kl_gated"].rows == [0, 2, 11]
+    assert accumulated.columns["ratio"].mean() == accumulated.columns["weight"].mean() == 1
+    assert accumulated.columns["clipped"].mean() == 0
 
 
 def test_sampled_logprobs_are_those_of_the_update() -> None:
-    policies, experience, signals = tiny_policies(torch.float64, 0.7), tiny_experience(), Signals()
-    run(policies, experience, tiny_method(), EVERYONE, tiny_train(), signals=signals)
+    policies, experience = tiny_policies(torch.float64, 0.7), tiny_experience()
+    trained = lists(update(policies, experience, tiny_method(), EVERYONE, tiny_train())[0])["logprob"]
     rows = [1, 7, 4]
     found = policies.sampled_logprobs(policies.student, experience, rows, experience.student_prompts, 50)
     assert sorted(found) == sorted(rows)
     for row in rows:
-        assert found[row].tolist() == pytest.approx(signals.logprob[row], abs=1e-6)
+        assert found[row].tolist() == pytest.approx(trained[row], abs=1e-6)
     found = policies.sampled_logprobs(policies.student, experience, [4], experience.teacher_prompts, 50, 1.0)
     response = experience.responses[4]
     log_q = plain_log_probs(policies.student, experience.teacher_prompts[4], response, 1.0)
@@ -236,12 +243,12 @@ def test_sampled_logprobs_are_those_of_the_update() -> None:
 
 
 def test_the_distillation_of_gated_rows_is_kept_apart_from_rows_that_only_rlsd_reads() -> None:
-    policies, experience, signals = tiny_policies(torch.float64), tiny_experience(), Signals()
+    policies, experience = tiny_policies(torch.float64), tiny_experience()
     method = tiny_method(token_weighting="rlsd", **KL)
-    run(policies, experience, method, switched_on(method), tiny_train(), signals=signals)
-    assert sorted(signals.kl_gated) == [0, 2, 11]
+    gated = lists(update(policies, experience, method, switched_on(method), tiny_train())[0])["kl_gated"]
+    assert sorted(gated) == [0, 2, 11]
     with torch.no_grad():
-        for i, found in signals.kl_gated.items():
+        for i, found in gated.items():
             log_p, log_q = (
                 plain_log_probs(policies.student, prompts[i], experience.responses[i], 1.0)
                 for prompts in (experience.student_prompts, experience.teacher_prompts)

@@ -36,8 +36,8 @@ class Evidence:
     majority_of: int
     length: float
     """Mean tokens of an answer."""
-    truncated: float
-    """Share of answers cut at the token limit."""
+    truncated: float | None
+    """Share of answers cut at the token limit; ``None`` where the records are too old to say it."""
     statuses: dict[str, float]
     """Share of each verdict that occurs."""
 
@@ -56,6 +56,7 @@ def gather(found: Sequence[EvaluationSummary], report: ReportParams) -> Evidence
     by_sample = [standard_errors(each).by_sample for each in counts]
     known = [error for error in by_sample if error is not None]
     votes = min(each.samples for each in counts)
+    cut = [each.truncated for each in found if each.truncated is not None]
     statuses = sorted({status for each in found for status in each.status_shares})
     return Evidence(
         error_problems=standard_errors(pooled(counts)).by_problem,
@@ -65,7 +66,7 @@ def gather(found: Sequence[EvaluationSummary], report: ReportParams) -> Evidence
         majority=float(np.mean([majority_at_k(each.answers, votes).mean() for each in found])),
         majority_of=votes,
         length=float(np.mean([each.mean_length for each in found])),
-        truncated=float(np.mean([each.truncated for each in found])),
+        truncated=None if len(cut) < len(found) else float(np.mean(cut)),
         statuses={
             status: float(np.mean([each.status_shares.get(status, 0.0) for each in found])) for status in statuses
         },

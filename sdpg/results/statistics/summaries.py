@@ -23,8 +23,8 @@ COLUMNS = [
 ]
 """Of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`, what :func:`summarise` reads."""
 
-Row = tuple[Answer, str, int, bool]
-"""Answer, status, length, whether it was cut."""
+Row = tuple[Answer, str, int, bool | None]
+"""Answer, status, length, whether it was cut (``None`` where that is not known)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class EvaluationSummary:
     """Per problem of ``counts``, in order of samples: for :func:`sdpg.results.statistics.at_k.majority_at_k`."""
     mean_length: float
     """In tokens."""
-    truncated: float
-    """Share of answers that were cut at the token limit, whether or not they held an answer by then."""
+    truncated: float | None
+    """Share of answers that were cut at the token limit, whether or not they held an answer by then; ``None`` where the
+    records are too old to say it of each."""
     status_shares: dict[str, float]
     """Share of each status that occurs, in order of names."""
 
@@ -75,10 +76,11 @@ def _summary(counts: ProblemCounts, rows: dict[tuple[str, int], Row]) -> Evaluat
     for (problem, _), (answer, *_) in sorted(rows.items(), key=lambda row: row[0]):
         answers[problem].append(answer)
     statuses = Counter(status for _, status, _, _ in rows.values())
+    cuts = [cut for *_, cut in rows.values()]
     return EvaluationSummary(
         counts,
         answers=tuple(tuple(given) for given in answers.values()),
         mean_length=sum(length for _, _, length, _ in rows.values()) / len(rows),
-        truncated=sum(cut for *_, cut in rows.values()) / len(rows),
+        truncated=None if None in cuts else sum(filter(None, cuts)) / len(rows),
         status_shares={status: statuses[status] / len(rows) for status in sorted(statuses)},
     )

@@ -1,0 +1,99 @@
+"""Per-token values of rollouts in one shape: a name → a ragged column, one number for each response token.
+
+Axes: R rollouts of a column, N response tokens of them all.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+import math
+
+import torch
+from torch import Tensor
+
+from sdpg.models.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class TokenColumn:
+    """One number for each response token of some rollouts.
+
+    Attributes:
+        rows: which rollouts, in rising order, each at most once.
+        lengths: response tokens of each.
+        values: (N,) float32 on the CPU, the responses one after another.
+    """
+
+    rows: list[int]
+    lengths: list[int]
+    values: Tensor
+
+    @staticmethod
+    def of(parts: Mapping[int, Sequence[float]]) -> "TokenColumn":
+        """Returns the column of rollout → its values."""
+        rows = sorted(parts)
+        values = [value for row in rows for value in parts[row]]
+        return TokenColumn(rows, [len(parts[row]) for row in rows], torch.tensor(values, dtype=torch.float32))
+
+    def lists(self) -> dict[int, list[float]]:
+        """Returns rollout → its values, as Python numbers."""
+        parts = self.values.split(self.lengths) if self.rows else ()
+        return {row: part.tolist() for row, part in zip(self.rows, parts, strict=True)}
+
+    def numbers(self) -> list[float]:
+        """Returns all values, rollout after rollout, as Python numbers."""
+        return self.values.tolist()
+
+    def mean(self) -> float | None:
+        """Returns the mean over all tokens, or None where there is none."""
+        return math.fsum(numbers) / len(numbers) if (numbers := self.numbers()) else None
+
+
+TokenColumns = Mapping[str, TokenColumn]
+"""Name of a per-token value → its column. A name without a column was computed for no rollout."""
+
+
+def cut_columns(rows: Sequence[int], lengths: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, TokenColumn]:
+    """Cuts joined (N,) values of rollouts in any order into columns, on the CPU and without gradient."""
+    order = sorted(range(len(rows)), key=lambda at: rows[at])
+    found = {}
+    for name, tensor in values.items():
+        parts = tensor.detach().float().cpu().split(list(lengths))
+        joined = torch.cat([parts[at] for at in order]) if order else tensor.new_zeros(0, dtype=torch.float32).cpu()
+        found[name] = TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
+    return found
+
+
+def join_columns(parts: Iterable[TokenColumns]) -> dict[str, TokenColumn]:
+    """Joins the columns of several passes by name; no rollout is in two of them."""
+    by_name: dict[str, list[TokenColumn]] = {}
+    for columns in parts:
+        for name, column in columns.items():
+            by_name.setdefault(name, []).append(column)
+    return {name: _joined(columns) for name, columns in by_name.items()}
+
+
+def _joined(columns: Sequence[TokenColumn]) -> TokenColumn:
+    if len(columns) == 1:
+        return columns[0]
+    rows = [row for column in columns for row in column.rows]
+    lengths = [length for column in columns for length in column.lengths]
+    return cut_columns(rows, lengths, {"": torch.cat([column.values for column in columns])})[""]
+
+
+def gather_columns(columns: TokenColumns, ranks: Ranks) -> dict[str, TokenColumn]:
+    """Returns the columns of all ranks together on the first rank, and nothing on the others; all ranks call this."""
+    if ranks.size == 1:
+        return dict(columns)
+    # A rank without rollouts has no columns either, and the others do not know that.
+    names = sorted({name for names in ranks.values(sorted(columns)) for name in names})
+    empty = TokenColumn([], [], torch.zeros(0))
+    found = {}
+    for name in names:
+        mine = columns.get(name, empty)
+        rows = ranks.tensors_on_first(torch.tensor(mine.rows, dtype=torch.int64))
+        lengths = ranks.tensors_on_first(torch.tensor(mine.lengths, dtype=torch.int64))
+        values = ranks.tensors_on_first(mine.values)
+        if ranks.first:
+            parts = zip(rows, lengths, values, strict=True)
+            found[name] = _joined([TokenColumn(r.tolist(), n.tolist(), v) for r, n, v in parts])
+    return found

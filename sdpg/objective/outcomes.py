@@ -1,0 +1,101 @@
+"""Outcome terms L_out: what the verifier's reward teaches, one entry of :data:`OUTCOMES` for each name.
+
+A new outcome is a function here, its entry, and its name in :class:`sdpg.params.MethodParams`. This module imports only
+torch and the pure functions of :mod:`sdpg.objective.losses`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdpg.objective import losses
+from sdpg.objective.responses import Responses
+
+
+@dataclass(frozen=True)
+class OutcomeInputs:
+    """What an outcome term reads, per response token.
+
+    Attributes:
+        logprobs: (N,) student log-prob of the sampled token, with gradient.
+        ratio: (N,) ρ = π_θ(y_t)/π_old(y_t), with gradient.
+        advantages: (N,) the token's advantage, RLSD's factor included.
+        responses: which response each token belongs to, and where it stands there.
+        clip_low: ε_l.
+        clip_high: ε_h.
+        dual_clip: c, the bound for negative advantages; None is no bound.
+    """
+
+    logprobs: Tensor
+    ratio: Tensor
+    advantages: Tensor
+    responses: Responses
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+
+
+@dataclass(frozen=True)
+class OutcomeTerm:
+    """L_out per token, and where its clip acted.
+
+    Attributes:
+        loss: (N,).
+        clipped: (N,) bool, the token's ratio was outside the clip range on the side where clipping acts.
+    """
+
+    loss: Tensor
+    clipped: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An entry of :data:`OUTCOMES`.
+
+    Attributes:
+        term: from what it reads to the term.
+        clips: whether it reads the clip range.
+        whole_responses: whether a token's loss depends on other tokens of its response. The head then hands over all
+            values of a micro-batch at once, for which it forms the logits a second time where they do not fit into one
+            chunk; no other pass through the model is made.
+    """
+
+    term: Callable[[OutcomeInputs], OutcomeTerm]
+    clips: bool = False
+    whole_responses: bool = False
+
+
+def none(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns zeros, for a method that learns from its teacher alone."""
+    return OutcomeTerm(torch.zeros_like(inputs.logprobs), torch.zeros_like(inputs.logprobs, dtype=torch.bool))
+
+
+def reinforce(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns -A · log π_θ(y_t), section 3.2: on-policy, without ratio and without clip."""
+    loss = losses.reinforce(inputs.logprobs, inputs.advantages)
+    return OutcomeTerm(loss, torch.zeros_like(loss, dtype=torch.bool))
+
+
+def ppo_clip(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns PPO's clipped surrogate ℓ_clip of A.3, which GRPO and the public code use."""
+    surrogate = losses.clipped_surrogate(
+        inputs.ratio, inputs.advantages, inputs.clip_low, inputs.clip_high, inputs.dual_clip
+    )
+    return OutcomeTerm(surrogate, (surrogate != -inputs.advantages * inputs.ratio).detach())
+
+
+def clipped_weight(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns the paper's off-policy term of A.3, sg[ℓ_clip] · log π_θ(y_t)."""
+    surrogate = ppo_clip(inputs)
+    return OutcomeTerm(losses.clipped_weight(inputs.logprobs, surrogate.loss), surrogate.clipped)
+
+
+OUTCOMES: dict[str, Outcome] = {
+    "none": Outcome(none),
+    "reinforce": Outcome(reinforce),
+    "ppo_clip": Outcome(ppo_clip, clips=True),
+    "clipped_weight": Outcome(clipped_weight, clips=True),
+}
+"""Name in params.yaml → outcome term."""

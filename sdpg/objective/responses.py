@@ -1,0 +1,47 @@
+"""Which response each token belongs to, so that a term can be a function of whole responses. Imports only torch.
+
+Axes: N tokens, R responses. The tokens may stand in any order.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The responses of some tokens.
+
+    Attributes:
+        owners: (N,) the response of each token, 0 to R-1.
+        positions: (N,) the token's place in its response, from 0.
+        lengths: (R,) tokens of each response, EOS included.
+    """
+
+    owners: Tensor
+    positions: Tensor
+    lengths: Tensor
+
+    @staticmethod
+    def of(lengths: Tensor) -> "Responses":
+        """Returns those of responses that stand one after another."""
+        owners = lengths.new_ones(len(lengths)).cumsum(0).sub_(1).repeat_interleave(lengths)
+        starts = lengths.cumsum(0) - lengths
+        positions = lengths.new_ones(len(owners)).cumsum(0).sub_(1) - starts[owners]
+        return Responses(owners, positions, lengths)
+
+    def take(self, tokens: Tensor) -> "Responses":
+        """Returns those of some tokens, in their order; sums over a response are whole only if all its tokens are."""
+        return Responses(self.owners[tokens], self.positions[tokens], self.lengths)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Returns the sum of each response's values, (N,) → (R,), with gradient."""
+        return values.new_zeros(len(self.lengths)).index_add(0, self.owners, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Returns the mean of each response's values, (N,) → (R,), with gradient."""
+        return self.sum(values) / self.lengths.to(values.dtype)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Returns each token's response's value, (R,) → (N,)."""
+        return values[self.owners]

@@ -1,0 +1,75 @@
+"""What the stages of a training step hand on: sample → verify → credit → update → write, each a frozen value.
+
+Axes: P prompts, G responses per prompt, B = P·G rollouts.
+"""
+
+from dataclasses import dataclass
+
+from sdpg.models.columns import TokenColumn
+from sdpg.models.experience import Experience, Rollouts
+from sdpg.problems.prompts import PreparedRow
+from sdpg.rewards.verifiers import Verdict
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The responses of a step, before anybody looked at them.
+
+    Attributes:
+        problems: (P) the step's problems.
+        rollouts: (B) prompts and responses as token ids.
+        texts: (B) the responses, decoded without special tokens.
+        truncated: (B) whether the response ended without an end-of-sequence token.
+    """
+
+    problems: list[PreparedRow]
+    rollouts: Rollouts
+    texts: list[str]
+    truncated: list[bool]
+
+
+@dataclass(frozen=True)
+class Update:
+    """The optimiser updates of one rollout batch.
+
+    Attributes:
+        loss: the mean over the updates.
+        grad_norm: likewise, before clipping.
+        lr: the learning rate.
+        columns: per-token values of the passes with gradient, of all ranks on the first; see
+            :class:`sdpg.training.update.Accumulated`.
+    """
+
+    loss: float
+    grad_norm: float
+    lr: float
+    columns: dict[str, TokenColumn]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A finished step, as metrics and records read it on the first rank.
+
+    Attributes:
+        sampled: the responses.
+        verdicts: (B) what the verifier says of them.
+        experience: (B) rollouts with advantages and gates.
+        update: what was learnt from them.
+        diagnosed: per-token values of sampled rollouts, gate open or not; see :mod:`sdpg.training.diagnostics`.
+    """
+
+    sampled: Sampled
+    verdicts: list[Verdict]
+    experience: Experience
+    update: Update
+    diagnosed: dict[str, TokenColumn]
+
+    @property
+    def siblings(self) -> int:
+        """Responses per prompt, G."""
+        return len(self.sampled.texts) // len(self.sampled.problems)
+
+    @property
+    def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:
+        """The per-token values of the update and those of the diagnostic pass."""
+        return self.update.columns, self.diagnosed
