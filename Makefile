@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  benchmarks solutions compare coverage tune tune-all mlflow clean
+  gpu-check benchmarks solutions compare coverage tune tune-all mlflow clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -41,6 +41,7 @@ help:
 	@echo "make rehearsal DIR=…   the path of qwen3-4b with random weights on two processes of a CPU, vLLM included"
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
+	@echo "make gpu-check  what this machine's NVIDIA GPU does of all that the project asks, in ten minutes (GPU_CHECK='--parts 1,3')"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
@@ -132,6 +133,10 @@ format: $(STAMP)
 bench: $(STAMP)
 	dvc repro base
 	python -m benchmarks $(BENCH)
+
+# The first command on a new machine with an NVIDIA GPU. GPU_CHECK='--parts 1,3 --minutes 5': some of it.
+gpu-check: $(STAMP)
+	python -m benchmarks.gpu_check $(GPU_CHECK)
 
 # The evaluation of any model folder. MODEL='a b': several, compared by problem.
 benchmarks: $(STAMP)

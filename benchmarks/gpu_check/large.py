@@ -26,7 +26,7 @@ from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.memory import Generation, Layout, MemoryPlan, Passes, plan_memory
 from sdpg.planning.shapes import KNOWN
 
-TOY = Shape(128, 384, 4, 4, 2, 32, 4096, True, 4096)
+TOY = Shape(128, 384, 2, 4, 2, 32, 2048, True, 4096)
 GIB = 2**30
 TOLERANCE = 0.15
 """Of the plan."""
@@ -61,7 +61,7 @@ class Case:
 
     def sizes(self, toy: bool) -> tuple[int, int, int]:
         """Tokens of a prompt, of what a hint adds, and of a response; a row fills a quarter of the micro-batch."""
-        return (32, 32, 97) if toy else (200, 200, 1849)
+        return (16, 16, 49) if toy else (200, 200, 1849)
 
     def budget(self, toy: bool) -> int:
         """Tokens of a micro-batch."""
@@ -84,7 +84,7 @@ class Case:
 
 def head_megabytes(toy: bool) -> int:
     """For the logits of a chunk, as ``train.head_megabytes``."""
-    return 4 if toy else 1024
+    return 1 if toy else 1024
 
 
 def measure(run: Run, case: Case) -> bool:

@@ -128,7 +128,8 @@ def _follow(
             kind, value = receiver.recv()
         except (EOFError, ConnectionError):
             process.join(GRACE)
-            if not left or report.parts[left[0].number]["state"] not in ("waiting", "running"):
+            if len(left) < len(parts) and report.parts[left[0].number]["state"] == "waiting":
+                # It ended between two parts: the GPU was lost.
                 return left
             found = f"its process ended with status {process.exitcode}"
             break

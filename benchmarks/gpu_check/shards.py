@@ -22,8 +22,8 @@ from benchmarks.gpu_check.steps import (
     shard,
 )
 
-TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2}
-"""Of a gradient's norm."""
+TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
+"""Of a gradient's norm; in bfloat16 shards gather norms rounded too, which one process keeps in float32."""
 
 
 def check(run: Run) -> None:
@@ -95,11 +95,12 @@ def _made(run: Run, dtype: str, folder: Path, sharded: bool) -> Made:
     models[1].requires_grad_(False)
     if sharded:
         checkpoint_activations(models[0])
-        plugin = FullyShardedDataParallelPlugin(
-            fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
-        )
     for model in models:
         if sharded:
+            # As of configs/accelerate/fsdp2.yaml.
+            plugin = FullyShardedDataParallelPlugin(
+                fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
+            )
             shard(model, run.device, DTYPES[dtype], plugin)
         else:
             model.to(run.device)

@@ -70,7 +70,7 @@ def changed_params(preset: str, train: dict[str, Any], max_tokens: int) -> Param
     tree["train"]["updates_per_batch"] = min(2, tree["train"]["updates_per_batch"])
     tree["train"] |= {"lora": None, "distributed": {"processes": 1, "strategy": "none", "config": None}} | train
     tree["rollout"]["max_tokens"] = max_tokens
-    return parse_params(tree, PARAMS_FILE)
+    return parse_params(tree, str(PARAMS_FILE))
 
 
 class MadeUpEngine:
@@ -107,9 +107,9 @@ class MadeUpScorer:
     def __init__(self, all_right: int) -> None:
         self.all_right = all_right
 
-    def score(self, texts: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
+    def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         """By their places."""
-        right = [place % 2 == 0 or place < self.all_right for place in range(len(texts))]
+        right = [place % 2 == 0 or place < self.all_right for place in range(len(completions))]
         return [Verdict(Status.CORRECT, "1", 1.0) if one else Verdict(Status.WRONG, "2", -1.0) for one in right]
 
 

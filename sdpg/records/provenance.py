@@ -23,9 +23,13 @@ DIFF_CHARACTERS = 200_000
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    result = subprocess.run(
-        ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
-    )
+    try:
+        result = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:
+        # A machine that only trains may have no git.
+        return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
