@@ -1,6 +1,6 @@
-"""What a model's answers on benchmarks amount to: scores by problem, differences between models, and both as text.
+"""Scores a model's answers on benchmarks: scores by problem, differences between models, and both as text.
 
-Axis: P problems that were asked.
+Axis: P problems of a benchmark that fit a model's prompt.
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ from sdpg.rewards.verifiers import Status
 
 @dataclass(frozen=True)
 class Score:
-    """One way of asking a model one benchmark: sampled, or greedy."""
+    """The score of a model on one benchmark in one way of decoding: sampled, or greedy."""
 
     mean: Interval
     """Accuracy, with its interval by problem."""
@@ -46,7 +46,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """A model on a benchmark. ``None`` where it was not asked in that way, or not at all."""
+    """The scores of a model on a benchmark; ``None`` where it was not evaluated in that way, or not at all."""
 
     answered: Answered
     sampled: Score | None
@@ -55,7 +55,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model minus the first one on the problems of a benchmark that both were asked."""
+    """A model minus the first one, on the problems of a benchmark that both answered."""
 
     benchmark: str
     model: str
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def score(answered: Answered, report: ReportParams) -> Scores:
-    """Reads a model's answers on one benchmark and sums them up."""
+    """Returns the scores of a model's answers on one benchmark, read from its folder."""
     if answered.folder is None:
         return Scores(answered, None, None)
     path = answered.folder / ANSWERS
@@ -93,13 +93,16 @@ def _score(rows: Sequence[dict[str, Any]], counts: ProblemCounts, report: Report
 
 
 def _on(counts: ProblemCounts, problems: Sequence[str]) -> Array:
-    """Accuracies of some of the problems, in the given order, (P,)."""
+    """Returns the accuracies of some of the problems in the given order, (P,)."""
     by_problem = dict(zip(counts.problems, counts.accuracy, strict=True))
     return np.array([by_problem[problem] for problem in problems])
 
 
 def compare(scores: Sequence[Scores], report: ReportParams) -> list[Comparison]:
-    """Every further model minus the first, paired by problem; tokenizers may differ in which prompts fit."""
+    """Returns every further model minus the first, paired by problem.
+
+    Tokenizers may differ in which prompts fit, so only problems that both models answered are compared.
+    """
     first = scores[0].answered.model
     base = {each.answered.benchmark.name: each for each in scores if each.answered.model is first}
     found = []
@@ -128,7 +131,7 @@ Rows = list[tuple[str, ...]]
 
 
 def score_rows(scores: Sequence[Scores]) -> Rows:
-    """The main table, header first: who was asked how much, and how much was right."""
+    """Returns the main table, header first: answers per problem and the share of right ones."""
     sizes = sorted({k for each in scores if each.sampled for k in each.sampled.pass_at})
     samples = max((each.sampled.counts.samples for each in scores if each.sampled), default=0)
     rows = [("benchmark", "model", "asked", f"mean@{samples}" if samples else "sampled", "interval",
@@ -147,7 +150,7 @@ def _cells(found: Score | None) -> tuple[str, str]:
 
 
 def status_rows(scores: Sequence[Scores]) -> Rows:
-    """What became of the answers, header first: one row for each way in which a model was asked."""
+    """Returns the shares of verdicts, header first: one row for each model, benchmark and way of decoding."""
     rows: Rows = [("benchmark", "model", "asked how", "tokens", *map(str, Status))]
     for each in scores:
         for way, found in (("sampled", each.sampled), ("greedy", each.greedy)):
@@ -159,7 +162,7 @@ def status_rows(scores: Sequence[Scores]) -> Rows:
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Rows:
-    """The differences, header first."""
+    """Returns the table of differences, header first."""
     rows: Rows = [("benchmark", "difference", "asked how", "problems", "mean (interval)", "p", "p, Holm")]
     adjusted = holm([c.difference.p_value for c in comparisons]).tolist()
     rows += [
@@ -170,7 +173,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> Rows:
 
 
 def notes(scores: Sequence[Scores], report: ReportParams) -> list[str]:
-    """What was left out, and how to read the numbers."""
+    """Returns notes on what was left out and on how to read the numbers."""
     lines = [
         f"mean: share of right answers over the problems that were asked, with the {report.confidence:.0%} interval by "
         "problem, the model being fixed; pass@k: unbiased estimate; greedy: one answer per problem."
@@ -190,20 +193,20 @@ def notes(scores: Sequence[Scores], report: ReportParams) -> list[str]:
 
 
 def text(scores: Sequence[Scores], comparisons: Sequence[Comparison], report: ReportParams) -> str:
-    """All tables and notes, for a terminal."""
+    """Returns all tables and notes, for a terminal."""
     tables = [score_rows(scores), status_rows(scores), *([comparison_rows(comparisons)] if comparisons else [])]
     return "\n\n".join("\n".join(part) for part in (*[aligned(rows) for rows in tables], notes(scores, report)))
 
 
 def markdown(scores: Sequence[Scores], comparisons: Sequence[Comparison], report: ReportParams) -> str:
-    """The same as Markdown."""
+    """Returns all tables and notes as Markdown."""
     tables = [score_rows(scores), status_rows(scores), *([comparison_rows(comparisons)] if comparisons else [])]
     parts = [markdown_table(rows[0], rows[1:]) for rows in tables]
     return "\n\n".join(["# Benchmarks", *parts, "\n".join(f"- {note}" for note in notes(scores, report))]) + "\n"
 
 
 def as_json(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """All numbers in full, and where the answers are."""
+    """Returns all numbers in full, and where the answers are."""
 
     def plain(found: Score | None) -> dict[str, Any] | None:
         if found is None:

@@ -1,4 +1,4 @@
-"""The paper's claims, each with the measurement on our runs that decides it.
+"""States the paper's claims, each with the measurement on our runs that decides it.
 
 Where the paper names a step of its 400, the same fraction of our run is meant. A claim *holds* where every interval it
 needs lies on its side of 0, *does not hold* where one lies wholly on the other side, and otherwise we *cannot tell*:
@@ -22,16 +22,16 @@ LATE = 250 / 400
 SDPG = ("sdpg-ufkl", "sdpg-urkl")
 FIGURE_METHODS = ("grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl")
 COLLAPSED, KEPT = 0.2, 0.5
-"""Entropy under a fifth of where it began has collapsed, over a half has not: thresholds of ours."""
+"""Entropy that falls below a fifth of its first value has collapsed, above a half it has not; these are our limits."""
 
 
 SHORTEST = 8
-"""Fewer steps have no eighths to speak of."""
+"""With fewer steps an eighth of a run means nothing."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What our runs say about a claim."""
+    """What our runs say about a claim: the verdict and the numbers behind it."""
 
     verdict: Verdict
     numbers: str
@@ -39,17 +39,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper."""
+    """A claim of the paper."""
 
     id: str
     text: str
     source: str
     needs: tuple[str, ...]
-    """Methods without which it cannot be decided."""
+    """Methods without which the claim cannot be decided."""
     measurement: str
     measure: Callable[[Results], Found]
     course: bool = True
-    """Whether it speaks of the course of a run, which needs :data:`SHORTEST` steps."""
+    """Whether the claim is about the course of a run, which needs :data:`SHORTEST` steps."""
     conflict: str | None = None
     """How the paper's text and figure disagree, if they do."""
 
@@ -68,11 +68,14 @@ class Judged:
 
 
 Comparison = tuple[str, float, float, float]
-"""What was compared; the difference in the claim's direction; its limits."""
+"""The names of what was compared, the difference in the claim's direction, and its limits."""
 
 
 def decide(intervals: list[tuple[float, float]], allow_equal: bool = False) -> Verdict:
-    """Verdict from limits of differences that the claim says are positive (``allow_equal``: not negative)."""
+    """Returns the verdict from limits of differences that the claim says are positive.
+
+    With ``allow_equal`` the claim says that they are not negative.
+    """
     if any(high < 0 or (high <= 0 and not allow_equal) for _, high in intervals):
         return "does not hold"
     if all(low > 0 or (low >= 0 and allow_equal) for low, _ in intervals):
@@ -86,12 +89,12 @@ def _found(comparisons: list[Comparison], allow_equal: bool = False) -> Found:
 
 
 def total_steps(results: Results) -> int:
-    """Length of the runs, by their last evaluation."""
+    """Returns the length of the runs in steps, by their last evaluation."""
     return min(run.last_step for runs in results.runs.values() for run in runs)
 
 
 def evaluation_step(results: Results, fraction: float) -> int:
-    """The first evaluation (after the base's) at or after this fraction of the run."""
+    """Returns the step of the first evaluation, after the base's, at or after this fraction of the run."""
     common = set.intersection(
         *({int(step) for step in run.curves["step"] if step > 0} for runs in results.runs.values() for run in runs)
     )
@@ -99,7 +102,7 @@ def evaluation_step(results: Results, fraction: float) -> int:
 
 
 def _window(results: Results, method: str, name: str, start: float, end: float = 1.0) -> Array:
-    """A training metric over a part of the run, at least two steps of it."""
+    """Returns a training metric over a part of the run, at least two steps of it."""
     values = results.metric(method, name)
     first = min(int(start * len(values)), len(values) - 2)
     return values[first : max(first + 2, round(end * len(values)))]
@@ -112,7 +115,7 @@ def _series_difference(results: Results, name: str, a: str, b: str, start: float
 
 
 def _last_everywhere(results: Results, pairs: list[tuple[str, str]], sign: int = 1, allow_equal: bool = False) -> Found:
-    """Last of a minus b on every benchmark; ``sign`` -1 where the claim says that a is below b."""
+    """Compares Last of a minus b on every benchmark; ``sign`` is -1 where the claim says that a is below b."""
     comparisons: list[Comparison] = []
     for a, b in pairs:
         for benchmark, title in results.benchmarks.items():
@@ -231,7 +234,7 @@ CLAIMS = (
 
 
 def judge(claim: Claim, results: Results) -> Judged:
-    """Decides one claim on our runs."""
+    """Returns the verdict on one claim from our runs."""
     missing = [method for method in claim.needs if method not in results.runs]
     if missing:
         found, why = Found("cannot tell", "—"), f"not run: {', '.join(missing)}"
@@ -254,5 +257,5 @@ def judge(claim: Claim, results: Results) -> Judged:
 
 
 def judge_all(results: Results) -> list[Judged]:
-    """All claims, in the order of the report."""
+    """Returns the verdicts on all claims, in the order of the report."""
     return [judge(claim, results) for claim in CLAIMS]

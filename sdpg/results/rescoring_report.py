@@ -1,4 +1,4 @@
-"""What scoring again found, for people and for programs: who changed, and what it does to the table."""
+"""Reports what scoring again found: which verdicts changed, and what that does to the tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +15,9 @@ from sdpg.results.rendering import markdown_table, number
 from sdpg.results.tables import plus
 
 SHOWN = 20
-"""Changes and disagreements that are printed; the files hold all."""
+"""Changes and disagreements that are printed; the files hold all of them."""
 SUMMARY = "rescore.json"
-"""Marks a folder as one of ours, which may be replaced."""
+"""Name of the file that marks a folder as a result of rescoring, which may be replaced."""
 
 TABLE_HEADER = ("Method", "Benchmark", "Evaluation", "old", "new", "difference", "answers changed", "answers")
 STEP_HEADER = ("Run", "Step", "reward, old", "reward, new", "answers changed", "advantages of another sign",
@@ -25,9 +25,9 @@ STEP_HEADER = ("Run", "Step", "reward, old", "reward, new", "answers changed", "
 
 
 def accuracy_rows(tally: Tally) -> list[dict[str, Any]]:
-    """Per method, benchmark and evaluation the accuracy then and now, runs averaged.
+    """Returns per method, benchmark and evaluation the accuracy then and now, runs averaged.
 
-    Evaluations are the last one of training, the larger samples of the final policy, and its greedy answers.
+    The evaluations are the last one of training, the larger samples of the final policy, and its greedy answers.
     """
     last: dict[str, int] = {}
     for run, kind, step, *_ in tally.accuracies:
@@ -48,7 +48,7 @@ def accuracy_rows(tally: Tally) -> list[dict[str, Any]]:
 
 
 def step_rows(tally: Tally) -> list[dict[str, Any]]:
-    """Per run and step the mean reward then and now, and how many advantages and gates differ."""
+    """Returns per run and step the mean reward then and now, and how many advantages and gates differ."""
     rows = []
     for (run, step), found in sorted(tally.steps.items()):
         values = asdict(found) | {"old": found.old / found.rollouts, "new": found.new / found.rollouts}
@@ -106,7 +106,7 @@ def check_target(target: Path, runs: Sequence[StoredRun]) -> None:
     """Refuses a folder whose replacement would take something away.
 
     Raises:
-        UserError: if it holds anything but an earlier result, or lies in or around the folder of a record.
+        UserError: if it holds anything but an earlier result, or is in or around the folder of a record.
     """
     here = target.resolve()
     for folder in (folder.resolve() for run in runs for folder in run.folders):
@@ -120,15 +120,15 @@ def write_rescored(runs: Sequence[StoredRun], target: Path, with_audit: bool = F
     """Scores runs again and writes verdicts, changes and tables into a folder, all of it or nothing.
 
     Args:
-        runs: with the verifier in their parameters.
+        runs: the runs, with the new verifier in their parameters.
         target: the folder; an earlier result in it is replaced.
-        with_audit: ask exact match and math-verify about every pair, and list where they disagree.
+        with_audit: whether exact match and math-verify both verify every pair, to list where they disagree.
 
     Returns:
         The report, as in ``report.md``.
 
     Raises:
-        UserError: if a run is named twice, a record cannot be read, or the folder is not ours to replace.
+        UserError: if a run is named twice, a record cannot be read, or the folder may not be replaced.
     """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):

@@ -1,4 +1,4 @@
-"""Parts of the report that stand beside the tables: evidence, contamination, watch, matched baselines."""
+"""Makes the parts of the report beside the tables: evidence, contamination, watch, matched baselines."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ STATUSES = {
     "correct": "correct", "wrong": "wrong", "no_answer": "no answer", "truncated": "cut, no answer",
     "timeout": "time-out",
 }  # fmt: skip
-"""In the order of the columns; others that occur follow."""
+"""Statuses in the order of the columns; others that occur follow."""
 CONTAMINATION_HEADER = (
     "Benchmark", "problems that stand in the training source", "left in the training set", "in validation",
     "problems that share an n-gram with training", "training problems that share one",
@@ -31,11 +31,11 @@ MATCHED_HEADER = ("Run", "against", "matched", "differs in what is compared", "d
 
 @dataclass(frozen=True)
 class EvidenceTable:
-    """What stands behind the accuracies of one kind of evaluation."""
+    """The evidence behind the accuracies of one kind of evaluation."""
 
     header: tuple[str, ...]
     rows: list[tuple[Any, tuple[str, ...]]]
-    """(the table's row, its cells without the benchmark)."""
+    """Pairs of the table's row and its cells without the benchmark."""
 
 
 def _error(value: float | None) -> str:
@@ -51,13 +51,13 @@ def _percent(share: float) -> str:
 
 
 def statuses_of(rows: Iterable[Evidence]) -> list[str]:
-    """The statuses that occur, those of :data:`STATUSES` first."""
+    """Returns the statuses that occur, those of :data:`STATUSES` first."""
     found = {status for evidence in rows for status in evidence.statuses}
     return [status for status in STATUSES if status in found] + sorted(found - STATUSES.keys())
 
 
 def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTable:
-    """Standard errors, joint intervals, votes, lengths and statuses; of Last or of the larger samples."""
+    """Returns standard errors, joint intervals, votes, lengths and statuses; of Last or of the larger samples."""
     statuses = statuses_of(row.evidence for row in rows)
     header = (
         "Policy", "accuracy", "s.e. over problems", "s.e. of sampling", "interval over problems and seeds", "maj@n",
@@ -77,7 +77,7 @@ def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTabl
 
 
 def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
-    """What the benchmarks and the training problems have in common, as the prepare stage counted it.
+    """Returns what the benchmarks and the training problems have in common, as the prepare stage counted it.
 
     Raises:
         UserError: if data/prepare.json is missing or damaged.
@@ -97,7 +97,7 @@ def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
 
 
 def watch_rows(results: Results) -> list[tuple[tuple[str, ...], list[str]]]:
-    """Per run its alarms and leak shares, and in words what rang."""
+    """Returns per run its alarms and leak shares, and in words which alarms were raised."""
     found = []
     for runs in results.runs.values():
         for run in runs:
@@ -118,7 +118,7 @@ def _paths(comparison: Comparison, rest: bool) -> str:
 
 
 def matched_rows(results: Results) -> list[tuple[str, ...]]:
-    """Per run, whether it differs from the baseline of its seed in what is compared alone."""
+    """Returns per run whether it differs from the baseline of its seed only in what is compared."""
     return [
         (found.b, found.a, "yes" if found.matched else "NO", _paths(found, rest=False), _paths(found, rest=True))
         for found in matched_to_baseline(results)

@@ -1,6 +1,6 @@
-"""What stands behind an accuracy: its standard errors, how answers ended, and what a vote of them would be worth.
+"""Computes what stands behind an accuracy: standard errors, votes and lengths, and how answers ended.
 
-Axes: S seeds, P problems, n answers per problem and seed. Imports no torch.
+Axes: S seeds, P problems, n answers per problem and seed. The module imports no torch.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from sdpg.results.statistics.summaries import EvaluationSummary
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one policy, or the same method's policies over seeds, on one benchmark."""
+    """Evidence behind the accuracy of one policy, or of one method's policies over seeds, on one benchmark."""
 
     error_problems: float | None
-    """Standard error of the accuracy with another set of problems (clustered by problem), the policies being fixed."""
+    """Standard error of the accuracy with another set of problems (clustered by problem), for fixed policies."""
     error_samples: float | None
-    """With new answers to the same problems."""
+    """Standard error of the accuracy with new answers to the same problems."""
     joint: Interval | None
-    """With other problems and other training seeds, jointly; from two seeds up."""
+    """Interval over other problems and other training seeds, jointly; from two seeds up."""
     majority: float
-    """maj@n: accuracy of the commonest of the n answers to a problem."""
+    """maj@n, the accuracy of the commonest of the n answers to a problem."""
     majority_of: int
     length: float
-    """Mean tokens of an answer."""
+    """Mean number of tokens of an answer."""
     truncated: float
     """Share of answers cut at the token limit."""
     statuses: dict[str, float]
@@ -43,7 +43,7 @@ class Evidence:
 
 
 def pooled(counts: Sequence[ProblemCounts]) -> ProblemCounts:
-    """The seeds' answers to each problem put together."""
+    """Returns the seeds' answers to each problem put together."""
     accuracy_matrix(counts)  # Raises where the problems differ.
     return ProblemCounts(
         counts[0].problems, np.sum([each.correct for each in counts], axis=0), sum(each.samples for each in counts)
@@ -51,7 +51,7 @@ def pooled(counts: Sequence[ProblemCounts]) -> ProblemCounts:
 
 
 def gather(found: Sequence[EvaluationSummary], report: ReportParams) -> Evidence:
-    """From one evaluation a seed."""
+    """Returns the evidence from one evaluation per seed."""
     counts = [each.counts for each in found]
     by_sample = [standard_errors(each).by_sample for each in counts]
     known = [error for error in by_sample if error is not None]
