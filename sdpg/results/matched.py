@@ -185,12 +185,12 @@ def compare_runs(a: Record, b: Record, declared: Sequence[str] = ()) -> Comparis
         raise UserError(f"--compare {unknown[0]}: neither {a.name} nor {b.name} has such a path in its config.yaml: "
                         "name one as in params.yaml, such as train.lr, or seed, inputs, versions, hardware or code"
         )  # fmt: skip
-    found = _differences(*flat)
-    inputs_differ = any(difference.kind == "data" for difference in found)
+    shared = _differences(*flat)
+    inputs_differ = any(difference.kind == "data" for difference in shared)
     idle = [*WITHOUT_EFFECT, *([] if inputs_differ else THROUGH_INPUTS), *(["git"] if by_digest else [])]
 
     compared, rest, without_effect = [], [], []
-    for difference, of_method in [*((one, True) for one in own), *((one, False) for one in found)]:
+    for difference, of_method in [*((item, True) for item in own), *((item, False) for item in shared)]:
         if _below(difference.path, declared):
             compared.append(difference)
         elif difference.path.endswith(".title") or _below(difference.path, idle):

@@ -19,12 +19,12 @@ LONGEST_TITLE = 28
 
 def final_accuracies(results: Results, benchmark: str) -> dict[str, Array]:
     """Returns title → accuracy per problem in the larger samples, (P,), seeds averaged: the base, then the methods."""
-    found = {"Base": results.base[BASE, benchmark, False].counts.accuracy}
+    accuracies = {"Base": results.base[BASE, benchmark, False].counts.accuracy}
     for method, runs in results.runs.items():
-        found[results.title(method)] = accuracy_matrix([run.final[benchmark, False].counts for run in runs]).mean(
+        accuracies[results.title(method)] = accuracy_matrix([run.final[benchmark, False].counts for run in runs]).mean(
             axis=0
         )
-    return found
+    return accuracies
 
 
 def easiest_first(rows: dict[str, Array]) -> list[int]:

@@ -6,7 +6,7 @@ import io
 import json
 from typing import Any
 
-from sdpg.results.claims import Judged
+from sdpg.results.claims import DecidedClaim
 from sdpg.results.paper import PaperTable
 from sdpg.results.runs import Results
 from sdpg.results.statistics.estimates import Difference
@@ -99,7 +99,7 @@ def paper_cells(table: PaperTable) -> list[tuple[str, ...]]:
     return [(method, *[number(value) for pair in pairs for value in pair]) for method, pairs in table.rows.items()]
 
 
-def claim_cells(claim: Judged) -> tuple[str, ...]:
+def claim_cells(claim: DecidedClaim) -> tuple[str, ...]:
     """Returns a claim as shown."""
     return claim.text, claim.source, claim.verdict, claim.numbers, claim.why, claim.measurement
 

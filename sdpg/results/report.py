@@ -18,7 +18,7 @@ from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.params import Params
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
-from sdpg.results.claims import Judged, judge_all
+from sdpg.results.claims import DecidedClaim, decide_claims
 from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods
 from sdpg.results.paper import TABLES
 from sdpg.results.problem_figures import heatmap, pass_curves
@@ -31,15 +31,15 @@ FIGURES = "figures"
 
 
 def _commits(results: Results) -> list[str]:
-    found = []
+    commits = []
     for runs in results.runs.values():
         for run in runs:
             git = run.config.get("git") or {}
             commit = str(git.get("commit") or "unknown")[:12]
             commit += " with uncommitted changes" if git.get("dirty") else ""
-            if commit not in found:
-                found.append(commit)
-    return found
+            if commit not in commits:
+                commits.append(commit)
+    return commits
 
 
 def what_was_run(results: Results) -> str:
@@ -82,7 +82,7 @@ class Contents:
     headline: str
     main: list[MainRow]
     final: list[FinalRow]
-    claims: list[Judged]
+    claims: list[DecidedClaim]
     contamination: list[tuple[str, ...]]
     watch: list[tuple[tuple[str, ...], list[str]]]
     matched: list[tuple[str, ...]]
@@ -92,7 +92,7 @@ def _contents(params: Params, root: Path) -> Contents:
     results = read_results(params, root)
     final = final_rows(results)
     return Contents(
-        results, greedy_headline(final, params.report.confidence), main_rows(results), final, judge_all(results),
+        results, greedy_headline(final, params.report.confidence), main_rows(results), final, decide_claims(results),
         sections.contamination(results, root), sections.watch_rows(results),
         sections.matched_rows(results),
     )  # fmt: skip
@@ -155,11 +155,11 @@ Draw = Callable[[FileFormat, Theme], bytes]
 
 def _figures(results: Results) -> dict[str, Draw]:
     """Returns file name → function that draws it: all curves, the paper's figures, and the figures by problem."""
-    found: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
+    drawings: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
     for number in PAPER_FIGURES:
         if methods := figure_methods(results, number):
-            found[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
-    return found | {
+            drawings[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
+    return drawings | {
         "problems": lambda form, theme: heatmap(results, form, theme),
         "pass": lambda form, theme: pass_curves(results, form, theme),
     }

@@ -39,19 +39,19 @@ def accuracy_rows(tally: Tally) -> list[dict[str, Any]]:
             what = "Last" if kind == TRAINING else "final, greedy" if greedy else "final"
             groups.setdefault((method, benchmark, what), []).append(counts)
     rows = []
-    for (method, benchmark, what), found in groups.items():
-        old, new = (float(np.mean([getattr(one, name) / one.answers for one in found])) for name in ("old", "new"))
-        rows.append({"method": method, "benchmark": benchmark, "evaluation": what, "runs": len(found), "old": old,
-                     "new": new, "difference": new - old, "changed": sum(one.changed for one in found),
-                     "answers": sum(one.answers for one in found)})  # fmt: skip
+    for (method, benchmark, what), counts in groups.items():
+        old, new = (float(np.mean([getattr(each, name) / each.answers for each in counts])) for name in ("old", "new"))
+        rows.append({"method": method, "benchmark": benchmark, "evaluation": what, "runs": len(counts), "old": old,
+                     "new": new, "difference": new - old, "changed": sum(each.changed for each in counts),
+                     "answers": sum(each.answers for each in counts)})  # fmt: skip
     return rows
 
 
 def step_rows(tally: Tally) -> list[dict[str, Any]]:
     """Returns per run and step the mean reward then and now, and how many advantages and gates differ."""
     rows = []
-    for (run, step), found in sorted(tally.steps.items()):
-        values = asdict(found) | {"old": found.old / found.rollouts, "new": found.new / found.rollouts}
+    for (run, step), rewards in sorted(tally.steps.items()):
+        values = asdict(rewards) | {"old": rewards.old / rewards.rollouts, "new": rewards.new / rewards.rollouts}
         rows.append({"run": run, "step": step, **values})
     return rows
 
@@ -65,7 +65,7 @@ def _change_line(row: dict[str, Any]) -> str:
 
 
 def _report(names: Sequence[str], tally: Tally, changes: list[dict[str, Any]], versions: dict[str, str],
-            found: Audit | None) -> str:  # fmt: skip
+            audited: Audit | None) -> str:  # fmt: skip
     answers = tally.statuses.total()
     verifiers = ", ".join(f"{name} {version}" for name, version in versions.items())
     moves = [f"{count:,} {old} → {new}" for (old, new), count in tally.statuses.most_common() if old != new]
@@ -97,8 +97,8 @@ def _report(names: Sequence[str], tally: Tally, changes: list[dict[str, Any]], v
                 (row["run"], str(row["step"]), number(row["old"]), number(row["new"]), str(row["changed"]),
                  str(row["advantages"]), str(row["gates"]), str(row["rollouts"])) for row in moved
             ]))  # fmt: skip
-    if found:
-        parts += ["## Exact match against math-verify", f"```\n{listed(found, SHOWN)}\n```"]
+    if audited:
+        parts += ["## Exact match against math-verify", f"```\n{listed(audited, SHOWN)}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,19 +136,19 @@ def write_rescored(runs: Sequence[StoredRun], target: Path, with_audit: bool = F
     check_target(target, runs)
     with replaced_folder(target) as folder:
         tally, changes, versions = rescore(runs, folder, keep_pairs=with_audit)
-        found = audit(runs[0].params, tally.pairs) if with_audit else None
-        report = _report(names, tally, changes, versions, found)
+        audited = audit(runs[0].params, tally.pairs) if with_audit else None
+        report = _report(names, tally, changes, versions, audited)
         write_json_lines(folder / "changes.jsonl", changes)
         write_text(folder / "report.md", report)
-        if found:
-            both = [*found.disagreements, *found.timeouts]
+        if audited:
+            both = [*audited.disagreements, *audited.timeouts]
             write_json_lines(folder / "disagreements.jsonl", [asdict(one) for one in both])
         write_json(
             folder / SUMMARY,
             {"runs": names, "verifiers": versions, "answers": tally.statuses.total(), "changed": len(changes),
              "accuracies": accuracy_rows(tally), "steps": step_rows(tally),
-             "audit": found and {
-                 "pairs": found.pairs, "answers": found.answers, "disagreements": len(found.disagreements),
-                 "timeouts": len(found.timeouts)}},
+             "audit": audited and {
+                 "pairs": audited.pairs, "answers": audited.answers, "disagreements": len(audited.disagreements),
+                 "timeouts": len(audited.timeouts)}},
         )  # fmt: skip
     return report

@@ -63,7 +63,7 @@ def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTabl
         "Policy", "accuracy", "s.e. over problems", "s.e. of sampling", "interval over problems and seeds", "maj@n",
         "mean tokens", "cut at the limit", *[STATUSES.get(status, status) for status in statuses],
     )  # fmt: skip
-    found = []
+    table_rows = []
     for row in rows:
         evidence = row.evidence
         mean = row.last if isinstance(row, MainRow) else row.mean
@@ -72,8 +72,8 @@ def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTabl
             _joint(evidence.joint), f"{evidence.majority:.3f} (n = {evidence.majority_of})", f"{evidence.length:.1f}",
             _percent(evidence.truncated), *[_percent(evidence.statuses.get(status, 0.0)) for status in statuses],
         )  # fmt: skip
-        found.append((row, cells))
-    return EvidenceTable(header, found)
+        table_rows.append((row, cells))
+    return EvidenceTable(header, table_rows)
 
 
 def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
@@ -98,18 +98,18 @@ def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
 
 def watch_rows(results: Results) -> list[tuple[tuple[str, ...], list[str]]]:
     """Returns per run its alarms and leak shares, and in words which alarms were raised."""
-    found = []
+    rows = []
     for runs in results.runs.values():
         for run in runs:
             summary = watch_summary(run.metrics, results.params.watch)
             alarms = [
-                "off" if ring is None else "–" if ring.first_step is None else f"from step {ring.first_step}"
-                for ring in (summary.alarms[alarm] for alarm in ALARMS)
+                "off" if state is None else "–" if state.first_step is None else f"from step {state.first_step}"
+                for state in (summary.alarms[alarm] for alarm in ALARMS)
             ]
             leaks = ["not measured" if share is None else _percent(share.max) for share in summary.leaks.values()]
-            words = [f"{alarm}: {ring.reason}. {ring.remedy}." for alarm, ring in summary.ringing.items()]
-            found.append(((run.folder.name, *alarms, *leaks), words))
-    return found
+            words = [f"{alarm}: {state.reason}. {state.remedy}." for alarm, state in summary.ringing.items()]
+            rows.append(((run.folder.name, *alarms, *leaks), words))
+    return rows
 
 
 def _paths(comparison: Comparison, rest: bool) -> str:
@@ -120,6 +120,6 @@ def _paths(comparison: Comparison, rest: bool) -> str:
 def matched_rows(results: Results) -> list[tuple[str, ...]]:
     """Returns per run whether it differs from the baseline of its seed only in what is compared."""
     return [
-        (found.b, found.a, "yes" if found.matched else "NO", _paths(found, rest=False), _paths(found, rest=True))
-        for found in matched_to_baseline(results)
+        (pair.b, pair.a, "yes" if pair.matched else "NO", _paths(pair, rest=False), _paths(pair, rest=True))
+        for pair in matched_to_baseline(results)
     ]

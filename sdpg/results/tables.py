@@ -25,7 +25,7 @@ from sdpg.results.statistics.estimates import (
     paired_difference,
     seed_interval,
 )
-from sdpg.results.statistics.evidence import Evidence, gather
+from sdpg.results.statistics.evidence import Evidence, gather_evidence
 from sdpg.results.statistics.intervals import FEWEST_DEVIATING
 from sdpg.results.statistics.summaries import EvaluationSummary
 
@@ -154,7 +154,7 @@ def _base_main_row(results: Results, benchmark: str, greedy: bool) -> MainRow:
         problems=len(counts.problems), samples=counts.samples, seeds=0,
         seed_spread="–", seed_low=None, seed_high=None,
         difference=None, difference_low=None, difference_high=None, difference_p=None, difference_p_holm=None,
-        needed=None, evidence=gather([answers], results.params.report),
+        needed=None, evidence=gather_evidence([answers], results.params.report),
     )  # fmt: skip
 
 
@@ -195,7 +195,7 @@ def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
         difference_high=difference.high if difference else None,
         difference_p=difference.p_value if difference else None,
         difference_p_holm=None,
-        needed=needed, evidence=gather(answers, results.params.report),
+        needed=needed, evidence=gather_evidence(answers, results.params.report),
     )  # fmt: skip
 
 
@@ -239,9 +239,9 @@ def pass_sizes(samples: int) -> list[int]:
 
 def _final_row(
     results: Results, method: str, title: str, benchmark: str,
-    found: list[EvaluationSummary], found_greedy: list[EvaluationSummary], gains: bool, seeds: int,
+    evaluations: list[EvaluationSummary], greedy_evaluations: list[EvaluationSummary], gains: bool, seeds: int,
 ) -> FinalRow:  # fmt: skip
-    sampled, greedy = [each.counts for each in found], [each.counts for each in found_greedy]
+    sampled, greedy = ([each.counts for each in group] for group in (evaluations, greedy_evaluations))
     accuracy = accuracy_matrix(sampled).mean(axis=0)
     mean = _interval(results, accuracy)
     samples = min(counts.samples for counts in sampled)
@@ -267,7 +267,7 @@ def _final_row(
         greedy_high=greedy_mean.high if greedy_mean else None,
         gain=gain, greedy_gain=greedy_gain,
         problems=len(sampled[0].problems), samples=samples, seeds=seeds,
-        evidence=gather(found, results.params.report),
+        evidence=gather_evidence(evaluations, results.params.report),
     )  # fmt: skip
 
 

@@ -46,27 +46,28 @@ def pooled(counts: Sequence[ProblemCounts]) -> ProblemCounts:
     """Returns the seeds' answers to each problem put together."""
     accuracy_matrix(counts)  # Raises where the problems differ.
     return ProblemCounts(
-        counts[0].problems, np.sum([each.correct for each in counts], axis=0), sum(each.samples for each in counts)
+        counts[0].problems, np.sum([each.correct for each in counts], axis=0), sum(group.samples for group in counts)
     )
 
 
-def gather(found: Sequence[EvaluationSummary], report: ReportParams) -> Evidence:
+def gather_evidence(evaluations: Sequence[EvaluationSummary], report: ReportParams) -> Evidence:
     """Returns the evidence from one evaluation per seed."""
-    counts = [each.counts for each in found]
-    by_sample = [standard_errors(each).by_sample for each in counts]
+    counts = [evaluation.counts for evaluation in evaluations]
+    by_sample = [standard_errors(group).by_sample for group in counts]
     known = [error for error in by_sample if error is not None]
-    votes = min(each.samples for each in counts)
-    statuses = sorted({status for each in found for status in each.status_shares})
+    votes = min(group.samples for group in counts)
+    statuses = sorted({status for evaluation in evaluations for status in evaluation.status_shares})
     return Evidence(
         error_problems=standard_errors(pooled(counts)).by_problem,
         # Answers of different seeds are independent: the variance of a mean of S means.
         error_samples=math.hypot(*known) / len(known) if len(known) == len(by_sample) else None,
         joint=two_way_interval(accuracy_matrix(counts), report.confidence, report.resamples, report.seed),
-        majority=float(np.mean([majority_at_k(each.answers, votes).mean() for each in found])),
+        majority=float(np.mean([majority_at_k(evaluation.answers, votes).mean() for evaluation in evaluations])),
         majority_of=votes,
-        length=float(np.mean([each.mean_length for each in found])),
-        truncated=float(np.mean([each.truncated for each in found])),
+        length=float(np.mean([evaluation.mean_length for evaluation in evaluations])),
+        truncated=float(np.mean([evaluation.truncated for evaluation in evaluations])),
         statuses={
-            status: float(np.mean([each.status_shares.get(status, 0.0) for each in found])) for status in statuses
+            status: float(np.mean([evaluation.status_shares.get(status, 0.0) for evaluation in evaluations]))
+            for status in statuses
         },
     )
