@@ -1,4 +1,4 @@
-"""Where exact match and math-verify disagree: each distinct pair of gold and answer asked both, counted and listed."""
+"""Finds where exact match and math-verify disagree: both verify each distinct pair of gold answer and answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ class Disagreement:
 
     gold: str
     answer: str
-    """As extracted."""
+    """The answer as extracted."""
     count: int
-    """How many answers have this pair."""
+    """The number of answers with this pair."""
     exact: Status
-    """By normalised strings alone."""
+    """The verdict by normalised strings alone."""
     math_verify: Status
-    """By math-verify alone."""
+    """The verdict by math-verify alone."""
     verdict: Status
-    """Of the verifier that asks both."""
+    """The verdict of the verifier that combines both."""
     refused_for: str | None
-    """The rule that refuses the answer whatever its value."""
+    """The rule that refuses the answer whatever its value, or None."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What became of all pairs."""
+    """The outcome of comparing all pairs."""
 
     pairs: int
     answers: int
     disagreements: list[Disagreement]
-    """The commonest first."""
+    """Disagreements, the commonest first."""
     timeouts: list[Disagreement]
-    """Pairs on which math-verify was stopped; not in ``disagreements``."""
+    """Pairs on which math-verify was stopped; they are not in ``disagreements``."""
 
     def summary(self) -> str:
-        """One sentence for people."""
+        """Returns one sentence for people."""
         told = sum(found.count for found in self.disagreements)
         kinds = [
             ("equal by exact match alone", Status.CORRECT, None),
@@ -62,11 +62,11 @@ class Audit:
 
 
 def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
-    """Asks both about every pair, which costs a call of math-verify for each, integers included.
+    """Verifies every pair by both, which costs a call of math-verify for each, integers included.
 
     Args:
-        params: time limit and workers; ``verifier`` is not read.
-        pairs: (gold, extracted answer) → how many answers have it.
+        params: the reward section, of which time limit and workers are read, but not ``verifier``.
+        pairs: (gold, extracted answer) → number of answers that have it.
     """
     found: dict[str, list[Status]] = {}
     for name in ("exact", "math_verify_only", "math_verify"):
@@ -84,7 +84,7 @@ def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
 
 
 def listed(audit: Audit, most: int) -> str:
-    """The sentence and the first pairs, one a line; long answers are cut."""
+    """Returns the summary and the first pairs, one per line; long answers are cut."""
     lines = [audit.summary()]
     for one in (found := [*audit.disagreements, *audit.timeouts])[:most]:
         why = f" ({one.refused_for})" if one.refused_for else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.evaluation.benchmarking import ANSWERS, Answered
+from sdpg.evaluation.benchmarking import ANSWERS, BenchmarkAnswers
 from sdpg.params import ReportParams
 from sdpg.problems.prepare import aligned, dropped_text
 from sdpg.records.schemas import read_evaluations
@@ -48,7 +48,7 @@ class Score:
 class Scores:
     """The scores of a model on a benchmark; ``None`` where it was not evaluated in that way, or not at all."""
 
-    answered: Answered
+    answered: BenchmarkAnswers
     sampled: Score | None
     greedy: Score | None
 
@@ -65,7 +65,7 @@ class Comparison:
     difference: Difference
 
 
-def score(answered: Answered, report: ReportParams) -> Scores:
+def score(answered: BenchmarkAnswers, report: ReportParams) -> Scores:
     """Returns the scores of a model's answers on one benchmark, read from its folder."""
     if answered.folder is None:
         return Scores(answered, None, None)

@@ -16,8 +16,8 @@ from sdpg.errors import UserError, entry_point
 from sdpg.evaluation import benchmarking
 from sdpg.evaluation.benchmarking import (
     ANSWERING_CODE,
-    Answered,
-    Asking,
+    BenchmarkAnswers,
+    SampleBudget,
     ask,
     benchmark_models,
     open_model,
@@ -71,9 +71,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(samples: int = 3, *models: str, limit: int | None = None, folder: str = "sets") -> list[Answered]:
+def run(samples: int = 3, *models: str, limit: int | None = None, folder: str = "sets") -> list[BenchmarkAnswers]:
     paths = [Path(model) for model in models or ("models/one",)]
-    return benchmark_models(load_params(), paths, Path(folder), Asking(samples, limit), say=lambda line: None)
+    return benchmark_models(load_params(), paths, Path(folder), SampleBudget(samples, limit), notify=lambda line: None)
 
 
 def written() -> list[str]:
