@@ -1,4 +1,4 @@
-"""The whole evaluation of any model folder on local benchmark files; see docs/benchmarks.md."""
+"""Evaluates any model folder on local benchmark files; see docs/benchmarks.md."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ def _count(written: str) -> int:
 
 
 def main() -> None:
-    """``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
+    """Runs ``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", required=True, type=Path, help="a model folder; may be repeated")
     parser.add_argument("--dir", required=True, type=Path, help="holds the benchmarks, one .jsonl file each")

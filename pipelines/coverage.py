@@ -1,4 +1,4 @@
-"""How often the 95% intervals hold the truth, by simulation; see docs/statistics.md."""
+"""Simulates how often the 95% intervals hold the truth; see docs/statistics.md."""
 
 import argparse
 from dataclasses import asdict
@@ -12,7 +12,7 @@ OUTPUT = paths.REPORTS / "coverage.json"
 
 
 def main() -> None:
-    """``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage lies outside."""
+    """Runs ``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage is outside."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=1_000, help="of each case; otherwise 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation; otherwise 0")

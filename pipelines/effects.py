@@ -1,4 +1,4 @@
-"""What single knobs do: one value at a time changed against params.yaml, on fresh seeds, on the validation set.
+"""Measures what single knobs do: one value at a time changed against params.yaml, on fresh seeds, on validation.
 
 python -m pipelines.effects sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 methods.sdpg-ufkl.gate=all --workers 2
 """
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
-    """The untuned setting, and one for each value of each knob; each is held against the validators."""
+    """Returns the untuned setting, and one for each value of each knob; each is checked by the validators."""
     from ruamel.yaml import YAML
 
     from sdpg.params.tune import VALIDATION

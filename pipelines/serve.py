@@ -17,7 +17,7 @@ from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
 
 
 def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list[str]:
-    """The server's command line."""
+    """Returns the server's command line."""
     found = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     found += ["--host", host, "--port", str(port), "--tokens-only"]
     for name, value in arguments.items():
@@ -30,7 +30,7 @@ def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list
 
 
 def main() -> None:
-    """Becomes the server."""
+    """Replaces this process by the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--model",

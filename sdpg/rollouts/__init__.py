@@ -1,4 +1,4 @@
-"""Sampling responses: one protocol, several engines."""
+"""Samples responses: one protocol, several engines."""
 
 from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling, WeightSource
 
