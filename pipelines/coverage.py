@@ -19,11 +19,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1 is needed; 1000 tell within ±0.7%")
-    found = [simulate(case, options.repeats, options.seed) for case in cases()]
-    write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in found]})
-    outside = [row for row in found if row.verdict == "outside"]
-    print(coverage_table(found))
-    print(f"\n{len(outside)} of {sum(row.judged for row in found)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
+    cells = [simulate(case, options.repeats, options.seed) for case in cases()]
+    write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in cells]})
+    outside = [row for row in cells if row.verdict == "outside"]
+    print(coverage_table(cells))
+    print(f"\n{len(outside)} of {sum(row.judged for row in cells)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
           f"{options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
     raise SystemExit(1 if outside else 0)
 

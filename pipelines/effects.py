@@ -56,7 +56,7 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
 
     known = leaves(params.model_dump(mode="json", exclude_unset=True, exclude={"tune"}))
     group = f"effects-{method}"
-    found = [Setting(group, method, "params-yaml", {}, (VALIDATION,))]
+    settings = [Setting(group, method, "params-yaml", {}, (VALIDATION,))]
     for knob in knobs:
         path, _, values = knob.partition("=")
         if path not in known or not values:
@@ -65,8 +65,8 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
             name = f"{path.split('.')[-1]}-{text}".lower().replace("_", "-")
             setting = Setting(group, method, name, {path: YAML(typ="safe").load(text)}, (VALIDATION,))
             setting_params(params, setting)
-            found.append(setting)
-    return found
+            settings.append(setting)
+    return settings
 
 
 if __name__ == "__main__":

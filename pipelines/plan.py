@@ -54,8 +54,8 @@ def _assumptions(options: argparse.Namespace) -> Assumptions:
         if (text := getattr(options, name)) is not None:
             changes[name] = _share(name, text)
     for name in ("student_prompt", "teacher_prompt"):
-        if (found := positive(_option(name), getattr(options, name), "tokens")) is not None:
-            changes[name] = int(found)
+        if (tokens := positive(_option(name), getattr(options, name), "tokens")) is not None:
+            changes[name] = int(tokens)
     if options.response_share is not None:
         changes["response_share"] = Range(*sorted(_shares("response_share", options.response_share)))
     if options.mfu is not None:

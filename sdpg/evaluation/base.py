@@ -44,7 +44,7 @@ def build_base(params: Params) -> Path:
         summary = summarise(rows)
         write_json(paths.BASE_METRICS, summary)
         tracked.log_step(
-            0, {f"base/{way}/{name}": value for way, found in summary.items() for name, value in found.items()}
+            0, {f"base/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()}
         )
     return paths.BASE_MODEL
 

@@ -76,6 +76,6 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path:
             write_json(folder / "summary.json", summary)
         tracked.log_step(
             params.train.steps,
-            {f"final/{way}/{name}": value for way, found in summary.items() for name, value in found.items()},
+            {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},
         )
     return target

@@ -142,9 +142,9 @@ def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
     path = folder / source.path
     needed = _needed_columns(source.columns)
     if path.suffix == ".jsonl":
-        found = read_json_lines(path)
-        rows = Rows(found, len(found), str(path), path)
-        for index, row in enumerate(found):
+        records = read_json_lines(path)
+        rows = Rows(records, len(records), str(path), path)
+        for index, row in enumerate(records):
             for column in needed:
                 if column not in row:
                     raise _missing_column(rows.place(index), column, row)

@@ -141,24 +141,24 @@ class PairPool:
 
     def run(self, pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
         """Returns whether each pair is equal; ``None`` where that took too long or broke its worker."""
-        found: dict[Pair, bool | None] = {}
+        verdicts: dict[Pair, bool | None] = {}
         for retried in (False, True):
-            left = [pair for pair in pairs if pair not in found]
+            left = [pair for pair in pairs if pair not in verdicts]
             if not left:
                 break
             pool, limit = self._running(), self._timeout
             futures = {pair: pool.schedule(_limited, args=(self._verify, limit, *pair), timeout=limit) for pair in left}
             for pair, future in futures.items():
                 try:
-                    found[pair] = future.result()
+                    verdicts[pair] = future.result()
                 except (TimeoutError, ProcessExpired, MemoryError, RecursionError):
-                    found[pair] = None
+                    verdicts[pair] = None
                     self.failures += 1
                 except BrokenProcessPool:
                     # An idle worker died (say, of the kernel's memory killer): one new pool; twice is a broken install.
                     if retried:
                         raise
-        return found
+        return verdicts
 
     def _running(self) -> ProcessPool:
         if self._pool is not None and not self._pool.active:

@@ -122,9 +122,9 @@ class Verifier:
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         """Returns one verdict per response, in order; ``truncated`` tells which responses hit the token limit."""
         answers = [self._extract(completion) for completion in completions]
-        found = [(gold, answer or "") for gold, answer in zip(golds, answers, strict=True)]
+        pairs = [(gold, answer or "") for gold, answer in zip(golds, answers, strict=True)]
         verdicts = []
-        for answer, status, cut in zip(answers, self.compare(found), truncated, strict=True):
+        for answer, status, cut in zip(answers, self.compare(pairs), truncated, strict=True):
             if answer is None:
                 status = Status.TRUNCATED if cut else Status.NO_ANSWER
             reward = self.params.correct if status is Status.CORRECT else self.params.wrong

@@ -139,7 +139,7 @@ class EmbeddedEngine:
         return [self._completion(ids, values) for ids, values in zip(responses, logprobs, strict=True)]
 
     def _read(self, input_ids: Tensor, mask: Tensor) -> DynamicCache | None:
-        """Returns keys and values of left-padded prompts; None if a layer's state cannot be copied, as in recurrent ones."""
+        """Returns keys and values of left-padded prompts; None if a recurrent layer's state cannot be copied."""
         cache = DynamicCache(config=self.model.config)
         if not all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
             return None

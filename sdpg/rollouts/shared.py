@@ -17,10 +17,10 @@ from sdpg.seeds import derive_seed
 
 def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
     """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once."""
-    found: list[list[int]] = [[] for _ in range(ranks)]
+    shares_by_rank: list[list[int]] = [[] for _ in range(ranks)]
     for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
-        found[number % ranks].extend(members)
-    return found
+        shares_by_rank[number % ranks].extend(members)
+    return shares_by_rank
 
 
 class SharedEngine:
@@ -81,5 +81,5 @@ class SharedVerifier:
             return own
         # Rank r scores every size-th row, starting with row r.
         parts = [iter(part) for part in self.ranks.values([asdict(verdict) for verdict in own])]
-        found = [next(parts[i % self.ranks.size]) for i in range(len(completions))]
-        return [Verdict(**(values | {"status": Status(values["status"])})) for values in found]
+        rows = [next(parts[i % self.ranks.size]) for i in range(len(completions))]
+        return [Verdict(**(values | {"status": Status(values["status"])})) for values in rows]

@@ -150,12 +150,12 @@ class ServedVllm(VllmEngine):
     ) -> list[tuple[list[int], list[float]]]:
         """Draws a response for each prompt, see :meth:`VllmEngine.sample`."""
 
-        def one(index: int) -> tuple[list[int], list[float]]:
+        def draw(index: int) -> tuple[list[int], list[float]]:
             body = {"token_ids": list(prompts[index]), "sampling_params": options[index]}
             return self._drawn(self.ask("POST", "/inference/v1/generate", body)["choices"][0])
 
         with ThreadPoolExecutor(self.batch, thread_name_prefix="vllm") as pool:
-            waiting = {pool.submit(one, index): index for index in range(len(prompts))}
+            waiting = {pool.submit(draw, index): index for index in range(len(prompts))}
             try:
                 for future in as_completed(waiting):
                     future.result()
@@ -164,8 +164,8 @@ class ServedVllm(VllmEngine):
                 # Requests that are not sent yet are dropped; a run that stops must not wait for them.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        found = {index: future.result() for future, index in waiting.items()}
-        return [found[index] for index in range(len(prompts))]
+        responses = {index: future.result() for future, index in waiting.items()}
+        return [responses[index] for index in range(len(prompts))]
 
     def _drawn(self, choice: Any) -> tuple[list[int], list[float]]:
         versions = {span["version"] for span in choice["weight_versions"] or []}

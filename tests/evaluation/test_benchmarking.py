@@ -18,10 +18,10 @@ from sdpg.evaluation.benchmarking import (
     ANSWERING_CODE,
     BenchmarkAnswers,
     SampleBudget,
-    ask,
     benchmark_models,
     open_model,
     read_benchmarks,
+    render_benchmark,
 )
 from sdpg.files import write_json_lines
 from sdpg.models.loading import save_model, scratch_model
@@ -253,10 +253,10 @@ def test_limits_are_limits_and_not_one_less(project: Path) -> None:
     params = load_params()
     model = open_model(Path("models/one"), params)
     problems = read_benchmarks(Path("sets"))["sums"]
-    tokens = ask("sums", problems, model.tokenizer, params.prompts, None).rows[0].student_tokens
+    tokens = render_benchmark("sums", problems, model.tokenizer, params.prompts, None).rows[0].student_tokens
     for limit, kept in ((tokens, 5), (tokens - 1, 0)):
         prompts = params.prompts.model_copy(update={"max_student_tokens": limit})
-        assert len(ask("sums", problems, model.tokenizer, prompts, None).rows) == kept
+        assert len(render_benchmark("sums", problems, model.tokenizer, prompts, None).rows) == kept
     # The context is 256, and evaluation.max_tokens 16.
     fitting = params.prompts.model_copy(update={"max_student_tokens": 240})
     open_model(Path("models/one"), params.model_copy(update={"prompts": fitting}))
