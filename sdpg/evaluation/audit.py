@@ -42,7 +42,7 @@ class Audit:
 
     def summary(self) -> str:
         """Returns one sentence for people."""
-        answers = sum(pair.count for pair in self.disagreements)
+        differing = sum(pair.count for pair in self.disagreements)
         kinds = [
             ("equal by exact match alone", Status.CORRECT, None),
             ("equal by math-verify alone and accepted", Status.WRONG, Status.CORRECT),
@@ -56,8 +56,8 @@ class Audit:
                 parts.append(f"{count:,} {words}")
         return (
             f"audit: exact match and math-verify disagree on {len(self.disagreements):,} of {self.pairs:,} distinct "
-            f"pairs ({answers:,} of {self.answers:,} answers){': ' if parts else ''}{', '.join(parts)}; math-verify was "
-            f"stopped on {len(self.timeouts):,}"
+            f"pairs ({differing:,} of {self.answers:,} answers){': ' if parts else ''}{', '.join(parts)}; "
+            f"math-verify was stopped on {len(self.timeouts):,}"
         )
 
 
