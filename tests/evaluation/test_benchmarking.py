@@ -1,4 +1,4 @@
-"""Any model folder on any benchmark files: what is asked, what is left out, what survives, and every number."""
+"""Tests any model folder on any benchmark files: which prompts fit, what is left out, what survives, every number."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Numbers of benchmarks, from fabricated answers."""
+"""Tests the numbers of benchmarks, from fabricated answers."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The engine way: a real tiny model that has learnt one answer, and engines that say what they are told."""
+"""Tests the engine source: a real tiny model that has learnt one answer, and engines that answer as they are told."""
 
 from collections.abc import Callable, Sequence
 import json

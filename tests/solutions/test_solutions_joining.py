@@ -1,4 +1,4 @@
-"""Joining by problem text, and what a dataset's rows become."""
+"""Tests joining by problem text, and what a dataset's rows become."""
 
 from pathlib import Path
 

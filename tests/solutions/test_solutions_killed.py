@@ -1,4 +1,4 @@
-"""Killed in the middle: what was paid for and has arrived is never paid for again, and nothing is lost."""
+"""Tests kills: what was paid for and has arrived is never paid for again, and nothing is lost."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ with AnswerStore(folder) as store:
     found = EndpointSource(way, connection, 1, store, lambda problem: problem.problem).find_candidates(problems, 0)
     print(json.dumps([one.text for [one] in found]))
 """
-"""The endpoint way alone, without the seconds that importing the rest takes."""
+"""A script that runs the endpoint source alone, without the seconds that importing the rest takes."""
 
 
 def number(call: Call) -> int:

@@ -1,4 +1,4 @@
-"""The endpoint way against vLLM's own server, with a tiny random model; skipped where vLLM is not installed."""
+"""Tests the endpoint source against vLLM's own server, with a tiny random model; skipped where there is no vLLM."""
 
 from collections.abc import Iterator
 import importlib.util
