@@ -1,1 +1,1 @@
-"""One thin entry point per stage of dvc.yaml."""
+"""Holds one thin entry point per stage of dvc.yaml."""

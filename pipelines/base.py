@@ -1,4 +1,4 @@
-"""Stage ``base``: the initial policy and its accuracies."""
+"""Runs stage ``base``: the initial policy and its accuracies."""
 
 from sdpg import paths
 from sdpg.errors import entry_point

@@ -1,10 +1,10 @@
-"""The whole evaluation of any model folder on local benchmark files; see docs/benchmarks.md."""
+"""Evaluates any model folder on local benchmark files; see docs/benchmarks.md."""
 
 import argparse
 from pathlib import Path
 
 from sdpg.errors import entry_point
-from sdpg.evaluation.benchmarking import OUTPUT, Asking, benchmark_models
+from sdpg.evaluation.benchmarking import OUTPUT, SampleBudget, benchmark_models
 from sdpg.files import write_json, write_text
 from sdpg.params import load_params
 from sdpg.results.benchmark_scores import as_json, compare, markdown, score, text
@@ -17,7 +17,7 @@ def _count(written: str) -> int:
 
 
 def main() -> None:
-    """``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
+    """Runs ``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", action="append", required=True, type=Path, help="a model folder; may be repeated")
     parser.add_argument("--dir", required=True, type=Path, help="holds the benchmarks, one .jsonl file each")
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     params = load_params()
     samples = 0 if options.greedy else options.samples or params.evaluation.final_samples
-    answered = benchmark_models(params, options.model, options.dir, Asking(samples, options.limit), options.out)
+    answered = benchmark_models(params, options.model, options.dir, SampleBudget(samples, options.limit), options.out)
     scores = [score(each, params.report) for each in answered]
     comparisons = compare(scores, params.report)
     write_json(options.out / "report.json", as_json(scores, comparisons))

@@ -1,4 +1,4 @@
-"""Whether two runs are matched: what differs between them beside the thing compared."""
+"""Compares two runs: what differs between them beside the thing compared, and whether they are matched."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ from sdpg.results.matched import compare_runs, comparison_text, read_record
 
 
 def main() -> None:
-    """``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if they are matched, 1 if not, 2 for a wrong input."""
+    """Runs ``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if matched, 1 if not, 2 for a wrong input."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a name below runs/, or a run's folder")
     parser.add_argument(

@@ -7,7 +7,7 @@ from sdpg.params.configure import configure
 
 
 def main() -> None:
-    """``python -m pipelines.configure --profile tiny --preset paper --methods all --seeds 3``; all are optional."""
+    """Runs ``python -m pipelines.configure --profile tiny --preset paper --methods all --seeds 3``, all optional."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", help="a file in profiles/, without .yaml")
     parser.add_argument("--preset", help="a file in presets/, without .yaml")

@@ -1,4 +1,4 @@
-"""How often the 95% intervals hold the truth, by simulation; see docs/statistics.md."""
+"""Simulates how often the 95% intervals hold the truth; see docs/statistics.md."""
 
 import argparse
 from dataclasses import asdict
@@ -12,18 +12,18 @@ OUTPUT = paths.REPORTS / "coverage.json"
 
 
 def main() -> None:
-    """``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage lies outside."""
+    """Runs ``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage is outside."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=1_000, help="of each case; otherwise 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation; otherwise 0")
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1 is needed; 1000 tell within ±0.7%")
-    found = [simulate(case, options.repeats, options.seed) for case in cases()]
-    write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in found]})
-    outside = [row for row in found if row.verdict == "outside"]
-    print(coverage_table(found))
-    print(f"\n{len(outside)} of {sum(row.judged for row in found)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
+    cells = [simulate(case, options.repeats, options.seed) for case in cases()]
+    write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in cells]})
+    outside = [row for row in cells if row.verdict == "outside"]
+    print(coverage_table(cells))
+    print(f"\n{len(outside)} of {sum(row.judged for row in cells)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
           f"{options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
     raise SystemExit(1 if outside else 0)
 

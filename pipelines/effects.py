@@ -1,4 +1,4 @@
-"""What single knobs do: one value at a time changed against params.yaml, on fresh seeds, on the validation set.
+"""Measures what single knobs do: one value at a time changed against params.yaml, on fresh seeds, on validation.
 
 python -m pipelines.effects sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 methods.sdpg-ufkl.gate=all --workers 2
 """
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
-    """The untuned setting, and one for each value of each knob; each is held against the validators."""
+    """Returns the untuned setting, and one for each value of each knob; each is checked by the validators."""
     from ruamel.yaml import YAML
 
     from sdpg.params.tune import VALIDATION
@@ -56,7 +56,7 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
 
     known = leaves(params.model_dump(mode="json", exclude_unset=True, exclude={"tune"}))
     group = f"effects-{method}"
-    found = [Setting(group, method, "params-yaml", {}, (VALIDATION,))]
+    settings = [Setting(group, method, "params-yaml", {}, (VALIDATION,))]
     for knob in knobs:
         path, _, values = knob.partition("=")
         if path not in known or not values:
@@ -65,8 +65,8 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
             name = f"{path.split('.')[-1]}-{text}".lower().replace("_", "-")
             setting = Setting(group, method, name, {path: YAML(typ="safe").load(text)}, (VALIDATION,))
             setting_params(params, setting)
-            found.append(setting)
-    return found
+            settings.append(setting)
+    return settings
 
 
 if __name__ == "__main__":

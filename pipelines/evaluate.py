@@ -1,4 +1,4 @@
-"""Stage ``evaluate@<method>-<seed>``: larger samples of the final policy."""
+"""Runs stage ``evaluate@<method>-<seed>``: larger samples of the final policy."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""What can be known to fail is said before the first stage runs.
+"""Checks all inputs before the first stage runs.
 
 DVC removes a stage's outputs before it runs the stage, so a mistake that the stage itself finds has cost them already.
 """
@@ -19,22 +19,22 @@ from sdpg.rollouts.vllm_start import check_vllm
 
 CHECKED = Path("data/check.json")
 LAST_GOOD = paths.STATE / "checked"
-"""Fingerprint of the inputs that were read through last, so that they are not read again while they stay the same."""
+"""The fingerprint of the inputs that were read last, so that they are not read again while they stay the same."""
 
 
 def check_inputs(params: Params) -> None:
     """Reads every input once as ``prepare`` will, and creates the tracking database before stages run in parallel.
 
     Raises:
-        UserError: naming the parameter or file, what is wrong with it, and the remedy.
+        UserError: if an input is wrong; the message names the parameter or file, what is wrong with it, and the remedy.
     """
-    # What a machine lacks comes before what would have to be fetched for it.
+    # Errors of a machine that lacks something come before those of inputs that would have to be fetched for it.
     check_launch(params.train.distributed)
     check_gpus(params)
     check_vllm(params)
     check_at_hand(params)
     if params.train.lora is not None:
-        # Importing transformers takes seconds, which other runs need not wait for.
+        # Importing transformers takes seconds, which other runs do not need.
         from sdpg.models.adapter_check import check_adapter
 
         check_adapter(params)
@@ -46,7 +46,7 @@ def check_inputs(params: Params) -> None:
     folders = [Path(params.data.folder), Path(params.base.folder)]
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], loaded_code())
     if not (LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity):
-        # Importing transformers takes seconds, which an unchanged input need not wait for.
+        # Importing transformers takes seconds, which an unchanged input does not need.
         from sdpg.problems.prepare import prepare
 
         prepare(params)

@@ -6,7 +6,7 @@ from sdpg.records.tracking import absolute_uri, connect
 
 
 def main() -> None:
-    """One line on stdout."""
+    """Prints one line on stdout."""
     tracking = load_params().tracking
     connect(tracking)
     print(absolute_uri(tracking))

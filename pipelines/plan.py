@@ -1,4 +1,4 @@
-"""What a run will take in memory, operations, hours and disk, before anything is loaded or downloaded."""
+"""Plans what a run will take in memory, operations, hours and disk, before anything is loaded or downloaded."""
 
 import argparse
 from typing import Any
@@ -12,7 +12,7 @@ from sdpg.planning.work import CARDS, Assumptions, Range
 
 
 def main() -> None:
-    """``python -m pipelines.plan --profile qwen3-4b [--gpus 8] [--memory 80] [--card h100] …``"""
+    """Runs ``python -m pipelines.plan --profile qwen3-4b [--gpus 8] [--memory 80] [--card h100] …``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", help="a file in profiles/, without .yaml; otherwise params.yaml as it is")
     parser.add_argument("--model", help="a folder whose config.json gives the shape, instead of the profile's model")
@@ -54,8 +54,8 @@ def _assumptions(options: argparse.Namespace) -> Assumptions:
         if (text := getattr(options, name)) is not None:
             changes[name] = _share(name, text)
     for name in ("student_prompt", "teacher_prompt"):
-        if (found := positive(_option(name), getattr(options, name), "tokens")) is not None:
-            changes[name] = int(found)
+        if (tokens := positive(_option(name), getattr(options, name), "tokens")) is not None:
+            changes[name] = int(tokens)
     if options.response_share is not None:
         changes["response_share"] = Range(*sorted(_shares("response_share", options.response_share)))
     if options.mfu is not None:

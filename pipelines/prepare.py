@@ -1,4 +1,4 @@
-"""Stage ``prepare``: problems → prepared rows with student and teacher prompts."""
+"""Runs stage ``prepare``: problems become prepared rows with student and teacher prompts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the profile ``rehearsal`` reads: a Qwen3 of random weights and problems, in the layout of the hub.
+"""Writes what the profile ``rehearsal`` reads: a Qwen3 of random weights and problems, in the layout of the hub.
 
 Benchmarks come from local files. The training problems are the tiny world's with one digit as their answer, and ten
 words of the vocabulary times a few spellings are a whole boxed digit each: so some responses of random weights are
@@ -23,20 +23,20 @@ from sdpg.problems.tokenizer import pad_and_eos, train_tokenizer
 
 SEED = 0
 PROBLEMS = 80
-"""To train on and to validate with; the family has some hundred."""
+"""The number of problems to train on and to validate with; the family has some hundred."""
 VOCABULARY = 512
 SPELLINGS = ("", " ", "\n", "$")
-"""In front of a boxed digit."""
+"""Text in front of a boxed digit."""
 SHARD = "200KB"
-"""Weights come in several files, as those of large models do."""
+"""Size of a weight file; weights come in several files, as those of large models do."""
 
 
 def write_inputs(params: Params, folder: Path) -> list[Path]:
     """Writes the inputs of the profile where params.yaml looks for them; what other profiles read is not touched.
 
     Args:
-        params: of the profile ``rehearsal``.
-        folder: holds ``<benchmark>.jsonl`` for each of ``data.benchmarks``, with ``problem`` and ``answer``.
+        params: the parameters of the profile ``rehearsal``.
+        folder: the folder with ``<benchmark>.jsonl`` for each of ``data.benchmarks``, with ``problem`` and ``answer``.
 
     Returns:
         The folders and the file that were written.
@@ -80,7 +80,7 @@ def _named(problem: Problem, columns: ColumnMap) -> dict[str, str]:
 
 
 def _write_dataset(place: Path, source: HubSource, problems: Sequence[Problem]) -> Path:
-    """A dataset's card and one Parquet file, as on the hub."""
+    """Writes a dataset's card and one Parquet file, as on the hub."""
     with replaced_folder(place) as folder:
         file = f"data/{source.split}-00000-of-00001.parquet"
         (folder / file).parent.mkdir()
@@ -100,7 +100,7 @@ Problems of a local file, for a rehearsal.
 
 
 def rehearsal_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The tiny world's kind of tokenizer, which is Qwen3's, with boxed digits as words of their own."""
+    """Returns a tokenizer of the tiny world's kind, which is Qwen3's, with boxed digits as words of their own."""
     tokenizer = train_tokenizer(texts, VOCABULARY)
     boxed = (f"{spelling}\\boxed{{{digit}}}" for spelling in SPELLINGS for digit in range(10))
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in boxed])  # pyright: ignore[reportArgumentType]
@@ -108,7 +108,7 @@ def rehearsal_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerBase:
 
 
 def _write_model(place: Path, texts: Sequence[str]) -> Path:
-    """A model folder as Qwen3-4B's: bfloat16, a tied head, heads of 128, weights in several files, a chat template."""
+    """Writes a folder like Qwen3-4B's: bfloat16, tied head, heads of 128, weights in several files, a chat template."""
     tokenizer = rehearsal_tokenizer(texts)
     pad_id, eos_id = pad_and_eos(tokenizer)
     config = Qwen3Config(

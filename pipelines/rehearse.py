@@ -12,7 +12,7 @@ from sdpg.planning.plan import planned_params
 
 
 def main() -> None:
-    """``python -m pipelines.rehearse --dir path/to/jsonl``."""
+    """Runs ``python -m pipelines.rehearse --dir path/to/jsonl``."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.rehearse", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="folder with aime24.jsonl, aime25.jsonl, amc23.jsonl")
     written = write_inputs(planned_params("rehearsal"), parser.parse_args().dir)

@@ -17,7 +17,7 @@ DEFAULT = "math_verify"
 
 
 def main() -> None:
-    """``python -m pipelines.rescore grpo-0 sdpg-ufkl-0 --verifier string_match``."""
+    """Runs ``python -m pipelines.rescore grpo-0 sdpg-ufkl-0 --verifier string_match``."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.rescore", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a name like grpo-0, a run's folder, or base")
     add_verifier_options(parser)

@@ -15,11 +15,11 @@ from sdpg.params import PARAMS_FILE, RewardParams, load_params
 from sdpg.rewards.verifiers import Verifier
 
 SHOWN = 50
-"""Disagreements that are printed."""
+"""The number of disagreements that are printed."""
 
 
 def main() -> None:
-    """``python -m pipelines.score FILE``; the file ``-`` is standard input."""
+    """Runs ``python -m pipelines.score FILE``; the file ``-`` is standard input."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.score", description=__doc__)
     parser.add_argument("file", help="JSON Lines, or - for standard input")
     add_verifier_options(parser)

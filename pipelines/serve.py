@@ -17,20 +17,20 @@ from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
 
 
 def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list[str]:
-    """The server's command line."""
-    found = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    found += ["--host", host, "--port", str(port), "--tokens-only"]
+    """Returns the server's command line."""
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    words += ["--host", host, "--port", str(port), "--tokens-only"]
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
-            found.append(f"--{flag}" if value else f"--no-{flag}")
+            words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            found += [f"--{flag}", str(value)]
-    return found
+            words += [f"--{flag}", str(value)]
+    return words
 
 
 def main() -> None:
-    """Becomes the server."""
+    """Replaces this process by the server."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--model",

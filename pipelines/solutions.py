@@ -18,11 +18,11 @@ from sdpg.params import Params, SyntheticSource, load_params
 from sdpg.solutions.settings import Connection, SolutionParams, parse_body, parse_dataset, parse_source
 
 ANSWERS = Path("inputs/solutions")
-"""Where answers that cost something are kept; nothing in the Makefile removes it."""
+"""The folder where answers that cost something are kept; nothing in the Makefile removes it."""
 
 
 def options() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Returns the parser of the command's options."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.solutions", description=__doc__)
     add = parser.add_argument
     add("--source", metavar="YAML", help="the problems, as a source in params.yaml; otherwise data.train")
@@ -57,10 +57,10 @@ def options() -> argparse.ArgumentParser:
 
 
 def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
-    """Options over params.yaml, checked.
+    """Returns the options over params.yaml, checked.
 
     Raises:
-        UserError: naming the option, its value and what is allowed.
+        UserError: if an option is wrong; the message names it, its value and what is allowed.
     """
     if given.endpoint is None and given.engine is None and not given.dataset:
         raise UserError(
@@ -108,7 +108,7 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
 
 
 def connection_of(given: argparse.Namespace) -> Connection:
-    """How the endpoint is asked."""
+    """Returns how the endpoint is reached."""
     names = ("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "first_pause")
     tree = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.answer_timeout is not None:
@@ -125,7 +125,7 @@ def _checked(kind: Any, tree: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """``python -m pipelines.solutions --dataset openthoughts --endpoint URL --model NAME [--engine FOLDER]``."""
+    """Runs ``python -m pipelines.solutions --dataset openthoughts --endpoint URL --model NAME [--engine FOLDER]``."""
     given = options().parse_args()
     params = load_params()
     settings, connection = settings_of(given, params), connection_of(given)

@@ -1,4 +1,4 @@
-"""Stage ``tabulate``: finished runs → reports/."""
+"""Runs stage ``tabulate``: finished runs become reports/."""
 
 from pathlib import Path
 import shutil
@@ -12,7 +12,7 @@ from sdpg.results.report import print_table, write_reports
 
 
 def main() -> None:
-    """Writes the tables, the figure and the report, and prints the main table and where everything lies."""
+    """Writes the tables, the figure and the report, and prints the main table and where everything is."""
     params = load_params()
     runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
     inputs = {run.name: (run, hash_files([run], run)) for run in runs}

@@ -1,4 +1,4 @@
-"""Stage ``train@<method>-<seed>``: Algorithm 1."""
+"""Runs stage ``train@<method>-<seed>``: Algorithm 1."""
 
 import argparse
 
@@ -16,7 +16,7 @@ def main() -> None:
     options = parser.parse_args()
     params = load_params()
     launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
-    # Importing the trainer takes seconds, which the launcher need not wait for.
+    # Importing the trainer takes seconds, which the launcher does not need.
     from sdpg.training.run import train_run
 
     folder = train_run(params, options.method, options.seed)

@@ -22,7 +22,7 @@ NAME = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def main() -> None:
-    """``python -m pipelines.tune sdpg-ufkl --trials 20 --workers 2``."""
+    """Runs ``python -m pipelines.tune sdpg-ufkl --trials 20 --workers 2``."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("--trials", type=int, help="budget; otherwise tune.trials")
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def check(params: Params, method: str) -> None:
-    """What can be refused without base or torch is refused first."""
+    """Refuses what can be refused without base or torch."""
     from sdpg.tuning.space import check_corners, method_space
     from sdpg.tuning.storage import open_storage
 
@@ -72,10 +72,10 @@ def check(params: Params, method: str) -> None:
 
 
 def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
-    """Works at a study, beside others of the same command; prints what came of it."""
+    """Works on a study, beside other workers of the same command; prints what came of it."""
     from sdpg.tuning.study import open_study
 
-    # Once, and before the others start: what cannot be opened is refused in one message.
+    # The study is opened once, before the others start, so that an error is reported in one message.
     study = open_study(params, method, name, trials)
     command = ["pipelines.tune", method, "--study", name, "--worker"]
     command += ["--trials", str(trials)] if trials else []
@@ -87,7 +87,7 @@ def run_study(params: Params, method: str, name: str, trials: int | None, worker
 
 @contextmanager
 def closing(studies: "Sequence[Study]") -> Iterator[Callable[["Study"], None]]:
-    """Gives what is to be told each study that has ended; where this worker fails, the others may have ended them."""
+    """Yields the function to call with each study that has ended; if this worker fails, others may have ended them."""
     left = list(studies)
 
     def end(study: "Study") -> None:
@@ -119,7 +119,7 @@ def finish(study: "Study") -> None:
 
 
 def finished(summary: dict[str, Any], folder: Path) -> str:
-    """What is printed at the end."""
+    """Returns the text that is printed at the end."""
     counts, saved = summary["counts"], summary["steps_saved"]
     parts = [f"{counts[name]} {name}" for name in ("complete", "pruned", "failed", "lost") if counts[name]]
     lines = [f"Study {summary['study']}: {', '.join(parts)}; {saved['made']} of {saved['planned']} steps made, "
@@ -136,7 +136,7 @@ def finished(summary: dict[str, Any], folder: Path) -> str:
 
 
 def print_best(study: str) -> None:
-    """``-S path=value`` for each path of best.yaml."""
+    """Prints ``-S path=value`` for each path of best.yaml."""
     from sdpg.tuning.results import report_folder
 
     values = read_yaml(report_folder(study) / "best.yaml")

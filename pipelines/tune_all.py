@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """``python -m pipelines.tune_all --methods 'grpo sdpg-ufkl' --trials 12 --workers 2``."""
+    """Runs ``python -m pipelines.tune_all --methods 'grpo sdpg-ufkl' --trials 12 --workers 2``."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.tune_all", description=__doc__)
     parser.add_argument("--methods", help="names separated by spaces; otherwise run.methods")
     parser.add_argument("--trials", type=int, help="of each method; otherwise tune.trials")
@@ -40,7 +40,7 @@ def main() -> None:
             raise UserError(f"--{name} {value}: at least 1 is needed")
     if params.tune.second is not None:
         raise UserError(f"tune.second is {params.tune.second}: a front has no best setting to compare; set it to null")
-    # All of them before the first trial of any.
+    # All studies are checked before the first trial of any.
     for method in methods:
         check(params, method)
     if not (options.ready or options.worker):
@@ -61,7 +61,7 @@ def main() -> None:
 def tune_and_retrain(
     params: Params, studies: "list[Study]", on_end: "Callable[[Study], None]" = lambda study: None
 ) -> None:
-    """What each worker does: trials until all studies have ended, then default and best settings on fresh seeds."""
+    """Does a worker's part: trials until all studies have ended, then default and best settings on fresh seeds."""
     from sdpg.tuning.retraining import retrain_all
     from sdpg.tuning.worker import work
 
@@ -71,7 +71,7 @@ def tune_and_retrain(
 
 
 def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
-    """Default and tuned setting of a method, from the results of its study; the default alone where it was the best."""
+    """Returns default and tuned setting of a method, from its study's results; the default alone where it was best."""
     from sdpg.params import read_yaml
     from sdpg.params.tune import VALIDATION
     from sdpg.tuning.results import report_folder

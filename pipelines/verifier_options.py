@@ -1,4 +1,4 @@
-"""Command line options that override the reward section of params.yaml."""
+"""Adds command line options that override the reward section of params.yaml."""
 
 import argparse
 from typing import Any, get_args
@@ -22,7 +22,7 @@ def _choices(field: str) -> tuple[str, ...]:
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
-    """``--verifier``, ``--answer-format``, ``--workers`` and ``--timeout``; all are optional."""
+    """Adds ``--verifier``, ``--answer-format``, ``--workers`` and ``--timeout``; all are optional."""
     parser.add_argument("--verifier", choices=_choices("verifier"), help="see docs/verifiers.md")
     parser.add_argument("--answer-format", choices=_choices("answer_format"), help="\\boxed{…}, or a line 'Answer: …'")
     parser.add_argument("--workers", type=_positive(int), help="processes that run math-verify")
@@ -30,6 +30,6 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that were given, by the name of their field."""
+    """Returns the options that were given, by the name of their field."""
     given = {name: getattr(options, name) for name in ("verifier", "answer_format", "workers", "timeout")}
     return {name: value for name, value in given.items() if value is not None}

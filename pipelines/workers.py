@@ -1,4 +1,4 @@
-"""Several processes of the same command on this machine."""
+"""Runs several processes of the same command on this machine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from sdpg.errors import UserError
 
 
 def bring_base_up_to_date() -> None:
-    """``dvc repro base``: tokenizer, data and base as params.yaml describes them."""
+    """Runs ``dvc repro base``: tokenizer, data and base as params.yaml describes them."""
     command = ["dvc", "--wait-for-lock", "repro", "base"]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     if subprocess.run(command, check=False, env=environment).returncode:
@@ -24,8 +24,8 @@ def bring_base_up_to_date() -> None:
 def further_workers(command: list[str], count: int) -> Iterator[None]:
     """Starts workers beside this process, which is one itself, and waits for their end.
 
-    One that dies is reported, and its work left to the others. Best entered before torch is imported: the seconds that
-    takes are then the same for all.
+    A worker that dies is reported, and its work is left to the others. It is best entered before torch is imported:
+    the seconds that this takes are then the same for all.
     """
     workers: list[subprocess.Popen[bytes]] = []
 

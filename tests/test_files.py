@@ -1,4 +1,4 @@
-"""Outputs are whole or as they were, whatever interrupts the writing."""
+"""Tests that outputs are whole or as they were, whatever interrupts the writing."""
 
 from pathlib import Path
 import subprocess

@@ -1,5 +1,4 @@
-"""Sampling and scoring policies: the base, training's evaluations, final samples, any model folder, stored answers
-again.
+"""Samples and scores policies: the base, training's evaluations, final samples, any model folder, stored answers.
 
-Imports :mod:`sdpg.rollouts` and what it imports.
+The package imports :mod:`sdpg.rollouts` and what it imports.
 """

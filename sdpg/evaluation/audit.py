@@ -1,4 +1,4 @@
-"""Where exact match and math-verify disagree: each distinct pair of gold and answer asked both, counted and listed."""
+"""Finds where exact match and math-verify disagree: both verify each distinct pair of gold answer and answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,33 +16,33 @@ class Disagreement:
 
     gold: str
     answer: str
-    """As extracted."""
+    """The answer as extracted."""
     count: int
-    """How many answers have this pair."""
+    """The number of answers with this pair."""
     exact: Status
-    """By normalised strings alone."""
+    """The verdict by normalised strings alone."""
     math_verify: Status
-    """By math-verify alone."""
+    """The verdict by math-verify alone."""
     verdict: Status
-    """Of the verifier that asks both."""
+    """The verdict of the verifier that combines both."""
     refused_for: str | None
-    """The rule that refuses the answer whatever its value."""
+    """The rule that refuses the answer whatever its value, or None."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What became of all pairs."""
+    """The outcome of comparing all pairs."""
 
     pairs: int
     answers: int
     disagreements: list[Disagreement]
-    """The commonest first."""
+    """Disagreements, the commonest first."""
     timeouts: list[Disagreement]
-    """Pairs on which math-verify was stopped; not in ``disagreements``."""
+    """Pairs on which math-verify was stopped; they are not in ``disagreements``."""
 
     def summary(self) -> str:
-        """One sentence for people."""
-        told = sum(found.count for found in self.disagreements)
+        """Returns one sentence for people."""
+        differing = sum(pair.count for pair in self.disagreements)
         kinds = [
             ("equal by exact match alone", Status.CORRECT, None),
             ("equal by math-verify alone and accepted", Status.WRONG, Status.CORRECT),
@@ -51,47 +51,47 @@ class Audit:
         ]
         parts = []
         for words, exact, verdict in kinds:
-            count = sum(found.exact is exact and verdict in (None, found.verdict) for found in self.disagreements)
+            count = sum(pair.exact is exact and verdict in (None, pair.verdict) for pair in self.disagreements)
             if count:
                 parts.append(f"{count:,} {words}")
         return (
             f"audit: exact match and math-verify disagree on {len(self.disagreements):,} of {self.pairs:,} distinct "
-            f"pairs ({told:,} of {self.answers:,} answers){': ' if parts else ''}{', '.join(parts)}; math-verify was "
-            f"stopped on {len(self.timeouts):,}"
+            f"pairs ({differing:,} of {self.answers:,} answers){': ' if parts else ''}{', '.join(parts)}; "
+            f"math-verify was stopped on {len(self.timeouts):,}"
         )
 
 
 def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
-    """Asks both about every pair, which costs a call of math-verify for each, integers included.
+    """Verifies every pair by both, which costs a call of math-verify for each, integers included.
 
     Args:
-        params: time limit and workers; ``verifier`` is not read.
-        pairs: (gold, extracted answer) → how many answers have it.
+        params: the reward section, of which time limit and workers are read, but not ``verifier``.
+        pairs: (gold, extracted answer) → number of answers that have it.
     """
-    found: dict[str, list[Status]] = {}
+    statuses: dict[str, list[Status]] = {}
     for name in ("exact", "math_verify_only", "math_verify"):
         with Verifier(params.model_copy(update={"verifier": name})) as verifier:
-            found[name] = verifier.compare(list(pairs))
+            statuses[name] = verifier.compare(list(pairs))
     disagreements, timeouts = [], []
-    for (gold, answer), exact, asked, verdict in zip(pairs, *found.values(), strict=True):
-        if exact is not asked:
+    for (gold, answer), exact, math_verify, verdict in zip(pairs, *statuses.values(), strict=True):
+        if exact is not math_verify:
             rule = refusal(normalise_answer(gold), normalise_answer(answer)) if exact is Status.WRONG else None
-            one = Disagreement(gold, answer, pairs[gold, answer], exact, asked, verdict, rule)
-            (timeouts if asked is Status.TIMEOUT else disagreements).append(one)
+            disagreement = Disagreement(gold, answer, pairs[gold, answer], exact, math_verify, verdict, rule)
+            (timeouts if math_verify is Status.TIMEOUT else disagreements).append(disagreement)
     for each in (disagreements, timeouts):
-        each.sort(key=lambda one: -one.count)
+        each.sort(key=lambda pair: -pair.count)
     return Audit(len(pairs), sum(pairs.values()), disagreements, timeouts)
 
 
 def listed(audit: Audit, most: int) -> str:
-    """The sentence and the first pairs, one a line; long answers are cut."""
+    """Returns the summary and the first pairs, one per line; long answers are cut."""
     lines = [audit.summary()]
-    for one in (found := [*audit.disagreements, *audit.timeouts])[:most]:
-        why = f" ({one.refused_for})" if one.refused_for else ""
+    for pair in (shown := [*audit.disagreements, *audit.timeouts])[:most]:
+        why = f" ({pair.refused_for})" if pair.refused_for else ""
         lines.append(
-            f"  {one.count:>5} × gold {one.gold[:60]!r}, answer {one.answer[:60]!r}: exact match {one.exact}, "
-            f"math-verify {one.math_verify}, verdict {one.verdict}{why}"
+            f"  {pair.count:>5} × gold {pair.gold[:60]!r}, answer {pair.answer[:60]!r}: exact match {pair.exact}, "
+            f"math-verify {pair.math_verify}, verdict {pair.verdict}{why}"
         )
-    if len(found) > most:
-        lines.append(f"  … and {len(found) - most:,} more")
+    if len(shown) > most:
+        lines.append(f"  … and {len(shown) - most:,} more")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The base stage: the initial policy, which is also π_ref, and how well it does as student and as teacher."""
+"""Builds the base: the initial policy, which is also π_ref, and its accuracy as student and as teacher."""
 
 from pathlib import Path
 import shutil
@@ -20,7 +20,7 @@ from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
 
 WEIGHTS_AND_TOKENIZER = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-"""What is fetched and copied of a model: no pickled weights, no code."""
+"""The files of a model that are fetched and copied: no pickled weights, no code."""
 
 
 def build_base(params: Params) -> Path:
@@ -44,7 +44,7 @@ def build_base(params: Params) -> Path:
         summary = summarise(rows)
         write_json(paths.BASE_METRICS, summary)
         tracked.log_step(
-            0, {f"base/{way}/{name}": value for way, found in summary.items() for name, value in found.items()}
+            0, {f"base/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()}
         )
     return paths.BASE_MODEL
 

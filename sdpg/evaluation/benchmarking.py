@@ -1,8 +1,8 @@
-"""The whole evaluation of any model folder on local benchmark files: what is asked, answered, and left behind.
+"""Evaluates any model folder on local benchmark files: prompts, answers, verdicts, and what is stored.
 
-Prompts, decoding and verifier are those of params.yaml, and so is the code. Everything that can be known to be wrong is
-said before anything is written; a finished benchmark is one folder, renamed into place, and is not sampled again while
-nothing that its answers hang on has changed.
+Prompts, decoding and verifier are those of params.yaml, and so is the code. Every error that can be known is reported
+before anything is written; a finished benchmark is one folder, renamed into place, and is not sampled again while
+nothing that its answers depend on has changed.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 
 OUTPUT = Path("benchmarked")
-"""Where results lie; no stage of dvc.yaml reads or writes there."""
+"""The folder of results; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
 ANSWERING_CODE = (
     "adapters.py", "evaluation.py", "extraction.py", "models.py", "ranks.py", "refusals.py", "rewards.py",
@@ -56,7 +56,7 @@ ANSWERING_PACKAGES = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model that can be asked; ``name`` is the last two parts of its path, by which results are called."""
+    """A model to evaluate; ``name`` is the last two parts of its path, by which results are called."""
 
     path: Path
     name: str
@@ -66,9 +66,9 @@ class ModelFolder:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One file, as one model is asked: ``rows`` are the prompts that fit, of ``problems`` distinct problems.
+    """A benchmark as one model gets it: ``rows`` are the prompts that fit, of ``problems`` distinct problems.
 
-    ``dropped`` counts the lines that are not asked, by reason.
+    ``dropped`` counts by reason the lines that are left out.
     """
 
     name: str
@@ -78,17 +78,20 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How much is asked: ``samples`` answers a problem at the evaluation temperature (0: none), and one greedily."""
+class SampleBudget:
+    """The number of answers per problem: ``samples`` at the evaluation temperature (0: none), and one greedily."""
 
     samples: int
     limit: int | None = None
-    """Only the first so many problems of each file that fit."""
+    """The number of problems of each file, the first that fit; None takes all."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A model on a benchmark: ``folder`` holds answers.parquet and summary.json; ``None`` where nothing was asked."""
+class BenchmarkAnswers:
+    """A model's answers to a benchmark.
+
+    ``folder`` holds answers.parquet and summary.json; it is ``None`` where no problem fits.
+    """
 
     model: ModelFolder
     benchmark: Benchmark
@@ -96,7 +99,7 @@ class Answered:
 
 
 def read_benchmarks(folder: Path) -> dict[str, ProblemSet]:
-    """Every .jsonl file of a folder, by its name without the ending.
+    """Returns every .jsonl file of a folder, by its name without the ending.
 
     Raises:
         UserError: if there is none, or a line cannot be used.
@@ -113,7 +116,7 @@ def read_benchmarks(folder: Path) -> dict[str, ProblemSet]:
 
 
 def open_model(path: Path, params: Params) -> ModelFolder:
-    """Looks at a model folder without loading its weights.
+    """Opens a model folder without loading its weights.
 
     Raises:
         UserError: if configuration, safetensors weights, tokenizer or chat template are missing or damaged, or the
@@ -139,7 +142,7 @@ def open_model(path: Path, params: Params) -> ModelFolder:
 
 
 def open_models(paths: Sequence[Path], params: Params) -> list[ModelFolder]:
-    """Looks at several model folders, whose names must differ."""
+    """Opens several model folders, whose names must differ."""
     models = [open_model(path, params) for path in paths]
     for name, count in Counter(model.name for model in models).items():
         if count > 1:
@@ -150,7 +153,7 @@ def open_models(paths: Sequence[Path], params: Params) -> list[ModelFolder]:
     return models
 
 
-def ask(
+def render_benchmark(
     name: str, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, prompts: PromptParams, limit: int | None
 ) -> Benchmark:
     """Renders the student prompts as the ``prepare`` stage does; those that are too long are dropped and counted."""
@@ -174,8 +177,8 @@ def ask(
     return Benchmark(name, rows, len(problems.problems), dropped)
 
 
-def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: Asking) -> str:
-    """A fingerprint of everything that the answers and verdicts of a model on a benchmark hang on."""
+def identify(model: ModelFolder, benchmark: Benchmark, params: Params, budget: SampleBudget) -> str:
+    """Returns a fingerprint of everything that the answers and verdicts of a model on a benchmark depend on."""
     package = Path(__file__).parent
     installed = versions()
     return fingerprint(
@@ -183,7 +186,7 @@ def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: A
         benchmark.name,
         [(row.id, row.student_prompt, row.answer) for row in benchmark.rows],
         model.digest,
-        asking.samples,
+        budget.samples,
         params.evaluation.model_dump(mode="json", exclude={"samples", "final_samples"}),
         params.reward.model_dump(mode="json"),
         params.rollout.engine,
@@ -197,33 +200,36 @@ def benchmark_models(
     params: Params,
     paths: Sequence[Path],
     folder: Path,
-    asking: Asking,
+    budget: SampleBudget,
     out: Path = OUTPUT,
-    say: Callable[[str], object] = tqdm.write,
-) -> list[Answered]:
-    """Asks every model every benchmark of a folder, but for what is finished already.
+    notify: Callable[[str], object] = tqdm.write,
+) -> list[BenchmarkAnswers]:
+    """Evaluates every model on every benchmark of a folder, except what is finished already.
 
     Args:
-        params: decoding, prompts, verifier; threads and tracking.
+        params: the parameters; decoding, prompts, verifier, threads and tracking are read.
         paths: model folders.
-        folder: holds the benchmarks, one .jsonl file each.
-        asking: how much is asked.
-        out: results lie in ``<out>/<model>/<benchmark>-<fingerprint>``.
-        say: told of each benchmark that is finished.
+        folder: the folder of the benchmarks, one .jsonl file each.
+        budget: the number of answers and problems.
+        out: the folder of results, each in ``<out>/<model>/<benchmark>-<fingerprint>``.
+        notify: a function that is called with a line for each benchmark that is finished.
 
     Returns:
-        Each model on each benchmark, by model.
+        The answers of each model to each benchmark, by model.
 
     Raises:
-        UserError: for input that cannot be used, before anything is written.
+        UserError: if the input cannot be used; this is reported before anything is written.
     """
     sets = read_benchmarks(folder)
     models = open_models(paths, params)
-    asked = [
-        [ask(name, problems, model.tokenizer, params.prompts, asking.limit) for name, problems in sets.items()]
+    rendered = [
+        [
+            render_benchmark(name, problems, model.tokenizer, params.prompts, budget.limit)
+            for name, problems in sets.items()
+        ]
         for model in models
     ]
-    for model, benchmarks in zip(models, asked, strict=True):
+    for model, benchmarks in zip(models, rendered, strict=True):
         if not any(benchmark.rows for benchmark in benchmarks):
             drops = "; ".join(f"{benchmark.name}: {dropped_text(benchmark.dropped)}" for benchmark in benchmarks)
             raise UserError(
@@ -233,48 +239,48 @@ def benchmark_models(
     set_threads(params.train.threads)
     return [
         answered
-        for model, benchmarks in zip(models, asked, strict=True)
-        for answered in _ask_model(params, model, benchmarks, asking, out, say)
+        for model, benchmarks in zip(models, rendered, strict=True)
+        for answered in _evaluate_model(params, model, benchmarks, budget, out, notify)
     ]
 
 
-def _ask_model(
+def _evaluate_model(
     params: Params,
     model: ModelFolder,
     benchmarks: list[Benchmark],
-    asking: Asking,
+    budget: SampleBudget,
     out: Path,
-    say: Callable[[str], object],
-) -> list[Answered]:
-    identities = {b.name: identify(model, b, params, asking) for b in benchmarks if b.rows}
+    notify: Callable[[str], object],
+) -> list[BenchmarkAnswers]:
+    identities = {b.name: identify(model, b, params, budget) for b in benchmarks if b.rows}
     folders = {name: out / model.name / f"{name}-{identity}" for name, identity in identities.items()}
     waiting = []
     for benchmark in benchmarks:
         if benchmark.name not in folders:
-            say(f"{model.path}, {benchmark.name}: nothing to ask ({dropped_text(benchmark.dropped)})")
+            notify(f"{model.path}, {benchmark.name}: nothing to ask ({dropped_text(benchmark.dropped)})")
         elif folders[benchmark.name].is_dir():
-            say(f"{model.path}, {benchmark.name}: finished before, taken from {folders[benchmark.name]}")
+            notify(f"{model.path}, {benchmark.name}: finished before, taken from {folders[benchmark.name]}")
         else:
             waiting.append(benchmark)
     if waiting:
-        _answer(params, model, waiting, asking, folders, fingerprint(identities), say)
-    return [Answered(model, benchmark, folders.get(benchmark.name)) for benchmark in benchmarks]
+        _sample_answers(params, model, waiting, budget, folders, fingerprint(identities), notify)
+    return [BenchmarkAnswers(model, benchmark, folders.get(benchmark.name)) for benchmark in benchmarks]
 
 
-def _answer(
+def _sample_answers(
     params: Params,
     model: ModelFolder,
     benchmarks: list[Benchmark],
-    asking: Asking,
+    budget: SampleBudget,
     folders: dict[str, Path],
     identity: str,
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> None:
     policy = load_model(model.path)
     settings = params.evaluation
     inputs = {"model": (model.path, model.digest)}
-    logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(asking)}, "evaluation": settings.model_dump()}
-    answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (asking.samples + 1)
+    logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(budget)}, "evaluation": settings.model_dump()}
+    answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (budget.samples + 1)
     with (
         stage_run(params, "benchmarks", f"benchmarks {model.name}", identity, inputs, logged) as tracked,
         Verifier(params.reward) as verifier,
@@ -286,14 +292,14 @@ def _answer(
             who = Identity(f"{model.name}, {benchmark.name}", model.name, 0, 0)
             arguments = (engine, model.tokenizer, verifier, {benchmark.name: benchmark.rows}, settings, who)
             purpose = f"benchmarks/{benchmark.name}"
-            rows = evaluate(*arguments, asking.samples, purpose=purpose) if asking.samples else []
+            rows = evaluate(*arguments, budget.samples, purpose=purpose) if budget.samples else []
             rows += evaluate(*arguments, 1, temperature=0.0, purpose=purpose)
             folder = folders[benchmark.name]
             with replaced_folder(folder) as temporary:
                 write_evaluations(temporary / ANSWERS, [row | {"run": model.name} for row in rows])
-                write_json(temporary / "summary.json", _summary(params, model, benchmark, asking, verifier))
-            say(f"{model.path}, {benchmark.name}: {len(benchmark.rows)} of {benchmark.problems} problems, {folder}")
-        # Of all benchmarks, also those that were finished before an interruption.
+                write_json(temporary / "summary.json", _summary(params, model, benchmark, budget, verifier))
+            notify(f"{model.path}, {benchmark.name}: {len(benchmark.rows)} of {benchmark.problems} problems, {folder}")
+        # The metrics are those of all benchmarks, also of those that were finished before an interruption.
         tracked.log_step(0, {key: value for folder in folders.values() for key, value in _metrics(folder).items()})
 
 
@@ -301,13 +307,13 @@ def _metrics(folder: Path) -> dict[str, float]:
     rows = read_evaluations(folder / ANSWERS, ["benchmark", "status", "temperature"]).to_pylist()
     ways = {"greedy": [row for row in rows if row["temperature"] == 0]}
     ways["sampled"] = [row for row in rows if row["temperature"] > 0]
-    return {f"{way}/{name}": value for way, found in ways.items() for name, value in accuracies(found).items()}
+    return {f"{way}/{name}": value for way, group in ways.items() for name, value in accuracies(group).items()}
 
 
 def _summary(
-    params: Params, model: ModelFolder, benchmark: Benchmark, asking: Asking, verifier: Verifier
+    params: Params, model: ModelFolder, benchmark: Benchmark, budget: SampleBudget, verifier: Verifier
 ) -> dict[str, Any]:
-    """What the answers beside it hang on, in words."""
+    """Returns in words what the answers beside the summary depend on."""
     return {
         "model": model.path.as_posix(),
         "model_digest": model.digest,
@@ -315,7 +321,7 @@ def _summary(
         "problems": benchmark.problems,
         "asked": len(benchmark.rows),
         "dropped": dict(benchmark.dropped),
-        "asking": asdict(asking),
+        "asking": asdict(budget),
         "evaluation": params.evaluation.model_dump(mode="json", exclude={"samples", "final_samples"}),
         "prompts": params.prompts.model_dump(mode="json", include={"student", "system", "chat_template_kwargs"}),
         "reward": params.reward.model_dump(mode="json"),
@@ -336,7 +342,7 @@ class _Counted(RolloutEngine):
         sampling: Sampling,
         progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
-        """As the engine does."""
+        """Generates as the engine does, and counts finished answers."""
 
         def both(finished: int) -> None:
             self.count(finished)
@@ -345,5 +351,5 @@ class _Counted(RolloutEngine):
         return self.engine.generate(prompts, sampling, both)
 
     def sync_weights(self) -> None:
-        """As the engine does."""
+        """Hands the weights over as the engine does."""
         self.engine.sync_weights()

@@ -1,4 +1,4 @@
-"""Sampling a policy on problem sets and scoring the answers, one record per sampled answer."""
+"""Samples a policy on problem sets and scores the answers, one record per sampled answer."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from sdpg.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose evaluation it is: the leading columns of every record."""
+    """The leading columns of every record, which say whose evaluation it is."""
 
     run: str
     method: str
@@ -27,7 +27,7 @@ class Identity:
 
 
 def read_problem_sets(prepared: Path, data: DataParams) -> dict[str, list[PreparedRow]]:
-    """Benchmarks in the order of params.yaml, then the validation set."""
+    """Returns the benchmarks in the order of params.yaml, then the validation set."""
     sets = {name: read_prepared(prepared / "benchmarks" / f"{name}.jsonl") for name in data.benchmarks}
     sets[VALIDATION] = read_prepared(prepared / "validation.jsonl")
     return sets
@@ -49,20 +49,20 @@ def evaluate(
     """Samples every problem and verifies each answer.
 
     Args:
-        engine: holds the policy.
-        tokenizer: of the policy.
-        verifier: scores answers.
+        engine: the engine that holds the policy.
+        tokenizer: the policy's tokenizer.
+        verifier: the verifier that scores the answers.
         sets: name → problems.
-        params: decoding; its seed and the run's make the samples reproducible.
-        identity: leading columns of the records.
-        samples: per problem.
-        temperature: instead of ``params.temperature``; 0 is greedy.
-        as_teacher: show the privileged prompt; problems without one are left out.
-        purpose: evaluations of equal step but different purpose draw different samples.
-        show: a progress bar; of several processes that evaluate together, one shows it.
+        params: the decoding; its seed and the run's make the samples reproducible.
+        identity: the leading columns of the records.
+        samples: answers per problem.
+        temperature: a temperature instead of ``params.temperature``; 0 is greedy.
+        as_teacher: whether the privileged prompt is shown; problems without one are left out.
+        purpose: a name; evaluations of equal step but different purpose draw different samples.
+        show: whether a progress bar is shown; of several processes that evaluate together, one shows it.
 
     Returns:
-        Rows of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`.
+        The rows, of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`.
     """
     temperature = params.temperature if temperature is None else temperature
     asked = [
@@ -114,7 +114,7 @@ def evaluate(
 
 
 def accuracies(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Benchmark → share of sampled answers that are correct; with equal samples per problem, the mean over problems."""
+    """Returns benchmark → share of correct answers; with equal samples per problem it is the mean over problems."""
     asked = Counter(row["benchmark"] for row in rows)
     right = Counter(row["benchmark"] for row in rows if row["status"] == "correct")
     return {name: right[name] / count for name, count in asked.items()}

@@ -1,4 +1,4 @@
-"""Generous sampling of a finished policy: the evaluate stage, and the base's own evaluation."""
+"""Samples a finished policy generously: the evaluate stage, and the base's own evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +25,11 @@ def evaluate_policy(
     """Samples a policy folder on all problem sets, at the evaluation temperature and greedily.
 
     Args:
-        params: decoding and samples.
-        identity: leading columns of the records.
-        folder: of the policy.
-        teacher: also ask it with the privileged prompt, recorded as method ``<method>-teacher``.
-        names: of the problem sets to ask; otherwise all.
+        params: the parameters; decoding and samples are read.
+        identity: the leading columns of the records.
+        folder: the policy's folder.
+        teacher: whether the policy also answers the privileged prompt, recorded as method ``<method>-teacher``.
+        names: the names of the problem sets; None takes all.
     """
     set_threads(params.train.threads)
     tokenizer = load_tokenizer(folder)
@@ -51,7 +51,7 @@ def evaluate_policy(
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracies by way of asking: sampled, greedy, and as teacher where that was asked."""
+    """Returns accuracies by way of decoding: sampled, greedy, and as teacher where that was sampled."""
     ways = {
         "sampled": [r for r in rows if r["temperature"] > 0 and not r["method"].endswith("-teacher")],
         "greedy": [r for r in rows if r["temperature"] == 0],
@@ -76,6 +76,6 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path:
             write_json(folder / "summary.json", summary)
         tracked.log_step(
             params.train.steps,
-            {f"final/{way}/{name}": value for way, found in summary.items() for name, value in found.items()},
+            {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},
         )
     return target

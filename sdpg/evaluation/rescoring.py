@@ -1,6 +1,6 @@
-"""Stored rollouts and evaluations scored again, with no model: what another verifier says of the same completions.
+"""Scores stored rollouts and evaluations again, without a model: what another verifier says of the same completions.
 
-Imports no torch. A run is never written to: everything goes to a folder of its own.
+The module imports no torch. A run is never written to: everything goes to a folder of its own.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.verifiers import Verdict, Verifier
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
-"""What a file holds: training's rollouts, its evaluations, or the larger samples of the final policy."""
+"""Kinds of stored files: training's rollouts, its evaluations, and the larger samples of the final policy."""
 
 ROLLOUT_COLUMNS = ["run", "method", "seed", "step", "problem_id", "group", "sibling", "completion", "status", "reward",
                    "extracted_answer", "gold", "truncated"]  # fmt: skip
@@ -60,13 +60,13 @@ VERDICT_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run's folder, what is to be scored in it, and how it was scored."""
+    """A run's folder, its files to score, and how they were scored."""
 
     name: str
     files: dict[Path, str]
     """File → what it holds."""
     folders: tuple[Path, ...]
-    """Where the run's outputs lie."""
+    """The folders of the run's outputs."""
     params: RewardParams
     gate: Gate | None
     """The gate that the run was made with; None for one of a user's own, whose code is not run here."""
@@ -74,7 +74,7 @@ class StoredRun:
 
 @dataclass
 class Accuracy:
-    """Answers of one evaluation on one benchmark: how many, and how many right, then and now."""
+    """Counts of one evaluation on one benchmark: answers, right ones then and now, and changed ones."""
 
     answers: int = 0
     old: int = 0
@@ -84,7 +84,7 @@ class Accuracy:
 
 @dataclass
 class StepRewards:
-    """Rollouts of one step: sums of rewards, then and now, and how many signs differ."""
+    """Sums over the rollouts of one step: rewards then and now, and the number of signs that differ."""
 
     rollouts: int = 0
     old: float = 0.0
@@ -97,23 +97,23 @@ class StepRewards:
 
 @dataclass
 class Tally:
-    """Everything that is counted over the files of all runs."""
+    """Counts over the files of all runs."""
 
     accuracies: dict[tuple[str, str, int, str, str, bool], Accuracy] = field(default_factory=dict)
     """(run, kind, step, method, benchmark, greedy or not) → counts."""
     steps: dict[tuple[str, int], StepRewards] = field(default_factory=dict)
-    """(run, step) → sums."""
+    """(run, step) → sums over the step's rollouts."""
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(old status, new status) → answers."""
     pairs: Counter[Pair] = field(default_factory=Counter)
-    """(gold, extracted answer) → answers; filled where an audit asks for it."""
+    """(gold, extracted answer) → answers; filled where an audit needs it."""
 
 
 def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
-    """The stored answers of a run, and the reward section that it was trained with, with some values replaced.
+    """Returns the stored answers of a run, and its reward section with some values replaced.
 
     Args:
-        name: of a folder in runs/, the path of such a folder, or ``base``.
+        name: the name of a folder in runs/, the path of such a folder, or ``base``.
         overrides: fields of the reward section.
         root: the project's folder.
 
@@ -169,9 +169,9 @@ def rescore(
     """Scores every stored answer again and writes one Parquet file of verdicts per file of records.
 
     Args:
-        runs: with the verifier in their parameters.
-        folder: gets ``verdicts/<run>/…``.
-        keep_pairs: fill ``pairs`` of the tally, for an audit.
+        runs: the runs, with the new verifier in their parameters.
+        folder: the folder that gets ``verdicts/<run>/…``.
+        keep_pairs: whether ``pairs`` of the tally is filled, for an audit.
 
     Returns:
         The tally, the rows whose status changed (of :data:`VERDICT_SCHEMA`, with ``kind``), and verifier → version.
@@ -247,7 +247,7 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
 
 
 def advantage_signs(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
-    """Sign of each rollout's advantage, by the stored and by the new verdicts of its group, a penalty left out.
+    """Yields the sign of each rollout's advantage by stored and by new verdicts of its group, without a penalty.
 
     A right answer is above the mean of its group and a wrong one below, unless the group is uniform.
     """

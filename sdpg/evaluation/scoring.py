@@ -20,9 +20,9 @@ from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.verifiers import Verifier
 
 CHUNK = 1_024
-"""Answers that are scored, and written, at once."""
+"""The number of answers that are scored, and written, at once."""
 PROGRESS_SECONDS = 5
-"""A progress bar appears where scoring takes longer."""
+"""Seconds after which a progress bar appears."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass
 class Scored:
-    """What came out of a file."""
+    """The outcome of scoring a file."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     pairs: Counter[Pair] = field(default_factory=Counter)
@@ -46,11 +46,11 @@ class Scored:
 
     @property
     def answers(self) -> int:
-        """How many lines were scored."""
+        """Returns the number of lines that were scored."""
         return self.statuses.total()
 
     def summary(self, verifier: Verifier) -> str:
-        """One sentence for people."""
+        """Returns one sentence for people."""
         counts = ", ".join(f"{status} {count:,}" for status, count in sorted(self.statuses.items()))
         rate = f" ({self.answers / self.seconds:,.0f} a second)" if self.answers else ""
         return (
@@ -60,10 +60,10 @@ class Scored:
 
 
 def parse_answer(line: bytes, where: str) -> Answer:
-    """One line of the input.
+    """Returns one line of the input as an answer.
 
     Raises:
-        UserError: naming the line and what is wrong with it.
+        UserError: if the line is wrong; the message names the line and what is wrong with it.
     """
     try:
         row = json.loads(line.decode("utf-8"))
@@ -99,9 +99,9 @@ def score_file(source: str, verifier: Verifier, out: TextIO, keep_pairs: bool = 
     Args:
         source: path of a JSON Lines file of {id, completion, answer}, or ``-`` for standard input. An optional
             ``truncated`` tells of a completion that hit the token limit; further fields are ignored.
-        verifier: scores.
-        out: gets the lines, each chunk as soon as it is scored.
-        keep_pairs: fill ``pairs``, for an audit.
+        verifier: the verifier that scores.
+        out: the stream that gets the lines, each chunk as soon as it is scored.
+        keep_pairs: whether ``pairs`` is filled, for an audit.
 
     Raises:
         UserError: if the file cannot be read or a line is not as expected: before anything is written.
@@ -141,7 +141,7 @@ def _answers(file: BinaryIO, name: str) -> Iterator[Answer]:
 
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
-    """The file, at its begin; what cannot be read twice is copied to a temporary file first."""
+    """Yields the file at its begin; what cannot be read twice is copied to a temporary file first."""
     with ExitStack() as stack:
         stream = sys.stdin.buffer
         if source != "-":
@@ -161,7 +161,7 @@ def _opened(source: str) -> Iterator[BinaryIO]:
 
 
 def _kind(value: object) -> str:
-    """A value as an error message shows it."""
+    """Returns a value as an error message shows it."""
     if value is None:
         return "null"
     text = json.dumps(value)

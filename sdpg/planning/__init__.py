@@ -1,4 +1,5 @@
-"""What a run will take, from its parameters alone: memory, operations, hours, disk. Nothing here is a measurement.
+"""Predicts what a run will take from its parameters alone: memory, operations, hours, disk. Nothing here is measured.
 
-Imports :mod:`sdpg.params`, :mod:`sdpg.objective` and the sizes that :mod:`sdpg.models.fused_head` allocates.
+The package imports :mod:`sdpg.params`, :mod:`sdpg.objective` and the sizes that :mod:`sdpg.models.fused_head`
+allocates.
 """

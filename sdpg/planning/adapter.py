@@ -1,6 +1,7 @@
-"""What LoRA changes in a plan: sizes of an adapter, and what autograd keeps where the weights are frozen.
+"""Computes what LoRA changes in a plan: sizes of an adapter, and what autograd keeps where the weights are frozen.
 
-Axes as in :mod:`sdpg.planning.shapes`: D hidden size, Q and K widths of queries and keys, I width of the MLP.
+The axes are those of :mod:`sdpg.planning.shapes`: D hidden size, Q and K widths of queries and keys, I width of the
+MLP.
 """
 
 from dataclasses import dataclass
@@ -16,42 +17,43 @@ MODULES = (*ATTENTION_INPUTS, "o_proj", *MLP_INPUTS, "down_proj")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter on a Qwen3.
+    """A LoRA adapter on a Qwen3.
 
     Attributes:
-        rank: R.
-        targets: which of a layer's linear modules have one.
+        rank: the rank R of each pair of matrices.
+        targets: the linear modules of a layer that have a pair.
     """
 
     rank: int
     targets: frozenset[str] = frozenset(MODULES)
 
     def layer(self, shape: Shape) -> int:
-        """Parameters in one layer: R·(inputs + outputs) of each target."""
+        """Returns the adapter's parameters in one layer: R·(inputs + outputs) of each target."""
         size, query, key, width = shape.hidden_size, shape.query, shape.key, shape.intermediate_size
         sides = dict(zip(MODULES, (size + query, size + key, size + key, query + size), strict=False))
         sides |= dict.fromkeys((*MLP_INPUTS, "down_proj"), size + width)
         return self.rank * sum(sides[target] for target in self.targets)
 
     def parameters(self, shape: Shape) -> int:
-        """All of them."""
+        """Returns the adapter's parameters in all layers."""
         return shape.layers * self.layer(shape)
 
     def largest(self, shape: Shape) -> int:
-        """Parameters of the largest A or B."""
+        """Returns the parameters of the largest A or B matrix."""
         wide = bool(self.targets & {*MLP_INPUTS, "down_proj"})
         return self.rank * max(shape.hidden_size, shape.query, shape.intermediate_size if wide else 0)
 
     def count(self, *modules: str) -> int:
-        """How many of some modules have one."""
+        """Returns how many of the named modules are targets."""
         return len(self.targets & set(modules))
 
     def kept_per_layer(self, shape: Shape, half: bool) -> int:
-        """Bytes per token that autograd keeps of one layer.
+        """Returns the bytes per token that autograd keeps of one layer.
 
-        As of a layer that is trained whole, less what only the gradient of a weight reads: a norm's normalised input
-        (a factor of its weight's gradient), and the inputs of frozen products, unless an adapter reads them. An
-        adapter keeps these and its own R numbers. Half: each adapter makes a bfloat16 copy of a norm's result.
+        They are those of a layer that is trained whole, less what only the gradient of a weight reads: a norm's
+        normalised input (a factor of its weight's gradient), and the inputs of frozen products, unless an adapter
+        reads them. An adapter keeps these inputs and its own R numbers. With ``half`` each adapter makes a bfloat16
+        copy of a norm's result.
         """
         size, heads, width = shape.hidden_size, shape.query + shape.key, shape.intermediate_size
         down, targets = self.count("down_proj"), len(self.targets)
@@ -64,7 +66,7 @@ class Adapter:
 
 
 def planned_adapter(params: LoraParams | None) -> Adapter | None:
-    """The adapter that ``train.lora`` asks for; a target within some layers alone is counted in all of them.
+    """Returns the adapter that ``train.lora`` asks for; a target that is only in some layers is counted in all of them.
 
     Raises:
         UserError: if a Qwen3 has no such module.

@@ -1,4 +1,4 @@
-"""Whether this machine can hold what training holds at all times; said before anything is loaded."""
+"""Checks whether this machine holds what training holds at all times, before anything is loaded."""
 
 import psutil
 
@@ -11,7 +11,7 @@ from sdpg.planning.shapes import Shape, shape_of
 
 
 def standing_bytes(shape: Shape, reference: bool, lora: Adapter | None = None) -> int:
-    """Float32 weights, gradients, two moments of the optimiser, and the frozen copy where one is read.
+    """Returns the bytes of float32 weights, gradients, two moments, and the frozen copy where one is read.
 
     With an adapter, it alone has gradients and moments, and there is no copy.
     """
@@ -27,7 +27,7 @@ def check_memory(params: Params) -> None:
     them. Models that cannot be planned are let through.
 
     Raises:
-        UserError: naming both sizes.
+        UserError: if it is too large; the message names both sizes.
     """
     model = params.base.model
     if isinstance(model, ScratchModel):
@@ -37,7 +37,7 @@ def check_memory(params: Params) -> None:
     except UserError:
         return
     methods = [params.methods[name] for name in params.run.methods]
-    # A run without reference would fit where others do not: only what all of them need is counted.
+    # A run without reference would fit where others do not, so only what all methods need is counted.
     lora = planned_adapter(params.train.lora)
     referred = lora is None and all(needs_reference_weights(method, params.train) for method in methods)
     needed, (there, where) = standing_bytes(shape, referred, lora), _memory()
@@ -59,7 +59,7 @@ def check_gpus(params: Params) -> None:
     """Refuses more processes than this machine has GPUs, where it has any; without, they share its processors.
 
     Raises:
-        UserError: naming both numbers.
+        UserError: if there are more; the message names both numbers.
     """
     import torch
 
@@ -77,7 +77,7 @@ def check_gpus(params: Params) -> None:
 
 
 def _memory() -> tuple[int, str]:
-    """Bytes of the GPU, or of this machine where there is none, and whose they are."""
+    """Returns the bytes of the GPU, or of this machine where there is none, and whose they are."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""Bytes of vLLM beside a training process.
+"""Estimates the bytes that vLLM takes beside a training process.
 
-Weights and KV cache are what the settings say. All else is an assumption, as is sleep: nobody has seen vLLM on a GPU
-here. With ``sleep`` weights and KV cache are on the GPU only from the hand-over of the weights to the end of a
-generation, see :mod:`sdpg.rollouts.vllm_engine`.
+Weights and KV cache follow from the settings. Everything else is an assumption, and so is sleep: none of it has been
+tried on a GPU. With ``sleep``, weights and KV cache are on the GPU only from the hand-over of the weights to the end
+of a generation, see :mod:`sdpg.rollouts.vllm_engine`.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from sdpg.planning.memory import FLOAT, HALF, Generation, Generator, Layout, for
 from sdpg.planning.shapes import Shape
 
 BATCHED_TOKENS = 16384
-"""Assumption: tokens of prompts that vLLM reads at once; its own choice for a card of this size."""
+"""Assumption: prompt tokens that vLLM reads at once; vLLM's own choice for a card of this size."""
 GRAPHS = 2**30
-"""Assumption: what CUDA graphs take, also while vLLM sleeps."""
+"""Assumption: bytes that CUDA graphs take, also while vLLM sleeps."""
 LOGITS = 4
-"""Assumption: float32 tensors of a step's logits: themselves, probabilities, log-probs, random numbers."""
+"""Assumption: float32 tensors of a step's logits: the logits, probabilities, log-probs and random numbers."""
 CANARY_TOKENS = 64
-"""Of the pass in which the trainer checks vLLM's log-probs: two blocks of its cache, and 16 tokens."""
+"""Tokens of the pass in which the trainer checks vLLM's log-probs: two blocks of its cache, and 16 tokens."""
 BLOCK = 16
 """Assumption: tokens per block of the KV cache."""
 
 
 def canary_pass(shape: Shape, layout: Layout, half: bool, lora: Adapter | None) -> int:
-    """The trainer's own pass behind each hand-over of the weights, while vLLM is awake."""
+    """Returns the bytes of the trainer's own pass after each hand-over of the weights, while vLLM is awake."""
     if layout.sharding == "fsdp2":
         return gathered(shape, half)
     return forward_only(shape, CANARY_TOKENS, half, cached=True, lora=lora)
@@ -34,17 +34,17 @@ def canary_pass(shape: Shape, layout: Layout, half: bool, lora: Adapter | None) 
 
 @dataclass(frozen=True)
 class VllmMemory:
-    """vLLM in the training process.
+    """Memory of vLLM that runs in the training process.
 
     Attributes:
-        sequences: in flight at the most.
-        itemsize: bytes of a number, in weights as in keys and values.
-        kv_bytes: of the KV cache; None where ``total`` decides.
-        total: of vLLM as a whole; None where ``kv_bytes`` decides.
-        sleep: hands weights and KV cache back between two generations.
-        eager: no CUDA graphs.
-        half: the trainer's passes are bfloat16.
-        lora: the adapter that they have on.
+        sequences: the largest number of sequences in flight.
+        itemsize: bytes of one number, in the weights and in keys and values.
+        kv_bytes: bytes of the KV cache; None where ``total`` decides.
+        total: bytes of vLLM as a whole; None where ``kv_bytes`` decides.
+        sleep: whether weights and KV cache are released between two generations.
+        eager: whether vLLM runs without CUDA graphs.
+        half: whether the trainer's passes are bfloat16.
+        lora: the adapter that is on in the trainer's passes.
     """
 
     sequences: int
@@ -57,20 +57,23 @@ class VllmMemory:
     lora: Adapter | None = None
 
     def weights(self, shape: Shape) -> int:
-        """Its own copy, whole on each GPU."""
+        """Returns the bytes of vLLM's own copy of the weights, which is whole on each GPU."""
         return self.itemsize * shape.parameters
 
     def graphs(self) -> int:
-        """Of CUDA."""
+        """Returns the bytes of the CUDA graphs."""
         return 0 if self.eager else GRAPHS
 
     def workspace(self, shape: Shape) -> int:
-        """Activations of the prompts that are read at once, in the widest place of a layer, and a step's logits."""
+        """Returns the bytes that one step of vLLM works with.
+
+        These are the activations of the prompts that are read at once, in the widest place of a layer, and the logits.
+        """
         width = max(3 * shape.intermediate_size, 2 * (shape.query + shape.key)) + 2 * shape.hidden_size
         return self.itemsize * BATCHED_TOKENS * width + LOGITS * FLOAT * self.sequences * shape.vocabulary
 
     def cache(self, shape: Shape) -> int:
-        """The KV cache: as given, or what is left of vLLM's share."""
+        """Returns the bytes of the KV cache: as given, or what is left of vLLM's share."""
         if self.kv_bytes is not None:
             return self.kv_bytes
         assert self.total is not None, "one of the two is given"
@@ -94,7 +97,7 @@ class VllmMemory:
 
 @dataclass(frozen=True)
 class ServedMemory:
-    """vLLM in a server, on GPUs of its own: here are only the trainer's own passes that check it."""
+    """Memory of the trainer's own passes that check a vLLM server; the server itself is on GPUs of its own."""
 
     half: bool
     lora: Adapter | None = None
@@ -109,10 +112,10 @@ class ServedMemory:
 
 
 def largest_generation(params: Params, device: float) -> Generator:
-    """What generation takes at the most, by the engine that the parameters name.
+    """Returns what generation takes at most, for the engine that the parameters name.
 
     Args:
-        params: engine, batch, limits.
+        params: the run's parameters; the engine, the batch and the token limits are read.
         device: bytes of the whole GPU, of which ``gpu_memory_share`` is a share.
     """
     rollout, half, lora = params.rollout, params.train.dtype == "bfloat16", planned_adapter(params.train.lora)
@@ -136,7 +139,7 @@ def largest_generation(params: Params, device: float) -> Generator:
 
 
 def longest_in_cache(params: Params, shape: Shape) -> int:
-    """Bytes of the KV cache that vLLM needs for the longest sequence: the teacher's prompt, when the base is asked."""
+    """Returns the bytes of KV cache for the longest sequence: the teacher's prompt, when the base is evaluated."""
     tokens = params.prompts.max_teacher_tokens + max(params.rollout.max_tokens, params.evaluation.max_tokens)
     settings = params.rollout.vllm
     itemsize = FLOAT if isinstance(settings, VllmInProcess) and settings.dtype == "float32" else HALF

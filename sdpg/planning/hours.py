@@ -1,4 +1,4 @@
-"""Hours of a run, from operations, bytes and named assumptions. None of it is measured."""
+"""Estimates the hours of a run from operations, bytes and named assumptions. None of it is measured."""
 
 from dataclasses import dataclass, replace
 import math
@@ -13,11 +13,14 @@ from sdpg.planning.traffic import Traffic, run_traffic
 from sdpg.planning.work import Assumptions, Card, Counts, Range, decode_flops, method_work
 
 FLOAT_SHARE = 1 / 15
-"""Assumption: float32 products, which do not run on tensor cores, against the bfloat16 peak."""
+"""Assumption: speed of float32 products, which do not run on tensor cores, as a share of the bfloat16 peak."""
 
 
 def compute_hours(flops: Range, card: Card, gpus: int, half: bool, assumed: Assumptions) -> Range:
-    """Hours of training passes without traffic; float32 passes are taken as half as fast as bfloat16's at best."""
+    """Returns the hours of training passes without traffic.
+
+    Float32 passes are taken to be at best half as fast as bfloat16 passes.
+    """
     peak = card.peak_flops * gpus * (1.0 if half else 0.5)
     balance = assumed.balance if gpus > 1 else Range(1.0, 1.0)
     mfu = assumed.training_mfu
@@ -28,13 +31,13 @@ def compute_hours(flops: Range, card: Card, gpus: int, half: bool, assumed: Assu
 
 @dataclass(frozen=True)
 class TrainingHours:
-    """Of the training passes of one run.
+    """Hours of the training passes of one run.
 
     Attributes:
-        compute: of the operations.
-        traffic: of what one GPU receives.
-        rounds: an update, at short and at long responses.
-        received: bytes a step, likewise.
+        compute: hours of the operations.
+        traffic: hours in which one GPU receives bytes from the others.
+        rounds: rounds of micro-batches per update, with short and with long responses.
+        received: bytes that one GPU receives per step, with short and with long responses.
     """
 
     compute: Range
@@ -44,14 +47,14 @@ class TrainingHours:
 
     @property
     def together(self) -> Range:
-        """From traffic that hides behind operations, or the other way round, to none that does."""
+        """Returns the hours from full overlap of traffic and operations to no overlap."""
         return Range(max(self.compute.low, self.traffic.low), self.compute.high + self.traffic.high)
 
 
 def training_hours(
     shape: Shape, params: Params, method: MethodParams, layout: Layout, machine: Machine, assumed: Assumptions
 ) -> TrainingHours:
-    """Training passes of one method on the GPUs of a layout."""
+    """Returns the hours of one method's training passes on the GPUs of a layout."""
     train, share = params.train, assumed.response_share
     lengths = [share.low * params.rollout.max_tokens, share.high * params.rollout.max_tokens]
     low, high = (method_work(shape, params, method, assumed, length, layout.checkpointing).total for length in lengths)
@@ -60,10 +63,10 @@ def training_hours(
     updates = train.steps * train.updates_per_batch
 
     def both(pick: str, divisor: float) -> Range:
-        def one(found: Traffic) -> float:
-            return getattr(found, pick) / divisor
+        def rate(traffic: Traffic) -> float:
+            return getattr(traffic, pick) / divisor
 
-        return Range(one(short), one(long))
+        return Range(rate(short), rate(long))
 
     return TrainingHours(
         compute_hours(Range(low, high), machine.card, layout.gpus, train.dtype == "bfloat16", assumed),
@@ -75,15 +78,15 @@ def training_hours(
 
 @dataclass(frozen=True)
 class Sampler:
-    """Who generates.
+    """The engine that generates responses.
 
     Attributes:
-        vllm: refills places that fall free; otherwise transformers' generate.
-        itemsize: bytes of a number, in weights as in keys and values.
-        batch: sequences in flight on one GPU at the most.
-        room: tokens that its KV cache holds; what does not fit waits.
+        vllm: whether it is vLLM, which refills places that fall free; otherwise it is transformers' generate.
+        itemsize: bytes of one number, in the weights and in keys and values.
+        batch: the largest number of sequences in flight on one GPU.
+        room: tokens that its KV cache holds; sequences that do not fit wait.
         engines: how many GPUs generate side by side.
-        seeded: each response has a random source of its own.
+        seeded: whether each response has a random source of its own.
     """
 
     vllm: bool
@@ -94,14 +97,15 @@ class Sampler:
     seeded: bool = False
 
     def in_flight(self, tokens: float) -> int:
-        """Sequences of so many tokens."""
+        """Returns how many sequences of so many tokens are in flight at once."""
         return max(1, int(min(self.batch, self.room / tokens)))
 
 
 def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> tuple[Sampler, Sampler]:
-    """Of rollouts and evaluations in training, and of a policy's evaluation alone, which is one process.
+    """Returns the samplers of a run: the one in training, and the one of the evaluation of a finished policy.
 
-    A server is taken to have one GPU like the others, whose memory is all for it.
+    The first makes rollouts and evaluations; the second is one process. A server is taken to have one GPU like the
+    others, with all of its memory.
     """
     rollout, settings = params.rollout, params.rollout.vllm
     if settings is None:
@@ -119,7 +123,7 @@ def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> 
 
 
 def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine) -> Sampler:
-    """vLLM in process where params.yaml names transformers: as many sequences as there is room for, up to 256."""
+    """Returns vLLM in process where params.yaml names transformers, with as many sequences as fit, up to 256."""
     stays = 0
     if layout.gpus > 1:
         device = machine.card.memory
@@ -132,7 +136,10 @@ def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine)
 def decode_seconds(
     shape: Shape, batch: float, prompt: float, response: float, card: Card, assumed: Assumptions, sampler: Sampler
 ) -> Range:
-    """Seconds of one token for every sequence of a batch: weights, and keys and values, are read once per token."""
+    """Returns the seconds of one token for every sequence of a batch.
+
+    Weights, and keys and values, are read once per token.
+    """
     itemsize = sampler.itemsize
     weights = itemsize * (shape.layers * shape.layer_products + shape.embedding)
     cache = batch * (prompt + response / 2) * kv_per_token(shape, itemsize)
@@ -150,7 +157,7 @@ def decode_seconds(
 def generation_hours(
     shape: Shape, completions: float, calls: int, limit: int, card: Card, assumed: Assumptions, sampler: Sampler
 ) -> Range:
-    """Hours to sample so many responses in so many calls, each of which ends with its longest response.
+    """Returns the hours to sample so many responses in so many calls, each of which ends with its longest response.
 
     transformers' generate fills a batch and waits for its longest response, so that each batch takes ``limit`` tokens.
     vLLM refills places that fall free; at the end of a call they stay empty, and the last responses, up to the limit,
@@ -175,7 +182,7 @@ def generation_hours(
 
 @dataclass(frozen=True)
 class Sampling:
-    """Hours of a run's responses, and of the base's once for the whole table."""
+    """Hours of a run's responses, and of the base model's, which are sampled once for the whole table."""
 
     rollouts: Range
     in_training: Range
@@ -184,14 +191,14 @@ class Sampling:
 
     @property
     def evaluation(self) -> Range:
-        """Of the run, in training and at its end."""
+        """Returns the hours of the run's evaluations, in training and at its end."""
         return self.in_training + self.final
 
 
 def sampling_hours(
     shape: Shape, params: Params, counts: Counts, card: Card, assumed: Assumptions, training: Sampler, alone: Sampler
 ) -> Sampling:
-    """All responses: in training by ``training``, those of finished policies by ``alone``."""
+    """Returns the hours of all responses: ``training`` makes those in training, ``alone`` the final ones."""
 
     def hours(completions: int, calls: int, limit: int, sampler: Sampler) -> Range:
         return generation_hours(shape, completions, calls, limit, card, assumed, sampler)

@@ -1,4 +1,4 @@
-"""The plan's hours as text."""
+"""Writes the plan's hours as text."""
 
 from dataclasses import replace
 import math
@@ -13,36 +13,36 @@ from sdpg.planning.work import Counts, Range
 
 
 def _run_layout(plan: Plan, machine: Machine) -> Layout:
-    """Params.yaml's, where there are enough GPUs for it; otherwise one process."""
+    """Returns the layout of params.yaml where there are enough GPUs for it, and otherwise one process."""
     own = own_layout(plan.params)
     return own if own.gpus <= machine.gpus else Layout(checkpointing=own.checkpointing)
 
 
 def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
-    """Hours on one machine: of each method's run, of the table, and of one run on all GPUs."""
+    """Returns a table of hours on one machine: of each method's run, of the table, and of one run on all GPUs."""
     params, assumed, shape = plan.params, plan.assumed, plan.shape
     layout = _run_layout(plan, machine)
     training, alone = samplers(shape, params, layout, machine)
     instead = None if training.vllm else vllm_instead(shape, params, layout, machine)
 
-    def sampled(one: Sampler, policy: Sampler) -> Sampling:
-        return sampling_hours(shape, params, counts, machine.card, assumed, one, policy)
+    def sampled(sampler: Sampler, policy: Sampler) -> Sampling:
+        return sampling_hours(shape, params, counts, machine.card, assumed, sampler, policy)
 
-    ways = [sampled(training, alone)]
+    samplings = [sampled(training, alone)]
     if instead is not None:
-        ways.append(sampled(instead, replace(instead, engines=1)))
+        samplings.append(sampled(instead, replace(instead, engines=1)))
     seeds, rows = len(params.run.seeds), []
-    tables = [way.base for way in ways]
+    tables = [sampling.base for sampling in samplings]
     runs = seeds * len(params.run.methods)
     side = min(machine.gpus // layout.gpus, runs)
     for name in params.run.methods:
         passes = training_hours(shape, params, params.methods[name], layout, machine, assumed).together
-        totals = [way.rollouts + way.evaluation + passes for way in ways]
+        totals = [sampling.rollouts + sampling.evaluation + passes for sampling in samplings]
         tables = [
             table + total.scaled(seeds * math.ceil(runs / side) / runs)
             for table, total in zip(tables, totals, strict=True)
         ]
-        cells = (passes, ways[0].rollouts, ways[0].in_training, ways[0].final, *totals)
+        cells = (passes, samplings[0].rollouts, samplings[0].in_training, samplings[0].final, *totals)
         rows.append([params.methods[name].title, *map(span, cells)])
     beside = f", {side} runs side by side" if side > 1 else ""
     rows.append([f"= whole table, {seeds} seed{'s' if seeds > 1 else ''}, base included{beside}", "", "", "", "",
@@ -67,11 +67,11 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
 
 def _in_flight(plan: Plan, sampler: Sampler) -> str:
     assumed, limit = plan.assumed, plan.params.rollout.max_tokens
-    found = [
+    sequences = [
         sampler.in_flight(assumed.student_prompt + share * limit)
         for share in (assumed.response_share.low, assumed.response_share.high)
     ]
-    return f"{span(Range(*found), 0)} sequences"
+    return f"{span(Range(*sequences), 0)} sequences"
 
 
 def _engine_note(plan: Plan, training: Sampler, alone: Sampler) -> str:
@@ -90,7 +90,7 @@ def _engine_note(plan: Plan, training: Sampler, alone: Sampler) -> str:
 
 
 def _several(plan: Plan, machine: Machine) -> str:
-    """One run on all GPUs, by replicas and by shards."""
+    """Returns a table of one run on all GPUs, by replicas and by shards."""
     params = plan.params
     method = params.methods[params.run.methods[-1]]
     rows = []

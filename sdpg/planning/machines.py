@@ -1,4 +1,4 @@
-"""The machine that is planned for: given, detected, or the two that are usual."""
+"""Names the machine that is planned for: given by options, detected, or the two that are usual."""
 
 from dataclasses import dataclass, replace
 import math
@@ -11,12 +11,12 @@ RESERVED = 0.06
 """Assumption: the share of a GPU's memory that goes to its context, to NCCL, and to what lies between tensors."""
 
 MACHINE_GPUS = 8
-"""Assumption: GPUs of one machine; more are on several, with a network between them."""
+"""Assumption: GPUs of one machine; more GPUs are on several machines, with a network between them."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Equal GPUs, and how we know of them."""
+    """A number of equal GPUs, and the source of what is known about them."""
 
     gpus: int
     card: Card
@@ -24,24 +24,24 @@ class Machine:
 
     @property
     def usable(self) -> float:
-        """Bytes of one GPU that tensors can have."""
+        """Returns the bytes of one GPU that tensors can have."""
         return self.card.memory * (1 - RESERVED)
 
     def link(self, gpus: int) -> float:
-        """Bytes a second that each of ``gpus`` receives from the others, at the narrowest place between them."""
+        """Returns the bytes per second that each of ``gpus`` receives over the slowest link between them."""
         return self.card.link if gpus <= MACHINE_GPUS else min(self.card.link, self.card.network)
 
     @property
     def label(self) -> str:
-        """In a few words."""
+        """Returns the machine in a few words."""
         return f"{self.gpus} × {self.card.name}"
 
 
 def positive(option: str, text: str | None, unit: str) -> float | None:
-    """A number above 0 from the command line, or None where it was not given.
+    """Returns a number above 0 from the command line, or None where the option was not given.
 
     Raises:
-        UserError: naming the option and what it takes.
+        UserError: if it is no such number; the message names the option and what it takes.
     """
     if text is None:
         return None
@@ -63,9 +63,10 @@ def machines(
     link: str | None = None,
     processes: int = 1,
 ) -> list[Machine]:
-    """What to plan for: the options' machine, else the detected one, else one GPU and several of the default card.
+    """Returns the machines to plan for.
 
-    Several: as many as a run has ``processes``, or eight.
+    These are the options' machine, else the detected one, else one GPU and several GPUs of the default card: as many
+    as a run has ``processes``, or eight.
 
     Raises:
         UserError: if an option makes no sense.
@@ -113,7 +114,7 @@ def _changed(
 
 
 def _detected() -> list[Machine]:
-    """The GPUs of this computer; a card that is not known is planned at the default's speed, which is said."""
+    """Returns the GPUs of this computer; an unknown card gets the default card's speed, and the source says so."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,12 +1,12 @@
-"""Bytes of a training process on one GPU, part by part.
+"""Computes the bytes of a training process on one GPU, part by part.
 
 The formulas follow the code: what autograd keeps of transformers' Qwen3 under :mod:`sdpg.training.update`, what
 :mod:`sdpg.models.fused_head` allocates, what AdamW holds. tests/planning/test_plan_memory.py checks them against
 tensors counted one by one at several sizes. What only a GPU or several processes would show is named an assumption
 where it is used.
 
-Axes: T padded tokens of a micro-batch, N response tokens of it, M of them scored by the teacher; sizes as in
-:mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloat16, otherwise all is float32.
+Axes: T padded tokens of a micro-batch, N response tokens of it, M of them scored by the teacher; the sizes are those
+of :mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloat16; otherwise everything is float32.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ class Passes:
     """The largest micro-batch of an update.
 
     Attributes:
-        tokens: T of the student.
+        tokens: T of the student's pass.
         teacher_tokens: T of one of the teacher's passes; 0 without a teacher.
-        responses: N.
-        scored: M.
-        half: compute in bfloat16.
-        head_bytes: for the logits of a chunk.
-        checkpointing: activations are computed again in the backward pass, layer by layer.
+        responses: N response tokens.
+        scored: M response tokens that the teacher scores.
+        half: whether the passes compute in bfloat16.
+        head_bytes: bytes for the logits of a chunk.
+        checkpointing: whether activations are computed again in the backward pass, layer by layer.
         reference: whether a frozen copy is read.
-        on_gpu: the head's products and blocks differ from those on a CPU.
-        lora: the adapter that is trained alone; None: all weights are.
+        on_gpu: whether the passes run on a GPU, where the head's products and blocks differ from those on a CPU.
+        lora: the adapter that is trained alone; None where all weights are trained.
     """
 
     tokens: int
@@ -49,17 +49,23 @@ class Passes:
 
 
 def trained_parameters(shape: Shape, lora: Adapter | None) -> int:
-    """Those with gradients and moments."""
+    """Returns the number of parameters that have gradients and moments."""
     return shape.parameters if lora is None else lora.parameters(shape)
 
 
 def weight_copies(shape: Shape) -> int:
-    """bfloat16 copies of all products' weights, which autocast makes and the backward pass reads."""
+    """Returns the bytes of bfloat16 copies of all products' weights.
+
+    Autocast makes them and the backward pass reads them.
+    """
     return HALF * shape.layers * shape.layer_products
 
 
 def held_copies(shape: Shape, passes: Passes) -> int:
-    """Of these, what is there until autocast ends; frozen weights' copies only as long as the graph reads them."""
+    """Returns the bytes of weight copies that stay until autocast ends.
+
+    Copies of frozen weights stay only as long as the graph reads them.
+    """
     if not passes.half:
         return 0
     if passes.lora is None:
@@ -68,11 +74,12 @@ def held_copies(shape: Shape, passes: Passes) -> int:
 
 
 def kept_per_layer(shape: Shape, half: bool, lora: Adapter | None = None) -> int:
-    """Bytes per token that autograd keeps of one layer.
+    """Returns the bytes per token that autograd keeps of one layer.
 
-    float32: the residual stream twice, each norm's factor and result (6 D); queries and keys as projected, normalised
-    and rotated, values, attention's output (4 Q + 4 K); gate, its activation, up, and their product (4 I); a few
-    numbers per head. Half: norms stay float32, and each linear layer keeps a bfloat16 copy of its input of its own.
+    In float32 these are the residual stream twice, each norm's factor and result (6 D); queries and keys as projected,
+    normalised and rotated, values, attention's output (4 Q + 4 K); gate, its activation, up, and their product (4 I);
+    and a few numbers per head. With ``half`` norms stay float32, and each linear layer keeps a bfloat16 copy of its
+    input of its own.
     """
     heads = FLOAT * (2 * shape.heads + shape.kv_heads + 2)
     if lora is not None:
@@ -86,20 +93,23 @@ def kept_per_layer(shape: Shape, half: bool, lora: Adapter | None = None) -> int
 
 
 def kept(shape: Shape, passes: Passes) -> int:
-    """What the student's forward pass keeps until its backward pass, but for the head."""
+    """Returns the bytes that the student's forward pass keeps until its backward pass, without the head."""
     size = shape.hidden_size
     layer = FLOAT * size if passes.checkpointing else kept_per_layer(shape, passes.half, passes.lora)
     # The last norm keeps its input and its factor, and its result is what the head selects from.
     ends = passes.tokens * (3 * FLOAT * size + 16) + passes.responses * (FLOAT * size + 40)
     if passes.lora is not None:
-        # No factor; and what the first layer gets has no gradient.
+        # A frozen last norm keeps no factor, and the first layer's input has no gradient.
         ends -= passes.tokens * FLOAT * size * (1 if passes.checkpointing else 2)
     # Until autocast ends, the copies are there even where the layers keep nothing.
     return passes.tokens * shape.layers * layer + ends + held_copies(shape, passes)
 
 
 def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
-    """The peak of the head's pass over N tokens, its gradients with respect to weight and hidden states included."""
+    """Returns the peak bytes of the head's pass over N tokens.
+
+    With ``gradients`` the gradients with respect to weight and hidden states are included.
+    """
     row = FLOAT * shape.vocabulary
     chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
     scored = min(chunk, passes.scored) if gradients else 0
@@ -116,10 +126,11 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
 
 
 def forward_only(shape: Shape, tokens: int, half: bool, cached: bool, lora: Adapter | None = None) -> int:
-    """The peak of a forward pass without gradient: the MLP's three widths beside four residual streams.
+    """Returns the peak bytes of a forward pass without gradient: the MLP's three widths beside four residual streams.
 
-    ``cached``: autocast keeps copies of trainable weights also where nothing is differentiated; a frozen model's come
-    and go. ``lora``: the adapter that is on: a module's result has its own beside it.
+    ``cached`` means that autocast keeps copies of trainable weights also where nothing is differentiated; copies of a
+    frozen model's weights come and go. ``lora`` is the adapter that is on: a module's result has the adapter's result
+    beside it.
     """
     widths = 3 if lora is None or not lora.count("up_proj") else 4
     width = (HALF if half else FLOAT) * widths * shape.intermediate_size
@@ -131,10 +142,10 @@ def forward_only(shape: Shape, tokens: int, half: bool, cached: bool, lora: Adap
 
 
 def backward(shape: Shape, passes: Passes) -> int:
-    """The peak of the backward pass beyond what is kept: the head's gradients, and what one layer takes in passing.
+    """Returns the peak bytes of the backward pass beyond what is kept: head gradients and one layer's temporaries.
 
     The last norm's tensors (12 D) are gone before the last layer's MLP holds two gradients of width I. With
-    checkpointing that layer is first computed again, but for its input, which is kept.
+    checkpointing that layer is first computed again, except for its input, which is kept.
     """
     size, itemsize = shape.hidden_size, HALF if passes.half else FLOAT
     frozen = passes.lora is not None
@@ -151,14 +162,17 @@ def backward(shape: Shape, passes: Passes) -> int:
 
 
 def embedding_gradients(shape: Shape) -> int:
-    """At the end of the backward pass a tied embedding has two gradients, as head and as embedding, and their sum."""
+    """Returns the bytes of a tied embedding's gradients when the backward pass ends.
+
+    It then has two gradients, as head and as embedding, and their sum.
+    """
     return (3 if shape.tied else 2) * FLOAT * shape.embedding
 
 
 def optimiser_step(shape: Shape, foreach: bool, lora: Adapter | None = None) -> int:
-    """AdamW's temporaries: one per parameter where it works on all at once, as on GPUs.
+    """Returns the bytes of AdamW's temporaries: one per parameter where it works on all at once, as on GPUs.
 
-    One by one, there are two of the parameter at hand and one of the parameter before it.
+    Where it works one by one, there are two for the current parameter and one for the parameter before it.
     """
     if foreach:
         return FLOAT * trained_parameters(shape, lora)
@@ -169,7 +183,7 @@ def optimiser_step(shape: Shape, foreach: bool, lora: Adapter | None = None) -> 
 
 
 def passes_peak(shape: Shape, passes: Passes) -> int:
-    """The peak of an update's passes, beyond weights, gradients and optimiser."""
+    """Returns the peak bytes of an update's passes, beyond weights, gradients and optimiser."""
     teacher_states = passes.scored * FLOAT * shape.hidden_size
     taught = forward_only(shape, passes.teacher_tokens, passes.half, True, passes.lora) if passes.teacher_tokens else 0
     referred = 0
@@ -189,26 +203,26 @@ def passes_peak(shape: Shape, passes: Passes) -> int:
 
 
 class Generator(Protocol):
-    """What generating takes on a GPU of a layout, part → bytes; :mod:`sdpg.planning.generation` has vLLM's."""
+    """What generating takes on a GPU of a layout; :mod:`sdpg.planning.generation` has the estimates for vLLM."""
 
     def stays(self, shape: Shape, layout: "Layout") -> dict[str, int]:
-        """In every phase."""
+        """Returns part → bytes that are there in every phase."""
         ...
 
     def working(self, shape: Shape, layout: "Layout") -> dict[str, int]:
-        """In rollouts and evaluations, beyond that."""
+        """Returns part → bytes of rollouts and evaluations beyond those of every phase."""
         ...
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The largest batch that is generated at once, by transformers, in the weights' float32."""
+    """The largest batch that transformers generates at once, in the weights' float32."""
 
     sequences: int
     tokens: int
 
     def stays(self, shape: Shape, layout: "Layout") -> dict[str, int]:
-        """Shards cannot generate: beside them, each process has a whole model that follows them."""
+        """Returns the whole copy of the model that each process has beside its shards, as shards cannot generate."""
         return {"the engine's own weights (float32)": FLOAT * shape.parameters} if layout.sharding == "fsdp2" else {}
 
     def working(self, shape: Shape, layout: "Layout") -> dict[str, int]:
@@ -216,24 +230,25 @@ class Generation:
         return {"keys and values": self.cache(shape), "their copy, logits": self.extra(shape)}
 
     def cache(self, shape: Shape) -> int:
-        """Keys and values."""
+        """Returns the bytes of keys and values."""
         return self.sequences * self.tokens * kv_per_token(shape, FLOAT)
 
     def extra(self, shape: Shape) -> int:
-        """A layer's keys and values are copied as they grow; logits, their log-softmax and the sampler's share."""
+        """Returns the bytes beside the cache: a layer's copied keys and values, logits and log-softmax."""
         return self.cache(shape) // shape.layers + 4 * FLOAT * self.sequences * shape.vocabulary
 
 
 def gathered(shape: Shape, half: bool) -> int:
-    """Weights that are whole for a moment under FSDP2.
+    """Returns the bytes of weights that are whole for a moment under FSDP2.
 
-    Assumption: layer by layer, the next one under way; embedding and head stay whole through a pass.
+    Assumption: weights are gathered layer by layer, the next layer is under way, and embedding and head stay whole
+    through a pass.
     """
     return (HALF if half else FLOAT) * (2 * shape.layer + shape.embedding)
 
 
 def kv_per_token(shape: Shape, itemsize: int) -> int:
-    """Keys and values of one token in all layers."""
+    """Returns the bytes of keys and values of one token in all layers."""
     return 2 * shape.layers * shape.key * itemsize
 
 
@@ -247,17 +262,17 @@ class Layout:
 
     @property
     def label(self) -> str:
-        """For tables."""
+        """Returns the layout's name for tables."""
         how = {"none": "one process", "ddp": "DDP", "fsdp2": "FSDP2"}[self.sharding]
         return f"{how}{f' × {self.gpus}' if self.gpus > 1 else ''}{', checkpointing' if self.checkpointing else ''}"
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on one GPU.
+    """Bytes of a training process on one GPU.
 
     Attributes:
-        layout: how many GPUs and how they share.
+        layout: the number of GPUs and how they share the work.
         stays: part → bytes that are there in every phase.
         update: part → bytes of the update beyond that.
         generation: part → bytes of rollouts and evaluations beyond that.
@@ -272,19 +287,19 @@ class MemoryPlan:
 
     @property
     def phases(self) -> dict[str, int]:
-        """The peak of each phase."""
+        """Returns the peak bytes of each phase."""
         persistent = sum(self.stays.values())
         parts = {"update": self.update, "generation": self.generation, "optimiser step": self.step}
         return {name: persistent + sum(part.values()) for name, part in parts.items()}
 
     @property
     def peak(self) -> int:
-        """The largest."""
+        """Returns the largest of the phases' peaks."""
         return max(self.phases.values())
 
 
 def plan_memory(shape: Shape, passes: Passes, generation: Generator, layout: Layout) -> MemoryPlan:
-    """All parts for one GPU of a layout."""
+    """Returns the memory of one GPU of a layout, with all its parts."""
     count, share = trained_parameters(shape, passes.lora), layout.gpus if layout.sharding == "fsdp2" else 1
     stays = {"weights (float32 masters)": FLOAT * shape.parameters // share}
     if passes.lora is not None:

@@ -1,4 +1,4 @@
-"""A plan: parameters, shape, machines and assumptions put together, and what to change where it does not fit."""
+"""Makes a plan of parameters, shape, machines and assumptions, and finds what to change where it does not fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,13 +18,13 @@ from sdpg.planning.shapes import Shape, read_shape, shape_of
 from sdpg.planning.work import CARDS, Assumptions
 
 SMALLEST_HEAD = 128
-"""MiB; with less, a GPU's products become thin."""
+"""MiB of the smallest head; with less, a GPU's products become thin."""
 MOST_GPUS = 256
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is planned, and for what."""
+    """A plan's parameters, shape, machines and assumptions."""
 
     params: Params
     shape: Shape
@@ -33,7 +33,7 @@ class Plan:
 
 
 def planned_params(profile: str | None, root: Path = Path()) -> Params:
-    """params.yaml, with a profile laid over it where one is named; the file stays as it is.
+    """Returns params.yaml, with a profile laid over it where one is named; the file stays as it is.
 
     Raises:
         UserError: if there is no such profile, or the result is not valid.
@@ -52,13 +52,13 @@ def make_plan(
     root: Path = Path(),
     lora: LoraParams | None = None,
 ) -> Plan:
-    """Reads parameters and shape.
+    """Reads parameters and shape, and returns the plan.
 
     Args:
-        profile: of profiles/; None for params.yaml as it is.
+        profile: the name of a profile in profiles/; None for params.yaml as it is.
         model: a folder whose config.json gives the shape instead of the profile's model.
-        machines: to plan for.
-        assumed: what is not known beforehand.
+        machines: the machines to plan for.
+        assumed: the values that are not known beforehand.
         root: the project's folder.
         lora: an adapter that takes the place of ``train.lora``.
     """
@@ -70,7 +70,7 @@ def make_plan(
 
 
 def largest_passes(params: Params, checkpointing: bool) -> Passes:
-    """The largest micro-batch that the settings allow: all prompts short, all responses at their limit, all gates open.
+    """Returns the largest micro-batch that the settings allow: short prompts, longest responses, all gates open.
 
     A line longer than the budget makes a micro-batch of its own.
     """
@@ -93,19 +93,19 @@ def largest_passes(params: Params, checkpointing: bool) -> Passes:
 
 
 def memory_of(shape: Shape, params: Params, layout: Layout, device: float = CARDS[DEFAULT_CARD].memory) -> MemoryPlan:
-    """The memory of one GPU of a layout; the GPU has ``device`` bytes, of which vLLM may be given a share."""
+    """Returns the memory of one GPU of a layout; it has ``device`` bytes, of which vLLM may be given a share."""
     passes = largest_passes(params, layout.checkpointing)
     return plan_memory(shape, passes, largest_generation(params, device), layout)
 
 
 def own_layout(params: Params) -> Layout:
-    """How params.yaml says that a run lies."""
+    """Returns the layout that params.yaml describes."""
     spread = params.train.distributed
     return Layout(spread.processes, spread.strategy, params.train.activation_checkpointing)
 
 
 def layouts(params: Params, gpus: int) -> list[Layout]:
-    """The ways to lie on so many GPUs; that of params.yaml comes first, where there are enough for it."""
+    """Returns the layouts on so many GPUs; that of params.yaml comes first, where there are enough for it."""
     kinds = [Layout()] if gpus == 1 else [Layout(gpus, "ddp"), Layout(gpus, "fsdp2")]
     usual = [*kinds, *(replace(layout, checkpointing=True) for layout in kinds)]
     own = own_layout(params)
@@ -113,7 +113,7 @@ def layouts(params: Params, gpus: int) -> list[Layout]:
 
 
 def exists(layout: Layout) -> bool:
-    """Whether a run lies so without being told to: one process, nothing computed again."""
+    """Returns whether a layout is the default one: one process, without checkpointing."""
     return layout == Layout()
 
 
@@ -136,7 +136,7 @@ def _value(params: Any, key: str) -> Any:
 
 
 def with_changes(params: Params, changes: list[Change]) -> Params:
-    """The parameters with other values."""
+    """Returns the parameters with changed values."""
 
     def changed(tree: Any, path: list[str], value: float) -> Any:
         inner = value if len(path) == 1 else changed(getattr(tree, path[0]), path[1:], value)
@@ -148,7 +148,7 @@ def with_changes(params: Params, changes: list[Change]) -> Params:
 
 
 def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
-    """Values that take less memory and change no result but rounding, one step smaller each."""
+    """Yields values that take less memory and change no result but rounding, one step smaller each."""
     train, longest = params.train, params.prompts.max_student_tokens + params.rollout.max_tokens
     if (budget := max(longest, train.tokens_per_micro_batch // 2)) < train.tokens_per_micro_batch:
         yield Change("train.tokens_per_micro_batch", train.tokens_per_micro_batch, budget)
@@ -175,7 +175,7 @@ def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
 def changes_to_fit(
     shape: Shape, params: Params, layout: Layout, usable: float, device: float = CARDS[DEFAULT_CARD].memory
 ) -> list[Change] | None:
-    """The fewest steps down that make a layout fit: each time the one that lowers the peak most. None: none does."""
+    """Returns the fewest steps down that make a layout fit, each the one that lowers the peak most; None: none does."""
     current, changed = params, {}
     while (peak := memory_of(shape, current, layout, device).peak) > usable:
         tried = [
@@ -190,7 +190,7 @@ def changes_to_fit(
 
 
 def gpus_to_fit(shape: Shape, params: Params, usable: float, device: float = CARDS[DEFAULT_CARD].memory) -> int | None:
-    """How many GPUs FSDP2 with checkpointing needs: a power of two; None where no number does."""
+    """Returns how many GPUs FSDP2 with checkpointing needs: a power of two; None where no number suffices."""
     count = 1
     while count <= MOST_GPUS:
         if memory_of(shape, params, Layout(count, "fsdp2", True), device).peak <= usable:

@@ -1,4 +1,4 @@
-"""The plan as text: what was assumed stands beside what follows from it."""
+"""Writes the plan as text: what was assumed stands beside what follows from it."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from sdpg.planning.work import Counts, Range, count_completions, method_work, pl
 
 
 def report(plan: Plan) -> str:
-    """The whole plan."""
+    """Returns the whole plan as text."""
     parts = [_head(plan)]
     for machine in plan.machines:
         parts += [_memory(plan, machine), _advice(plan, machine)]
@@ -118,8 +118,8 @@ def _generation_note(plan: Plan, machine: Machine) -> str:
     return note
 
 
-def _verdict(one: MemoryPlan, usable: float) -> str:
-    return "yes" if one.peak <= usable else f"no, {gib(one.peak - usable)} over"
+def _verdict(plan: MemoryPlan, usable: float) -> str:
+    return "yes" if plan.peak <= usable else f"no, {gib(plan.peak - usable)} over"
 
 
 def _advice(plan: Plan, machine: Machine) -> str:
@@ -176,7 +176,7 @@ def _tokens(plan: Plan, counts: Counts) -> str:
 
 
 def _work_of(plan: Plan, name: str, checkpointing: bool = False) -> tuple[Any, Any]:
-    """At short and at long responses."""
+    """Returns a method's work at short and at long responses."""
     limit, share = plan.params.rollout.max_tokens, plan.assumed.response_share
     method = plan.params.methods[name]
     return tuple(  # pyright: ignore[reportReturnType]

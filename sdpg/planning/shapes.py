@@ -1,4 +1,4 @@
-"""The sizes of a Qwen3, from which all else follows: known by id, read from a folder, or of a model from scratch.
+"""Holds the sizes of a Qwen3, from which all else follows: known by id, read from a folder, or of a model from scratch.
 
 Axes: D hidden size, Q and K widths of queries and keys, I width of the MLP, V vocabulary.
 """
@@ -17,15 +17,15 @@ class Shape:
     """The sizes of a Qwen3.
 
     Attributes:
-        hidden_size: D.
-        intermediate_size: I.
-        layers: how many.
-        heads: of queries.
-        kv_heads: of keys and of values.
+        hidden_size: the width D of the residual stream.
+        intermediate_size: the width I of the MLP.
+        layers: number of layers.
+        heads: number of query heads.
+        kv_heads: number of key heads, which is also that of value heads.
         head_dim: width of one head.
-        vocabulary: V.
+        vocabulary: the number V of tokens.
         tied: whether the head is the embedding.
-        context: longest sequence; None where it is not known.
+        context: tokens of the longest sequence; None where it is not known.
     """
 
     hidden_size: int
@@ -40,32 +40,32 @@ class Shape:
 
     @property
     def query(self) -> int:
-        """Q, the width of all queries."""
+        """Returns Q, the width of all queries."""
         return self.heads * self.head_dim
 
     @property
     def key(self) -> int:
-        """K, the width of all keys, and of all values."""
+        """Returns K, the width of all keys, and of all values."""
         return self.kv_heads * self.head_dim
 
     @property
     def layer_products(self) -> int:
-        """Parameters of one layer that are factors of matrix products: q, k, v, o, gate, up, down."""
+        """Returns the parameters of one layer that are factors of matrix products: q, k, v, o, gate, up, down."""
         return self.hidden_size * (2 * self.query + 2 * self.key + 3 * self.intermediate_size)
 
     @property
     def layer(self) -> int:
-        """Parameters of one layer: with its two norms, and those of queries and keys."""
+        """Returns the parameters of one layer with its two norms and those of queries and keys."""
         return self.layer_products + 2 * self.hidden_size + 2 * self.head_dim
 
     @property
     def embedding(self) -> int:
-        """Parameters of the embedding; the head has as many."""
+        """Returns the parameters of the embedding; the head has as many."""
         return self.vocabulary * self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """All of them; a tied head counts once."""
+        """Returns the number of all parameters; a tied head counts once."""
         return self.layers * self.layer + self.embedding * (1 if self.tied else 2) + self.hidden_size
 
 
@@ -73,7 +73,7 @@ KNOWN = {
     "Qwen/Qwen3-1.7B": Shape(2048, 6144, 28, 16, 8, 128, 151_936, True, 40_960),
     "Qwen/Qwen3-4B": Shape(2560, 9728, 36, 32, 8, 128, 151_936, True, 40_960),
 }
-"""By the hub's ids, so that planning needs no hub."""
+"""Shapes by the hub's ids, so that planning needs no hub."""
 
 _FIELDS = {
     "hidden_size": "hidden_size", "intermediate_size": "intermediate_size", "layers": "num_hidden_layers",
@@ -82,7 +82,7 @@ _FIELDS = {
 
 
 def shape_of(base: BaseParams) -> Shape:
-    """The shape of the initial policy: of its folder where there is one, else by its id.
+    """Returns the shape of the initial policy: from its folder where there is one, else by its id.
 
     Raises:
         UserError: if neither is known.
@@ -105,7 +105,7 @@ def shape_of(base: BaseParams) -> Shape:
 
 
 def read_shape(folder: Path) -> Shape:
-    """The shape that a model folder's config.json tells.
+    """Returns the shape that a model folder's config.json states.
 
     Raises:
         UserError: if there is none, it cannot be read, or it is not a Qwen3's.
@@ -123,7 +123,7 @@ def read_shape(folder: Path) -> Shape:
             f"{path}: model_type is {kind!r}; only a qwen3 can be planned, as others keep other activations"
         )
     sizes = {name: _size(config, key, path) for name, key in _FIELDS.items()}
-    # Where a configuration leaves them out, they are those of transformers' Qwen3Config.
+    # Where a configuration leaves them out, the defaults of transformers' Qwen3Config apply.
     return Shape(
         **sizes,
         head_dim=_size(config, "head_dim", path) if "head_dim" in config else 128,

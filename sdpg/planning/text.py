@@ -1,4 +1,4 @@
-"""Tables and numbers of a plan as text."""
+"""Writes tables and numbers of a plan as text."""
 
 from collections.abc import Sequence
 import io
@@ -15,11 +15,11 @@ from sdpg.planning.work import Range
 GIB = 2**30
 WIDTH = 140
 MISSING = "*"
-"""Marks what has not been tried on a GPU, beyond all else, which has not been either."""
+"""The mark of a layout that has not been tried on a GPU; nothing else of a plan has been tried either."""
 
 
 def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "") -> str:
-    """A table with a title, and a note below; rows that begin with = end a section."""
+    """Returns a table with a title and a note below; rows that begin with = end a section."""
     made = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index else "left")
@@ -31,17 +31,17 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 
 
 def gib(value: float) -> str:
-    """Bytes in GiB; of small models with more digits."""
+    """Returns bytes in GiB, with more digits for small models."""
     return f"{value / GIB:.1f}" if value >= GIB / 20 or value == 0 else f"{value / GIB:.4f}"
 
 
 def marked(layout: Layout) -> str:
-    """Of a layout, marked where it has not been tried on a GPU."""
+    """Returns the label of a layout, marked where the layout has not been tried on a GPU."""
     return layout.label + ("" if exists(layout) else MISSING)
 
 
 def span(values: Range, digits: int | None = None) -> str:
-    """From the smaller to the larger, or one number where both read the same."""
+    """Returns the smaller and the larger value, or one number where both read the same."""
 
     def one(value: float) -> str:
         places = digits if digits is not None else 0 if value >= 100 else 1 if value >= 1 else 3

@@ -1,13 +1,13 @@
-"""Bytes that the processes of one run send each other in its training passes.
+"""Estimates the bytes that the processes of one run send each other in its training passes.
 
-As :mod:`sdpg.models.distribution` shards: every pass gathers every weight once, in the dtype of the passes; the
-backward pass gathers them a second time, as they are dropped after the forward pass (``reshard_after_forward``), and
-needs no third time where it computes layers again; it spreads the gradients, in float32. All of this is paid in each
-round of micro-batches, whatever their tokens. Replicas sum their gradients once an update.
-tests/training/test_distributed_trainer.py counts it.
+The count follows :mod:`sdpg.models.distribution`. Every pass gathers every weight once, in the dtype of the passes.
+The backward pass gathers them a second time, as they are dropped after the forward pass (``reshard_after_forward``),
+and needs no third time where it computes layers again; it spreads the gradients in float32. All of this is paid in
+each round of micro-batches, whatever their tokens. Replicas sum their gradients once per update.
+tests/training/test_distributed_trainer.py counts the same traffic in a real run.
 
-Left out: what rollouts and signals take (text beside tensors), the norm of the gradients, recorded diagnostics,
-checkpoints.
+The estimate leaves out what rollouts and signals take (text beside tensors), the norm of the gradients, recorded
+diagnostics and checkpoints.
 """
 
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from sdpg.planning.work import Assumptions, rows_read
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of a whole run.
+    """Traffic of one GPU in a whole run.
 
     Attributes:
-        rounds: of micro-batches in all updates together.
-        gathers: of all weights, in the dtype of the passes.
+        rounds: rounds of micro-batches in all updates together.
+        gathers: how often all weights are gathered, in the dtype of the passes.
         received: bytes that one GPU receives.
     """
 
@@ -36,23 +36,23 @@ class Traffic:
 
 
 def micro_batch_rounds(rows: float, length: float, budget: int, gpus: int) -> int:
-    """Rounds in which ``rows`` lines of one length are read, dealt to the GPUs; a line that is too long goes alone."""
+    """Returns the rounds in which the GPUs read ``rows`` lines of one length; a line that is too long goes alone."""
     return math.ceil(rows / gpus / max(1, budget // length))
 
 
 def run_traffic(
     shape: Shape, params: Params, method: MethodParams, layout: Layout, assumed: Assumptions, response: float
 ) -> Traffic:
-    """What one GPU of a layout receives in a run.
+    """Returns what one GPU of a layout receives in a run.
 
-    The teacher's passes of a round are as many as on the rank that has most: one with all gates open is assumed.
+    The rank with the most teacher passes decides a round's number of them; one with all gates open is assumed.
 
     Args:
-        shape: of the model.
-        params: batch, budget, steps.
-        method: its terms.
-        layout: replicas or shards.
-        assumed: gate and mixed rate, prompts.
+        shape: sizes of the model.
+        params: the run's parameters; batch, token budget and steps are read.
+        method: the method, whose terms decide which passes are made.
+        layout: the GPUs, as replicas or shards.
+        assumed: the assumptions; gate rate, mixed rate and prompt lengths are read.
         response: mean tokens of a response.
     """
     train = params.train
@@ -69,16 +69,16 @@ def run_traffic(
         rounds += trained
         gathers += trained * (2 + (read.reference > 0) + taught_passes * (read.teacher > 0))
         gathers += read.before * micro_batch_rounds(rows, student, train.tokens_per_micro_batch, layout.gpus)
-    # A ring: each GPU receives all parts but its own.
+    # The ring all-gather gives each GPU all parts but its own.
     others = (layout.gpus - 1) / layout.gpus
     whole = FLOAT * shape.parameters * others
     gradients = FLOAT * trained_parameters(shape, planned_adapter(train.lora)) * others
     if layout.sharding == "ddp":
-        # Reduced and spread again.
+        # Gradients are reduced and then spread again.
         return Traffic(rounds, 0, 2 * gradients * train.steps * updates)
     if layout.sharding == "none":
         return Traffic(rounds, 0, 0.0)
     itemsize = HALF if train.dtype == "bfloat16" else FLOAT
-    # Float32 gradients in every round, float32 weights for the engine once a step.
+    # Float32 gradients are sent in every round, float32 weights for the engine once a step.
     received = gathers * itemsize * shape.parameters * others + rounds * gradients + train.steps * whole
     return Traffic(rounds, gathers, received)

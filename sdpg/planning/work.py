@@ -1,6 +1,6 @@
-"""Tokens, operations and disk of a run, from its parameters and named assumptions.
+"""Counts tokens, operations and disk of a run, from its parameters and named assumptions.
 
-Axes as in :mod:`sdpg.planning.shapes`; a multiply and an add are two operations.
+The axes are those of :mod:`sdpg.planning.shapes`; a multiply and an add are two operations.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from sdpg.planning.shapes import Shape
 
 @dataclass(frozen=True)
 class Range:
-    """Between two values, the better one first."""
+    """A range between two values, the better one first."""
 
     low: float
     high: float
@@ -25,13 +25,13 @@ class Range:
         return Range(self.low + other.low, self.high + other.high)
 
     def scaled(self, factor: float) -> "Range":
-        """Both times a factor."""
+        """Returns both values times a factor."""
         return Range(self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What is not known before a run. None of it is measured; each is an option of the command, or stated by it.
+    """Values that are not known before a run; none is measured, and each is an option of the command or stated by it.
 
     Attributes:
         gate_rate: share of rollouts with a positive advantage.
@@ -41,14 +41,14 @@ class Assumptions:
         teacher_prompt: mean tokens of a teacher's prompt.
         training_mfu: share of the card's bfloat16 peak that training passes reach, from good to poor.
         bandwidth_share: share of the card's memory bandwidth that generation reaches.
-        launch_seconds: of one layer and generated token, whatever the batch: what Python and kernel launches take in
-            transformers' generate.
-        seed_seconds: of one sequence and generated token, where vLLM draws each response from a random source of its
-            own.
+        launch_seconds: seconds of Python and kernel launches per layer and generated token in transformers' generate,
+            whatever the batch.
+        seed_seconds: seconds per sequence and generated token, where vLLM draws each response from a random source of
+            its own.
         balance: share of the time in which none of N GPUs waits for another one's work, traffic not counted.
         link_share: share of a link's bandwidth that gathering and reducing reach.
-        record_bytes: of a token in a rollout record: up to five float32 numbers, its id, text and places, compressed.
-        answer_bytes: of a token in an evaluation record, compressed text.
+        record_bytes: compressed bytes of a token in a rollout record: up to five float32 numbers, id, text and places.
+        answer_bytes: compressed bytes of a token's text in an evaluation record.
     """
 
     gate_rate: float = 0.35
@@ -71,10 +71,10 @@ class Card:
     """A GPU.
 
     Attributes:
-        name: for people.
+        name: the name in reports.
         peak_flops: operations a second (dense, without sparsity) in bfloat16.
         bandwidth: bytes a second of its memory.
-        memory: bytes.
+        memory: bytes of its memory.
         link: bytes a second that it receives from others of the same machine.
         network: bytes a second that it receives from other machines.
     """
@@ -92,12 +92,12 @@ CARDS = {
     "h200": Card("H200 141 GB", 989e12, 4.8e12, 141e9, 450e9),
     "a100": Card("A100 SXM 80 GB", 312e12, 2.04e12, 80 * 2**30, 300e9),
 }
-"""As their maker states them: NVLink in one direction; network: InfiniBand of 400 Gbit/s for each GPU."""
+"""GPUs as their maker states them: NVLink in one direction; network: InfiniBand of 400 Gbit/s for each GPU."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Completions of one training run, and of the base once for the whole table."""
+    """Numbers of completions of one training run, and of the base once for the whole table."""
 
     rollouts: int
     evaluations: int
@@ -109,7 +109,7 @@ class Counts:
 
 
 def count_completions(params: Params) -> Counts:
-    """How many responses are sampled, as the stages sample them."""
+    """Returns how many responses are sampled, as the stages sample them."""
     train, evaluation = params.train, params.evaluation
     evaluations = sum(step % train.eval_every == 0 or step == train.steps for step in range(1, train.steps + 1))
     sizes = {name: benchmark_size(row.problems, row.source) for name, row in params.data.benchmarks.items()}
@@ -132,23 +132,27 @@ def count_completions(params: Params) -> Counts:
 
 
 def benchmark_size(problems: int | None, source: object) -> int:
-    """Problems of a benchmark: as stated, as drawn, as limited, or else 100."""
+    """Returns the number of problems of a benchmark: as stated, as drawn, as limited, or else 100."""
     if problems is not None:
         return problems
     return getattr(source, "count", None) or getattr(source, "limit", None) or 100
 
 
 def forward_flops(shape: Shape, tokens: float, length: float) -> float:
-    """Of ``tokens`` tokens through all layers, in sequences of ``length``; causal attention sees half of it."""
+    """Returns the operations of ``tokens`` tokens in sequences of ``length`` through all layers.
+
+    Causal attention computes half of all pairs.
+    """
     products = 2 * shape.layer_products
     attention = 4 * shape.query * length / 2
     return tokens * shape.layers * (products + attention)
 
 
 def update_flops(shape: Shape, tokens: float, length: float, adapter: Adapter | None, checkpointing: bool) -> float:
-    """The student's forward and backward pass, the head apart: three times the forward pass, or four.
+    """Returns the operations of the student's forward and backward pass without the head.
 
-    With an adapter the products with frozen weights have no gradient of the weight to form.
+    They are three or four times those of the forward pass. With an adapter the products with frozen weights have no
+    gradient of the weight to form.
     """
     forward = forward_flops(shape, tokens, length) + adapter_flops(shape, tokens, adapter)
     frozen = 0 if adapter is None else 2 * tokens * shape.layers * shape.layer_products
@@ -156,17 +160,17 @@ def update_flops(shape: Shape, tokens: float, length: float, adapter: Adapter | 
 
 
 def adapter_flops(shape: Shape, tokens: float, adapter: Adapter | None) -> float:
-    """What an adapter adds to a forward pass."""
+    """Returns the operations that an adapter adds to a forward pass."""
     return 0.0 if adapter is None else 2 * tokens * adapter.parameters(shape)
 
 
 def head_flops(shape: Shape, tokens: float) -> float:
-    """One product of the head."""
+    """Returns the operations of one product of the head."""
     return 2 * tokens * shape.embedding
 
 
 def decode_flops(shape: Shape, prompt: float, response: float) -> float:
-    """Generating one response behind a prompt that has been read: each token sees all before it."""
+    """Returns the operations of generating one response after a prompt that has been read."""
     seen = prompt + response / 2
     return response * (shape.layers * (2 * shape.layer_products + 4 * shape.query * seen) + 2 * shape.embedding)
 
@@ -206,7 +210,7 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
 
 @dataclass(frozen=True)
 class MethodWork:
-    """Operations of one method over a whole run, by who reads."""
+    """Operations of one method over a whole run, by the model that computes them."""
 
     student: float
     reference: float
@@ -215,7 +219,7 @@ class MethodWork:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Returns the operations of all models together."""
         return self.student + self.reference + self.teacher + self.head
 
 
@@ -227,15 +231,15 @@ def method_work(
     response: float,
     checkpointing: bool = False,
 ) -> MethodWork:
-    """The training passes of all steps, with the schedules that decide which passes are made.
+    """Returns the work of the training passes of all steps, with the schedules that decide which passes are made.
 
     Args:
-        shape: of the model.
-        params: batch and steps.
-        method: its terms.
-        assumed: gate and mixed rate, prompts.
+        shape: the sizes of the model.
+        params: the run's parameters; batch and steps are read.
+        method: the method, whose terms are read.
+        assumed: the assumptions; gate rate, mixed rate and prompt lengths are read.
         response: mean tokens of a response.
-        checkpointing: the backward pass computes the forward pass again.
+        checkpointing: whether the backward pass computes the forward pass again.
     """
     train = params.train
     rows = train.prompts_per_step * train.responses_per_prompt
@@ -262,7 +266,7 @@ def method_work(
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes on disk of a table."""
+    """Bytes on disk of a whole table."""
 
     base: float
     checkpoints: float
@@ -272,12 +276,12 @@ class Disk:
 
     @property
     def total(self) -> Range:
-        """At the most; a DVC cache on a file system that cannot share files with the work tree takes as much again."""
+        """Returns the largest total; a DVC cache that cannot share files with the work tree takes as much again."""
         return (self.rollouts + self.evaluations) + Range(1, 1).scaled(self.base + self.checkpoints + self.policies)
 
 
 def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
-    """What the stages leave behind.
+    """Returns what the stages leave on disk.
 
     A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written,
     and the last one of every run stays in .state until the tables are made.

@@ -1,4 +1,4 @@
-"""Where problems come from, and how they become prepared rows with a student's and a teacher's prompt.
+"""Reads problems from their sources and turns them into prepared rows with a student's and a teacher's prompt.
 
-Imports :mod:`sdpg.params`, :mod:`sdpg.records` and :mod:`sdpg.rewards`; no torch.
+The package imports :mod:`sdpg.params`, :mod:`sdpg.records` and :mod:`sdpg.rewards`; it imports no torch.
 """

@@ -1,4 +1,4 @@
-"""Whether prompts and responses fit the model."""
+"""Checks whether prompts and responses fit the model."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from sdpg.params import BaseParams, HubModel, Params, ScratchModel
 
 
 def model_context(base: BaseParams) -> int | None:
-    """The longest sequence that the initial policy takes; ``None`` if its configuration does not say.
+    """Returns the tokens of the longest sequence of the initial policy; ``None`` if its configuration does not say.
 
     Raises:
         UserError: if a model's configuration cannot be read.
@@ -19,7 +19,7 @@ def model_context(base: BaseParams) -> int | None:
 
 
 def model_config(base: BaseParams) -> Any:
-    """transformers' configuration of a model that is not made from scratch.
+    """Returns transformers' configuration of a model that is not made from scratch.
 
     Raises:
         UserError: if it cannot be read.
@@ -31,7 +31,7 @@ def model_config(base: BaseParams) -> Any:
     else:
         assert isinstance(base.model, HubModel), "a local model has a folder"
         place, revision = base.model.id, base.model.revision
-    # Importing transformers takes seconds, which a model from scratch need not wait for.
+    # Importing transformers takes seconds, which a model from scratch does not need.
     from transformers import AutoConfig
 
     try:
@@ -49,7 +49,7 @@ def check_context(params: Params) -> None:
     """Refuses limits under which a prompt and its response could outgrow the model.
 
     Raises:
-        UserError: naming the parameters and their values.
+        UserError: if they could; the message names the parameters and their values.
     """
     context = model_context(params.base)
     if context is None:

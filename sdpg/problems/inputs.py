@@ -1,4 +1,4 @@
-"""What a run reads from outside and does not find: all of it at once, with the place where each belongs."""
+"""Reports all inputs that a run reads and does not find, at once, with the place where each belongs."""
 
 from dataclasses import dataclass
 import http.client
@@ -13,19 +13,19 @@ from sdpg.params import FileSource, HubModel, HubSource, Params, Source
 MODEL_FILES = "config.json, *.safetensors (with model.safetensors.index.json where there are several), tokenizer files"
 DATASET_FILES = "the dataset's files as they are on the hub, README.md included"
 HUB_SECONDS = 10
-"""How long an answer of the hub is waited for."""
+"""Seconds for which an answer of the hub is awaited."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that is not on this disk.
+    """An input that is not on this disk.
 
     Attributes:
-        field: in params.yaml.
-        what: it is.
-        place: file or folder where it is looked for.
-        layout: what must lie there.
-        command: which fetches it, on a machine that reaches the hub; None where it is not on the hub.
+        field: its name in params.yaml.
+        what: a description of what it is.
+        place: the file or folder where it is looked for.
+        layout: what must be there.
+        command: the command that fetches it on a machine that reaches the hub; None where it is not on the hub.
     """
 
     field: str
@@ -39,7 +39,7 @@ def check_at_hand(params: Params) -> None:
     """Refuses to begin where a file is missing, or the hub is needed for something and cannot be reached.
 
     Raises:
-        UserError: one message for everything, with folder and layout of each.
+        UserError: one message for all of them, with folder and layout of each.
     """
     files, hub = [], []
     for field, source in _sources(params).items():
@@ -110,7 +110,7 @@ def _file_text(missing: Missing) -> str:
 def _dataset_at_hand(source: HubSource, folder: Path) -> bool:
     if (folder / source.id).is_dir():
         return True
-    # Importing these takes a second, which a run without hub data need not spend.
+    # Importing these takes a second, which a run without hub data does not need.
     from datasets import config
 
     # What datasets loaded once, it loads again without the hub.
@@ -134,7 +134,7 @@ def _snapshot_at_hand(identifier: str, revision: str, kind: str) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub can be reached at all; its own client would try again for half a minute and say no more."""
+    """Returns whether the hub can be reached; its own client would try for half a minute and say no more."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

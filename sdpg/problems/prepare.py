@@ -1,4 +1,4 @@
-"""From params.yaml to prepared rows: sources are read, cleaned, compared with the benchmarks, rendered and counted."""
+"""Makes prepared rows from params.yaml: sources are read, cleaned, compared with benchmarks, rendered and counted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ from sdpg.problems.tokenizer import BYTES, SPECIAL, load_tokenizer, train_tokeni
 from sdpg.seeds import derive_seed
 
 TOKENIZER_CHAINS = 2000
-"""Synthetic problems from which the scratch tokenizer learns its merges."""
+"""The number of synthetic problems from which the scratch tokenizer learns its merges."""
 
 REASONS = (
     "no_problem",
@@ -58,12 +58,12 @@ REASONS = (
     "teacher_prompt_too_long",
     "over_limit",
 )
-"""Why a row is dropped; each is reported for each set, zeros included, so that runs compare key by key."""
+"""Reasons why a row is dropped; each is reported for each set, zeros included, so that runs compare key by key."""
 
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """Rows that can be used, and what became of the others: ``read`` = rows + ``dropped``; ``commit`` as in a
+    """Rows that can be used, and counts of the others: ``read`` = rows + ``dropped``; ``commit`` is that of a
     :class:`~sdpg.problems.sources.ProblemSet`."""
 
     rows: list[PreparedRow]
@@ -84,13 +84,13 @@ class Prepared:
 
     @property
     def sets(self) -> dict[str, PreparedSet]:
-        """All sets by name; a benchmark's begins with ``benchmarks/``."""
+        """Returns all sets by name; a benchmark's name begins with ``benchmarks/``."""
         named = {f"benchmarks/{name}": rows for name, rows in self.benchmarks.items()}
         return {"train": self.train, "validation": self.validation, **named}
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Counts, prompt lengths, overlaps and commits of hub datasets, as data/prepare.json holds them."""
+        """Returns counts, prompt lengths, overlaps and commits of hub datasets, as data/prepare.json holds them."""
         return {
             "vocabulary": len(self.tokenizer),
             "sets": {name: _set_metrics(prepared) for name, prepared in self.sets.items()},
@@ -134,7 +134,7 @@ def world_tokenizer(model: ScratchModel, families: dict[str, float], prompts: Pr
 
 
 def base_tokenizer(params: Params) -> PreTrainedTokenizerBase:
-    """The initial policy's tokenizer: trained here for a model from scratch, else the model's own."""
+    """Returns the initial policy's tokenizer: trained here for a model from scratch, else the model's own."""
     if (folder := params.base.local_folder) is not None:
         return load_tokenizer(folder)
     match params.base.model:
@@ -228,7 +228,7 @@ def prepare(params: Params) -> Prepared:
     }
     return Prepared(
         tokenizer=tokenizer,
-        # Of the rows read, those of the validation set count there.
+        # Rows of the validation set are not counted among those of the training set.
         train=PreparedSet(train, usable.read - len(validation), usable.dropped, usable.commit),
         validation=PreparedSet(validation, len(validation)),
         benchmarks=benchmarks,
@@ -251,12 +251,12 @@ def write_prepared(prepared: Prepared, folder: Path) -> None:
 
 
 def dropped_text(dropped: Counter[str]) -> str:
-    """Reasons and counts, in the order of :data:`REASONS`; empty where nothing was dropped."""
+    """Returns reasons and counts, in the order of :data:`REASONS`; empty where nothing was dropped."""
     return ", ".join(f"{reason} {dropped[reason]}" for reason in REASONS if dropped[reason])
 
 
 def aligned(rows: Sequence[Sequence[object]]) -> list[str]:
-    """Aligned columns, the first to the left."""
+    """Returns lines of aligned columns, the first column to the left."""
     texts = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return [
@@ -269,7 +269,7 @@ def aligned(rows: Sequence[Sequence[object]]) -> list[str]:
 
 
 def summary(prepared: Prepared, data_folder: Path) -> str:
-    """The stage's log: counts, overlaps, both prompts of the first training row, and where things lie."""
+    """Returns the stage's log: counts, overlaps, both prompts of the first training row, and where files are."""
     metrics = prepared.metrics
     counts: list[Sequence[object]] = [("set", "read", "kept", "student tokens", "teacher tokens")]
     drops = []

@@ -1,4 +1,4 @@
-"""Student and teacher prompts: filled templates, the chat template around them, and a lint that they are aligned.
+"""Renders student and teacher prompts: filled templates in the chat template, and a lint that they are aligned.
 
 A *rendered* prompt is the exact text that is tokenized, special tokens included. The student and the teacher score the
 same response tokens, so both rendered prompts must end in the same generation header: a response then starts at the
@@ -34,15 +34,15 @@ class PreparedRow(Problem):
     teacher_tokens: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As a plain dictionary, ready for JSON."""
+        """Returns the row as a plain dictionary, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, row: dict[str, Any], place: str) -> "PreparedRow":
-        """The inverse of :meth:`to_dict`.
+        """Returns the row of a dictionary that :meth:`to_dict` made.
 
         Raises:
-            UserError: naming ``place`` and the keys that are missing, unknown, or of a wrong type.
+            UserError: if keys are missing, unknown, or of a wrong type; the message names ``place`` and the keys.
         """
         known = {field.name for field in fields(cls)}
         wrong = [f"{key} is missing" for key in sorted(known - row.keys())]
@@ -74,7 +74,7 @@ def read_prepared(path: Path) -> list[PreparedRow]:
 
 
 def longest_prompt(sets: Iterable[Iterable[PreparedRow]], teacher: bool = False) -> int:
-    """Tokens of the longest student prompt, or also teacher prompt, of some problem sets."""
+    """Returns the tokens of the longest student prompt, or also teacher prompt, of some problem sets."""
     rows = [row for rows in sets for row in rows]
     return max(max(row.student_tokens, (row.teacher_tokens or 0) if teacher else 0) for row in rows)
 
@@ -85,17 +85,17 @@ def fill_template(template: str, values: dict[str, str]) -> str:
 
 
 def render_student(prompts: PromptParams, problem: Problem) -> str:
-    """The student's text: the problem alone."""
+    """Returns the student's text: the problem alone."""
     return fill_template(prompts.student, {"problem": problem.problem})
 
 
 def hint_needs_solution(prompts: PromptParams) -> bool:
-    """Whether the chosen teacher template shows the worked solution."""
+    """Returns whether the chosen teacher template shows the worked solution."""
     return "{solution}" in prompts.teacher[prompts.hint]
 
 
 def render_teacher(prompts: PromptParams, problem: Problem) -> str | None:
-    """The teacher's text: the student's and the hint; ``None`` if the hint needs a solution and there is none."""
+    """Returns the teacher's text, the student's and the hint; ``None`` if the hint needs a missing solution."""
     if hint_needs_solution(prompts) and not problem.solution:
         return None
     return fill_template(
@@ -125,17 +125,17 @@ def _apply_template(
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, prompts: PromptParams) -> str:
-    """The rendered prompt: the text as the user's message, after an optional system message, before the response."""
+    """Returns the rendered prompt up to the response: an optional system message, then the text as user message."""
     return _apply_template(tokenizer, text, prompts, add_generation_prompt=True)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, rendered: str) -> list[int]:
-    """Token ids of a rendered prompt, which has its special tokens already."""
+    """Returns the token ids of a rendered prompt, which has its special tokens already."""
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
 
 def generation_header(tokenizer: PreTrainedTokenizerBase, prompts: PromptParams) -> str:
-    """What the chat template adds where a response is to start.
+    """Returns what the chat template adds where a response is to start.
 
     Raises:
         UserError: if it adds nothing.

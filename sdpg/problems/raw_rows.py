@@ -1,4 +1,4 @@
-"""Rows of a problem source as they are: of a dataset of the hub, of a folder in its layout, or of a local file."""
+"""Reads the raw rows of a problem source: a dataset of the hub, a folder in its layout, or a local file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Rows:
-    """Raw rows and what errors call their origin. ``lines`` marks JSON Lines, whose rows have line numbers.
+    """Raw rows and the name of their origin in errors; ``lines`` marks JSON Lines, whose rows have line numbers.
 
-    Rows are iterated once, so that of a large hub dataset only the usable ones are ever in memory.
+    Rows are iterated once, so that only the usable rows of a large hub dataset are ever in memory.
     """
 
     rows: Iterable[dict[str, Any]]
@@ -32,20 +32,20 @@ class Rows:
     commit: str | None = None
 
     def place(self, index: int) -> str:
-        """Names a row in an error."""
+        """Returns the name of a row in an error."""
         if self.lines is None:
             return f"{self.origin}, row {index + 1}"
         return f"{self.origin}, line {json_line_number(self.lines, index)}"
 
 
 def json_line_number(path: Path, index: int) -> int:
-    """The line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
+    """Returns the line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [number for number, line in enumerate(lines, start=1) if line.strip()][index]
 
 
 def read_rows(source: HubSource | FileSource, where: str, folder: Path) -> Rows:
-    """Reads a source; files lie below ``folder``, and ``where`` is what errors call it.
+    """Reads a source; files are below ``folder``, and ``where`` is its name in errors.
 
     Raises:
         UserError: if it cannot be reached or read, or a column is missing.
@@ -67,7 +67,7 @@ def _missing_column(place: str, column: str, present: Iterable[str]) -> UserErro
 
 
 def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
-    # Importing datasets takes a second, which runs without hub data need not spend.
+    # Importing datasets takes a second, which runs without hub data do not need.
     from datasets import Dataset, config, load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -117,13 +117,13 @@ def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
 
 
 def _commit(dataset: Any) -> str | None:
-    """The commit of a dataset from the hub, by which its cache folder is named; a local folder's has another name."""
+    """Returns the commit of a dataset from the hub, which names its cache folder; None for a local folder."""
     name = Path(dataset.cache_files[0]["filename"]).parent.name
     return name if _COMMIT.fullmatch(name) else None
 
 
 def _snapshot(source: HubSource) -> Path | None:
-    """The dataset's files in the hub's cache, in a folder named by their commit; ``None`` where there are none."""
+    """Returns the dataset's folder in the hub's cache, which its commit names; ``None`` where there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -142,9 +142,9 @@ def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
     path = folder / source.path
     needed = _needed_columns(source.columns)
     if path.suffix == ".jsonl":
-        found = read_json_lines(path)
-        rows = Rows(found, len(found), str(path), path)
-        for index, row in enumerate(found):
+        records = read_json_lines(path)
+        rows = Rows(records, len(records), str(path), path)
+        for index, row in enumerate(records):
             for column in needed:
                 if column not in row:
                     raise _missing_column(rows.place(index), column, row)
@@ -165,7 +165,7 @@ def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
 
 
 def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str:
-    """A cell as text; an absent one is empty. Whole floats lose their point: some repacks store answers so."""
+    """Returns a cell as text; an absent one is empty. Whole floats, as some repacks store answers, lose their point."""
     match value := None if column is None else row[column]:
         case None:
             return ""

@@ -1,6 +1,6 @@
-"""Problem sets: synthetic, from the hub, from local files; cleaned, deduplicated, measured against the benchmarks.
+"""Loads problem sets: synthetic, from the hub, from local files; cleaned, deduplicated, compared with benchmarks.
 
-Everything here is counted: a row that cannot be used is dropped under the name of its reason, never silently.
+Every dropped row is counted under the name of its reason.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from sdpg.seeds import derive_seed
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. ``solution`` is empty where the source has none; ``source`` says where the problem is from."""
+    """A problem; ``solution`` is empty where the source has none, and ``source`` says where the problem is from."""
 
     id: str
     problem: str
@@ -34,9 +34,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """What a source gave: ``read`` rows, of which ``dropped`` counts the unusable ones by reason.
+    """A source's problems: ``read`` rows, of which ``dropped`` counts the unusable ones by reason.
 
-    ``commit`` is what a hub source's revision stood for; ``None`` for files, and for hub data from a local folder.
+    ``commit`` is the commit of a hub source's revision; it is ``None`` for files and for hub data in a local folder.
     """
 
     problems: list[Problem]
@@ -47,10 +47,10 @@ class ProblemSet:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of a benchmark is in a training set.
+    """The part of a benchmark that is in a training set.
 
     Attributes:
-        exact: benchmark problems whose text (whitespace aside) is a training problem's.
+        exact: benchmark problems whose text, apart from whitespace, is a training problem's.
         ngram_problems: benchmark problems that share at least one word n-gram with a training problem.
         ngram_train: training problems that share at least one word n-gram with the benchmark.
     """
@@ -64,12 +64,12 @@ P = TypeVar("P", bound=Problem)
 
 
 def text_key(text: str) -> str:
-    """By which problem texts are compared: runs of whitespace count as one space."""
+    """Returns the key by which problem texts are compared: runs of whitespace count as one space."""
     return " ".join(text.split())
 
 
 def text_keys(problems: Iterable[Problem]) -> frozenset[str]:
-    """The keys of all problem texts."""
+    """Returns the keys of all problem texts."""
     return frozenset(text_key(problem.problem) for problem in problems)
 
 
@@ -84,10 +84,10 @@ def load_problems(
     """Reads a problem set.
 
     Args:
-        source: where the problems are from. Its ``limit`` is left to the caller, who may drop further rows.
-        name: ``train`` or a benchmark's name; part of the ids of problems that have none of their own.
-        data: gives the folder of local files and the seed of synthetic problems.
-        needs_solution: drop problems without a worked solution.
+        source: the source; its ``limit`` is left to the caller, who may drop further rows.
+        name: ``train`` or a benchmark's name; it is part of the ids of problems that have none of their own.
+        data: the data section, with the folder of local files and the seed of synthetic problems.
+        needs_solution: whether problems without a worked solution are dropped.
         exclude: problem texts that a synthetic source must not draw.
 
     Raises:
@@ -111,7 +111,7 @@ def load_problems(
 
 @dataclass(frozen=True)
 class WorkedSolutions:
-    """Pairs of problem and solution, read as they are iterated over; ``origin`` and ``commit`` say where from."""
+    """Pairs of problem and solution, read during iteration; ``origin`` and ``commit`` name their source."""
 
     pairs: Iterable[tuple[str, str]]
     origin: str
@@ -119,19 +119,19 @@ class WorkedSolutions:
 
 
 def load_solutions(source: HubSource | FileSource, where: str, folder: Path) -> WorkedSolutions:
-    """Reads the problem and solution columns of a source; no other need be there.
+    """Reads the problem and solution columns of a source; no other column is needed.
 
     Args:
-        source: its ``columns.solution`` must be named.
-        where: what errors call it.
-        folder: of local files.
+        source: the source; its ``columns.solution`` must be named.
+        where: the source's name in errors.
+        folder: the folder of local files.
 
     Raises:
-        UserError: as :func:`load_problems`.
+        UserError: if the source cannot be read, as in :func:`load_problems`.
     """
     columns = source.columns
     assert columns.solution is not None, "checked by the caller"
-    # The answer column is read for nothing here, so it need not exist.
+    # The answer column is not used here, so it need not exist.
     bare = ColumnMap(problem=columns.problem, answer=columns.problem, solution=columns.solution)
     rows = read_rows(source.model_copy(update={"columns": bare}), where, folder)
 
@@ -176,11 +176,11 @@ def _clean(rows: Rows, columns: ColumnMap, name: str, needs_solution: bool) -> P
 def read_benchmark(path: Path) -> ProblemSet:
     """Reads a benchmark as JSON Lines: ``answer``, ``problem`` or ``question``, and ``id`` where there is one.
 
-    Stricter than :func:`load_problems`, since a benchmark that has lost problems is another benchmark: only repeated
-    problems are dropped, and counted.
+    It is stricter than :func:`load_problems`, since a benchmark that has lost problems is another benchmark: only
+    repeated problems are dropped, and counted.
 
     Raises:
-        UserError: naming the line that is no JSON object, lacks a part, or contradicts another.
+        UserError: if a line is no JSON object, lacks a part, or contradicts another; the message names the line.
     """
     lines = read_json_lines(path)
     rows = Rows([], len(lines), str(path), path)
@@ -217,7 +217,7 @@ def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:
 def overlap(train: Sequence[Problem], benchmark: Sequence[Problem], n: int) -> Overlap:
     """Measures how much of a benchmark a training set holds.
 
-    Words are what whitespace separates, whatever their case. A text shorter than ``n`` words is one n-gram as a whole.
+    Words are separated by whitespace; case does not count. A text shorter than ``n`` words is one n-gram as a whole.
     """
     owners: dict[tuple[str, ...], set[int]] = {}
     for index, problem in enumerate(benchmark):

@@ -1,4 +1,4 @@
-"""The tiny world: arithmetic chains with worked steps, and the texts from which the base model learns them.
+"""Generates the tiny world: arithmetic chains with worked steps, and the texts from which the base model learns them.
 
 A problem such as ``27 a+5 b*2 c-8`` starts from a number and applies one operation a step; its solution names the value
 after each step, ``a=32 b=64 c=56``, and boxes the last one. All values stay between 0 and 49.
@@ -19,12 +19,12 @@ LARGEST = 49
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of problem.
+    """A kind of synthetic problem.
 
     Attributes:
-        lengths: allowed numbers of steps.
-        doublings: how many steps double with a carry, which is what the misconception gets wrong.
-        largest: no value of a problem is larger.
+        lengths: the allowed numbers of steps.
+        doublings: the number of steps that double with a carry, which is what the misconception gets wrong.
+        largest: the largest value of a problem.
     """
 
     lengths: tuple[int, ...]
@@ -45,7 +45,7 @@ FAMILIES = {
 LABELS = "abcdefgh"
 SLIPS = (-10, -2, -1, 1, 2, 10)
 LARGE_NUMBERS = 0.25
-"""How much rarer the right rule is where the doubled number has two digits: some problems are hard, not all alike."""
+"""Factor by which the right rule is rarer where the doubled number has two digits, so that some problems are hard."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Step:
     operand: int
 
     def apply(self, value: int) -> int:
-        """The right result."""
+        """Returns the right result."""
         match self.operator:
             case "+":
                 return value + self.operand
@@ -66,7 +66,7 @@ class Step:
                 return value * self.operand
 
     def carries(self, value: int) -> bool:
-        """Whether this step doubles a number whose last digit makes a carry."""
+        """Returns whether this step doubles a number whose last digit makes a carry."""
         return self.operator == "*" and value % 10 >= 5
 
 
@@ -85,12 +85,12 @@ class Chain:
 
     @property
     def problem(self) -> str:
-        """As the prompts show it."""
+        """Returns the problem's text as the prompts show it."""
         steps = (f"{label}{step.operator}{step.operand}" for label, step in zip(LABELS, self.steps, strict=False))
         return " ".join((str(self.start), *steps))
 
     def work(self, mistakes: random.Random | None = None, slip_rate: float = 0, misconception_rate: float = 0) -> str:
-        """The worked steps and the boxed answer, with mistakes if a source of randomness is given."""
+        """Returns the worked steps and the boxed answer, with mistakes if a source of randomness is given."""
         value, lines = self.start, []
         for label, step in zip(LABELS, self.steps, strict=False):
             result = step.apply(value)
@@ -108,12 +108,12 @@ class Chain:
 
     @property
     def solution(self) -> str:
-        """The correct worked solution."""
+        """Returns the correct worked solution."""
         return self.work()
 
     @property
     def answer(self) -> str:
-        """The last value."""
+        """Returns the last value as text."""
         value = self.start
         for step in self.steps:
             value = step.apply(value)
@@ -121,7 +121,7 @@ class Chain:
 
 
 def draw_chain(family_name: str, rng: random.Random) -> Chain:
-    """A random problem of one family, by rejection: every value stays in 0…largest."""
+    """Draws a problem of one family, by rejection: every value stays in 0…largest."""
     if family_name not in FAMILIES:
         raise UserError(f"synthetic family {family_name!r} does not exist; there are: {', '.join(FAMILIES)}")
     family = FAMILIES[family_name]
@@ -144,7 +144,7 @@ def draw_chain(family_name: str, rng: random.Random) -> Chain:
 def draw_chains(
     families: dict[str, float], count: int, seed: int, exclude: frozenset[str] = frozenset()
 ) -> list[Chain]:
-    """``count`` different problems in the given proportions, none of them among the problem texts ``exclude``.
+    """Draws ``count`` different problems in the given proportions, none of them among the problem texts ``exclude``.
 
     Raises:
         UserError: if a family is unknown or cannot supply so many different problems.

@@ -1,4 +1,4 @@
-"""Tokenizers: one trained from scratch for the tiny world, or a model's own, checked for what the pipeline needs.
+"""Makes tokenizers: one trained from scratch for the tiny world, or a model's own, checked for what is needed.
 
 The scratch tokenizer is made like Qwen3's (byte-level BPE, same normaliser, ChatML template), so that the tiny profile
 and the large ones go through the same code. One thing differs: up to two digits make one token, where Qwen3 has one
@@ -21,7 +21,7 @@ END = "<|im_end|>"
 SPECIAL = (PAD, START, END)
 BYTES = 256
 
-# Qwen2's and Qwen3's own cut, but for the number of digits.
+# This is how Qwen2 and Qwen3 cut text, except for the number of digits.
 PRETOKENIZE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
     Args:
         texts: what the model will read and write; without any, the tokenizer knows single bytes only.
-        vocab_size: of the result, special tokens included; fewer if the texts hold too little to merge.
+        vocab_size: size of the vocabulary, special tokens included; smaller if the texts hold too little to merge.
 
     Raises:
         UserError: if the 256 bytes and the special tokens do not fit.
@@ -129,7 +129,7 @@ def load_tokenizer(folder_or_id: str | Path, revision: str | None = None) -> Pre
 
 
 def pad_and_eos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Ids of the padding and the end-of-sequence token, of a tokenizer that :func:`load_tokenizer` accepts."""
+    """Returns the ids of the padding and the end-of-sequence token of a tokenizer from :func:`load_tokenizer`."""
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     assert isinstance(pad, int) and isinstance(eos, int)
     return pad, eos

@@ -1,4 +1,4 @@
-"""From finished runs to tables, claims, figures and the report.
+"""Turns finished runs into tables, claims, figures and the report.
 
-Imports :mod:`sdpg.records` and :mod:`sdpg.evaluation`; no module here trains.
+The package imports :mod:`sdpg.records` and :mod:`sdpg.evaluation`; no module here trains.
 """

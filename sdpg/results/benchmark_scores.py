@@ -1,6 +1,6 @@
-"""What a model's answers on benchmarks amount to: scores by problem, differences between models, and both as text.
+"""Scores a model's answers on benchmarks: scores by problem, differences between models, and both as text.
 
-Axis: P problems that were asked.
+Axis: P problems of a benchmark that fit a model's prompt.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.evaluation.benchmarking import ANSWERS, Answered
+from sdpg.evaluation.benchmarking import ANSWERS, BenchmarkAnswers
 from sdpg.params import ReportParams
 from sdpg.problems.prepare import aligned, dropped_text
 from sdpg.records.schemas import read_evaluations
@@ -31,7 +31,7 @@ from sdpg.rewards.verifiers import Status
 
 @dataclass(frozen=True)
 class Score:
-    """One way of asking a model one benchmark: sampled, or greedy."""
+    """The score of a model on one benchmark in one way of decoding: sampled, or greedy."""
 
     mean: Interval
     """Accuracy, with its interval by problem."""
@@ -40,22 +40,22 @@ class Score:
     length: float
     """Mean length of an answer in tokens, EOS included."""
     statuses: dict[str, float]
-    """Share of each verdict; they sum to 1."""
+    """Share of scored verdict; they sum to 1."""
     counts: ProblemCounts
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A model on a benchmark. ``None`` where it was not asked in that way, or not at all."""
+    """The scores of a model on a benchmark; ``None`` where it was not evaluated in that way, or not at all."""
 
-    answered: Answered
+    answered: BenchmarkAnswers
     sampled: Score | None
     greedy: Score | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A model minus the first one on the problems of a benchmark that both were asked."""
+    """A model minus the first one, on the problems of a benchmark that both answered."""
 
     benchmark: str
     model: str
@@ -65,19 +65,19 @@ class Comparison:
     difference: Difference
 
 
-def score(answered: Answered, report: ReportParams) -> Scores:
-    """Reads a model's answers on one benchmark and sums them up."""
+def score(answered: BenchmarkAnswers, report: ReportParams) -> Scores:
+    """Returns the scores of a model's answers on one benchmark, read from its folder."""
     if answered.folder is None:
         return Scores(answered, None, None)
     path = answered.folder / ANSWERS
     table = read_evaluations(path, ["method", "benchmark", "temperature", "problem_id", "status", "length"])
-    counts = {greedy: found for (_, _, greedy), found in count_correct(table, str(path)).items()}
+    counts = {greedy: group for (_, _, greedy), group in count_correct(table, str(path)).items()}
     rows = table.to_pylist()
-    found = {
-        greedy: _score([row for row in rows if (row["temperature"] == 0) == greedy], each, report)
-        for greedy, each in counts.items()
+    by_decoding = {
+        greedy: _score([row for row in rows if (row["temperature"] == 0) == greedy], group, report)
+        for greedy, group in counts.items()
     }
-    return Scores(answered, found.get(False), found.get(True))
+    return Scores(answered, by_decoding.get(False), by_decoding.get(True))
 
 
 def _score(rows: Sequence[dict[str, Any]], counts: ProblemCounts, report: ReportParams) -> Score:
@@ -93,23 +93,26 @@ def _score(rows: Sequence[dict[str, Any]], counts: ProblemCounts, report: Report
 
 
 def _on(counts: ProblemCounts, problems: Sequence[str]) -> Array:
-    """Accuracies of some of the problems, in the given order, (P,)."""
+    """Returns the accuracies of some of the problems in the given order, (P,)."""
     by_problem = dict(zip(counts.problems, counts.accuracy, strict=True))
     return np.array([by_problem[problem] for problem in problems])
 
 
 def compare(scores: Sequence[Scores], report: ReportParams) -> list[Comparison]:
-    """Every further model minus the first, paired by problem; tokenizers may differ in which prompts fit."""
+    """Returns every further model minus the first, paired by problem.
+
+    Tokenizers may differ in which prompts fit, so only problems that both models answered are compared.
+    """
     first = scores[0].answered.model
-    base = {each.answered.benchmark.name: each for each in scores if each.answered.model is first}
-    found = []
-    for each in scores:
-        name = each.answered.benchmark.name
-        if each.answered.model is first:
+    base = {scored.answered.benchmark.name: scored for scored in scores if scored.answered.model is first}
+    comparisons = []
+    for scored in scores:
+        name = scored.answered.benchmark.name
+        if scored.answered.model is first:
             continue
         for way, a, b in (
-            ("sampled", each.sampled, base[name].sampled),
-            ("greedy", each.greedy, base[name].greedy),
+            ("sampled", scored.sampled, base[name].sampled),
+            ("greedy", scored.greedy, base[name].greedy),
         ):
             if a is None or b is None:
                 continue
@@ -118,48 +121,48 @@ def compare(scores: Sequence[Scores], report: ReportParams) -> list[Comparison]:
                 difference = paired_difference(
                     _on(a.counts, common), _on(b.counts, common), report.confidence, report.resamples, report.seed
                 )
-                found.append(
-                    Comparison(name, each.answered.model.name, first.name, way, len(common), difference)
+                comparisons.append(
+                    Comparison(name, scored.answered.model.name, first.name, way, len(common), difference)
                 )  # fmt: skip
-    return found
+    return comparisons
 
 
 Rows = list[tuple[str, ...]]
 
 
 def score_rows(scores: Sequence[Scores]) -> Rows:
-    """The main table, header first: who was asked how much, and how much was right."""
-    sizes = sorted({k for each in scores if each.sampled for k in each.sampled.pass_at})
-    samples = max((each.sampled.counts.samples for each in scores if each.sampled), default=0)
+    """Returns the main table, header first: answers per problem and the share of right ones."""
+    sizes = sorted({k for scored in scores if scored.sampled for k in scored.sampled.pass_at})
+    samples = max((scored.sampled.counts.samples for scored in scores if scored.sampled), default=0)
     rows = [("benchmark", "model", "asked", f"mean@{samples}" if samples else "sampled", "interval",
              *[f"pass@{k}" for k in sizes], "greedy", "interval")]  # fmt: skip
-    for each in scores:
-        benchmark, sampled, greedy = each.answered.benchmark, each.sampled, each.greedy
+    for scored in scores:
+        benchmark, sampled, greedy = scored.answered.benchmark, scored.sampled, scored.greedy
         rows.append((
-            benchmark.name, each.answered.model.name, f"{len(benchmark.rows)} of {benchmark.problems}",
+            benchmark.name, scored.answered.model.name, f"{len(benchmark.rows)} of {benchmark.problems}",
             *_cells(sampled), *[number(sampled.pass_at[k] if sampled else None) for k in sizes], *_cells(greedy),
         ))  # fmt: skip
     return rows
 
 
-def _cells(found: Score | None) -> tuple[str, str]:
-    return (number(found.mean.mean), limits(found.mean.low, found.mean.high)) if found else ("–", "–")
+def _cells(score: Score | None) -> tuple[str, str]:
+    return (number(score.mean.mean), limits(score.mean.low, score.mean.high)) if score else ("–", "–")
 
 
 def status_rows(scores: Sequence[Scores]) -> Rows:
-    """What became of the answers, header first: one row for each way in which a model was asked."""
+    """Returns the shares of verdicts, header first: one row for scored model, benchmark and way of decoding."""
     rows: Rows = [("benchmark", "model", "asked how", "tokens", *map(str, Status))]
-    for each in scores:
-        for way, found in (("sampled", each.sampled), ("greedy", each.greedy)):
-            if found:
-                shares = [number(share) for share in found.statuses.values()]
-                rows.append((each.answered.benchmark.name, each.answered.model.name, way, f"{found.length:.1f}",
+    for scored in scores:
+        for way, score in (("sampled", scored.sampled), ("greedy", scored.greedy)):
+            if score:
+                shares = [number(share) for share in score.statuses.values()]
+                rows.append((scored.answered.benchmark.name, scored.answered.model.name, way, f"{score.length:.1f}",
                              *shares))  # fmt: skip
     return rows
 
 
 def comparison_rows(comparisons: Sequence[Comparison]) -> Rows:
-    """The differences, header first."""
+    """Returns the table of differences, header first."""
     rows: Rows = [("benchmark", "difference", "asked how", "problems", "mean (interval)", "p", "p, Holm")]
     adjusted = holm([c.difference.p_value for c in comparisons]).tolist()
     rows += [
@@ -170,65 +173,65 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> Rows:
 
 
 def notes(scores: Sequence[Scores], report: ReportParams) -> list[str]:
-    """What was left out, and how to read the numbers."""
+    """Returns notes on what was left out and on how to read the numbers."""
     lines = [
         f"mean: share of right answers over the problems that were asked, with the {report.confidence:.0%} interval by "
         "problem, the model being fixed; pass@k: unbiased estimate; greedy: one answer per problem."
     ]
-    for each in scores:
-        benchmark = each.answered.benchmark
+    for scored in scores:
+        benchmark = scored.answered.benchmark
         if dropped := dropped_text(benchmark.dropped):
-            what = f"{benchmark.name}, {each.answered.model.name}: left out: {dropped}."
+            what = f"{benchmark.name}, {scored.answered.model.name}: left out: {dropped}."
             if not benchmark.rows:
                 what += " Nothing was asked, so there is no number."
             elif (asked := len(benchmark.rows)) < benchmark.problems:
                 what += f" The numbers are of {asked} of {benchmark.problems} problems, not of the whole benchmark."
             lines.append(what)
-    if any(each.answered.benchmark.dropped["student_prompt_too_long"] for each in scores):
+    if any(scored.answered.benchmark.dropped["student_prompt_too_long"] for scored in scores):
         lines.append("A prompt is too long beyond prompts.max_student_tokens of params.yaml.")
     return lines
 
 
 def text(scores: Sequence[Scores], comparisons: Sequence[Comparison], report: ReportParams) -> str:
-    """All tables and notes, for a terminal."""
+    """Returns all tables and notes, for a terminal."""
     tables = [score_rows(scores), status_rows(scores), *([comparison_rows(comparisons)] if comparisons else [])]
     return "\n\n".join("\n".join(part) for part in (*[aligned(rows) for rows in tables], notes(scores, report)))
 
 
 def markdown(scores: Sequence[Scores], comparisons: Sequence[Comparison], report: ReportParams) -> str:
-    """The same as Markdown."""
+    """Returns all tables and notes as Markdown."""
     tables = [score_rows(scores), status_rows(scores), *([comparison_rows(comparisons)] if comparisons else [])]
     parts = [markdown_table(rows[0], rows[1:]) for rows in tables]
     return "\n\n".join(["# Benchmarks", *parts, "\n".join(f"- {note}" for note in notes(scores, report))]) + "\n"
 
 
 def as_json(scores: Sequence[Scores], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """All numbers in full, and where the answers are."""
+    """Returns all numbers in full, and where the answers are."""
 
-    def plain(found: Score | None) -> dict[str, Any] | None:
-        if found is None:
+    def plain(score: Score | None) -> dict[str, Any] | None:
+        if score is None:
             return None
         return {
-            "samples": found.counts.samples,
-            "mean": found.mean._asdict(),
-            "pass_at": {str(k): value for k, value in found.pass_at.items()},
-            "length": found.length,
-            "statuses": found.statuses,
+            "samples": score.counts.samples,
+            "mean": score.mean._asdict(),
+            "pass_at": {str(k): value for k, value in score.pass_at.items()},
+            "length": score.length,
+            "statuses": score.statuses,
         }
 
     return {
         "scores": [
             {
-                "benchmark": each.answered.benchmark.name,
-                "model": each.answered.model.path.as_posix(),
-                "problems": each.answered.benchmark.problems,
-                "asked": len(each.answered.benchmark.rows),
-                "dropped": dict(each.answered.benchmark.dropped),
-                "answers": None if each.answered.folder is None else (each.answered.folder / ANSWERS).as_posix(),
-                "sampled": plain(each.sampled),
-                "greedy": plain(each.greedy),
+                "benchmark": scored.answered.benchmark.name,
+                "model": scored.answered.model.path.as_posix(),
+                "problems": scored.answered.benchmark.problems,
+                "asked": len(scored.answered.benchmark.rows),
+                "dropped": dict(scored.answered.benchmark.dropped),
+                "answers": None if scored.answered.folder is None else (scored.answered.folder / ANSWERS).as_posix(),
+                "sampled": plain(scored.sampled),
+                "greedy": plain(scored.greedy),
             }
-            for each in scores
+            for scored in scores
         ],
         "comparisons": [asdict(c) | {"difference": c.difference._asdict()} for c in comparisons],
     }

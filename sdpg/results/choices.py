@@ -1,4 +1,4 @@
-"""D1-D20: where the paper and its public code differ, what each does, and which option of ours chooses between them.
+"""Lists D1-D20, where the paper and its public code differ: what each does, and which option chooses between them.
 
 The presets ``paper`` and ``refcode`` set these options; sizes (steps, batch, learning rate, α, β) belong to profiles.
 """
@@ -13,7 +13,10 @@ NOT_USED = "not used"
 
 @dataclass(frozen=True)
 class Choice:
-    """A difference. ``paths`` name options in params.yaml; ``methods.*.x`` is one value per method."""
+    """A difference between paper and code.
+
+    ``paths`` name options in params.yaml; ``methods.*.x`` is one value per method.
+    """
 
     id: str
     what: str
@@ -30,7 +33,7 @@ class Resolved:
 
     choice: Choice
     values: tuple[tuple[str, str], ...]
-    """(path, value as text)"""
+    """Pairs of a path and its value as text."""
 
 
 CHOICES = (
@@ -94,7 +97,7 @@ def _text(value: object) -> str:
 
 
 def _per_method(params: Params, field: str) -> str:
-    """'value (methods); value (methods)', in the order in which the values first appear."""
+    """Returns 'value (methods); value (methods)', in the order in which the values first appear."""
     groups: dict[str, list[str]] = {}
     for name in params.run.methods:
         method = params.method(name)
@@ -116,12 +119,12 @@ def _value(params: Params, path: str) -> str:
 
 
 def resolve(params: Params, choices: Sequence[Choice] = CHOICES) -> list[Resolved]:
-    """Each difference with the values of its options, for the methods of the run."""
+    """Returns each difference with the values of its options, for the methods of the run."""
     return [Resolved(choice, tuple((path, _value(params, path)) for path in choice.paths)) for choice in choices]
 
 
 def choices_markdown(params: Params) -> str:
-    """`reports/choices.md`."""
+    """Returns the content of `reports/choices.md`."""
     lines = [
         "# Choices", "",
         "Where the paper and its public code differ: what each does, and what this run does.", "",

@@ -1,4 +1,4 @@
-"""The paper's claims, each with the measurement on our runs that decides it.
+"""States the paper's claims, each with the measurement on our runs that decides it.
 
 Where the paper names a step of its 400, the same fraction of our run is meant. A claim *holds* where every interval it
 needs lies on its side of 0, *does not hold* where one lies wholly on the other side, and otherwise we *cannot tell*:
@@ -22,16 +22,16 @@ LATE = 250 / 400
 SDPG = ("sdpg-ufkl", "sdpg-urkl")
 FIGURE_METHODS = ("grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl")
 COLLAPSED, KEPT = 0.2, 0.5
-"""Entropy under a fifth of where it began has collapsed, over a half has not: thresholds of ours."""
+"""Entropy that falls below a fifth of its first value has collapsed, above a half it has not; these are our limits."""
 
 
 SHORTEST = 8
-"""Fewer steps have no eighths to speak of."""
+"""With fewer steps an eighth of a run means nothing."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What our runs say about a claim."""
+class Finding:
+    """What our runs say about a claim: the verdict and the numbers behind it."""
 
     verdict: Verdict
     numbers: str
@@ -39,23 +39,23 @@ class Found:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of the paper."""
+    """A claim of the paper."""
 
     id: str
     text: str
     source: str
     needs: tuple[str, ...]
-    """Methods without which it cannot be decided."""
+    """Methods without which the claim cannot be decided."""
     measurement: str
-    measure: Callable[[Results], Found]
+    measure: Callable[[Results], Finding]
     course: bool = True
-    """Whether it speaks of the course of a run, which needs :data:`SHORTEST` steps."""
+    """Whether the claim is about the course of a run, which needs :data:`SHORTEST` steps."""
     conflict: str | None = None
     """How the paper's text and figure disagree, if they do."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class DecidedClaim:
     """A claim with its verdict, as the report shows it."""
 
     id: str
@@ -68,11 +68,14 @@ class Judged:
 
 
 Comparison = tuple[str, float, float, float]
-"""What was compared; the difference in the claim's direction; its limits."""
+"""The names of what was compared, the difference in the claim's direction, and its limits."""
 
 
 def decide(intervals: list[tuple[float, float]], allow_equal: bool = False) -> Verdict:
-    """Verdict from limits of differences that the claim says are positive (``allow_equal``: not negative)."""
+    """Returns the verdict from limits of differences that the claim says are positive.
+
+    With ``allow_equal`` the claim says that they are not negative.
+    """
     if any(high < 0 or (high <= 0 and not allow_equal) for _, high in intervals):
         return "does not hold"
     if all(low > 0 or (low >= 0 and allow_equal) for low, _ in intervals):
@@ -80,18 +83,18 @@ def decide(intervals: list[tuple[float, float]], allow_equal: bool = False) -> V
     return "cannot tell"
 
 
-def _found(comparisons: list[Comparison], allow_equal: bool = False) -> Found:
+def _compare_all(comparisons: list[Comparison], allow_equal: bool = False) -> Finding:
     numbers = "; ".join(f"{name} {plus(mean)} ({plus(low)} to {plus(high)})" for name, mean, low, high in comparisons)
-    return Found(decide([(low, high) for *_, low, high in comparisons], allow_equal), numbers)
+    return Finding(decide([(low, high) for *_, low, high in comparisons], allow_equal), numbers)
 
 
 def total_steps(results: Results) -> int:
-    """Length of the runs, by their last evaluation."""
+    """Returns the length of the runs in steps, by their last evaluation."""
     return min(run.last_step for runs in results.runs.values() for run in runs)
 
 
 def evaluation_step(results: Results, fraction: float) -> int:
-    """The first evaluation (after the base's) at or after this fraction of the run."""
+    """Returns the step of the first evaluation, after the base's, at or after this fraction of the run."""
     common = set.intersection(
         *({int(step) for step in run.curves["step"] if step > 0} for runs in results.runs.values() for run in runs)
     )
@@ -99,7 +102,7 @@ def evaluation_step(results: Results, fraction: float) -> int:
 
 
 def _window(results: Results, method: str, name: str, start: float, end: float = 1.0) -> Array:
-    """A training metric over a part of the run, at least two steps of it."""
+    """Returns a training metric over a part of the run, at least two steps of it."""
     values = results.metric(method, name)
     first = min(int(start * len(values)), len(values) - 2)
     return values[first : max(first + 2, round(end * len(values)))]
@@ -111,33 +114,35 @@ def _series_difference(results: Results, name: str, a: str, b: str, start: float
     return batch_interval(ours[-shortest:] - theirs[-shortest:], results.params.report.confidence)
 
 
-def _last_everywhere(results: Results, pairs: list[tuple[str, str]], sign: int = 1, allow_equal: bool = False) -> Found:
-    """Last of a minus b on every benchmark; ``sign`` -1 where the claim says that a is below b."""
+def _last_everywhere(
+    results: Results, pairs: list[tuple[str, str]], sign: int = 1, allow_equal: bool = False
+) -> Finding:
+    """Compares Last of a minus b on every benchmark; ``sign`` is -1 where the claim says that a is below b."""
     comparisons: list[Comparison] = []
     for a, b in pairs:
         for benchmark, title in results.benchmarks.items():
-            found = compare_last(results, a, b, benchmark)
-            low, high = sorted((sign * found.low, sign * found.high))
+            difference = compare_last(results, a, b, benchmark)
+            low, high = sorted((sign * difference.low, sign * difference.high))
             upper, under = (a, b) if sign > 0 else (b, a)
             name = f"{results.title(upper)} − {results.title(under)}, {title}:"
-            comparisons.append((name, sign * found.mean, low, high))
-    return _found(comparisons, allow_equal)
+            comparisons.append((name, sign * difference.mean, low, high))
+    return _compare_all(comparisons, allow_equal)
 
 
-def _pooled(results: Results, pairs: list[tuple[str, str]], step: int) -> Found:
+def _pooled(results: Results, pairs: list[tuple[str, str]], step: int) -> Finding:
     comparisons: list[Comparison] = []
     for a, b in pairs:
-        found = compare(results, results.at_step(a, step), results.at_step(b, step))
+        difference = compare(results, results.at_step(a, step), results.at_step(b, step))
         name = f"step {step}, {results.title(a)} − {results.title(b)}, all benchmarks:"
-        comparisons.append((name, found.mean, found.low, found.high))
-    return _found(comparisons)
+        comparisons.append((name, difference.mean, difference.low, difference.high))
+    return _compare_all(comparisons)
 
 
-def _early_lead(results: Results) -> Found:
+def _early_lead(results: Results) -> Finding:
     return _pooled(results, [(method, "grpo") for method in SDPG], evaluation_step(results, EARLY))
 
 
-def _rlsd_entropy(results: Results) -> Found:
+def _rlsd_entropy(results: Results) -> Finding:
     ratios = []
     for run in results.runs["rlsd"]:
         entropy = run.metrics["entropy"]
@@ -150,42 +155,44 @@ def _rlsd_entropy(results: Results) -> Found:
     elif min(ratios) > KEPT:
         verdict = "does not hold"
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    return Found(verdict, f"entropy at {LATE:.1%} of the run ÷ entropy at its start, per seed: {shown}")
+    return Finding(verdict, f"entropy at {LATE:.1%} of the run ÷ entropy at its start, per seed: {shown}")
 
 
-def _highest_entropy(results: Results) -> Found:
+def _highest_entropy(results: Results) -> Finding:
     others = [method for method in FIGURE_METHODS if method in results.runs and method != "sdpg-ufkl"]
     comparisons: list[Comparison] = []
     for other in others:
-        found = _series_difference(results, "entropy", "sdpg-ufkl", other, 0.5)
+        difference = _series_difference(results, "entropy", "sdpg-ufkl", other, 0.5)
         name = f"{results.title('sdpg-ufkl')} − {results.title(other)}:"
-        comparisons.append((name, found.mean, found.low, found.high))
-    return _found(comparisons)
+        comparisons.append((name, difference.mean, difference.low, difference.high))
+    return _compare_all(comparisons)
 
 
-def _opcd_collapse(results: Results) -> Found:
+def _opcd_collapse(results: Results) -> Finding:
     before = evaluation_step(results, LATE)
     after = total_steps(results)
     fall = compare(results, results.at_step("opcd", before), results.at_step("opcd", after))
     width = 1 - LATE
     late = _window(results, "opcd", "length", LATE)
     early = _window(results, "opcd", "length", LATE - width, LATE)
-    found = _found([(f"accuracy at step {before} − at step {after}, all benchmarks:", fall.mean, fall.low, fall.high)])
-    return Found(found.verdict, f"{found.numbers}; mean length {early.mean():.1f} tokens in the {width:.1%} of the run "
-                                f"before it, {late.mean():.1f} after")  # fmt: skip
+    difference = _compare_all(
+        [(f"accuracy at step {before} − at step {after}, all benchmarks:", fall.mean, fall.low, fall.high)]
+    )
+    lengths = f"mean length {early.mean():.1f} tokens in the {width:.1%} of the run before it, {late.mean():.1f} after"
+    return Finding(difference.verdict, f"{difference.numbers}; {lengths}")
 
 
-def _alpha_zero(results: Results) -> Found:
+def _alpha_zero(results: Results) -> Finding:
     shorter = _series_difference(results, "length", "sdpg-ufkl", "alpha0", 0.5)
     livelier = _series_difference(results, "entropy", "alpha0", "sdpg-ufkl", 0.5)
     ours, full = results.title("alpha0"), results.title("sdpg-ufkl")
-    return _found([
+    return _compare_all([
         (f"length, {full} − {ours}:", shorter.mean, shorter.low, shorter.high),
         (f"entropy, {ours} − {full}:", livelier.mean, livelier.low, livelier.high),
     ])  # fmt: skip
 
 
-def _beta_zero(results: Results) -> Found:
+def _beta_zero(results: Results) -> Finding:
     return _pooled(results, [(method, "beta0") for method in SDPG], evaluation_step(results, EARLY))
 
 
@@ -230,29 +237,29 @@ CLAIMS = (
 )  # fmt: skip
 
 
-def judge(claim: Claim, results: Results) -> Judged:
-    """Decides one claim on our runs."""
+def decide_claim(claim: Claim, results: Results) -> DecidedClaim:
+    """Returns the verdict on one claim from our runs."""
     missing = [method for method in claim.needs if method not in results.runs]
     if missing:
-        found, why = Found("cannot tell", "—"), f"not run: {', '.join(missing)}"
+        finding, why = Finding("cannot tell", "—"), f"not run: {', '.join(missing)}"
     elif claim.course and total_steps(results) < SHORTEST:
-        found, why = Found("cannot tell", "—"), f"the runs are shorter than {SHORTEST} steps"
+        finding, why = Finding("cannot tell", "—"), f"the runs are shorter than {SHORTEST} steps"
     else:
-        found = claim.measure(results)
+        finding = claim.measure(results)
         why = {
             "holds": "every interval lies on the claim's side of 0",
             "does not hold": "an interval lies wholly on the other side of 0",
             "cannot tell": "an interval includes 0",
-        }[found.verdict]
+        }[finding.verdict]
         if claim.measure is _rlsd_entropy:
-            why = "by the thresholds" if found.verdict != "cannot tell" else "between the thresholds, or seeds differ"
+            why = "by the thresholds" if finding.verdict != "cannot tell" else "between the thresholds, or seeds differ"
     if claim.conflict:
-        measured = f"the text's version, measured here: {found.verdict}" if found.numbers != "—" else why
-        found = Found("cannot tell", found.numbers)
+        measured = f"the text's version, measured here: {finding.verdict}" if finding.numbers != "—" else why
+        finding = Finding("cannot tell", finding.numbers)
         why = f"the paper's text and figure disagree: {claim.conflict} ({measured})"
-    return Judged(claim.id, claim.text, claim.source, claim.measurement, found.verdict, found.numbers, why)
+    return DecidedClaim(claim.id, claim.text, claim.source, claim.measurement, finding.verdict, finding.numbers, why)
 
 
-def judge_all(results: Results) -> list[Judged]:
-    """All claims, in the order of the report."""
-    return [judge(claim, results) for claim in CLAIMS]
+def decide_claims(results: Results) -> list[DecidedClaim]:
+    """Returns the verdicts on all claims, in the order of the report."""
+    return [decide_claim(claim, results) for claim in CLAIMS]

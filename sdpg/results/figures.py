@@ -1,4 +1,4 @@
-"""Figures of the paper's kind: a panel per benchmark, then training reward, entropy and response length."""
+"""Draws figures of the paper's kind: a panel per benchmark, then training reward, entropy and response length."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,17 +26,17 @@ PAPER_FIGURES = {
     5: ("sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0"),
     6: ("grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl"),
 }
-"""Number of a figure of the paper → the methods in it: 3 (Qwen3-4B), 5 (ablations), 6 (Qwen3-1.7B)."""
+"""The paper's figure number → the methods in it: 3 (Qwen3-4B), 5 (ablations), 6 (Qwen3-1.7B)."""
 
 
 def line_style(results: Results, method: str, theme: Theme) -> dict[str, Any]:
-    """Colour and dashes of a method, the same in every figure and whichever others are run."""
+    """Returns colour and dashes of a method, the same in every figure and for any set of methods that were run."""
     place = list(results.params.methods).index(method)
     return {"color": PALETTE[theme][place % len(PALETTE[theme])], "linestyle": DASHES[place % len(DASHES)]}
 
 
 def marker(results: Results, method: str) -> str:
-    """What marks a method's points."""
+    """Returns the marker of a method's points."""
     return MARKERS[list(results.params.methods).index(method) % len(MARKERS)]
 
 
@@ -59,7 +59,7 @@ def _draw(
 
 
 def tidy(panel: Axes, theme: Theme) -> None:
-    """Grid and frame as every panel has them."""
+    """Gives a panel the grid and frame that every panel has."""
     _, ink, line = INK[theme]
     panel.grid(color=line, linewidth=0.8)
     panel.set_axisbelow(True)
@@ -69,12 +69,12 @@ def tidy(panel: Axes, theme: Theme) -> None:
 
 
 def plain_text(text: str) -> str:
-    """Text that matplotlib shows as it stands."""
+    """Returns text escaped so that matplotlib shows it as it stands."""
     return text.replace("$", r"\$")
 
 
 def legend(figure: Figure, panel: Axes) -> None:
-    """What the lines are, above all panels."""
+    """Draws the legend above all panels."""
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(
         handles, [plain_text(label) for label in labels], loc="outside upper center", ncols=min(len(labels), 5),
@@ -117,7 +117,7 @@ def _panels(figure: Figure, results: Results, methods: Sequence[str], theme: The
 
 
 def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw: Callable[[Figure], None]) -> bytes:
-    """A figure of so many inches as the bytes of a file; the same drawing gives the same bytes."""
+    """Returns a figure of so many inches as the bytes of a file; the same drawing gives the same bytes."""
     background, ink, _ = INK[theme]
     settings: dict[Any, Any] = {
         "svg.hashsalt": "sdpg", "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11,
@@ -138,12 +138,12 @@ def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw
 def curves(
     results: Results, file_format: FileFormat, theme: Theme = "light", methods: Sequence[str] | None = None
 ) -> bytes:
-    """Six panels over training steps, of all methods that were run or of some."""
+    """Returns six panels over training steps, of all methods that were run or of some."""
     rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / 3)
     chosen = list(results.runs) if methods is None else methods
     return drawn((12, 3.3 * rows + 0.8), file_format, theme, lambda figure: _panels(figure, results, chosen, theme))
 
 
 def figure_methods(results: Results, number: int) -> list[str]:
-    """The methods of a figure of the paper that were run, in its order."""
+    """Returns the methods of a figure of the paper that were run, in its order."""
     return [method for method in PAPER_FIGURES[number] if method in results.runs]

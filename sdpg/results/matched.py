@@ -1,7 +1,7 @@
-"""Whether two runs differ in what is compared alone: their records, leaf by leaf, split into that and everything else.
+"""Checks whether two runs differ only in what is compared: their records, leaf by leaf, split into that and the rest.
 
-What a run hangs on is its seed, its method's entry, its parameters, its inputs, its code, the library versions and the
-hardware. Of two different methods, their entries are the thing compared; the caller can name more. Imports no torch.
+A run depends on its seed, its method's entry, its parameters, its inputs, its code, the library versions and the
+hardware. For two different methods their entries are compared; the caller can name more. The module imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Kind = Literal["parameters", "data", "seed", "code", "versions", "hardware"]
 KINDS: dict[str, Kind] = {
     "seed": "seed", "inputs": "data", "code": "code", "git": "code", "versions": "versions", "hardware": "hardware"
 }  # fmt: skip
-"""First part of a path → kind; every other path is a parameter."""
+"""First part of a path → kind of a difference; every other path is a parameter."""
 
 WITHOUT_EFFECT = (
     "profile", "preset", "run", "tracking", "report", "tune", "watch", "evaluation.final_samples", 
@@ -31,14 +31,14 @@ WITHOUT_EFFECT = (
 recorded or reported. A parameter that is not listed is taken to have an effect."""
 
 THROUGH_INPUTS = ("data", "prompts", "base")
-"""Sections that reach a run through its inputs alone: with equal digests, a difference there has had no effect."""
+"""Sections that reach a run only through its inputs: with equal digests, a difference there has had no effect."""
 
 ABSENT, UNREAD = "(absent)", "(not read)"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One leaf in which two runs differ; ``path`` is as in params.yaml, or as in config.yaml for the rest."""
+    """A leaf in which two runs differ; ``path`` is as in params.yaml, or as in config.yaml for the rest."""
 
     kind: Kind
     path: str
@@ -48,12 +48,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run was given.
+    """The size of a run's training.
 
     Attributes:
-        steps: made, by its metrics.csv.
+        steps: the number of steps made, by its metrics.csv.
         rollouts: steps × prompts × responses; None where the record does not say.
-        response_tokens: generated in training, EOS included; None where they were not counted.
+        response_tokens: tokens generated in training, EOS included; None where they were not counted.
     """
 
     steps: int
@@ -63,7 +63,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Record:
-    """A run's config.yaml and metrics.csv, and what to call it."""
+    """A run's config.yaml and metrics.csv, with its name."""
 
     name: str
     config: Mapping[str, Any]
@@ -71,7 +71,7 @@ class Record:
 
     @property
     def budget(self) -> Budget:
-        """Steps, rollouts and tokens."""
+        """Returns the run's steps, rollouts and tokens."""
         train = self.config["params"].get("train", {})
         steps = len(self.metrics["step"])
         sizes = (train.get("prompts_per_step"), train.get("responses_per_prompt"))
@@ -85,16 +85,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs side by side.
+    """A comparison of two runs.
 
     Attributes:
-        a, b: their names.
-        compared: differences in the thing compared.
+        a, b: the names of the runs.
+        compared: the differences in the thing compared.
         rest: every other difference that may change a result.
-        without_effect: differences on record that cannot.
+        without_effect: recorded differences that cannot change a result.
         equal: paths that the caller named as compared and in which the runs do not differ.
         caveats: what the records cannot show.
-        budgets: of both.
+        budgets: the budgets of both runs.
     """
 
     a: str
@@ -108,11 +108,11 @@ class Comparison:
 
     @property
     def matched(self) -> bool:
-        """Whether nothing differs but what is compared."""
+        """Returns whether the runs differ in nothing but what is compared."""
         return not self.rest
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain containers, ready for JSON."""
+        """Returns the comparison as plain containers, ready for JSON."""
         return {"matched": self.matched, **asdict(self)}
 
 
@@ -127,12 +127,12 @@ def _leaves(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def _below(path: str, roots: Sequence[str]) -> bool:
-    """Whether a path is one of ``roots`` or lies below one."""
+    """Returns whether a path is one of ``roots`` or below one."""
     return any(path == root or path.startswith(f"{root}.") for root in roots)
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
-    """Leaves in which two flat records differ, in their order."""
+    """Returns the leaves in which two flat records differ, in their order."""
     return [
         Difference(KINDS.get(path.split(".")[0], "parameters"), path, a.get(path, ABSENT), b.get(path, ABSENT))
         for path in dict.fromkeys([*a, *b])
@@ -141,20 +141,20 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]
 
 
 def _entry(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The run's own method, leaf by leaf; what its terms do not read is said to be so."""
+    """Returns the run's own method, leaf by leaf; values that its terms do not read are marked so."""
     entry = config["params"].get("methods", {}).get(config["method"], {})
     reads = method_of(config["params"], config["method"]).reads
     return {f"{prefix}.{field}": value if reads(field) else UNREAD for field, value in entry.items()}
 
 
 def _others(config: Mapping[str, Any], same: bool) -> dict[str, Any]:
-    """The entries of methods that neither run had, leaf by leaf; of two methods, each run's record of both."""
+    """Returns the entries of methods that neither run had, leaf by leaf; of two methods, each run's record of both."""
     entries = config["params"].get("methods", {}).items()
     return _leaves({"methods": {name: entry for name, entry in entries if not same or name != config["method"]}})
 
 
 def _flat(config: Mapping[str, Any], by_digest: bool) -> dict[str, Any]:
-    """Everything that is looked at but the methods: parameters as in params.yaml, the rest as in config.yaml."""
+    """Returns everything but the methods that is compared: parameters as in params.yaml, the rest as in config.yaml."""
     tree = {key: value for key, value in config["params"].items() if key != "methods"}
     recorded = {key: config[key] for key in KINDS if key in config and (by_digest or key != "code")}
     return _leaves(recorded) | _leaves(tree)
@@ -164,21 +164,21 @@ def compare_runs(a: Record, b: Record, declared: Sequence[str] = ()) -> Comparis
     """Splits every difference between two runs into the thing compared and everything else.
 
     Args:
-        a: one run.
-        b: another.
-        declared: paths that are compared as well, such as ``train.lr``; whatever lies below a path belongs to it.
+        a: the first run.
+        b: the second run.
+        declared: further paths that are compared, such as ``train.lr``; whatever is below a path belongs to it.
 
     Raises:
         UserError: if a declared path is in neither record.
     """
     methods = (a.config["method"], b.config["method"])
     same = methods[0] == methods[1]
-    # Of two methods the entries are compared field by field, under one name.
+    # For two methods the entries are compared field by field, under one name.
     prefix = f"methods.{methods[0]}" if same else "method"
     entries = _entry(a.config, prefix), _entry(b.config, prefix)
     named = ({"method": methods[0]}, {"method": methods[1]})
     own = _differences(named[0] | entries[0], named[1] | entries[1])
-    # Runs that were made before code was digested say only of which commit they are.
+    # Runs that were made before code was digested record only their commit.
     by_digest = "code" in a.config and "code" in b.config
     flat = _flat(a.config, by_digest), _flat(b.config, by_digest)
     known = [*flat[0], *flat[1], *entries[0], *entries[1]]
@@ -186,12 +186,12 @@ def compare_runs(a: Record, b: Record, declared: Sequence[str] = ()) -> Comparis
         raise UserError(f"--compare {unknown[0]}: neither {a.name} nor {b.name} has such a path in its config.yaml: "
                         "name one as in params.yaml, such as train.lr, or seed, inputs, versions, hardware or code"
         )  # fmt: skip
-    found = _differences(*flat)
-    inputs_differ = any(difference.kind == "data" for difference in found)
+    shared = _differences(*flat)
+    inputs_differ = any(difference.kind == "data" for difference in shared)
     idle = [*WITHOUT_EFFECT, *([] if inputs_differ else THROUGH_INPUTS), *(["git"] if by_digest else [])]
 
     compared, rest, without_effect = [], [], []
-    for difference, of_method in [*((one, True) for one in own), *((one, False) for one in found)]:
+    for difference, of_method in [*((item, True) for item in own), *((item, False) for item in shared)]:
         if _below(difference.path, declared):
             compared.append(difference)
         elif difference.path.endswith(".title") or _below(difference.path, idle):
@@ -239,7 +239,7 @@ def read_record(run: str, root: Path = Path()) -> Record:
 
 
 def matched_to_baseline(results: Results) -> list[Comparison]:
-    """Each run of the report against the baseline's with the same seed, in the report's order."""
+    """Compares each run of the report with the baseline's run of the same seed, in the report's order."""
     records = {
         (method, run.seed): Record(run.folder.name, run.config, run.metrics)
         for method, runs in results.runs.items()
@@ -266,7 +266,7 @@ def _listed(differences: Sequence[Difference], comparison: Comparison) -> list[s
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The comparison for a terminal: what is compared, a warning where the rest is not equal, and the budgets."""
+    """Returns the comparison for a terminal: what is compared, a warning where the rest differs, and the budgets."""
     lines = [f"{comparison.a} and {comparison.b}", ""]
     lines += ["Compared:", *_listed(comparison.compared, comparison)] if comparison.compared else ["Compared: nothing."]
     lines += [f"Named as compared, but equal in both: {', '.join(comparison.equal)}"] if comparison.equal else []

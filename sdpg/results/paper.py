@@ -1,11 +1,14 @@
-"""What the paper reports: its Tables 1 and 2 (arXiv 2606.04036). Other models and benchmarks than ours: never mixed."""
+"""Holds what the paper reports in its Tables 1 and 2 (arXiv 2606.04036).
+
+Its models and benchmarks differ from ours, so the numbers are never mixed with ours.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PaperTable:
-    """One table of the paper: method → (Last, Best) for each benchmark in order."""
+    """A table of the paper: method → (Last, Best) for each benchmark in order."""
 
     number: int
     model: str
@@ -14,7 +17,7 @@ class PaperTable:
 
     @property
     def label(self) -> str:
-        """How the table is called wherever it is shown."""
+        """Returns the name of the table wherever it is shown."""
         *others, last = self.benchmarks
         return (f"As reported by the paper, Table {self.number}: {self.model} on {', '.join(others)} and {last}, "
                 "mean@32 (not measured here)")  # fmt: skip

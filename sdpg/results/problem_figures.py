@@ -1,4 +1,4 @@
-"""Figures by problem: which problems which policy solves, and what more attempts would bring."""
+"""Draws figures by problem: which problems which policy solves, and what more attempts would bring."""
 
 import math
 
@@ -13,22 +13,22 @@ from sdpg.results.statistics.at_k import pass_at_every_k
 from sdpg.results.statistics.estimates import Array, accuracy_matrix
 
 COLOURS = "cividis"
-"""Dark is never, bright is always; read alike with the common kinds of colour blindness."""
+"""Colour map: dark is never, bright is always; it reads alike with the common kinds of colour blindness."""
 LONGEST_TITLE = 28
 
 
 def final_accuracies(results: Results, benchmark: str) -> dict[str, Array]:
-    """Title → accuracy of each problem in the larger samples, (P,), seeds averaged: the base, then every method."""
-    found = {"Base": results.base[BASE, benchmark, False].counts.accuracy}
+    """Returns title → accuracy per problem in the larger samples, (P,), seeds averaged: the base, then the methods."""
+    accuracies = {"Base": results.base[BASE, benchmark, False].counts.accuracy}
     for method, runs in results.runs.items():
-        found[results.title(method)] = accuracy_matrix([run.final[benchmark, False].counts for run in runs]).mean(
+        accuracies[results.title(method)] = accuracy_matrix([run.final[benchmark, False].counts for run in runs]).mean(
             axis=0
         )
-    return found
+    return accuracies
 
 
 def easiest_first(rows: dict[str, Array]) -> list[int]:
-    """The order of problems in the heatmap: by their mean over all rows, equals as they come."""
+    """Returns the order of problems in the heatmap: by their mean over all rows; equal ones keep their order."""
     return np.argsort(-np.stack(list(rows.values())).mean(axis=0), kind="stable").tolist()
 
 
@@ -56,7 +56,10 @@ def _heatmaps(figure: Figure, results: Results, theme: Theme) -> None:
 
 
 def heatmap(results: Results, file_format: FileFormat, theme: Theme = "light") -> bytes:
-    """Accuracy of every problem, methods × problems, a panel per benchmark; larger samples of the final policies."""
+    """Returns the accuracy of every problem, methods × problems, a panel per benchmark.
+
+    The accuracies are those of the larger samples of the final policies.
+    """
     rows = len(results.runs) + 1
     return drawn(
         (12, len(results.benchmarks) * (0.9 + 0.3 * rows)), file_format, theme,
@@ -89,6 +92,6 @@ def _pass_curves(figure: Figure, results: Results, theme: Theme) -> None:
 
 
 def pass_curves(results: Results, file_format: FileFormat, theme: Theme = "light") -> bytes:
-    """pass@k over k of base and final policies, a panel per benchmark."""
+    """Returns pass@k over k of base and final policies, a panel per benchmark."""
     rows = math.ceil(len(results.benchmarks) / 3)
     return drawn((12, 3.4 * rows + 0.7), file_format, theme, lambda figure: _pass_curves(figure, results, theme))

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown, CSV, LaTeX. Numbers in, strings out."""
+"""Renders tables as Markdown, CSV and LaTeX: numbers in, strings out."""
 
 from collections.abc import Iterable, Sequence
 import csv
@@ -6,7 +6,7 @@ import io
 import json
 from typing import Any
 
-from sdpg.results.claims import Judged
+from sdpg.results.claims import DecidedClaim
 from sdpg.results.paper import PaperTable
 from sdpg.results.runs import Results
 from sdpg.results.statistics.estimates import Difference
@@ -20,34 +20,37 @@ CLAIMS_HEADER = ("Claim", "Source", "Verdict", "Numbers", "Why", "Measured as")
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or a dash."""
+    """Returns a number with three decimals, or a dash."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def limits(low: float | None, high: float | None) -> str:
-    """An interval, or a dash."""
+    """Returns an interval, or a dash."""
     return "–" if low is None or high is None else f"{low:.3f}–{high:.3f}"
 
 
 def signed(difference: Difference | None) -> str:
-    """A difference with its interval."""
+    """Returns a difference with its interval."""
     if difference is None:
         return "–"
     return f"{plus(difference.mean)} ({plus(difference.low)} to {plus(difference.high)})"
 
 
 def p_text(value: float) -> str:
-    """A p-value to three decimals."""
+    """Returns a p-value with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _steps(steps: list[int]) -> str:
-    """One number where all seeds agree."""
+    """Returns the steps, or one number where all seeds agree."""
     return ", ".join(str(step) for step in (steps if len(set(steps)) > 1 else steps[:1]))
 
 
 def main_cells(row: MainRow) -> tuple[str, ...]:
-    """A main row as shown, in the order of :data:`MAIN_HEADER`. The base has one evaluation and nothing to select."""
+    """Returns a main row as shown, in the order of :data:`MAIN_HEADER`.
+
+    The base has one evaluation and nothing to select.
+    """
     shown = [row.benchmark_title, row.title, number(row.last), limits(row.ci_low, row.ci_high), row.seed_spread]
     if row.seeds:
         shown += [f"{row.best:.3f} ({_steps(row.best_steps)})", f"{row.selected:.3f} ({_steps(row.selected_steps)})"]
@@ -56,7 +59,7 @@ def main_cells(row: MainRow) -> tuple[str, ...]:
 
 
 def paired_cells(row: MainRow) -> tuple[str, ...] | None:
-    """The paired difference to GRPO as shown, or nothing where there is none."""
+    """Returns the paired difference to GRPO as shown, or None where there is none."""
     if row.difference is None or row.difference_low is None or row.difference_high is None or row.difference_p is None:
         return None
     interval = f"{plus(row.difference_low)} to {plus(row.difference_high)}"
@@ -66,19 +69,19 @@ def paired_cells(row: MainRow) -> tuple[str, ...] | None:
 
 
 def final_header(rows: Sequence[FinalRow], temperature: float) -> tuple[str, ...]:
-    """Header of the table of larger samples; the k of pass@k are those that all rows have."""
+    """Returns the header of the table of larger samples; the k of pass@k are those that all rows have."""
     return ("Benchmark", "Policy", f"mean@{min(row.samples for row in rows)} at temperature {temperature:g}",
             *[f"pass@{k}" for k in shared_sizes(rows)], "greedy", "gain over base", "gain over base, greedy",
             "problems × samples × seeds")  # fmt: skip
 
 
 def shared_sizes(rows: Sequence[FinalRow]) -> list[int]:
-    """Every k above 1 that all rows have (pass@1 is the mean)."""
+    """Returns every k above 1 that all rows have (pass@1 is the mean)."""
     return sorted(k for k in set.intersection(*(set(row.pass_at) for row in rows)) if k > 1)
 
 
 def final_cells(row: FinalRow, sizes: Sequence[int]) -> tuple[str, ...]:
-    """A row of larger samples as shown."""
+    """Returns a row of larger samples as shown."""
     greedy = "–" if row.greedy is None else f"{row.greedy:.3f} ({limits(row.greedy_low, row.greedy_high)})"
     seeds = f" × {row.seeds}" if row.seeds else ""
     return (row.benchmark_title, row.title, f"{row.mean:.3f} ({limits(row.mean_low, row.mean_high)})",
@@ -87,29 +90,29 @@ def final_cells(row: FinalRow, sizes: Sequence[int]) -> tuple[str, ...]:
 
 
 def paper_header(table: PaperTable) -> tuple[str, ...]:
-    """Header of a table of the paper."""
+    """Returns the header of a table of the paper."""
     return ("Method", *[f"{benchmark} {kind}" for benchmark in table.benchmarks for kind in ("Last", "Best")])
 
 
 def paper_cells(table: PaperTable) -> list[tuple[str, ...]]:
-    """Rows of a table of the paper."""
+    """Returns the rows of a table of the paper."""
     return [(method, *[number(value) for pair in pairs for value in pair]) for method, pairs in table.rows.items()]
 
 
-def claim_cells(claim: Judged) -> tuple[str, ...]:
-    """A claim as shown."""
+def claim_cells(claim: DecidedClaim) -> tuple[str, ...]:
+    """Returns a claim as shown."""
     return claim.text, claim.source, claim.verdict, claim.numbers, claim.why, claim.measurement
 
 
 def final_note() -> str:
-    """What the columns of the table of larger samples mean."""
+    """Returns a note on what the columns of the table of larger samples mean."""
     return ("Another evaluation, of the policy after the last step. mean@k and greedy with their intervals by problem; "
             "pass@k is the unbiased estimate; gains over the base are paired by problem. The base as teacher is shown "
             "the hint: a ceiling, not a competitor.")  # fmt: skip
 
 
 def notes(results: Results) -> list[str]:
-    """What the columns mean; goes under the main table."""
+    """Returns notes on what the columns mean; they are shown under the main table."""
     report, evaluation = results.params.report, results.params.evaluation
     baseline = results.params.methods.get(BASELINE)
     lines = [
@@ -132,18 +135,21 @@ def notes(results: Results) -> list[str]:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it stands, also within a table."""
+    """Returns text escaped so that Markdown shows it as it stands, also within a table."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; cells are escaped."""
+    """Returns a Markdown table; its cells are escaped."""
     lines = ["| " + " | ".join(escape_markdown(cell) for cell in cells) + " |" for cells in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def csv_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A CSV with one column per key; evidence has columns of its own, other containers become JSON, null is empty."""
+    """Returns a CSV with one column per key.
+
+    Evidence has columns of its own, other containers become JSON, and null is empty.
+    """
     rows = [
         {key: value for key, value in row.items() if key != "evidence"}
         | {f"evidence_{key}": value for key, value in row.get("evidence", {}).items()}
@@ -166,12 +172,12 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it stands."""
+    """Returns text escaped so that LaTeX sets it as it stands."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
 def latex_table(results: Results, rows: Sequence[MainRow]) -> str:
-    """The main table in the paper's form: a row per method, Last with its interval and Best per benchmark."""
+    """Returns the main table in the paper's form: a row per method, Last with its interval and Best per benchmark."""
     benchmarks = results.benchmarks
     by_method: dict[str, list[MainRow]] = {}
     for row in rows:

@@ -18,7 +18,7 @@ from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.params import Params
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
-from sdpg.results.claims import Judged, judge_all
+from sdpg.results.claims import DecidedClaim, decide_claims
 from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods
 from sdpg.results.paper import TABLES
 from sdpg.results.problem_figures import heatmap, pass_curves
@@ -27,23 +27,23 @@ from sdpg.results.tables import FinalRow, MainRow, final_json, final_rows, greed
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = "figures"
-"""Folder of the figures but for the curves: which there are depends on the methods that were run."""
+"""Folder of the figures except the curves; which figures there are depends on the methods that were run."""
 
 
 def _commits(results: Results) -> list[str]:
-    found = []
+    commits = []
     for runs in results.runs.values():
         for run in runs:
             git = run.config.get("git") or {}
             commit = str(git.get("commit") or "unknown")[:12]
             commit += " with uncommitted changes" if git.get("dirty") else ""
-            if commit not in found:
-                found.append(commit)
-    return found
+            if commit not in commits:
+                commits.append(commit)
+    return commits
 
 
 def what_was_run(results: Results) -> str:
-    """One sentence: commit, profile, preset, methods, steps, problems, samples, seeds."""
+    """Returns a sentence on commit, profile, preset, methods, steps, problems, samples and seeds."""
     params = results.params
     run = next(iter(results.runs.values()))[0]
     final = {title: run.final[name, False].counts for name, title in results.benchmarks.items()}
@@ -65,7 +65,7 @@ def _flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _provenance(results: Results) -> list[dict[str, Any]]:
-    """Per run what its config.yaml records, without the parameters, which the choices and params.yaml show."""
+    """Returns what each run's config.yaml records, without parameters, which choices.md and params.yaml show."""
     left_out = ("params", "method", "seed", "diff")
     return [
         {"name": run.folder.name,
@@ -76,13 +76,13 @@ def _provenance(results: Results) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Contents:
-    """All numbers of a report, computed before the first file is written."""
+    """All contents of a report, computed before the first file is written."""
 
     results: Results
     headline: str
     main: list[MainRow]
     final: list[FinalRow]
-    claims: list[Judged]
+    claims: list[DecidedClaim]
     contamination: list[tuple[str, ...]]
     watch: list[tuple[tuple[str, ...], list[str]]]
     matched: list[tuple[str, ...]]
@@ -92,7 +92,7 @@ def _contents(params: Params, root: Path) -> Contents:
     results = read_results(params, root)
     final = final_rows(results)
     return Contents(
-        results, greedy_headline(final, params.report.confidence), main_rows(results), final, judge_all(results),
+        results, greedy_headline(final, params.report.confidence), main_rows(results), final, decide_claims(results),
         sections.contamination(results, root), sections.watch_rows(results),
         sections.matched_rows(results),
     )  # fmt: skip
@@ -154,25 +154,25 @@ Draw = Callable[[FileFormat, Theme], bytes]
 
 
 def _figures(results: Results) -> dict[str, Draw]:
-    """File name → how it is drawn: all curves, those of the paper's figures, and the figures by problem."""
-    found: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
+    """Returns file name → function that draws it: all curves, the paper's figures, and the figures by problem."""
+    drawings: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
     for number in PAPER_FIGURES:
         if methods := figure_methods(results, number):
-            found[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
-    return found | {
+            drawings[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
+    return drawings | {
         "problems": lambda form, theme: heatmap(results, form, theme),
         "pass": lambda form, theme: pass_curves(results, form, theme),
     }
 
 
 def _picture(draw: Draw) -> tuple[str, str]:
-    """A figure as data addresses, light and dark."""
+    """Returns a figure as data addresses, light and dark."""
     light, dark = ("data:image/svg+xml;base64," + b64encode(draw("svg", theme)).decode() for theme in ("light", "dark"))
     return light, dark
 
 
 def _paper_figures(results: Results, pictures: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """The paper's figures with which of their methods were run."""
+    """Returns the paper's figures with those of their methods that were run."""
     return [
         {
             "number": number,
@@ -238,7 +238,7 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
     All numbers are computed before the first file is written, so that a missing run leaves earlier reports untouched.
 
     Raises:
-        UserError: if a run or an evaluation is missing, unfinished or damaged: names the folder and the stage to run.
+        UserError: if a run or an evaluation is missing, unfinished or damaged; it names the folder and the stage.
     """
     contents = _contents(params, root)
     figures = _figures(contents.results)
@@ -270,7 +270,7 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
 
 
 def print_table(root: Path = Path(), console: Console | None = None) -> None:
-    """Prints the first lines of the report and the main table, from what lies in `reports/`."""
+    """Prints the first lines of the report and the main table, read from `reports/`."""
     console = console or Console()
     folder = root / "reports"
     rows = [MainRow(**row) for row in json.loads((folder / "table.json").read_text(encoding="utf-8"))]
@@ -282,7 +282,7 @@ def print_table(root: Path = Path(), console: Console | None = None) -> None:
         if at == 0 or rows[at - 1].benchmark != row.benchmark:
             table.add_section()
             table.add_row(Text(row.benchmark_title, style="bold"))
-        # As Text, so that a title's [brackets] are no markup.
+        # The lines are Text, so that a title's [brackets] are no markup.
         table.add_row(*[Text(cell) for cell in rendering.main_cells(row)[1:-1]])
     for paragraph in (folder / "table.md").read_text(encoding="utf-8").split("\n\n")[1:3]:
         console.print(Text(paragraph))

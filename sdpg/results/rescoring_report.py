@@ -1,4 +1,4 @@
-"""What scoring again found, for people and for programs: who changed, and what it does to the table."""
+"""Reports what scoring again found: which verdicts changed, and what that does to the tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +15,9 @@ from sdpg.results.rendering import markdown_table, number
 from sdpg.results.tables import plus
 
 SHOWN = 20
-"""Changes and disagreements that are printed; the files hold all."""
+"""Changes and disagreements that are printed; the files hold all of them."""
 SUMMARY = "rescore.json"
-"""Marks a folder as one of ours, which may be replaced."""
+"""Name of the file that marks a folder as a result of rescoring, which may be replaced."""
 
 TABLE_HEADER = ("Method", "Benchmark", "Evaluation", "old", "new", "difference", "answers changed", "answers")
 STEP_HEADER = ("Run", "Step", "reward, old", "reward, new", "answers changed", "advantages of another sign",
@@ -25,9 +25,9 @@ STEP_HEADER = ("Run", "Step", "reward, old", "reward, new", "answers changed", "
 
 
 def accuracy_rows(tally: Tally) -> list[dict[str, Any]]:
-    """Per method, benchmark and evaluation the accuracy then and now, runs averaged.
+    """Returns per method, benchmark and evaluation the accuracy then and now, runs averaged.
 
-    Evaluations are the last one of training, the larger samples of the final policy, and its greedy answers.
+    The evaluations are the last one of training, the larger samples of the final policy, and its greedy answers.
     """
     last: dict[str, int] = {}
     for run, kind, step, *_ in tally.accuracies:
@@ -39,19 +39,19 @@ def accuracy_rows(tally: Tally) -> list[dict[str, Any]]:
             what = "Last" if kind == TRAINING else "final, greedy" if greedy else "final"
             groups.setdefault((method, benchmark, what), []).append(counts)
     rows = []
-    for (method, benchmark, what), found in groups.items():
-        old, new = (float(np.mean([getattr(one, name) / one.answers for one in found])) for name in ("old", "new"))
-        rows.append({"method": method, "benchmark": benchmark, "evaluation": what, "runs": len(found), "old": old,
-                     "new": new, "difference": new - old, "changed": sum(one.changed for one in found),
-                     "answers": sum(one.answers for one in found)})  # fmt: skip
+    for (method, benchmark, what), counts in groups.items():
+        old, new = (float(np.mean([getattr(each, name) / each.answers for each in counts])) for name in ("old", "new"))
+        rows.append({"method": method, "benchmark": benchmark, "evaluation": what, "runs": len(counts), "old": old,
+                     "new": new, "difference": new - old, "changed": sum(each.changed for each in counts),
+                     "answers": sum(each.answers for each in counts)})  # fmt: skip
     return rows
 
 
 def step_rows(tally: Tally) -> list[dict[str, Any]]:
-    """Per run and step the mean reward then and now, and how many advantages and gates differ."""
+    """Returns per run and step the mean reward then and now, and how many advantages and gates differ."""
     rows = []
-    for (run, step), found in sorted(tally.steps.items()):
-        values = asdict(found) | {"old": found.old / found.rollouts, "new": found.new / found.rollouts}
+    for (run, step), rewards in sorted(tally.steps.items()):
+        values = asdict(rewards) | {"old": rewards.old / rewards.rollouts, "new": rewards.new / rewards.rollouts}
         rows.append({"run": run, "step": step, **values})
     return rows
 
@@ -65,7 +65,7 @@ def _change_line(row: dict[str, Any]) -> str:
 
 
 def _report(names: Sequence[str], tally: Tally, changes: list[dict[str, Any]], versions: dict[str, str],
-            found: Audit | None) -> str:  # fmt: skip
+            audited: Audit | None) -> str:  # fmt: skip
     answers = tally.statuses.total()
     verifiers = ", ".join(f"{name} {version}" for name, version in versions.items())
     moves = [f"{count:,} {old} → {new}" for (old, new), count in tally.statuses.most_common() if old != new]
@@ -97,8 +97,8 @@ def _report(names: Sequence[str], tally: Tally, changes: list[dict[str, Any]], v
                 (row["run"], str(row["step"]), number(row["old"]), number(row["new"]), str(row["changed"]),
                  str(row["advantages"]), str(row["gates"]), str(row["rollouts"])) for row in moved
             ]))  # fmt: skip
-    if found:
-        parts += ["## Exact match against math-verify", f"```\n{listed(found, SHOWN)}\n```"]
+    if audited:
+        parts += ["## Exact match against math-verify", f"```\n{listed(audited, SHOWN)}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,7 +106,7 @@ def check_target(target: Path, runs: Sequence[StoredRun]) -> None:
     """Refuses a folder whose replacement would take something away.
 
     Raises:
-        UserError: if it holds anything but an earlier result, or lies in or around the folder of a record.
+        UserError: if it holds anything but an earlier result, or is in or around the folder of a record.
     """
     here = target.resolve()
     for folder in (folder.resolve() for run in runs for folder in run.folders):
@@ -120,15 +120,15 @@ def write_rescored(runs: Sequence[StoredRun], target: Path, with_audit: bool = F
     """Scores runs again and writes verdicts, changes and tables into a folder, all of it or nothing.
 
     Args:
-        runs: with the verifier in their parameters.
+        runs: the runs, with the new verifier in their parameters.
         target: the folder; an earlier result in it is replaced.
-        with_audit: ask exact match and math-verify about every pair, and list where they disagree.
+        with_audit: whether exact match and math-verify both verify every pair, to list where they disagree.
 
     Returns:
         The report, as in ``report.md``.
 
     Raises:
-        UserError: if a run is named twice, a record cannot be read, or the folder is not ours to replace.
+        UserError: if a run is named twice, a record cannot be read, or the folder may not be replaced.
     """
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
@@ -136,19 +136,19 @@ def write_rescored(runs: Sequence[StoredRun], target: Path, with_audit: bool = F
     check_target(target, runs)
     with replaced_folder(target) as folder:
         tally, changes, versions = rescore(runs, folder, keep_pairs=with_audit)
-        found = audit(runs[0].params, tally.pairs) if with_audit else None
-        report = _report(names, tally, changes, versions, found)
+        audited = audit(runs[0].params, tally.pairs) if with_audit else None
+        report = _report(names, tally, changes, versions, audited)
         write_json_lines(folder / "changes.jsonl", changes)
         write_text(folder / "report.md", report)
-        if found:
-            both = [*found.disagreements, *found.timeouts]
+        if audited:
+            both = [*audited.disagreements, *audited.timeouts]
             write_json_lines(folder / "disagreements.jsonl", [asdict(one) for one in both])
         write_json(
             folder / SUMMARY,
             {"runs": names, "verifiers": versions, "answers": tally.statuses.total(), "changed": len(changes),
              "accuracies": accuracy_rows(tally), "steps": step_rows(tally),
-             "audit": found and {
-                 "pairs": found.pairs, "answers": found.answers, "disagreements": len(found.disagreements),
-                 "timeouts": len(found.timeouts)}},
+             "audit": audited and {
+                 "pairs": audited.pairs, "answers": audited.answers, "disagreements": len(audited.disagreements),
+                 "timeouts": len(audited.timeouts)}},
         )  # fmt: skip
     return report

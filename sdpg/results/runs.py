@@ -1,4 +1,4 @@
-"""Reads finished runs from disk: curves, metrics and evaluations per method and seed, and the base's."""
+"""Reads finished runs from disk: curves, metrics and evaluations per method and seed, and those of the base."""
 
 import csv
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BASE_TEACHER = "base-teacher"
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. ``curves`` has one value per evaluation, ``metrics`` one per training step."""
+    """A training run; ``curves`` has one value per evaluation, ``metrics`` one per training step."""
 
     method: str
     seed: int
@@ -33,11 +33,11 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """Step of the last in-training evaluation."""
+        """Returns the step of the last in-training evaluation."""
         return int(self.curves["step"][-1])
 
     def evaluation(self, step: int) -> dict[str, EvaluationSummary]:
-        """In-training evaluation of a step: benchmark → its answers."""
+        """Returns the in-training evaluation of a step: benchmark → its answers."""
         path = self.folder / "evaluations" / f"step-{step:06d}.parquet"
         _require(path, f"train@{self.method}-{self.seed}")
         return {benchmark: found for (_, benchmark, greedy), found in _read_answers(path).items() if not greedy}
@@ -45,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything the report reads."""
+    """Everything that the report reads."""
 
     params: Params
     runs: dict[str, list[Run]]
@@ -55,23 +55,23 @@ class Results:
 
     @property
     def benchmarks(self) -> dict[str, str]:
-        """Benchmark → its title."""
+        """Returns benchmark → its title."""
         return {name: benchmark.title for name, benchmark in self.params.data.benchmarks.items()}
 
     def title(self, method: str) -> str:
-        """How tables call a method."""
+        """Returns the name of a method in tables."""
         return self.params.method(method).title
 
     def last_answers(self, method: str, benchmark: str) -> list[EvaluationSummary]:
-        """The last in-training evaluation, one entry a seed."""
+        """Returns the last in-training evaluation, one entry per seed."""
         return [_pick(run.evaluation(run.last_step), benchmark, run) for run in self.runs[method]]
 
     def last(self, method: str, benchmark: str) -> list[ProblemCounts]:
-        """Counts of the last in-training evaluation, one entry a seed."""
+        """Returns counts of the last in-training evaluation, one entry per seed."""
         return [found.counts for found in self.last_answers(method, benchmark)]
 
     def at_step(self, method: str, step: int) -> Array:
-        """Accuracy per problem at an evaluation step, seeds averaged, the problems of all benchmarks in one row."""
+        """Returns the accuracy per problem at an evaluation step, seeds averaged, with all benchmarks in one row."""
         evaluations = [(run, run.evaluation(step)) for run in self.runs[method]]
         parts = [
             accuracy_matrix([_pick(found, benchmark, run).counts for run, found in evaluations]).mean(axis=0)
@@ -80,7 +80,7 @@ class Results:
         return np.concatenate(parts)
 
     def metric(self, method: str, name: str) -> Array:
-        """A training metric per step, seeds averaged."""
+        """Returns a training metric per step, seeds averaged."""
         runs = self.runs[method]
         shortest = min(len(run.metrics[name]) for run in runs)
         return np.mean([run.metrics[name][:shortest] for run in runs], axis=0)
@@ -103,7 +103,7 @@ def _require(path: Path, stage: str) -> None:
 
 
 def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
-    """Columns of numbers; an empty cell is NaN. A column of words, of another version of this code, is left out."""
+    """Returns columns of numbers; an empty cell is NaN. A column of words, of another version of this code, is left out."""
     _require(path, stage)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
@@ -126,7 +126,7 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
     """Reads ``runs/<method>-<seed>`` and ``evaluations/<method>-<seed>`` under ``root``.
 
     Raises:
-        UserError: if the run is missing, unfinished or damaged: names the folder and the stage to run.
+        UserError: if the run is missing, unfinished or damaged; it names the folder and the stage to run.
     """
     name = f"{method}-{seed}"
     folder = root / "runs" / name

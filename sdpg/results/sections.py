@@ -1,4 +1,4 @@
-"""Parts of the report that stand beside the tables: evidence, contamination, watch, matched baselines."""
+"""Makes the parts of the report beside the tables: evidence, contamination, watch, matched baselines."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ STATUSES = {
     "correct": "correct", "wrong": "wrong", "no_answer": "no answer", "truncated": "cut, no answer",
     "timeout": "time-out",
 }  # fmt: skip
-"""In the order of the columns; others that occur follow."""
+"""Statuses in the order of the columns; others that occur follow."""
 CONTAMINATION_HEADER = (
     "Benchmark", "problems that stand in the training source", "left in the training set", "in validation",
     "problems that share an n-gram with training", "training problems that share one",
@@ -31,11 +31,11 @@ MATCHED_HEADER = ("Run", "against", "matched", "differs in what is compared", "d
 
 @dataclass(frozen=True)
 class EvidenceTable:
-    """What stands behind the accuracies of one kind of evaluation."""
+    """The evidence behind the accuracies of one kind of evaluation."""
 
     header: tuple[str, ...]
     rows: list[tuple[Any, tuple[str, ...]]]
-    """(the table's row, its cells without the benchmark)."""
+    """Pairs of the table's row and its cells without the benchmark."""
 
 
 def _error(value: float | None) -> str:
@@ -53,19 +53,19 @@ def _percent(share: float | None) -> str:
 
 
 def statuses_of(rows: Iterable[Evidence]) -> list[str]:
-    """The statuses that occur, those of :data:`STATUSES` first."""
+    """Returns the statuses that occur, those of :data:`STATUSES` first."""
     found = {status for evidence in rows for status in evidence.statuses}
     return [status for status in STATUSES if status in found] + sorted(found - STATUSES.keys())
 
 
 def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTable:
-    """Standard errors, joint intervals, votes, lengths and statuses; of Last or of the larger samples."""
+    """Returns standard errors, joint intervals, votes, lengths and statuses; of Last or of the larger samples."""
     statuses = statuses_of(row.evidence for row in rows)
     header = (
         "Policy", "accuracy", "s.e. over problems", "s.e. of sampling", "interval over problems and seeds", "maj@n",
         "mean tokens", "cut at the limit", *[STATUSES.get(status, status) for status in statuses],
     )  # fmt: skip
-    found = []
+    table_rows = []
     for row in rows:
         evidence = row.evidence
         mean = row.last if isinstance(row, MainRow) else row.mean
@@ -74,12 +74,12 @@ def evidence_table(rows: Sequence[MainRow] | Sequence[FinalRow]) -> EvidenceTabl
             _joint(evidence.joint), f"{evidence.majority:.3f} (n = {evidence.majority_of})", f"{evidence.length:.1f}",
             _percent(evidence.truncated), *[_percent(evidence.statuses.get(status, 0.0)) for status in statuses],
         )  # fmt: skip
-        found.append((row, cells))
-    return EvidenceTable(header, found)
+        table_rows.append((row, cells))
+    return EvidenceTable(header, table_rows)
 
 
 def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
-    """What the benchmarks and the training problems have in common, as the prepare stage counted it.
+    """Returns what the benchmarks and the training problems have in common, as the prepare stage counted it.
 
     Raises:
         UserError: if data/prepare.json is missing or damaged.
@@ -99,19 +99,19 @@ def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
 
 
 def watch_rows(results: Results) -> list[tuple[tuple[str, ...], list[str]]]:
-    """Per run its alarms and leak shares, and in words what rang."""
-    found = []
+    """Returns per run its alarms and leak shares, and in words which alarms were raised."""
+    rows = []
     for runs in results.runs.values():
         for run in runs:
             summary = watch_summary(run.metrics, results.params.watch)
             alarms = [
-                "off" if ring is None else "–" if ring.first_step is None else f"from step {ring.first_step}"
-                for ring in (summary.alarms[alarm] for alarm in ALARMS)
+                "off" if state is None else "–" if state.first_step is None else f"from step {state.first_step}"
+                for state in (summary.alarms[alarm] for alarm in ALARMS)
             ]
             leaks = ["not measured" if share is None else _percent(share.max) for share in summary.leaks.values()]
-            words = [f"{alarm}: {ring.reason}. {ring.remedy}." for alarm, ring in summary.ringing.items()]
-            found.append(((run.folder.name, *alarms, *leaks), words))
-    return found
+            words = [f"{alarm}: {state.reason}. {state.remedy}." for alarm, state in summary.ringing.items()]
+            rows.append(((run.folder.name, *alarms, *leaks), words))
+    return rows
 
 
 def _paths(comparison: Comparison, rest: bool) -> str:
@@ -120,8 +120,8 @@ def _paths(comparison: Comparison, rest: bool) -> str:
 
 
 def matched_rows(results: Results) -> list[tuple[str, ...]]:
-    """Per run, whether it differs from the baseline of its seed in what is compared alone."""
+    """Returns per run whether it differs from the baseline of its seed only in what is compared."""
     return [
-        (found.b, found.a, "yes" if found.matched else "NO", _paths(found, rest=False), _paths(found, rest=True))
-        for found in matched_to_baseline(results)
+        (pair.b, pair.a, "yes" if pair.matched else "NO", _paths(pair, rest=False), _paths(pair, rest=True))
+        for pair in matched_to_baseline(results)
     ]

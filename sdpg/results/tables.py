@@ -1,8 +1,8 @@
-"""The numbers of the tables, from runs to rows.
+"""Computes the numbers of the tables, from runs to rows.
 
-Last is the last in-training evaluation, Best the maximum of the same series (selected on the test set), Selected the
-step with the highest validation accuracy (the earliest of equals). The series begins with the base at step 0. Larger
-samples of the final policy are another evaluation and have a table of their own.
+Last is the last in-training evaluation, Best the maximum of the same series (biased upwards by selection on the test
+set), Selected the step with the highest validation accuracy (the earliest of equals). The series begins with the base
+at step 0. Larger samples of the final policy are another evaluation and have a table of their own.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +25,7 @@ from sdpg.results.statistics.estimates import (
     paired_difference,
     seed_interval,
 )
-from sdpg.results.statistics.evidence import Evidence, gather
+from sdpg.results.statistics.evidence import Evidence, gather_evidence
 from sdpg.results.statistics.intervals import FEWEST_DEVIATING
 from sdpg.results.statistics.summaries import EvaluationSummary
 
@@ -44,33 +44,33 @@ class MainRow:
     last: float
     ci_low: float
     ci_high: float
-    """Of ``last``: by problem, conditional on the trained policies."""
+    """Limits of ``last`` by problem, conditional on the trained policies."""
     last_step: int
     best: float
     best_steps: list[int]
-    """One a seed."""
+    """One step per seed."""
     selected: float
     selected_steps: list[int]
     problems: int
     samples: int
-    """Per problem and seed."""
+    """Samples per problem and seed."""
     seeds: int
-    """0 for the base, which is not trained here per seed."""
+    """Number of seeds; 0 for the base, which is not trained here per seed."""
     seed_spread: str
     seed_low: float | None
     seed_high: float | None
-    """t interval of ``last`` over seeds, from three seeds up."""
+    """Limits of the t interval of ``last`` over seeds, from three seeds up."""
     difference: float | None
     difference_low: float | None
     difference_high: float | None
     difference_p: float | None
     """``last`` minus GRPO's, paired by problem; null for GRPO itself, for the base, and where GRPO was not run."""
     difference_p_holm: float | None
-    """The same, adjusted for the number of comparisons in the table."""
+    """The p-value, adjusted for the number of comparisons in the table."""
     needed: str | None
     """How many problems or samples would tell the two apart, in words; null where there are too few to say."""
     evidence: Evidence
-    """Behind ``last``."""
+    """Evidence behind ``last``."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,24 @@ class FinalRow:
     mean: float
     mean_low: float
     mean_high: float
-    """mean@n at the evaluation temperature."""
+    """Limits of mean@n at the evaluation temperature."""
     pass_at: dict[int, Interval]
     greedy: float | None
     greedy_low: float | None
     greedy_high: float | None
     gain: Difference | None
-    """Over the base at the evaluation temperature, paired by problem."""
+    """Difference to the base at the evaluation temperature, paired by problem."""
     greedy_gain: Difference | None
-    """Over the base's greedy answers, paired by problem."""
+    """Difference to the base's greedy answers, paired by problem."""
     problems: int
     samples: int
     seeds: int
     evidence: Evidence
-    """Behind ``mean``."""
+    """Evidence behind ``mean``."""
 
 
 def plus(value: float) -> str:
-    """Three decimals with a sign, the minus as wide as the plus."""
+    """Returns three decimals with a sign, the minus as wide as the plus."""
     return f"{value:+.3f}".replace("-", "−")
 
 
@@ -110,13 +110,13 @@ def _interval(results: Results, values: Array) -> Interval:
 
 
 def compare(results: Results, a: Array, b: Array) -> Difference:
-    """a - b by problem, with the confidence, resamples and seed of the report."""
+    """Returns a - b by problem, with the confidence, resamples and seed of the report."""
     report = results.params.report
     return paired_difference(a, b, report.confidence, report.resamples, report.seed)
 
 
 def compare_last(results: Results, method: str, other: str, benchmark: str) -> Difference:
-    """Last of ``method`` minus Last of ``other``, by problem, seeds averaged first.
+    """Returns Last of ``method`` minus Last of ``other``, by problem, seeds averaged first.
 
     Raises:
         UserError: if the two were evaluated on different problems.
@@ -133,7 +133,7 @@ def _same_problems(benchmark: str, method: str, ours: ProblemCounts, other: str,
 
 
 def spread_words(seeds: int, interval: Interval | None) -> str:
-    """The column of the spread over seeds: a t interval from three seeds up, otherwise how many there are."""
+    """Returns the column of the spread over seeds: a t interval from three seeds up, otherwise how many there are."""
     if interval is None:
         return "one seed" if seeds == 1 else f"{seeds} seeds"
     return f"{interval.low:.3f}–{interval.high:.3f}"
@@ -154,7 +154,7 @@ def _base_main_row(results: Results, benchmark: str, greedy: bool) -> MainRow:
         problems=len(counts.problems), samples=counts.samples, seeds=0,
         seed_spread="–", seed_low=None, seed_high=None,
         difference=None, difference_low=None, difference_high=None, difference_p=None, difference_p_holm=None,
-        needed=None, evidence=gather([answers], results.params.report),
+        needed=None, evidence=gather_evidence([answers], results.params.report),
     )  # fmt: skip
 
 
@@ -195,12 +195,12 @@ def _method_main_row(results: Results, method: str, benchmark: str) -> MainRow:
         difference_high=difference.high if difference else None,
         difference_p=difference.p_value if difference else None,
         difference_p_holm=None,
-        needed=needed, evidence=gather(answers, results.params.report),
+        needed=needed, evidence=gather_evidence(answers, results.params.report),
     )  # fmt: skip
 
 
 def _needed(results: Results, ours: list[ProblemCounts], theirs: list[ProblemCounts]) -> str | None:
-    """In words; nothing where there are too few problems or samples."""
+    """Returns the needed sizes in words; None where there are too few problems or samples."""
     fewest = min(each.samples for each in ours)
     if len(ours[0].problems) < FEWEST_DEVIATING or fewest < 2 or {each.samples for each in theirs} != {fewest}:
         return None
@@ -208,7 +208,7 @@ def _needed(results: Results, ours: list[ProblemCounts], theirs: list[ProblemCou
 
 
 def _adjusted(rows: list[MainRow]) -> list[MainRow]:
-    """The rows with the p-values of their differences adjusted for how many there are."""
+    """Returns the rows with the p-values of their differences adjusted for how many there are."""
     places = [at for at, row in enumerate(rows) if row.difference_p is not None]
     adjusted = holm([rows[at].difference_p or 0.0 for at in places])
     rows = list(rows)
@@ -218,7 +218,7 @@ def _adjusted(rows: list[MainRow]) -> list[MainRow]:
 
 
 def main_rows(results: Results) -> list[MainRow]:
-    """The main table: per benchmark the base at temperature and greedy, then each method in the order of the run.
+    """Returns the main table: per benchmark the base at temperature and greedy, then each method in the run's order.
 
     Where the base was not evaluated, it has no row.
     """
@@ -233,15 +233,15 @@ def main_rows(results: Results) -> list[MainRow]:
 
 
 def pass_sizes(samples: int) -> list[int]:
-    """1, 2, 4, … and the number of samples itself."""
+    """Returns 1, 2, 4, … and the number of samples itself."""
     return sorted({2**power for power in range(samples.bit_length()) if 2**power <= samples} | {samples})
 
 
 def _final_row(
     results: Results, method: str, title: str, benchmark: str,
-    found: list[EvaluationSummary], found_greedy: list[EvaluationSummary], gains: bool, seeds: int,
+    evaluations: list[EvaluationSummary], greedy_evaluations: list[EvaluationSummary], gains: bool, seeds: int,
 ) -> FinalRow:  # fmt: skip
-    sampled, greedy = [each.counts for each in found], [each.counts for each in found_greedy]
+    sampled, greedy = ([each.counts for each in group] for group in (evaluations, greedy_evaluations))
     accuracy = accuracy_matrix(sampled).mean(axis=0)
     mean = _interval(results, accuracy)
     samples = min(counts.samples for counts in sampled)
@@ -267,12 +267,12 @@ def _final_row(
         greedy_high=greedy_mean.high if greedy_mean else None,
         gain=gain, greedy_gain=greedy_gain,
         problems=len(sampled[0].problems), samples=samples, seeds=seeds,
-        evidence=gather(found, results.params.report),
+        evidence=gather_evidence(evaluations, results.params.report),
     )  # fmt: skip
 
 
 def final_rows(results: Results) -> list[FinalRow]:
-    """The table 'Final policy, larger samples': per benchmark the base, the base as teacher, then each method."""
+    """Returns 'Final policy, larger samples': per benchmark the base, the base as teacher, then each method."""
     rows = []
     for benchmark in results.benchmarks:
         for method, title in ((BASE, "Base"), (BASE_TEACHER, "Base as teacher")):
@@ -289,7 +289,7 @@ def final_rows(results: Results) -> list[FinalRow]:
 
 
 def greedy_headline(rows: list[FinalRow], confidence: float) -> str:
-    """Whether any method answers better than the base where both are greedy: learning, and not only sharpening."""
+    """Returns whether any method answers better than the base where both are greedy: learning, not only sharpening."""
     gains = [(row, row.greedy_gain) for row in rows if row.greedy_gain]
 
     def listed(chosen: list[tuple[FinalRow, Difference]]) -> str:
@@ -310,12 +310,12 @@ def greedy_headline(rows: list[FinalRow], confidence: float) -> str:
 
 
 def main_json(rows: list[MainRow]) -> list[dict[str, Any]]:
-    """Rows as plain dictionaries."""
+    """Returns the rows as plain dictionaries."""
     return [asdict(row) | {"evidence": evidence_json(row.evidence)} for row in rows]
 
 
 def final_json(rows: list[FinalRow]) -> list[dict[str, Any]]:
-    """Rows as plain dictionaries; intervals and differences become dictionaries too."""
+    """Returns the rows as plain dictionaries; intervals and differences become dictionaries too."""
     plain = []
     for row in rows:
         values = {name: getattr(row, name) for name in row.__dataclass_fields__}
@@ -327,5 +327,5 @@ def final_json(rows: list[FinalRow]) -> list[dict[str, Any]]:
 
 
 def evidence_json(evidence: Evidence) -> dict[str, Any]:
-    """As a plain dictionary."""
+    """Returns the evidence as a plain dictionary."""
     return asdict(evidence) | {"joint": evidence.joint._asdict() if evidence.joint else None}

@@ -1,4 +1,4 @@
-"""From a completion and a gold answer to a verdict and its reward.
+"""Turns a completion and a gold answer into a verdict and its reward.
 
-Imports :mod:`sdpg.params`; no torch.
+The package imports :mod:`sdpg.params`; it imports no torch.
 """

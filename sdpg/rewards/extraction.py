@@ -1,4 +1,4 @@
-"""A response's final answer: where it stands, and its form without packaging. Imports nothing of the project."""
+"""Extracts a response's final answer and strips its packaging. The module imports nothing of the project."""
 
 from fractions import Fraction
 import re
@@ -6,7 +6,7 @@ import re
 MAX_ANSWER_CHARACTERS = 1_000
 """A longer extracted answer is wrong without a look: no gold answer comes near, and parsing it would cost seconds."""
 MAX_NESTING = 12
-"""So is an answer with deeper brackets: math-verify's parser takes time that is exponential in the depth."""
+"""An answer with deeper brackets is wrong too: math-verify's parser takes time that is exponential in the depth."""
 STRING_MATCH_WINDOW = 500
 """D18: the public code looks for \\boxed in so many final characters only."""
 
@@ -33,7 +33,7 @@ _DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\s|\^\{?\\cir
 
 
 def extract_boxed(text: str) -> str | None:
-    """The trimmed content of the last balanced ``\\boxed{…}`` after the last ``</think>``; ``None`` without one.
+    """Returns the trimmed content of the last balanced ``\\boxed{…}`` after the last ``</think>``, or ``None``.
 
     "Last" goes by where a box opens, so of nested boxes the inner one counts. One pass: linear in the text's length.
     """
@@ -53,16 +53,16 @@ def extract_boxed(text: str) -> str | None:
 
 
 def extract_answer_line(text: str) -> str | None:
-    """What follows the last ``Answer:`` that begins a line after the last ``</think>``; ``None`` without one."""
+    """Returns what follows the last ``Answer:`` that begins a line after the last ``</think>``, or ``None``."""
     lines = _ANSWER_LINE.findall(text.rpartition("</think>")[2])
     return lines[-1].rstrip(" \t\r*") or None if lines else None
 
 
 def normalise_answer(text: str) -> str:
-    r"""An answer without its packaging: spaces, math delimiters, ``\text{…}`` around all of it, a final period.
+    r"""Returns an answer without its packaging: spaces, math delimiters, ``\text{…}`` around all of it, a final period.
 
     Whole numbers come out in their one canonical form: ``1,234``, ``027``, ``27.0`` and ``+5`` become ``1234``, ``27``,
-    ``27`` and ``5``. Anything else (``336^\circ``, ``\frac{1}{2}``) stays as it is written. For gold answers too.
+    ``27`` and ``5``. Anything else (``336^\circ``, ``\frac{1}{2}``) stays as written. Gold answers are treated alike.
     """
     before = None
     while text != before:
@@ -82,16 +82,16 @@ def normalise_answer(text: str) -> str:
 
 
 def without_spacing(text: str) -> str:
-    """A normalised answer without what LaTeX needs for looks alone: sizes, and spaces beside signs and brackets."""
+    """Returns a normalised answer without LaTeX that is for looks alone: sizes, spaces beside signs and brackets."""
     text = re.sub(r"\\(?:left|right)(?![a-zA-Z.])|\\displaystyle(?![a-zA-Z])", "", text)
     text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
     return re.sub(r"\s*([-+*/=,;:()\[\]{}^_&])\s*", r"\1", text).strip()
 
 
 def normalise_string(text: str) -> str:
-    """The string_match verifier's form (D18): spaces, sizing, wrappers, units, dollar signs and number commas removed.
+    """Returns the string_match verifier's form (D18): no spaces, sizing, wrappers, units, dollar signs, number commas.
 
-    In the manner of Minerva's normalisation, as the public code; ``027`` and ``27.0`` stay different from ``27``.
+    It follows Minerva's normalisation, as the public code does; ``027`` and ``27.0`` stay different from ``27``.
     """
     text = _DROPPED.sub("", text.split("=")[-1])
     before = None
@@ -107,7 +107,7 @@ def normalise_string(text: str) -> str:
 
 
 def balanced(text: str) -> bool:
-    """Whether every brace of a text closes and none closes that was not open; ``\\{`` and ``\\}`` are no braces."""
+    """Returns whether every brace closes and none closes that was not open; ``\\{`` and ``\\}`` are no braces."""
     depth = 0
     for token in _TOKEN.finditer(text):
         depth += bool(token["box"] or token["open"]) - bool(token["close"])
@@ -117,7 +117,7 @@ def balanced(text: str) -> bool:
 
 
 def nesting(text: str) -> int:
-    """Most brackets of any kind that are open at once; one that never closes stays open."""
+    """Returns the most brackets of any kind that are open at once; one that never closes stays open."""
     depth = deepest = 0
     for bracket in re.findall(r"[(\[{)\]}]", text):
         depth = depth + 1 if bracket in "([{" else max(0, depth - 1)
@@ -126,12 +126,12 @@ def nesting(text: str) -> int:
 
 
 def is_integer(text: str) -> bool:
-    """Whether a normalised answer is a whole number."""
+    """Returns whether a normalised answer is a whole number."""
     return _INTEGER.fullmatch(text) is not None
 
 
 def rational(text: str) -> Fraction | None:
-    r"""The exact value of a whole number, a decimal, ``a/b`` or ``\frac{a}{b}``; ``None`` for anything else."""
+    r"""Returns the value of a whole number, a decimal, ``a/b`` or ``\frac{a}{b}``; ``None`` for anything else."""
     text = text.replace("−", "-")
     if _DECIMAL.fullmatch(text):
         return Fraction(text)

@@ -1,4 +1,4 @@
-"""Pairs of gold answer and answer, compared by math-verify in processes that are killed at a time limit.
+"""Compares pairs of gold answer and answer by math-verify, in processes that are killed at a time limit.
 
 A worker process imports this module, so it must import neither torch nor transformers, and math-verify only lazily.
 """
@@ -21,11 +21,11 @@ from pebble import ProcessExpired, ProcessPool
 from sdpg.rewards.refusals import exact_part, last_side, numbers_before
 
 WORKER_MEMORY_BYTES = 4 << 30
-"""Address space of one worker: an answer like 9^{9^9} must exhaust its worker, not the machine."""
+"""Address space of one worker in bytes: an answer like 9^{9^9} must exhaust its worker, not the machine."""
 ORPHAN_SECONDS = 10.0
-"""How long past its time limit a worker ends itself: only where the process that should have killed it is gone."""
+"""Seconds past its time limit after which a worker ends itself, as the process that should kill it is gone."""
 PARSED_GOLDS = 1_024
-"""Gold answers that a worker keeps parsed: the same problem comes again with every sibling and every step."""
+"""Parsed gold answers that a worker keeps: the same problem comes again with every sibling and every step."""
 
 _DEGREE_SIGN = re.compile(r"(?:\{\})?(?:°|º|˚|\\degree(?![a-zA-Z])|\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\}))")
 
@@ -34,7 +34,7 @@ Pair = tuple[str, str]
 
 
 def math_verify_equal(gold: str, answer: str) -> bool:
-    """Whether math-verify holds ``answer`` to equal ``gold``; runs in a worker process.
+    """Returns whether math-verify holds ``answer`` to equal ``gold``; runs in a worker process.
 
     Only LaTeX is parsed: math-verify's other extractor hands its text to a parser that calls ``eval``. Its own time
     limits are off, because they report a time-out as "not equal"; the pool's hard kill is the only limit.
@@ -46,9 +46,9 @@ def math_verify_equal(gold: str, answer: str) -> bool:
 
 
 def every_side_equal(gold: str, answer: str) -> bool:
-    """Whether an answer, or its last side where math-verify cannot read the names before it, equals ``gold``.
+    """Returns whether an answer equals ``gold``, or its last side where math-verify cannot read the names before it.
 
-    Of a chain of equations every side that is plainly a number must equal it too.
+    In a chain of equations every side that is plainly a number must equal it too.
     """
     answer = exact_part(gold, answer)
     last = last_side(gold, answer).strip()
@@ -118,12 +118,12 @@ class _Context(SpawnContext):
 
 
 class PairPool:
-    """Worker processes that verify pairs, each under a time limit; started on first use.
+    """Worker processes that verify pairs, each under a time limit; they are started on first use.
 
     Args:
         verify: ``(gold, answer) → equal``; must be importable by name, from a module free of torch.
-        workers: how many processes.
-        timeout: seconds after which verifying one pair is killed.
+        workers: the number of processes.
+        timeout: the seconds after which verifying one pair is killed.
     """
 
     def __init__(self, verify: Callable[[str, str], bool], workers: int, timeout: float):
@@ -140,25 +140,25 @@ class PairPool:
             self._pool = None
 
     def run(self, pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
-        """Whether each pair is equal; ``None`` where that took too long or broke its worker."""
-        found: dict[Pair, bool | None] = {}
+        """Returns whether each pair is equal; ``None`` where that took too long or broke its worker."""
+        verdicts: dict[Pair, bool | None] = {}
         for retried in (False, True):
-            left = [pair for pair in pairs if pair not in found]
+            left = [pair for pair in pairs if pair not in verdicts]
             if not left:
                 break
             pool, limit = self._running(), self._timeout
             futures = {pair: pool.schedule(_limited, args=(self._verify, limit, *pair), timeout=limit) for pair in left}
             for pair, future in futures.items():
                 try:
-                    found[pair] = future.result()
+                    verdicts[pair] = future.result()
                 except (TimeoutError, ProcessExpired, MemoryError, RecursionError):
-                    found[pair] = None
+                    verdicts[pair] = None
                     self.failures += 1
                 except BrokenProcessPool:
                     # An idle worker died (say, of the kernel's memory killer): one new pool; twice is a broken install.
                     if retried:
                         raise
-        return found
+        return verdicts
 
     def _running(self) -> ProcessPool:
         if self._pool is not None and not self._pool.active:

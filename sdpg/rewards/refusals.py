@@ -1,4 +1,4 @@
-r"""What an answer says beside its value, and math-verify drops: the rules that refuse it all the same.
+r"""Refuses answers for what they say beside their value, which math-verify drops.
 
 math-verify reads ``204\text{ thousand}``, ``204_8``, ``204\text{ or 205}`` and ``[204,204]`` as 204, ``336'`` as 336
 degrees, and of ``205=204`` the last side alone. What may stand beside a number that equals a gold answer is a name
@@ -15,7 +15,7 @@ REFUSED_WORDS = re.compile(
 )
 """A number followed by one of these is another number, several, or none."""
 POWER_WORDS = frozenset({"squared", "cubed"})
-"""So is one followed by one of these alone: ``204 squared``, but not ``25 cm squared``."""
+"""A number followed by one of these alone is another number too: ``204 squared``, but not ``25 cm squared``."""
 DEGREE_WORDS = frozenset({"degree", "degrees", "deg"})
 """The units in which an answer may state an angle in degrees."""
 
@@ -69,7 +69,7 @@ _FUNCTION_OF_SEVERAL = re.compile(r"\\(?:max|min|gcd|lcm|operatorname)")
 
 
 def refusal(gold: str, answer: str) -> str | None:
-    """Why an answer cannot equal a gold answer whatever its value, or ``None``; both normalised."""
+    """Returns why an answer cannot equal a gold answer whatever its value, or ``None``; both are normalised."""
     if _BOX.search(answer):
         return "a box within the answer"
     answer = exact_part(gold, answer)
@@ -132,9 +132,9 @@ def _refusal_of_number(gold: str, answer: str, stated: str, last: str) -> str | 
 
 
 def exact_part(gold: str, answer: str) -> str:
-    r"""What an answer says before an approximation of it: of ``r=2\sqrt3\approx 3.46`` this is ``r=2\sqrt3``.
+    r"""Returns what an answer says before an approximation of it: of ``r=2\sqrt3\approx 3.46`` this is ``r=2\sqrt3``.
 
-    The whole answer where the gold answer is a decimal or an approximation itself, and where only a name stands before.
+    It is the whole answer where the gold answer is a decimal or an approximation, or where only a name stands before.
     """
     match = _APPROXIMATION.search(answer)
     if not match or "." in gold or _APPROXIMATION.search(gold):
@@ -145,18 +145,18 @@ def exact_part(gold: str, answer: str) -> str:
 
 
 def numbers_before(gold: str, answer: str) -> list[str]:
-    """The sides of an equation before the last that are plainly numbers, so that each must equal the gold answer too.
+    """Returns the sides of an equation before the last that are plainly numbers; each must equal the gold answer too.
 
-    Of ``x = 205 = 204`` this is ``205``; sums and functions are taken for names. None where the gold answer is an
-    equation itself, and in a congruence.
+    In ``x = 205 = 204`` this is ``205``; sums and functions are taken for names. There are none where the gold answer
+    is an equation itself, and in a congruence.
     """
     return [] if _RELATION.search(gold) else _plain_numbers(answer)
 
 
 def last_side(gold: str, answer: str) -> str:
-    """What follows the last equals sign of an answer, without a modulus behind; all of it where the gold is several.
+    """Returns what follows the last equals sign of an answer, without a modulus; the whole for several gold answers.
 
-    Also where brackets do not close, as no part of an answer that does not parse is the answer.
+    It is also the whole where brackets do not close, as no part of an answer that does not parse is the answer.
     """
     if _RELATION.search(gold) or not (_is_single(gold) and _brackets_close(answer)):
         return answer
@@ -165,10 +165,10 @@ def last_side(gold: str, answer: str) -> str:
 
 
 def stated_number(answer: str) -> str:
-    r"""An answer without a name before an equals sign and a unit in a text block behind: of ``x = 5\text{ cm}`` the 5.
+    r"""Returns an answer without a name before an equals sign and a unit behind: of ``x = 5\text{ cm}`` the 5.
 
-    The whole answer where a side before the last is a number, as that one must be compared too, and where a relation
-    is another than equality.
+    It is the whole answer where a side before the last is a number, as that one must be compared too, and where a
+    relation is another than equality.
     """
     if (
         _plain_numbers(answer)
@@ -190,19 +190,19 @@ def _plain_numbers(answer: str) -> list[str]:
 
 
 def _is_number(gold: str) -> bool:
-    """Whether a gold answer is a single number: digits and commands, no letter, list or relation."""
+    """Returns whether a gold answer is a single number: digits and commands, no letter, list or relation."""
     bare = re.sub(r"\\[a-zA-Z]+", "", _THOUSANDS.sub("0", gold))
     return _is_single(gold) and bool(re.search(r"[0-9]", bare)) and not re.search(r"[a-zA-Z,;<>=]", bare)
 
 
 def _is_single(gold: str) -> bool:
-    """Whether a gold answer is one expression: no list, no plus-minus, no words."""
+    """Returns whether a gold answer is one expression: no list, no plus-minus, no words."""
     bare = re.sub(r"\\[,;]", "", _THOUSANDS.sub("0", gold))
     return not (re.search(r"[,;±]|\\(?:pm|mp)(?![a-zA-Z])", bare) or _TEXT_BLOCK.search(gold))
 
 
 def _sides(answer: str) -> list[str]:
-    """What stands between the relations that are in no braces and no brackets, but for brackets around all of it."""
+    """Returns what stands between the relations outside braces and brackets; brackets around the whole do not count."""
     sides, begin, braces, brackets = [], 0, 0, 0
     closed = _brackets_close(answer)
     for match in re.finditer(rf"\\?\{{|\\?\}}|[()\[\]]|{_RELATION.pattern}", answer):
@@ -228,7 +228,7 @@ def _brackets_close(text: str) -> bool:
 
 
 def _unbracketed(text: str) -> str:
-    """A text without a bracket around all of it."""
+    """Returns a text without a bracket around all of it."""
     match = _WHOLE_BRACKET.fullmatch(text)
     return match[1] if match and _brackets_close(match[1]) else text
 
@@ -250,7 +250,7 @@ def _bases(text: str) -> set[str]:
 
 
 def _stretches(side: str, letters: bool = True) -> tuple[int, set[str]]:
-    """How many stretches of mathematics with a digit words divide a side into, and the words in lower case.
+    """Returns how many stretches of mathematics with a digit the words leave, and the words in lower case.
 
     Words are text blocks and, with ``letters``, bare letters. A text block with a digit is a stretch of its own; the
     power of a unit is none.

@@ -1,4 +1,4 @@
-"""Verifiable rewards: extract a response's final answer, compare it with the gold answer, name what happened."""
+"""Verifies rewards: extracts a response's final answer, compares it with the gold answer, names what happened."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -26,38 +26,38 @@ from sdpg.rewards.math_verify_pool import Pair, PairPool, every_side_equal, math
 from sdpg.rewards.refusals import exact_part, refusal, stated_number
 
 RULES_VERSION = "3"
-"""To be raised whenever extraction, :func:`normalise_answer`, a refusal or the way of asking math-verify changes."""
+"""Version of the rules, raised when extraction, :func:`normalise_answer`, a refusal or math-verify's use changes."""
 STRING_MATCH_VERSION = "1"
-"""To be raised whenever a rule of :func:`normalise_string` or its extraction changes."""
+"""Version of string_match, raised whenever a rule of :func:`normalise_string` or its extraction changes."""
 CACHE_SIZE = 65_536
-"""Verified (gold, answer) pairs remembered across calls."""
+"""The number of verified (gold, answer) pairs that are remembered across calls."""
 
 
 class Status(StrEnum):
-    """What became of one response."""
+    """The outcome of verifying one response."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
-    """The response ended by itself without an answer in the asked-for form."""
+    """The response ended by itself without an answer in the required form."""
     TRUNCATED = "truncated"
-    """No answer, and the response was cut at the token limit. An answer found in a cut response is verified."""
+    """The response was cut at the token limit and has no answer. An answer found in a cut response is verified."""
     TIMEOUT = "timeout"
-    """Verifying took too long or broke its worker: nobody knows, and the reward is that of a wrong answer."""
+    """Verifying took too long or broke its worker: the verdict is unknown, and the reward is that of a wrong answer."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome for one response."""
+    """The verdict on one response."""
 
     status: Status
     extracted_answer: str | None
-    """As the response wrote it, trimmed; ``None`` where none was found."""
+    """The answer as the response wrote it, trimmed; ``None`` where there is none."""
     reward: float
 
 
 class Scorer(Protocol):
-    """What training and evaluation ask of a verifier; see :class:`Verifier`."""
+    """The part of a verifier that training and evaluation use; see :class:`Verifier`."""
 
     @property
     def name(self) -> str: ...
@@ -91,12 +91,12 @@ class Verifier:
 
     @property
     def name(self) -> str:
-        """Which verifier this is, for records."""
+        """Returns the verifier's name, for records."""
         return self.params.verifier
 
     @property
     def version(self) -> str:
-        """Of math-verify and of our rules, or of our rules alone where math-verify is not asked."""
+        """Returns the versions of math-verify and of our rules, or of our rules alone where math-verify is not used."""
         match self.name:
             case "string_match":
                 return STRING_MATCH_VERSION
@@ -106,7 +106,7 @@ class Verifier:
 
     @property
     def failures(self) -> int:
-        """Verifications that ended in a time-out or a crashed worker, so far."""
+        """Returns the number of verifications so far that ended in a time-out or a crashed worker."""
         return self._pool.failures
 
     def __enter__(self) -> "Verifier":
@@ -120,11 +120,11 @@ class Verifier:
         self._pool.close()
 
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
-        """One verdict per response, in order; ``truncated`` tells which responses hit the token limit."""
+        """Returns one verdict per response, in order; ``truncated`` tells which responses hit the token limit."""
         answers = [self._extract(completion) for completion in completions]
-        found = [(gold, answer or "") for gold, answer in zip(golds, answers, strict=True)]
+        pairs = [(gold, answer or "") for gold, answer in zip(golds, answers, strict=True)]
         verdicts = []
-        for answer, status, cut in zip(answers, self.compare(found), truncated, strict=True):
+        for answer, status, cut in zip(answers, self.compare(pairs), truncated, strict=True):
             if answer is None:
                 status = Status.TRUNCATED if cut else Status.NO_ANSWER
             reward = self.params.correct if status is Status.CORRECT else self.params.wrong
@@ -132,7 +132,7 @@ class Verifier:
         return verdicts
 
     def compare(self, pairs: Sequence[Pair]) -> list[Status]:
-        """Correct, wrong or timeout for each gold answer and extracted answer, as they were written."""
+        """Returns correct, wrong or timeout for each gold answer and extracted answer, as they were written."""
         normalise = normalise_string if self.name == "string_match" else normalise_answer
         normal = [
             (normalise(gold), normalise(answer)) if len(answer) <= MAX_ANSWER_CHARACTERS else None
@@ -173,7 +173,7 @@ class Verifier:
         return statuses
 
     def decide(self, gold: str, answer: str) -> Status | None:
-        """The verdict where math-verify is not to be asked, else ``None``."""
+        """Returns the verdict where math-verify is not needed, else ``None``."""
         # An unbalanced answer could close the box in which math-verify gets it and open another.
         readable = bool(answer) and balanced(answer) and nesting(answer) <= MAX_NESTING
         if self.name == "math_verify_only":
@@ -188,7 +188,7 @@ class Verifier:
         return self._decide_exactly(gold, answer)
 
     def _decide_exactly(self, gold: str, answer: str) -> Status | None:
-        """The verdict on two rational numbers, but for unequal decimals: math-verify allows those to be rounded."""
+        """Returns the verdict on two rational numbers, except unequal decimals: math-verify lets those be rounded."""
         stated = normalise_answer(stated_number(exact_part(gold, answer)))
         wanted, given = rational(gold), rational(stated)
         if wanted is None or given is None or (wanted != given and "." in gold + stated):

@@ -1,4 +1,6 @@
-"""Whether an engine samples from the policy that is being trained: its log-probs of fixed tokens against the trainer's.
+"""Checks that an engine samples from the policy that is trained, by its log-probs of fixed tokens.
+
+They are compared with the trainer's log-probs of the same tokens.
 
 An engine with a copy of the weights can go wrong without a word: a weight that was not taken over (a tied head), keys
 and values of old weights in the prefix cache, log-probs of another distribution than the one that tokens are drawn
@@ -23,18 +25,18 @@ from sdpg.models.loading import response_logits
 from sdpg.rollouts.protocol import Completion, Sampling
 
 TOKENS = 16
-"""Of the response."""
+"""Tokens of the canary's response."""
 SAMPLING = Sampling(temperature=0.8, top_p=1.0, max_tokens=TOKENS, seed=0)
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A fixed prompt.
+    """A fixed prompt, after which an engine's log-probs are compared with the trainer's.
 
     Attributes:
         prompt: token ids without meaning.
-        tolerance: of the mean absolute difference per token, in nats.
-        dtype: of the trainer's passes.
+        tolerance: the largest mean absolute difference per token, in nats.
+        dtype: the dtype of the trainer's passes.
     """
 
     prompt: list[int]
@@ -42,7 +44,7 @@ class Canary:
     dtype: torch.dtype
 
     def expected(self, model: Any, response: list[int]) -> list[float]:
-        """The trainer's log-probs of a response; sharded weights are gathered, so all ranks call this."""
+        """Returns the trainer's log-probs of a response; sharded weights are gathered, so all ranks call this."""
         device = next(model.parameters()).device
         batch = token_batch([self.prompt], [response], 0, device)
         training = model.training
@@ -51,7 +53,7 @@ class Canary:
             logits = response_logits(model, batch, SAMPLING.temperature)
         model.train(training)
         if hasattr(model, "reshard"):
-            # A pass leaves the outermost weights of a sharded model whole, in memory that is wanted for other things.
+            # A pass leaves the outermost weights of a sharded model whole, in memory that is needed for other things.
             model.reshard()
         return logits.log_softmax(-1).gather(1, batch.targets.unsqueeze(1)).squeeze(1).tolist()
 
@@ -59,7 +61,7 @@ class Canary:
         """Compares what an engine drew behind the prompt with the trainer; returns the mean difference in nats.
 
         Raises:
-            UserError: if it is beyond the tolerance.
+            UserError: if the difference is beyond the tolerance.
         """
         expected = self.expected(model, completion.ids)
         differences = [abs(a - b) for a, b in zip(expected, completion.rollout_logprobs, strict=True)]
@@ -78,6 +80,6 @@ class Canary:
 
 
 def canary_prompt(vocabulary: int, block: int, longest: int) -> list[int]:
-    """Token ids that fill two blocks of the prefix cache and begin a third, as far as ``longest`` allows."""
+    """Returns token ids that fill two blocks of the prefix cache and begin a third, as far as ``longest`` allows."""
     source = random.Random(0)
     return [source.randrange(vocabulary) for _ in range(max(1, min(2 * block + 1, longest - TOKENS)))]

@@ -1,4 +1,4 @@
-"""Rollouts by transformers' ``generate`` on the very module that is being trained."""
+"""Samples rollouts by transformers' ``generate`` on the very module that is trained."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -67,7 +67,7 @@ class EmbeddedEngine:
         self.batch = batch
 
     def sync_weights(self) -> None:
-        """Nothing to do where the weights are the trainer's own."""
+        """Takes over the weights; there is nothing to do where they are the trainer's own."""
         if self.weights is not None:
             take_over(self.model, self.weights())
 
@@ -77,7 +77,7 @@ class EmbeddedEngine:
         sampling: Sampling,
         progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
-        """See :class:`~sdpg.rollouts.protocol.RolloutEngine`. Prompts of similar length share a batch."""
+        """Generates one response per prompt; prompts of similar length share a batch."""
         order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         completions: dict[int, Completion] = {}
         training = self.model.training
@@ -101,7 +101,7 @@ class EmbeddedEngine:
         distinct = list(dict.fromkeys(map(tuple, prompts)))
         input_ids = torch.tensor([[self.pad_id] * (longest - len(p)) + list(p) for p in distinct], device=device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in distinct], device=device)
-        # Siblings have their prompt in common: it is read once, all but its last token, and the cache copied to each.
+        # Siblings share their prompt: it is read once, all but its last token, and the cache is copied to each.
         place = {prompt: index for index, prompt in enumerate(distinct)}
         siblings = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
         cache = None
@@ -139,7 +139,7 @@ class EmbeddedEngine:
         return [self._completion(ids, values) for ids, values in zip(responses, logprobs, strict=True)]
 
     def _read(self, input_ids: Tensor, mask: Tensor) -> DynamicCache | None:
-        """Keys and values of left-padded prompts; None where a layer's state cannot be copied, as in recurrent ones."""
+        """Returns keys and values of left-padded prompts; None if a recurrent layer's state cannot be copied."""
         cache = DynamicCache(config=self.model.config)
         if not all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
             return None

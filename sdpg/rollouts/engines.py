@@ -1,4 +1,4 @@
-"""The engine that ``rollout.engine`` names."""
+"""Makes the engine that ``rollout.engine`` names."""
 
 from typing import Any
 
@@ -21,17 +21,17 @@ def make_engine(
     dtype: torch.dtype = torch.float32,
     weights: WeightSource | None = None,
 ) -> RolloutEngine:
-    """An engine that samples from ``model``.
+    """Returns an engine that samples from ``model``.
 
     Args:
-        rollout: names the engine.
-        model: whose weights count, also after they have changed.
-        tokenizer: of the model.
-        batch: sequences at once.
+        rollout: the rollout section, which names the engine.
+        model: the model whose weights are used, also after they have changed.
+        tokenizer: the model's tokenizer.
+        batch: the largest number of sequences at once.
         longest: tokens of the longest prompt with the longest response that will be asked for.
-        dtype: of the trainer's passes, with which a copy of the weights is compared.
-        weights: for transformers, whose values the model takes over at each sync, where it is not the very module that
-            is trained. vLLM has a copy of its own and reads the model's, sharded or not.
+        dtype: the dtype of the trainer's passes, with which a copy of the weights is compared.
+        weights: for transformers, a source of weights that the model takes over at each sync, where it is not the very
+            module that is trained. vLLM has a copy of its own and reads the model's weights, sharded or not.
     """
     if rollout.engine == "transformers":
         return EmbeddedEngine(model, tokenizer, batch, weights)

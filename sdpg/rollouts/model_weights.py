@@ -1,4 +1,4 @@
-"""The trainer's weights as an engine that has a copy of its own wants them: by name, whole, one at a time."""
+"""Yields the trainer's weights for an engine that has a copy of its own: by name, whole, one at a time."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from sdpg.models.ranks import whole
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Name and whole value of every weight, as in a model folder; one at a time, so that one at a time is in memory.
+    """Yields name and whole value of every weight, as in a model folder; one at a time, to keep one in memory.
 
     A sharded weight is gathered from all ranks when its turn comes, so all ranks must go through all of them. A tied
     head comes once more under its own name: vLLM would otherwise keep the one that it has, with no more than a warning.
@@ -24,7 +24,7 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def architecture(model: Any) -> str:
-    """The class name that a model folder's config.json gives, also for a module that was never in a folder."""
+    """Returns the class name of a model folder's config.json, also for a module that was never in a folder."""
     named = model.config.architectures
     # Sharding derives a class of its own from the model's.
     return named[0] if named else next(kind.__name__ for kind in type(model).__mro__ if "FSDP" not in kind.__name__)
@@ -41,5 +41,5 @@ def write_config(model: Any, folder: Any) -> None:
 
 
 def bytes_per_number(dtype: str) -> int:
-    """Of a dtype by its name in params.yaml."""
+    """Returns the bytes of one number of a dtype, by the dtype's name in params.yaml."""
     return getattr(torch, dtype).itemsize

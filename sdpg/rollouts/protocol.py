@@ -1,4 +1,4 @@
-"""What the trainer and the evaluation ask of a rollout engine."""
+"""Defines what the trainer and the evaluation need from a rollout engine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode.
+    """Settings by which responses are decoded.
 
     Attributes:
-        temperature: of the softmax; 0 is greedy decoding.
-        top_p: nucleus mass; 1 keeps the whole vocabulary.
-        max_tokens: limit of a response, EOS included.
-        seed: fixes every random choice; equal prompts, weights and seeds give equal responses.
+        temperature: the softmax temperature; 0 is greedy decoding.
+        top_p: the nucleus mass; 1 keeps the whole vocabulary.
+        max_tokens: the limit of a response in tokens, EOS included.
+        seed: the seed of every random choice; equal prompts, weights and seeds give equal responses.
     """
 
     temperature: float
@@ -26,13 +26,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response.
+    """A response.
 
     Attributes:
         ids: token ids as generated, with EOS at the end unless truncated.
         rollout_logprobs: log-prob of each token under the distribution that it was drawn from (temperature and top-p
             applied); under greedy decoding, that of the distribution at temperature 1.
-        truncated: the limit was reached before EOS.
+        truncated: whether the limit was reached before EOS.
     """
 
     ids: list[int]
@@ -41,9 +41,9 @@ class Completion:
 
 
 WeightSource = Callable[[], Iterator[tuple[str, Tensor]]]
-"""Yields the trainer's weights by name, one whole tensor at a time, which is good until the next one is asked for; an
+"""Yields the trainer's weights by name, one whole tensor at a time, which is valid until the next one is taken. An
 adapter comes merged into the weights that it is for, under their names; tied weights come once, under the name of the
-input embedding. All ranks must ask for all of them: a sharded tensor is gathered from all."""
+input embedding. All ranks must take all of them: a sharded tensor is gathered from all ranks."""
 
 
 class RolloutEngine(Protocol):
@@ -55,7 +55,7 @@ class RolloutEngine(Protocol):
         sampling: Sampling,
         progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
-        """One response per prompt, in the order of the prompts. ``progress`` is told of each finished batch's size."""
+        """Returns one response per prompt, in order; ``progress`` is called with each finished batch's size."""
         ...
 
     def sync_weights(self) -> None:

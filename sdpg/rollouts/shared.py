@@ -1,4 +1,4 @@
-"""Generation and verification by all ranks: each takes its share, and every rank gets all of it.
+"""Shares generation and verification among all ranks: each does its part, and every rank gets all results.
 
 Callers see one engine and one verifier; all ranks call them with the same arguments, in the same order.
 """
@@ -16,15 +16,15 @@ from sdpg.seeds import derive_seed
 
 
 def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
-    """Which prompts each rank answers: neighbours that are equal stay together, so that they are read once."""
-    found: list[list[int]] = [[] for _ in range(ranks)]
+    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once."""
+    shares_by_rank: list[list[int]] = [[] for _ in range(ranks)]
     for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
-        found[number % ranks].extend(members)
-    return found
+        shares_by_rank[number % ranks].extend(members)
+    return shares_by_rank
 
 
 class SharedEngine:
-    """An engine per rank as one; see :class:`~sdpg.rollouts.protocol.RolloutEngine`.
+    """One engine per rank, used as one; see :class:`~sdpg.rollouts.protocol.RolloutEngine`.
 
     Responses depend on the number of ranks, because each draws from a random source of its own.
     """
@@ -33,7 +33,7 @@ class SharedEngine:
         self.engine, self.ranks = engine, ranks
 
     def sync_weights(self) -> None:
-        """Of every rank's engine."""
+        """Hands the weights over to every rank's engine."""
         self.engine.sync_weights()
 
     def generate(
@@ -42,7 +42,7 @@ class SharedEngine:
         sampling: Sampling,
         progress: Callable[[int], object] = lambda finished: None,
     ) -> list[Completion]:
-        """All responses on every rank. ``progress`` is told as if all were as far as this one."""
+        """Returns all responses on every rank; ``progress`` is called as if all ranks were as far as this one."""
         ranks = self.ranks
         if ranks.size == 1:
             return self.engine.generate(prompts, sampling, progress)
@@ -65,21 +65,21 @@ class SharedEngine:
 
 
 class SharedVerifier:
-    """A verifier per rank as one."""
+    """One verifier per rank, used as one."""
 
     def __init__(self, verifier: Scorer, ranks: Ranks) -> None:
         self.verifier, self.ranks = verifier, ranks
         self.name, self.version = verifier.name, verifier.version
 
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
-        """All verdicts on every rank; see :meth:`sdpg.rewards.verifiers.Verifier.score`."""
+        """Returns all verdicts on every rank; see :meth:`sdpg.rewards.verifiers.Verifier.score`."""
         mine = range(self.ranks.rank, len(completions), self.ranks.size)
         own = self.verifier.score(
             [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]
         )
         if self.ranks.size == 1:
             return own
-        # Rank r has every size-th row from r on.
+        # Rank r scores every size-th row, starting with row r.
         parts = [iter(part) for part in self.ranks.values([asdict(verdict) for verdict in own])]
-        found = [next(parts[i % self.ranks.size]) for i in range(len(completions))]
-        return [Verdict(**(values | {"status": Status(values["status"])})) for values in found]
+        rows = [next(parts[i % self.ranks.size]) for i in range(len(completions))]
+        return [Verdict(**(values | {"status": Status(values["status"])})) for values in rows]

@@ -1,4 +1,4 @@
-"""Rollouts by vLLM, which has a copy of the weights: what its two forms, in process and a server, have in common.
+"""Samples rollouts by vLLM, which has a copy of the weights: the common part of its forms, in process and a server.
 
 The order around a training step, on each rank:
 
@@ -36,17 +36,18 @@ Progress = Callable[[int], object]
 
 
 class VllmEngine(ABC):
-    """See :class:`~sdpg.rollouts.protocol.RolloutEngine`."""
+    """The common part of both vLLM engines, a :class:`~sdpg.rollouts.protocol.RolloutEngine`."""
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: VllmInProcess | VllmServer, dtype: torch.dtype, longest: int
     ) -> None:
-        """
+        """Prepares the engine.
+
         Args:
-            model: whose weights are followed.
-            tokenizer: of the model.
-            settings: ``rollout.vllm``.
-            dtype: of the trainer's passes.
+            model: the model whose weights are followed.
+            tokenizer: the model's tokenizer.
+            settings: the section ``rollout.vllm``.
+            dtype: the dtype of the trainer's passes.
             longest: tokens of the longest sequence that vLLM takes.
         """
         self.model, self.settings, self.longest, self.dtype = model, settings, longest, dtype
@@ -54,7 +55,7 @@ class VllmEngine(ABC):
         self.vocabulary = len(tokenizer)
         self.synced = False
         self.difference = 0.0
-        """What the canary found last, in nats per token."""
+        """The last difference that the canary measured, in nats per token."""
 
     @abstractmethod
     def send_weights(self) -> None:
@@ -64,23 +65,23 @@ class VllmEngine(ABC):
     def sample(
         self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
-        """Draws a response for each prompt under its ``SamplingParams``; (ids, log-probs) in the order of the prompts.
+        """Draws a response per prompt under its ``SamplingParams``; returns (ids, log-probs) in the order of prompts.
 
-        ``seed`` is for responses without a random source of their own.
+        ``seed`` is used for responses without a random source of their own.
         """
 
     @property
     @abstractmethod
     def block(self) -> int:
-        """Tokens in a block of the prefix cache."""
+        """Returns the number of tokens in a block of the prefix cache."""
 
     def options(self, sampling: Sampling, count: int, stop: bool = True) -> list[dict[str, Any]]:
-        """Arguments of vLLM's ``SamplingParams`` for each of ``count`` prompts."""
+        """Returns the arguments of vLLM's ``SamplingParams`` for each of ``count`` prompts."""
         shared = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p if sampling.temperature > 0 else 1.0,
             "max_tokens": sampling.max_tokens,
-            # The log-prob of the drawn token, and of no other.
+            # vLLM returns the log-prob of the drawn token, and of no other.
             "logprobs": 0,
             # One token ends a response, whatever the model folder's own settings say.
             "ignore_eos": True,
@@ -92,7 +93,7 @@ class VllmEngine(ABC):
         return [shared | {"seed": derive_seed(sampling.seed, "response", index)} for index in range(count)]
 
     def sync_weights(self) -> None:
-        """Takes over the trainer's weights, and checks that they are what is sampled from.
+        """Takes over the trainer's weights, and checks that vLLM samples from them.
 
         Raises:
             UserError: if the canary finds another distribution.
@@ -111,7 +112,7 @@ class VllmEngine(ABC):
         sampling: Sampling,
         progress: Progress = lambda finished: None,
     ) -> list[Completion]:
-        """See :class:`~sdpg.rollouts.protocol.RolloutEngine`."""
+        """Generates one response per prompt, in the order of the prompts."""
         if not prompts:
             return []
         longest = max(map(len, prompts))
@@ -123,7 +124,7 @@ class VllmEngine(ABC):
                 "the server again with a larger --max-model-len"
             )
         if not self.synced:
-            # Evaluations of a policy that nobody trains.
+            # The engine evaluates a policy that nobody trains.
             self.sync_weights()
         drawn = self.sample(prompts, self.options(sampling, len(prompts)), sampling.seed, progress)
         return [Completion(ids, logprobs, ids[-1] != self.eos_id) for ids, logprobs in drawn]

@@ -1,4 +1,4 @@
-"""vLLM inside the training process; see :mod:`sdpg.rollouts.vllm_engine`.
+"""Runs vLLM inside the training process; see :mod:`sdpg.rollouts.vllm_engine`.
 
 Under several ranks each has an engine of its own, which knows the other ranks only while it starts and while sharded
 weights are gathered: they may generate different numbers of responses.
@@ -50,14 +50,14 @@ class InProcessVllm(VllmEngine):
     def __init__(
         self, model: Any, tokenizer: Any, settings: VllmInProcess, dtype: torch.dtype, longest: int, batch: int
     ) -> None:
-        """As of :class:`VllmEngine`; ``batch`` sequences are generated at once, as far as the KV cache reaches.
+        """Starts vLLM; up to ``batch`` sequences are generated at once, as far as the KV cache reaches.
 
         Raises:
             UserError: if vLLM is not installed, does not know the architecture, or does not start with the settings.
         """
         config = model.config.get_text_config()
         context = config.max_position_embeddings
-        # Long enough for the canary to see the prefix cache.
+        # The sequence is long enough for the canary to see the prefix cache.
         super().__init__(model, tokenizer, settings, dtype, min(context, max(longest, SHORTEST)))
         vllm = load_vllm()
         from vllm.model_executor.models import ModelRegistry  # pyright: ignore[reportMissingImports]
@@ -95,18 +95,18 @@ class InProcessVllm(VllmEngine):
         _running.append(self)
 
     def close(self) -> None:
-        """Gives up vLLM's memory; the engine cannot be used any more."""
+        """Frees vLLM's memory; the engine cannot be used any more."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
 
     @property
     def block(self) -> int:
-        """Tokens in a block of the prefix cache."""
+        """Returns the number of tokens in a block of the prefix cache."""
         return self.llm.llm_engine.vllm_config.cache_config.block_size
 
     def send_weights(self) -> None:
-        """See the order in :mod:`sdpg.rollouts.vllm_engine`."""
+        """Hands the weights over in the order that :mod:`sdpg.rollouts.vllm_engine` states."""
         with self._at_work():
             if self.asleep:
                 self.llm.wake_up(tags=["weights"])
@@ -124,23 +124,23 @@ class InProcessVllm(VllmEngine):
     def sample(
         self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
-        """As of :class:`VllmEngine`."""
+        """Draws a response for each prompt, see :meth:`VllmEngine.sample`."""
         with self._at_work(seed):
             outputs = self.llm.generate(
                 [{"prompt_token_ids": list(prompt)} for prompt in prompts],
                 [self.sampling_params(**option) for option in options],
-                # Asked for once around the prompts, and once for a bar.
+                # vLLM asks for one bar around the prompts, and for another one around the tokens.
                 use_tqdm=lambda *prompts, **_: prompts[0] if prompts else _Bar(progress),
             )
-        found = []
+        responses = []
         for output in outputs:
             ids = list(output.outputs[0].token_ids)
             logprobs = output.outputs[0].logprobs
-            found.append((ids, [places[token].logprob for places, token in zip(logprobs, ids, strict=True)]))
-        return found
+            responses.append((ids, [places[token].logprob for places, token in zip(logprobs, ids, strict=True)]))
+        return responses
 
     def generate(self, prompts: Any, sampling: Any, progress: Progress = lambda finished: None) -> list[Any]:
-        """As of :class:`VllmEngine`."""
+        """Generates one response per prompt, see :meth:`VllmEngine.generate`."""
         if self.asleep:
             self.llm.wake_up()
             self.asleep = False
@@ -155,7 +155,7 @@ class InProcessVllm(VllmEngine):
 
     @contextmanager
     def _at_work(self, seed: int | None = None) -> Iterator[None]:
-        """Around calls of vLLM, which seeds the process's random sources and forbids ``torch.set_num_threads``."""
+        """Guards calls of vLLM, which seeds the process's random sources and forbids ``torch.set_num_threads``."""
         threads, set_threads = torch.get_num_threads(), torch.set_num_threads
         sources = random.getstate(), numpy.random.get_state()
         with ExitStack() as stack:
@@ -175,7 +175,7 @@ class InProcessVllm(VllmEngine):
 
 
 class _Bar:
-    """What vLLM takes for a progress bar."""
+    """An object with the methods that vLLM needs of a progress bar."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.n, self.postfix = progress, 0, ""

@@ -1,4 +1,4 @@
-"""vLLM as a server of its own, on this machine or another; see :mod:`sdpg.rollouts.vllm_engine`.
+"""Uses vLLM as a server of its own, on this machine or another; see :mod:`sdpg.rollouts.vllm_engine`.
 
 Tokens go in and come out (``/inference/v1/generate``). Weights are handed over through a folder that trainer and server
 both see: safetensors written piece by piece, which the server reloads in place. Every hand-over has a version; a
@@ -29,26 +29,26 @@ from sdpg.rollouts.vllm_engine import Progress, VllmEngine
 
 CONNECT_SECONDS = 10
 PIECE_BYTES = 1 << 30
-"""Weights are written in files of about this size: so much is in memory at once."""
+"""Bytes of one file of weights, about which much is in memory at once."""
 START = "start it with `python -m pipelines.serve`"
 
 
 class ServedVllm(VllmEngine):
-    """An engine that has a server follow the weights of ``model``."""
+    """An engine whose server follows the weights of ``model``."""
 
     settings: VllmServer
 
     def __init__(
         self, model: Any, tokenizer: Any, settings: VllmServer, dtype: torch.dtype, longest: int, batch: int
     ) -> None:
-        """As of :class:`VllmEngine`; up to ``batch`` requests are sent at once.
+        """Connects to the server; up to ``batch`` requests are sent at once.
 
         Raises:
             UserError: if there is no server, or it was started with options under which it cannot be used.
         """
         self.settings = settings
         self.session = requests.Session()
-        # A proxy of the surroundings is for the internet.
+        # A proxy from the environment is for the internet, not for this server.
         self.session.trust_env = False
         for scheme in ("http://", "https://"):
             self.session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=batch))
@@ -71,14 +71,14 @@ class ServedVllm(VllmEngine):
 
     @property
     def block(self) -> int:
-        """Tokens in a block of the prefix cache."""
+        """Returns the number of tokens in a block of the prefix cache."""
         return self.block_size
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """One request; its answer as JSON.
+        """Sends one request and returns the answer's JSON.
 
         Raises:
-            UserError: if the server does not answer, or with an error.
+            UserError: if the server does not answer, or answers with an error.
         """
         url = self.settings.url + path
         try:
@@ -107,7 +107,7 @@ class ServedVllm(VllmEngine):
         return answer.json() if answer.content else None
 
     def send_weights(self) -> None:
-        """Through the folder; see the order in :mod:`sdpg.rollouts.vllm_engine`."""
+        """Hands the weights over through the folder, in the order that :mod:`sdpg.rollouts.vllm_engine` states."""
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         first = not several or distributed.get_rank() == 0
         folder = Path(self.settings.weights_folder).resolve()
@@ -148,24 +148,24 @@ class ServedVllm(VllmEngine):
     def sample(
         self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
-        """As of :class:`VllmEngine`."""
+        """Draws a response for each prompt, see :meth:`VllmEngine.sample`."""
 
-        def one(index: int) -> tuple[list[int], list[float]]:
+        def draw(index: int) -> tuple[list[int], list[float]]:
             body = {"token_ids": list(prompts[index]), "sampling_params": options[index]}
             return self._drawn(self.ask("POST", "/inference/v1/generate", body)["choices"][0])
 
         with ThreadPoolExecutor(self.batch, thread_name_prefix="vllm") as pool:
-            waiting = {pool.submit(one, index): index for index in range(len(prompts))}
+            waiting = {pool.submit(draw, index): index for index in range(len(prompts))}
             try:
                 for future in as_completed(waiting):
                     future.result()
                     progress(1)
             except UserError:
-                # What is not sent yet is not sent any more; a run that stops must not wait for it.
+                # Requests that are not sent yet are dropped; a run that stops must not wait for them.
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        found = {index: future.result() for future, index in waiting.items()}
-        return [found[index] for index in range(len(prompts))]
+        responses = {index: future.result() for future, index in waiting.items()}
+        return [responses[index] for index in range(len(prompts))]
 
     def _drawn(self, choice: Any) -> tuple[list[int], list[float]]:
         versions = {span["version"] for span in choice["weight_versions"] or []}

@@ -1,4 +1,4 @@
-"""How vLLM is started, and what can be known to fail before it is."""
+"""Starts vLLM, and checks before what can be known to fail."""
 
 from importlib.util import find_spec
 import os
@@ -15,14 +15,14 @@ MISSING = (
     "and rollout.vllm to null"
 )
 ENVIRONMENT = {
-    # In this process, so that weights are handed over without being copied to another one.
+    # The engine runs in this process, so that weights are handed over without being copied to another one.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     # Each sync would warn of layers that have no weights.
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Of vLLM's CPU attention; others end in a crash or an error far from its cause."""
+"""Head sizes of vLLM's CPU attention; others end in a crash or an error far from its cause."""
 CPU_BLOCK = 32
 """Tokens per block of the KV cache, of which the CPU attention takes multiples."""
 SHORTEST = 160
@@ -30,12 +30,12 @@ SHORTEST = 160
 
 
 def installed() -> bool:
-    """Whether vLLM can be imported, without importing it."""
+    """Returns whether vLLM can be imported, without importing it."""
     return find_spec("vllm") is not None
 
 
 def load_vllm() -> Any:
-    """Imports vLLM (seconds).
+    """Imports vLLM, which takes seconds.
 
     Raises:
         UserError: if it is not installed.
@@ -52,14 +52,14 @@ def load_vllm() -> Any:
 def engine_arguments(
     dtype: str, kv_cache_megabytes: int | None, longest: int, batch: int, eager: bool
 ) -> dict[str, Any]:
-    """Arguments of vLLM's engine that its two forms have in common.
+    """Returns the arguments of vLLM's engine that its two forms have in common.
 
     Args:
-        dtype: of weights and passes.
+        dtype: the dtype of weights and passes.
         kv_cache_megabytes: MiB of the KV cache; None where the share of the device's memory decides.
         longest: tokens of the longest sequence.
-        batch: sequences at once.
-        eager: compile nothing.
+        batch: the largest number of sequences at once.
+        eager: whether nothing is compiled.
     """
     import torch
 
@@ -77,7 +77,7 @@ def engine_arguments(
     if kv_cache_megabytes is not None:
         arguments["kv_cache_memory_bytes"] = kv_cache_megabytes << 20
     if not torch.cuda.is_available():
-        # A prompt read in parts would have its random source set back, which there is no way to do on a CPU.
+        # Reading a prompt in parts would need the random source to be set back, which is impossible on a CPU.
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}
         arguments["block_size"] = CPU_BLOCK
     return arguments
@@ -87,7 +87,7 @@ def check_head_size(size: int | None) -> None:
     """Refuses heads that vLLM's CPU attention has no kernel for.
 
     Raises:
-        UserError: naming the size and those there are.
+        UserError: if there is none; the message names the size and the known ones.
     """
     if size is not None and size not in CPU_HEAD_SIZES:
         raise UserError(
@@ -97,7 +97,7 @@ def check_head_size(size: int | None) -> None:
 
 
 def kv_cache_bytes(config: Any, dtype: str, tokens: int, block: int = CPU_BLOCK) -> int:
-    """Memory for keys and values of one sequence of ``tokens`` tokens, of which vLLM takes whole blocks and one more.
+    """Returns the bytes of keys and values of one sequence of ``tokens`` tokens: whole blocks and one more.
 
     ``config`` has num_hidden_layers, num_key_value_heads and head_dim, all layers having full attention.
     """
@@ -110,7 +110,7 @@ def check_device(settings: VllmInProcess) -> None:
     """Refuses settings that need a GPU where there is none.
 
     Raises:
-        UserError: naming the setting.
+        UserError: if there is none; the message names the setting.
     """
     import torch
 
@@ -129,7 +129,7 @@ def check_kv_cache(settings: VllmInProcess, config: Any, longest: int) -> None:
     """Refuses memory settings under which not even one sequence could be generated.
 
     Raises:
-        UserError: naming the setting, and how much it takes.
+        UserError: if so; the message names the setting and the memory that is needed.
     """
     given = settings.kv_cache_megabytes
     if given is None or any(not hasattr(config, name) for name in ("num_key_value_heads", "head_dim")):
@@ -144,7 +144,7 @@ def check_kv_cache(settings: VllmInProcess, config: Any, longest: int) -> None:
 
 
 def check_vllm(params: Params) -> None:
-    """What the check stage can see: vLLM and the device that it needs are there, and it takes a model from scratch.
+    """Checks early that vLLM and its device are there, and that vLLM takes a model from scratch.
 
     Raises:
         UserError: see :func:`load_vllm`, :func:`check_device`, :func:`check_head_size`.

@@ -1,1 +1,4 @@
-"""Worked solutions for training problems that have none: from datasets, an endpoint, or the local engine."""
+"""Finds worked solutions for training problems that have none: in datasets, at an endpoint, or by the local engine.
+
+The package imports :mod:`sdpg.rollouts` and what it imports.
+"""

@@ -1,4 +1,4 @@
-"""What a way to solutions offers, before anything is known about it, and why it may be rejected."""
+"""Defines what a source of solutions offers, before anything is known about it, and why it may be rejected."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ REASONS = (
     "timeout",
     "teacher_prompt_too_long",
 )
-"""Why a candidate is rejected, in the order in which it is looked for; see docs/solutions.md."""
+"""Reasons why a candidate is rejected, in the order in which they are looked for; see docs/solutions.md."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Candidate:
     """A solution that has not been checked.
 
     Attributes:
-        text: as it came.
+        text: the solution as it came.
         origin: the dataset or model that it is from, for people.
-        request: digest of what was asked; ``None`` for a dataset's row.
-        truncated: it was cut at the token limit.
-        failure: why there is no text at all, or ``None``.
+        request: the digest of the request that brought it; ``None`` for a dataset's row.
+        truncated: whether the text was cut at the token limit.
+        failure: the reason why there is no text at all, or ``None``.
     """
 
     text: str
@@ -43,22 +43,22 @@ class Candidate:
     failure: str | None = None
 
 
-class Way(Protocol):
-    """Where solutions may come from."""
+class SolutionSource(Protocol):
+    """A source of solutions: a dataset, an endpoint or the local engine."""
 
     name: str
     rounds: int
-    """How often a problem may be asked."""
+    """How many candidates a problem may be given."""
 
-    def ask(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
-        """The candidates of each problem in this round, best first; ``attempt`` counts rounds from 0."""
+    def find_candidates(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
+        """Returns the candidates of each problem in this round, best first; ``attempt`` counts rounds from 0."""
         ...
 
     def used(self) -> dict[str, int]:
-        """What it has cost so far, as counts by name."""
+        """Returns what the source has cost so far, as counts by name."""
         ...
 
 
 def is_bare(text: str, answer: str) -> bool:
-    """Whether a solution is the answer and nothing else."""
+    """Returns whether a solution is the answer and nothing else."""
     return len(text) < 200 and normalise_answer(re.sub(r"\A(?:final )?answer\s*:\s*", "", text, flags=re.I)) == answer

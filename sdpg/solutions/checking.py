@@ -1,4 +1,7 @@
-"""Whether a candidate may be shown to the teacher: a right final answer, whole, and nothing that is not plain text."""
+"""Checks whether a candidate may be shown to the teacher.
+
+Its final answer must be right, and it must be whole and hold nothing that is not plain text.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +16,19 @@ from sdpg.rewards.verifiers import Status, Verifier
 from sdpg.solutions.candidates import Candidate, is_bare
 
 LONGEST = 400_000
-"""Characters; what is longer fits no teacher prompt, and is not looked through."""
+"""Characters of the longest candidate that is looked at; longer ones fit no teacher prompt."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """``text`` is what the teacher would see, where ``reason`` is ``None``."""
+    """A checked candidate: ``text`` is what the teacher would see, where ``reason`` is ``None``."""
 
     text: str
     reason: str | None
 
 
 def final_part(text: str) -> str:
-    """What is said after thinking aloud; the verifier looks for the answer there too."""
+    """Returns what a response says after thinking aloud; the verifier looks for the answer there too."""
     return text.rpartition("</think>")[2].strip()
 
 
@@ -43,21 +46,23 @@ class Checker:
         self._control = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
     def usable(self, problem: Problem) -> bool:
-        """Whether the problem itself fits the student prompt; otherwise no solution is of use."""
+        """Returns whether the problem itself fits the student prompt; otherwise no solution is of use."""
         prompt = chat_prompt(self.tokenizer, render_student(self.prompts, problem), self.prompts)
         return len(prompt_ids(self.tokenizer, prompt)) <= self.prompts.max_student_tokens
 
     def check(self, pairs: Sequence[tuple[Problem, Candidate]]) -> list[Checked]:
-        """One result per candidate, in order; all answers are verified together."""
+        """Returns one result per candidate, in order; all answers are verified together."""
         texts = [final_part(candidate.text) for _, candidate in pairs]
         reasons = [
             self._look(problem, candidate, text) for (problem, candidate), text in zip(pairs, texts, strict=True)
         ]
-        asked = [at for at, reason in enumerate(reasons) if reason is None]
+        undecided = [at for at, reason in enumerate(reasons) if reason is None]
         verdicts = self.verifier.score(
-            [texts[at] for at in asked], [pairs[at][0].answer for at in asked], [False] * len(asked)
+            [texts[at] for at in undecided],
+            [pairs[at][0].answer for at in undecided],
+            [False] * len(undecided),
         )
-        for at, verdict in zip(asked, verdicts, strict=True):
+        for at, verdict in zip(undecided, verdicts, strict=True):
             if verdict.status is not Status.CORRECT:
                 reasons[at] = str(verdict.status)
             elif not self._fits(pairs[at][0], texts[at]):

@@ -1,4 +1,6 @@
-"""One exchange with an endpoint that speaks OpenAI's chat completions: sent once, read whole, or named as what it is.
+"""Makes one exchange with an endpoint that speaks OpenAI's chat completions.
+
+The request is sent once, and the reply is read whole or becomes a named error.
 
 The key comes from the environment and leaves only in the header of a request to the endpoint's own address:
 redirects are not followed, and whatever the endpoint sends is searched for it before it is shown or kept.
@@ -18,32 +20,32 @@ from sdpg.solutions.pacing import retry_after
 from sdpg.solutions.settings import Connection
 
 MAX_BODY_BYTES = 32 << 20
-"""A larger reply is no answer to one problem."""
+"""A larger reply is refused: no answer to one problem takes so much."""
 CONNECT_SECONDS = 15.0
 SHOWN_CHARACTERS = 300
 HIDDEN = "[key]"
 SHORTEST_SECRET = 8
-"""Characters; a shorter key is no secret."""
+"""Characters; a shorter key is not treated as a secret."""
 LONGEST_WAIT = 900.0
-"""Seconds; an endpoint that asks for a longer pause is asked again by another command."""
+"""Seconds; the command ends where an endpoint asks for a longer pause."""
 
 
 class Stop(UserError):
-    """Nothing more is to be asked: the next request would fare no better."""
+    """Ends the command: the next request would fare no better."""
 
 
 class Refused(Exception):
-    """This request, and maybe no other, is not accepted; not charged."""
+    """The endpoint does not accept this request, though it may accept others; it is not charged."""
 
 
 @dataclass(eq=False)
 class Failed(Exception):
-    """May go well next time.
+    """The request failed and may succeed when it is sent again.
 
     Attributes:
-        reason: for people.
+        reason: what went wrong, for people.
         sent: whether it may have been charged.
-        wait: seconds that the endpoint asks to wait.
+        wait: the seconds that the endpoint asks to wait, or None.
     """
 
     reason: str
@@ -53,7 +55,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was paid for."""
+    """A paid answer with its token counts."""
 
     text: str
     truncated: bool
@@ -63,18 +65,18 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """All that count."""
+        """Returns the number of tokens that count: prompt and completion."""
         return self.prompt_tokens + self.completion_tokens
 
 
 def shown(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """A stranger's text, fit for one line of a terminal."""
+    """Returns text from outside, cut and cleaned to fit one line of a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * limit]).split())
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
 def check_url(text: str) -> httpx2.URL:
-    """The address of an endpoint.
+    """Returns the address of an endpoint.
 
     Raises:
         UserError: if it is no http(s) address, or holds what may be a secret.
@@ -101,7 +103,9 @@ def _is_this_machine(host: str) -> bool:
 
 
 def read_key(connection: Connection, url: httpx2.URL) -> str | None:
-    """The key from its environment variable; ``None`` where that is not set, as a server of one's own may want none.
+    """Returns the key from its environment variable, or ``None`` where it is not set and not required.
+
+    A server of one's own may want no key.
 
     Raises:
         UserError: if it cannot be sent, or would be sent unencrypted. The message does not hold it.
@@ -125,12 +129,12 @@ def read_key(connection: Connection, url: httpx2.URL) -> str | None:
 
 
 class Client:
-    """The endpoint; an asynchronous context manager.
+    """A connection to the endpoint; an asynchronous context manager.
 
     Args:
-        url: of the endpoint, as :func:`check_url` gives it.
-        connection: time limit and name of the key's variable.
-        key: goes into the header.
+        url: the endpoint's address, as :func:`check_url` returns it.
+        connection: the time limit and the name of the key's variable.
+        key: the key that goes into the header, or None.
     """
 
     def __init__(self, url: httpx2.URL, connection: Connection, key: str | None) -> None:
@@ -179,7 +183,7 @@ class Client:
             raise Failed(f"the answer broke off ({type(error).__name__})", sent=True) from None
 
     async def models(self) -> list[str]:
-        """What the endpoint says it serves; empty where it does not say. Costs nothing.
+        """Returns the models that the endpoint lists, or none where it does not say. The request costs nothing.
 
         Raises:
             Stop: if it cannot be reached, or does not accept the key.
@@ -201,16 +205,16 @@ class Client:
             return []
 
     async def complete(self, body: dict[str, Any], digest: str) -> Answer:
-        """One answer.
+        """Returns one answer.
 
         Args:
-            body: of the request.
-            digest: names the request; sent along so that an endpoint which knows the header charges it once.
+            body: the body of the request.
+            digest: the name of the request; sent along so that an endpoint which knows the header charges it once.
 
         Raises:
-            Stop: where no further request can succeed.
-            Refused: where this request is not accepted.
-            Failed: where it may go well next time.
+            Stop: if no further request can succeed.
+            Refused: if this request is not accepted.
+            Failed: if the same request may succeed later.
         """
         status, headers, content = await self._exchange("POST", "/chat/completions", {"Idempotency-Key": digest}, body)
         if status == 200:
@@ -260,7 +264,7 @@ class Client:
         )
 
     def _said(self, content: bytes) -> str:
-        """The endpoint's own message, for people."""
+        """Returns the endpoint's own message, for people."""
         text = content.decode("utf-8", "replace")
         try:
             error = json.loads(text)["error"]
@@ -294,7 +298,7 @@ class Client:
 
 
 def _text(content: Any) -> str:
-    """A message's text, which may come in parts."""
+    """Returns a message's text, which may come in parts."""
     if content is None:
         return ""
     if isinstance(content, str):

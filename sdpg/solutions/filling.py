@@ -1,4 +1,4 @@
-"""The work itself: problems without a solution go through the ways in order, and what comes of each is counted."""
+"""Fills in missing solutions: problems without one go through the sources in order, and the outcomes are counted."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sdpg.problems.sources import Problem
-from sdpg.solutions.candidates import REASONS, Candidate, Way, is_bare
+from sdpg.solutions.candidates import REASONS, Candidate, SolutionSource, is_bare
 
 if TYPE_CHECKING:
-    # It needs a tokenizer, whose import takes seconds; a wrong option is said before.
+    # Checker needs a tokenizer, whose import takes seconds; a wrong option is reported before.
     from sdpg.solutions.checking import Checker
 
-HAD = "source"
-"""The way of a solution that was there already; it is left as it is, and nothing is said about its answer."""
+GIVEN = "source"
+"""The source of a solution that was there already; it is kept as it is, and its answer is not verified."""
 
 
 @dataclass(frozen=True)
@@ -21,48 +21,48 @@ class Solution:
     """A checked solution and where it is from."""
 
     text: str
-    way: str
+    source: str
     origin: str
     request: str | None
 
 
 @dataclass
 class Filled:
-    """Problems in their order, solutions by problem id, and counts."""
+    """The problems in their order, the solutions by problem id, and counts."""
 
     problems: Sequence[Problem]
     solutions: dict[str, Solution] = field(default_factory=dict)
     rejected: dict[str, Counter[str]] = field(default_factory=dict)
-    """Way → reason → candidates."""
+    """Source → reason → number of rejected candidates."""
     not_asked: Counter[str] = field(default_factory=Counter)
-    """Reason → problems without a solution that no way was asked about."""
+    """Reason → number of problems without a solution that no source was asked about."""
     used: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Way → what it has cost."""
+    """Source → what it has cost."""
 
     @property
-    def ways(self) -> Counter[str]:
-        """Way → problems that have their solution from it."""
-        return Counter(solution.way for solution in self.solutions.values())
+    def sources(self) -> Counter[str]:
+        """Returns source → number of problems that have their solution from it."""
+        return Counter(solution.source for solution in self.solutions.values())
 
     @property
     def missing(self) -> int:
-        """Problems that still have no solution."""
+        """Returns the number of problems that still have no solution."""
         return len(self.problems) - len(self.solutions)
 
     def rows(self, verifier: str, verifier_version: str, settings: str) -> list[dict[str, Any]]:
-        """One row per problem, with or without solution, as the result's file holds them."""
+        """Returns one row per problem, with or without solution, as the result's file holds them."""
         return [self._row(problem, verifier, verifier_version, settings) for problem in self.problems]
 
     def _row(self, problem: Problem, verifier: str, version: str, settings: str) -> dict[str, Any]:
         solution = self.solutions.get(problem.id)
-        checked = solution is not None and solution.way != HAD
+        checked = solution is not None and solution.source != GIVEN
         return {
             "id": problem.id,
             "problem": problem.problem,
             "answer": problem.answer,
             "solution": None if solution is None else solution.text,
             "source": problem.source,
-            "solution_way": None if solution is None else solution.way,
+            "solution_way": None if solution is None else solution.source,
             "solution_from": None if solution is None else solution.origin,
             "solution_request": None if solution is None else solution.request,
             "verifier": verifier if checked else None,
@@ -71,66 +71,68 @@ class Filled:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Counts, ready for JSON."""
-        ways = self.ways
+        """Returns the counts, ready for JSON."""
+        sources = self.sources
         return {
             "problems": len(self.problems),
-            "had_one": ways[HAD],
-            "filled": {way: ways[way] for way in self.used},
+            "had_one": sources[GIVEN],
+            "filled": {source: sources[source] for source in self.used},
             "missing": self.missing,
             "not_asked": dict(self.not_asked),
             "rejected": {
-                way: {reason: counts[reason] for reason in REASONS if counts[reason]}
-                for way, counts in self.rejected.items()
+                source: {reason: counts[reason] for reason in REASONS if counts[reason]}
+                for source, counts in self.rejected.items()
             },
             "used": self.used,
         }
 
 
-def fill(problems: Sequence[Problem], ways: Sequence[Way], checker: "Checker", keep: str, limit: int | None) -> Filled:
+def fill(
+    problems: Sequence[Problem], sources: Sequence[SolutionSource], checker: "Checker", keep: str, limit: int | None
+) -> Filled:
     """Looks for solutions of the problems that have none.
 
     Args:
-        problems: distinct ids.
-        ways: asked in this order; a later one only about what is still missing.
-        checker: decides what is accepted.
-        keep: ``first`` or ``shortest`` right candidate of a way.
-        limit: ask about the first so many of those without a solution.
+        problems: the problems, whose ids are distinct.
+        sources: the sources in the order in which they are asked; a later one is asked about what is still missing.
+        checker: the checker that decides what is accepted.
+        keep: which right candidate of a source is taken, ``first`` or ``shortest``.
+        limit: how many problems without a solution are asked about; the first ones are taken.
     """
     filled = Filled(problems)
     waiting = []
     for problem in problems:
         if problem.solution and not is_bare(problem.solution, problem.answer):
-            filled.solutions[problem.id] = Solution(problem.solution, HAD, problem.source, None)
+            filled.solutions[problem.id] = Solution(problem.solution, GIVEN, problem.source, None)
         elif not checker.usable(problem):
             filled.not_asked["student_prompt_too_long"] += 1
         elif limit is not None and len(waiting) == limit:
             filled.not_asked["over_limit"] += 1
         else:
             waiting.append(problem)
-    for way in ways:
-        found = _search(waiting, way, checker, keep, filled.rejected.setdefault(way.name, Counter()))
-        filled.solutions |= found
-        filled.used[way.name] = way.used()
-        waiting = [problem for problem in waiting if problem.id not in found]
+    for source in sources:
+        solutions = _search(waiting, source, checker, keep, filled.rejected.setdefault(source.name, Counter()))
+        filled.solutions |= solutions
+        filled.used[source.name] = source.used()
+        waiting = [problem for problem in waiting if problem.id not in solutions]
     return filled
 
 
 def _search(
-    problems: Sequence[Problem], way: Way, checker: "Checker", keep: str, rejected: Counter[str]
+    problems: Sequence[Problem], source: SolutionSource, checker: "Checker", keep: str, rejected: Counter[str]
 ) -> dict[str, Solution]:
     best: dict[str, Solution] = {}
-    for attempt in range(way.rounds):
-        asked = [problem for problem in problems if keep == "shortest" or problem.id not in best]
-        if not asked:
+    for attempt in range(source.rounds):
+        waiting = [problem for problem in problems if keep == "shortest" or problem.id not in best]
+        if not waiting:
             break
-        offered = way.ask(asked, attempt)
-        pairs = [(problem, one) for problem, many in zip(asked, offered, strict=True) for one in many]
+        offered = source.find_candidates(waiting, attempt)
+        pairs = [(problem, candidate) for problem, offers in zip(waiting, offered, strict=True) for candidate in offers]
         for (problem, candidate), checked in zip(pairs, checker.check(pairs), strict=True):
             if checked.reason is not None:
                 rejected[checked.reason] += 1
             elif _better(checked.text, best.get(problem.id), keep):
-                best[problem.id] = _solution(checked.text, way, candidate)
+                best[problem.id] = _solution(checked.text, source, candidate)
     return best
 
 
@@ -138,5 +140,5 @@ def _better(text: str, known: Solution | None, keep: str) -> bool:
     return known is None or (keep == "shortest" and len(text) < len(known.text))
 
 
-def _solution(text: str, way: Way, candidate: Candidate) -> Solution:
-    return Solution(text, way.name, candidate.origin, candidate.request)
+def _solution(text: str, source: SolutionSource, candidate: Candidate) -> Solution:
+    return Solution(text, source.name, candidate.origin, candidate.request)

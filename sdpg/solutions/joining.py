@@ -1,4 +1,4 @@
-"""Solutions from a dataset, whose rows are found by the problem's text."""
+"""Gets solutions from a dataset, whose rows are found by the problem's text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import unicodedata
 from sdpg.params import FileSource
 from sdpg.problems.sources import Problem, load_solutions
 from sdpg.solutions.candidates import Candidate
-from sdpg.solutions.settings import DatasetWay
+from sdpg.solutions.settings import DatasetSettings
 
 _WRAPPERS = (
     re.compile(
@@ -21,7 +21,7 @@ _WRAPPERS = (
         r"\s*(?:Please|Let's) (?:reason|think) step by step,? and put your final answer within \\boxed\{\}\.\s*\Z"
     ),
 )
-"""What datasets say around a problem to tell how to answer it."""
+"""What datasets write around a problem to say how to answer it."""
 _SAME = str.maketrans({"−": "-", "–": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " "})
 _DELIMITERS = re.compile(r"\\[()\[\]]|(?<!\\)\$+")
 _LOOKS = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\(?=[dt]frac(?![a-zA-Z]))[dt]frac|\\[,;:!]|\\ |~")
@@ -29,11 +29,11 @@ _SPACE = re.compile(r"\s+(?=\W)|(?<=\W)\s+")
 
 
 def join_key(text: str) -> str:
-    r"""By which a problem is found in another dataset.
+    r"""Returns the key by which a problem is found in another dataset.
 
-    Equal for texts that differ in instructions around the problem, in math delimiters, in spaces beside signs, and in
-    what LaTeX needs for looks alone (``\left``, ``\dfrac``, ``\,``). Letters, digits and their case count, and so does
-    the space between two of them.
+    The key is equal for texts that differ in instructions around the problem, in math delimiters, in spaces beside
+    signs, and in what LaTeX needs for looks alone (``\left``, ``\dfrac``, ``\,``). Letters, digits and their case
+    count, and so does the space between two of them.
     """
     text = unicodedata.normalize("NFC", text).translate(_SAME)
     for wrapper in _WRAPPERS:
@@ -44,24 +44,27 @@ def join_key(text: str) -> str:
     return _SPACE.sub("", text).strip()
 
 
-class FromDataset:
-    """A :class:`~sdpg.solutions.candidates.Way`; the dataset is read once, and only what is looked for is kept."""
+class DatasetSource:
+    """Solutions from a dataset, which is read once; only rows that belong to a problem are kept.
+
+    The class is a :class:`~sdpg.solutions.candidates.SolutionSource`.
+    """
 
     rounds = 1
 
-    def __init__(self, way: DatasetWay, folder: Path) -> None:
-        self.way, self.folder = way, folder
-        self.name = f"dataset {way.name}"
+    def __init__(self, settings: DatasetSettings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.name = f"dataset {settings.name}"
         self._counts = {"rows": 0, "joined": 0}
 
     def used(self) -> dict[str, int]:
-        """Rows that were read, and those of them that belong to a problem."""
+        """Returns the number of rows that were read, and of those that belong to a problem."""
         return dict(self._counts)
 
-    def ask(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
-        """See :class:`~sdpg.solutions.candidates.Way`: every row with the same text, in the dataset's order."""
-        source = self.way.source
-        read = load_solutions(source, f"--dataset {self.way.name}", self.folder)
+    def find_candidates(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
+        """Returns for each problem every row with the same text, in the dataset's order."""
+        source = self.settings.source
+        read = load_solutions(source, f"--dataset {self.settings.name}", self.folder)
         revision = read.commit or (None if isinstance(source, FileSource) else source.revision)
         origin = f"{read.origin}:{source.columns.solution}" + (f"@{revision}" if revision else "")
         found: dict[str, list[Candidate]] = {join_key(problem.problem): [] for problem in problems}

@@ -1,4 +1,4 @@
-"""How fast, and when again: a limit per minute, and pauses before a retry."""
+"""Keeps requests below a limit per minute, and computes the pauses before retries."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -10,9 +10,9 @@ import random
 import time
 
 MINUTE = 61.0
-"""Seconds: with one more, as the way to the endpoint is not equally long for all requests."""
+"""Seconds, one more than a minute, as the way to the endpoint is not equally long for all requests."""
 LONGEST_PAUSE = 60.0
-"""Seconds: the doubling of pauses ends here."""
+"""Seconds at which the doubling of pauses ends."""
 
 
 @dataclass
@@ -24,13 +24,13 @@ class Booking:
 
 
 class Pace:
-    """At most so many requests, and so many tokens, within any minute.
+    """Limits requests, and their tokens, within any minute.
 
     Args:
-        requests: per window; ``None`` is no limit.
-        tokens: per window; ``None`` is no limit.
-        window: seconds.
-        clock: seconds, never going back.
+        requests: the most requests per window; ``None`` is no limit.
+        tokens: the most tokens per window; ``None`` is no limit.
+        window: the window's length in seconds.
+        clock: a function that returns seconds and never goes back.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class Pace:
         self._held_until = -math.inf
 
     def hold(self, seconds: float) -> None:
-        """Nobody goes for so long: the other side has asked for it."""
+        """Lets no request go for so many seconds, as the endpoint has demanded."""
         self._held_until = max(self._held_until, self.clock() + seconds)
 
     def book(self, tokens: int) -> Booking | float:
-        """A booking if a request may go now, else the seconds after which to ask again."""
+        """Returns a booking if a request may go now, else the seconds to wait before the next try."""
         now = self.clock()
         if now < self._held_until:
             return self._held_until - now
@@ -73,7 +73,7 @@ class Pace:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a response asks to wait, from ``Retry-After`` as a number or a date; ``None`` where it does not."""
+    """Returns the seconds of ``Retry-After``, given as a number or a date; ``None`` where a response has none."""
     text = headers.get("retry-after", "").strip()
     if text.replace(".", "", 1).isdecimal() and text.isascii():
         return float(text)
@@ -85,11 +85,11 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, (date - (now or datetime.now(UTC))).total_seconds())
 
 
-def pause(attempt: int, first: float, asked: float | None, chance: Callable[[], float] = random.random) -> float:
-    """Seconds before retry ``attempt``, from 0: doubled each time, with half of it random, and no less than asked.
+def pause(attempt: int, first: float, demanded: float | None, chance: Callable[[], float] = random.random) -> float:
+    """Returns the seconds before retry ``attempt``, which counts from 0: doubled each time, half of it random.
 
-    Random, so that requests which failed together do not come back together.
+    They are no less than ``demanded``. The random half keeps requests which failed together from coming back together.
     """
     grown = min(LONGEST_PAUSE, first * 2.0 ** min(attempt, 30))
     drawn = grown * (0.5 + 0.5 * chance())
-    return drawn if asked is None else max(drawn, asked + 0.1 * drawn)
+    return drawn if demanded is None else max(drawn, demanded + 0.1 * drawn)

@@ -1,4 +1,4 @@
-"""The file that params.yaml can name, the settings kept beside the paid answers, and what is said at the end."""
+"""Writes the file that params.yaml can name and the settings beside the paid answers, and reports at the end."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,12 @@ from sdpg.solutions.settings import SolutionParams
 
 
 class Result:
-    """Where a result lies.
+    """The files of a result.
 
     Args:
-        name: of the file, in ``folder``.
+        name: the result's file name in ``folder``.
         folder: ``data.folder``, from which params.yaml names it.
-        answers: holds the summary; apart from ``folder``, whose content the pipeline watches for changes.
+        answers: the folder of the summary; it is not ``folder``, whose content the pipeline watches for changes.
 
     Raises:
         UserError: if the name is no .jsonl file within the folder.
@@ -29,10 +29,10 @@ class Result:
         self.summary_path = answers / f"{name.removesuffix('.jsonl').replace('/', '-')}.json"
 
     def check(self, settings: SolutionParams, replace: bool) -> None:
-        """Refuses to write over something else.
+        """Refuses to write over a result of other settings.
 
         Raises:
-            UserError: if the file is there and was not made with these settings; names those that differ.
+            UserError: if the file is there and was not made with these settings; it names those that differ.
         """
         if getattr(settings.source, "path", None) == self.name:
             raise UserError(f"--out is {self.name}, the file that the problems are read from: name another")
@@ -62,22 +62,24 @@ class Result:
         return f" ({'; '.join(changed)})" if changed else ""
 
     def write(self, settings: SolutionParams, filled: Filled, verifier: tuple[str, str]) -> None:
-        """Writes both files, each whole or not at all; the result last."""
+        """Writes both files, each whole or not at all; the result comes last."""
         summary = filled.summary() | {"verifier": verifier[0], "verifier_version": verifier[1]}
         write_json(self.summary_path, summary | {"result": self.name, "settings": settings.tree})
         rows = filled.rows(*verifier, settings.fingerprint)
         text_before = self.path.read_bytes() if self.path.is_file() else None
-        # The pipeline runs again where a file has changed; an equal one is left alone.
+        # The pipeline runs again where a file has changed, so an equal file is left alone.
         if text_before != "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode():
             write_json_lines(self.path, rows)
 
     def report(self, filled: Filled, verifier: tuple[str, str], bought: dict[str, int] | None) -> str:
-        """For people: counts, where things lie, what to type next."""
-        lines = [f"{len(filled.problems):,} problems, {filled.ways['source']:,} of them with a solution of their own"]
-        for way, used in filled.used.items():
+        """Returns a text for people: counts, where the files are, and what to type next."""
+        lines = [
+            f"{len(filled.problems):,} problems, {filled.sources['source']:,} of them with a solution of their own"
+        ]
+        for source, used in filled.used.items():
             costs = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in used.items() if count)
-            lines.append(f"{way}: {filled.ways[way]:,} filled ({costs or 'nothing used'})")
-            if rejected := filled.summary()["rejected"][way]:
+            lines.append(f"{source}: {filled.sources[source]:,} filled ({costs or 'nothing used'})")
+            if rejected := filled.summary()["rejected"][source]:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items())
                 lines.append(f"  rejected candidates: {sum(rejected.values()):,} ({reasons})")
         if bought is not None:
@@ -101,7 +103,7 @@ class Result:
 
 
 def _settings_of(path: Path) -> str | None:
-    """The fingerprint in the first row of a result; ``None`` where the file is no result."""
+    """Returns the fingerprint in the first row of a result; ``None`` where the file is no result."""
     try:
         with path.open(encoding="utf-8") as file:
             row = json.loads(file.readline())

@@ -1,4 +1,4 @@
-"""From settings to the written result; everything that can be known to be wrong is said before the work starts."""
+"""Goes from settings to the written result; every error that can be known is reported before the work starts."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -7,12 +7,12 @@ from pathlib import Path
 from sdpg.params import Params
 from sdpg.problems.sources import Problem, load_problems
 from sdpg.rewards.verifiers import Verifier
-from sdpg.solutions.candidates import Way
-from sdpg.solutions.endpoint import FromEndpoint
+from sdpg.solutions.candidates import SolutionSource
+from sdpg.solutions.endpoint import EndpointSource
 from sdpg.solutions.filling import fill
-from sdpg.solutions.joining import FromDataset
+from sdpg.solutions.joining import DatasetSource
 from sdpg.solutions.result import Result
-from sdpg.solutions.settings import Connection, EngineWay, SolutionParams
+from sdpg.solutions.settings import Connection, EngineSettings, SolutionParams
 from sdpg.solutions.store import AnswerStore
 
 
@@ -25,35 +25,35 @@ def run(
     answers: Path,
     replace: bool,
 ) -> str:
-    """Fills what is missing, writes the result, and returns what is to be said about it.
+    """Fills in missing solutions, writes the result, and returns a report of it.
 
     Args:
-        params: of the project; the base's tokenizer is that of its model.
-        settings: what is asked.
-        connection: how an endpoint is asked.
-        folder: of local problem files and of the result.
-        name: of the result in it.
-        answers: folder of what was paid for.
-        replace: write over a result of other settings.
+        params: the project's parameters; the base model's tokenizer is used.
+        settings: which problems, sources, prompts and verifier are used.
+        connection: how an endpoint is reached.
+        folder: the folder of local problem files and of the result.
+        name: the result's file name in ``folder``.
+        answers: the folder of paid answers.
+        replace: whether to write over a result of other settings.
 
     Raises:
-        UserError: for input that cannot be used, and where an endpoint makes going on useless.
+        UserError: if the input cannot be used, or an endpoint makes going on useless.
     """
     result = Result(name, folder, answers)
     result.check(settings, replace)
     with ExitStack() as stack:
-        ways: list[Way] = [FromDataset(way, folder) for way in settings.datasets]
+        sources: list[SolutionSource] = [DatasetSource(dataset, folder) for dataset in settings.datasets]
         endpoint = None
         if settings.endpoint is not None or settings.engine is not None:
             store = stack.enter_context(AnswerStore(answers))
             if settings.endpoint is not None:
-                template = settings.endpoint.prompt
-                endpoint = FromEndpoint(settings.endpoint, connection, settings.samples, store, partial(ask, template))
+                render = partial(render_message, settings.endpoint.prompt)
+                endpoint = EndpointSource(settings.endpoint, connection, settings.samples, store, render)
                 endpoint.check()
-                ways.append(endpoint)
+                sources.append(endpoint)
             if settings.engine is not None:
-                ways.append(_engine(settings, settings.engine, store))
-        # Importing transformers takes seconds, which what is wrong above need not wait for.
+                sources.append(_engine_source(settings, settings.engine, store))
+        # Importing transformers takes seconds; the errors above are reported before.
         from sdpg.problems.prepare import base_tokenizer
         from sdpg.solutions.checking import Checker
 
@@ -62,20 +62,20 @@ def run(
         problems = load_problems(settings.source, "train", data).problems
         problems = problems if settings.source.limit is None else problems[: settings.source.limit]
         verifier = stack.enter_context(Verifier(settings.reward))
-        filled = fill(problems, ways, Checker(verifier, tokenizer, settings.prompts), settings.keep, settings.limit)
+        filled = fill(problems, sources, Checker(verifier, tokenizer, settings.prompts), settings.keep, settings.limit)
         named = (verifier.name, verifier.version)
         result.write(settings, filled, named)
-        return result.report(filled, named, None if endpoint is None else endpoint.asked_now)
+        return result.report(filled, named, None if endpoint is None else endpoint.bought)
 
 
-def ask(template: str, problem: Problem) -> str:
-    """What an endpoint is asked."""
+def render_message(template: str, problem: Problem) -> str:
+    """Returns the message for an endpoint: a template with the problem filled in."""
     from sdpg.problems.prompts import fill_template
 
     return fill_template(template, {"problem": problem.problem, "answer": problem.answer})
 
 
-def _engine(settings: SolutionParams, way: EngineWay, store: AnswerStore) -> Way:
-    from sdpg.solutions.sampling import FromEngine, local_engine
+def _engine_source(settings: SolutionParams, engine: EngineSettings, store: AnswerStore) -> SolutionSource:
+    from sdpg.solutions.sampling import EngineSource, local_engine
 
-    return FromEngine(way, settings.prompts, settings.samples, store, local_engine)
+    return EngineSource(engine, settings.prompts, settings.samples, store, local_engine)

@@ -1,4 +1,4 @@
-"""Solutions from a local model by rejection sampling: the rollout engine answers, the verifier decides later."""
+"""Gets solutions from a local model by rejection sampling: the rollout engine answers, the verifier decides later."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,24 +17,24 @@ from sdpg.records.provenance import hash_files
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.solutions.candidates import Candidate
-from sdpg.solutions.settings import EngineWay
+from sdpg.solutions.settings import EngineSettings
 from sdpg.solutions.store import AnswerStore, request_digest
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
-class FromEngine:
-    """A :class:`~sdpg.solutions.candidates.Way`.
+class EngineSource:
+    """Solutions from the local engine, as :class:`~sdpg.solutions.candidates.SolutionSource` defines it.
 
-    Problems are asked ``batch`` at a time, and a batch's answers are kept together: their random numbers belong to the
-    batch as a whole, so that a command which goes on after an interruption draws what it would have drawn.
+    Problems are sampled ``batch`` at a time, and a batch's answers are kept together: their random numbers belong to
+    the batch as a whole, so that a command which goes on after an interruption draws what it would have drawn.
 
     Args:
-        way: model, engine, decoding.
-        prompts: the student's, under which the model is asked.
-        samples: rounds.
-        store: keeps answers.
-        make: loads the model and makes the engine for prompts of so many tokens; called when it is needed first.
+        settings: the model, the engine and the decoding.
+        prompts: the prompt section; the student's prompt is used.
+        samples: rounds, each of which brings one answer per problem.
+        store: the store that keeps the answers.
+        make: a function that loads the model and makes the engine for prompts of so many tokens, called on first use.
 
     Raises:
         UserError: if the folder is no model, or prompt and answer do not fit its context.
@@ -44,14 +44,14 @@ class FromEngine:
 
     def __init__(
         self,
-        way: EngineWay,
+        settings: EngineSettings,
         prompts: PromptParams,
         samples: int,
         store: AnswerStore,
-        make: Callable[[EngineWay, Any, int], RolloutEngine],
+        make: Callable[[EngineSettings, Any, int], RolloutEngine],
     ) -> None:
-        self.way, self.prompts, self.rounds, self.store, self._make = way, prompts, samples, store, make
-        folder = Path(way.model)
+        self.settings, self.prompts, self.rounds, self.store, self._make = settings, prompts, samples, store, make
+        folder = Path(settings.model)
         if not (folder / "config.json").is_file():
             raise UserError(
                 f"--engine {folder} has no config.json: name a folder with config.json, *.safetensors and a tokenizer, "
@@ -63,10 +63,11 @@ class FromEngine:
         context = model_context(
             BaseParams(folder=str(folder.parent), model=LocalModel(kind="folder", path=folder.name))
         )
-        needed = prompts.max_student_tokens + way.decoding.max_tokens
+        limit = settings.decoding.max_tokens
+        needed = prompts.max_student_tokens + limit
         if context is not None and needed > context:
             raise UserError(
-                f"prompts.max_student_tokens ({prompts.max_student_tokens}) + --max-tokens ({way.decoding.max_tokens}) "
+                f"prompts.max_student_tokens ({prompts.max_student_tokens}) + --max-tokens ({limit}) "
                 f"= {needed} tokens, but the context of {folder} is {context}: lower one of the two"
             )
         self._digest = hash_files([file for pattern in MODEL_FILES for file in folder.glob(pattern)], folder)
@@ -75,12 +76,12 @@ class FromEngine:
         self._counts = {"answers": 0, "completion_tokens": 0, "from_store": 0}
 
     def used(self) -> dict[str, int]:
-        """Answers behind the candidates of this command, and their tokens."""
+        """Returns the number of answers behind this command's candidates, and their tokens."""
         return dict(self._counts)
 
-    def ask(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
-        """See :class:`~sdpg.solutions.candidates.Way`."""
-        size = self.way.batch
+    def find_candidates(self, problems: Sequence[Problem], attempt: int) -> list[list[Candidate]]:
+        """Returns one candidate per problem; stored answers are not sampled again."""
+        size = self.settings.batch
         batches = [problems[start : start + size] for start in range(0, len(problems), size)]
         label = f"samples, round {attempt + 1} of {self.rounds}"
         candidates: list[list[Candidate]] = []
@@ -94,8 +95,8 @@ class FromEngine:
         prompts = [
             chat_prompt(self.tokenizer, render_student(self.prompts, problem), self.prompts) for problem in problems
         ]
-        way = self.way
-        digest = request_digest("engine", self._digest, way.model_dump(exclude={"model"}), attempt, prompts)
+        settings = self.settings
+        digest = request_digest("engine", self._digest, settings.model_dump(exclude={"model"}), attempt, prompts)
         answers = self.store.get(digest)
         if answers is None:
             answers = self._generate(prompts, digest)
@@ -111,13 +112,13 @@ class FromEngine:
 
     def _generate(self, prompts: Sequence[str], digest: str) -> list[dict[str, Any]]:
         if self._engine is None:
-            self._engine = self._make(self.way, self.tokenizer, self.prompts.max_student_tokens)
-        decoding = self.way.decoding
+            self._engine = self._make(self.settings, self.tokenizer, self.prompts.max_student_tokens)
+        decoding = self.settings.decoding
         sampling = Sampling(
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             max_tokens=decoding.max_tokens,
-            seed=derive_seed(self.way.seed, "solutions", digest),
+            seed=derive_seed(self.settings.seed, "solutions", digest),
         )
         completions = self._engine.generate([prompt_ids(self.tokenizer, prompt) for prompt in prompts], sampling)
         return [
@@ -130,12 +131,12 @@ class FromEngine:
         ]
 
 
-def local_engine(way: EngineWay, tokenizer: Any, prompt_tokens: int) -> RolloutEngine:
-    """The engine that ``rollout.engine`` names, with the folder's weights."""
-    # Loading torch takes seconds, which answers that are at hand need not wait for.
+def local_engine(settings: EngineSettings, tokenizer: Any, prompt_tokens: int) -> RolloutEngine:
+    """Returns the engine that ``rollout.engine`` names, with the folder's weights."""
+    # Loading torch takes seconds, which is saved where all answers are stored.
     from sdpg.models.loading import load_model
     from sdpg.rollouts.engines import make_engine
 
-    rollout = RolloutParams.model_validate({"engine": way.engine, "vllm": way.vllm})
-    longest = prompt_tokens + way.decoding.max_tokens
-    return make_engine(rollout, load_model(Path(way.model)), tokenizer, way.batch, longest)
+    rollout = RolloutParams.model_validate({"engine": settings.engine, "vllm": settings.vllm})
+    longest = prompt_tokens + settings.decoding.max_tokens
+    return make_engine(rollout, load_model(Path(settings.model)), tokenizer, settings.batch, longest)

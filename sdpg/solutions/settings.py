@@ -1,6 +1,6 @@
-"""What is asked for and how, in one frozen tree: everything in it can change the result, and is kept with the result.
+"""Holds all settings of a fill in one frozen tree: each of them can change the result, and is kept with the result.
 
-How fast an endpoint is asked, and with which key, is no part of it: see :class:`Connection`.
+The pace and the key of an endpoint are not part of it: see :class:`Connection`.
 """
 
 import json
@@ -20,21 +20,21 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class Decoding(Section):
-    """How an answer is sampled."""
+    """Settings by which an answer is sampled."""
 
     temperature: Annotated[float, Field(ge=0)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_tokens: Positive
 
 
-class DatasetWay(Section):
+class DatasetSettings(Section):
     """A dataset whose rows are joined by problem text; ``columns.solution`` names the column that is taken."""
 
     name: str
     source: StoredSource
 
 
-class EndpointWay(Section):
+class EndpointSettings(Section):
     """A model behind an endpoint that speaks OpenAI's chat completions."""
 
     base_url: str
@@ -48,13 +48,13 @@ class EndpointWay(Section):
     """Further fields of the request's body; null takes a field out, such as ``top_p``."""
 
 
-class EngineWay(Section):
+class EngineSettings(Section):
     """A local model folder, sampled by the engine that ``rollout.engine`` names."""
 
     model: str
     engine: str
     vllm: VllmParams | None = None
-    """As in ``rollout.vllm``."""
+    """The vLLM section, as in ``rollout.vllm``."""
     decoding: Decoding
     seed: int
     batch: Positive
@@ -64,51 +64,51 @@ class SolutionParams(Section):
     """Everything that decides which solution a problem gets."""
 
     source: StoredSource
-    """The problems."""
-    datasets: list[DatasetWay]
-    endpoint: EndpointWay | None
-    engine: EngineWay | None
+    """The dataset of the problems."""
+    datasets: list[DatasetSettings]
+    endpoint: EndpointSettings | None
+    engine: EngineSettings | None
     samples: Positive
-    """Answers of the endpoint, and of the engine, per problem: at most so many, or exactly with ``shortest``."""
+    """Answers per problem from the endpoint, and from the engine: at most so many, or exactly with ``shortest``."""
     keep: Literal["first", "shortest"]
-    """Which right one of a way is taken; ``first`` asks no further once there is one."""
+    """Which right answer of a source is taken; ``first`` samples no further once there is one."""
     limit: Positive | None
     """Problems without a solution beyond the first so many are left as they are."""
     reward: RewardParams
     prompts: PromptParams
     base: BaseParams
-    """Its tokenizer tells which solutions fit into a teacher prompt."""
+    """The base model, whose tokenizer shows which solutions fit into a teacher prompt."""
 
     @property
     def tree(self) -> dict[str, Any]:
-        """Plain values; without what can change time and memory alone."""
+        """Returns the settings as plain values, without those that change time and memory alone."""
         return self.model_dump(mode="json", exclude={"reward": {"workers"}})
 
     @property
     def fingerprint(self) -> str:
-        """Of all settings; stands in each row of the result."""
+        """Returns the fingerprint of all settings, which stands in each row of the result."""
         return fingerprint("solutions", self.tree)
 
 
 class Connection(Section):
-    """How an endpoint is asked; changes time and cost, never which answer a request has."""
+    """Settings of the connection to an endpoint; they change time and cost, never which answer a request has."""
 
     key_env: str = "SOLUTIONS_API_KEY"
-    """The environment variable that holds the key. A name of its own, so that no other service's key goes along."""
+    """The environment variable that holds the key; it is one of its own, so that no other service's key goes along."""
     key_required: bool = False
-    """The variable was named by the user, so it must be set."""
+    """Whether the variable must be set, as the user has named it."""
     concurrency: Positive = 8
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
-    """Prompt tokens (estimated until the answer tells) and the answer's limit count, as endpoints count them."""
+    """The limit counts prompt tokens (estimated at first) and the answer's limit, as endpoints count them."""
     timeout: Seconds = 600.0
     """Seconds for one whole answer."""
     retries: Annotated[int, Field(ge=0)] = 6
-    """Of one request, each after a longer pause."""
+    """Retries of one request, each after a longer pause."""
     first_pause: Seconds = 1.0
-    """Seconds before the first retry; doubled each time."""
+    """Seconds before the first retry; the pause is doubled each time."""
     allow_http: bool = False
-    """Send a key over an unencrypted connection to another machine."""
+    """Whether a key may be sent over an unencrypted connection to another machine."""
 
 
 KNOWN: dict[str, StoredSource] = {
@@ -125,10 +125,10 @@ KNOWN: dict[str, StoredSource] = {
 
 
 def parse_source(text: str, option: str) -> StoredSource:
-    """A source as params.yaml has it, written on one line: ``{kind: file, path: mine.jsonl, columns: {…}}``.
+    """Returns a source as params.yaml has it, written on one line: ``{kind: file, path: mine.jsonl, columns: {…}}``.
 
     Raises:
-        UserError: naming the option and each wrong field.
+        UserError: if it is none; the message names the option and each wrong field.
     """
     try:
         tree = YAML(typ="safe").load(text)
@@ -146,10 +146,10 @@ def parse_source(text: str, option: str) -> StoredSource:
         ) from None
 
 
-def parse_dataset(text: str) -> DatasetWay:
-    """A known dataset by its short name, or a source whose ``columns.solution`` is named."""
+def parse_dataset(text: str) -> DatasetSettings:
+    """Returns a known dataset by its short name, or a source whose ``columns.solution`` is named."""
     if text in KNOWN:
-        return DatasetWay(name=text, source=KNOWN[text])
+        return DatasetSettings(name=text, source=KNOWN[text])
     if "{" not in text:
         raise UserError(
             f"--dataset {text}: not a known dataset; there are: {', '.join(KNOWN)}. Any other is named as "
@@ -158,11 +158,11 @@ def parse_dataset(text: str) -> DatasetWay:
     source = parse_source(text, "--dataset")
     if source.columns.solution is None:
         raise UserError("--dataset: columns.solution names no column: name the one that holds worked solutions")
-    return DatasetWay(name=source.id if isinstance(source, HubSource) else source.path, source=source)
+    return DatasetSettings(name=source.id if isinstance(source, HubSource) else source.path, source=source)
 
 
 def parse_body(text: str) -> dict[str, Any]:
-    """Further fields of the request's body, as a JSON object."""
+    """Returns further fields of the request's body, which are given as a JSON object."""
     try:
         body = json.loads(text)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Answers that cost something, kept by the digest of their request, so that none is bought twice.
+"""Keeps answers that cost something by the digest of their request, so that none is bought twice.
 
-One SQLite file: an answer is on the disk before anything else is done with it, and a process that is killed while it
-writes leaves the file as it was. Before a request is sent, that is written down too: a request without an answer was
-under way when a command ended, and only of those is it unknown whether they were charged.
+The store is one SQLite file: an answer is on the disk before anything else is done with it, and a process that is
+killed while it writes leaves the file as it was. Before a request is sent, that is written down too: a request without
+an answer was under way when a command ended, and only for those is it unknown whether they were charged.
 """
 
 from collections import Counter
@@ -18,20 +18,20 @@ from sdpg.errors import UserError
 
 FILE = "answers.sqlite"
 SENT, LOST, IDLE, ANSWERED = "sent", "lost", "idle", "answered"
-"""States of a request: under way; given up by us with nothing known; refused by the other side; answered."""
+"""States of a request: under way; given up with its fate unknown; not processed by the endpoint; answered."""
 
 
 def request_digest(*parts: Any) -> str:
-    """32 hex digits that name a request by everything that is asked in it."""
+    """Returns 32 hex digits that name a request by everything in it."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class AnswerStore:
-    """The file, with one user at a time; a context manager.
+    """A store of answers, which one command at a time uses; a context manager.
 
     Args:
-        folder: where it lies; created if missing.
+        folder: the folder of the file; it is created if missing.
 
     Raises:
         UserError: if another command uses it, it is damaged, or the disk is full.
@@ -84,12 +84,12 @@ class AnswerStore:
             ) from None
 
     def get(self, digest: str) -> Any | None:
-        """The answer to a request, if there is one."""
-        found = self._run("SELECT answer FROM requests WHERE digest = ? AND state = ?", digest, ANSWERED)
-        return json.loads(found[0][0]) if found else None
+        """Returns the answer to a request, or None."""
+        rows = self._run("SELECT answer FROM requests WHERE digest = ? AND state = ?", digest, ANSWERED)
+        return json.loads(rows[0][0]) if rows else None
 
-    def sent(self, digest: str) -> None:
-        """To be called before a request leaves."""
+    def mark_sent(self, digest: str) -> None:
+        """Marks a request as under way; this is called before it leaves."""
         self._run(
             "INSERT INTO requests (digest, state, attempts) VALUES (?, ?, 1) "
             "ON CONFLICT (digest) DO UPDATE SET state = excluded.state, attempts = attempts + 1",
@@ -97,12 +97,12 @@ class AnswerStore:
             SENT,
         )
 
-    def ended(self, digest: str, state: str) -> None:
-        """A request has ended without an answer: ``LOST`` or ``IDLE``."""
+    def mark_ended(self, digest: str, state: str) -> None:
+        """Marks a request that has ended without an answer as ``LOST`` or ``IDLE``."""
         self._run("UPDATE requests SET state = ? WHERE digest = ?", state, digest)
 
     def put(self, digest: str, answer: Any) -> None:
-        """Keeps an answer; on the disk when this returns."""
+        """Keeps an answer, which is on the disk when this returns."""
         text = json.dumps(answer, ensure_ascii=True)
         self._run(
             "INSERT INTO requests (digest, state, attempts, answer) VALUES (?, ?, 1, ?) "
@@ -113,5 +113,5 @@ class AnswerStore:
         )
 
     def states(self) -> Counter[str]:
-        """How many requests there are in each state."""
+        """Returns the number of requests in each state."""
         return Counter(dict(self._run("SELECT state, count(*) FROM requests GROUP BY state")))

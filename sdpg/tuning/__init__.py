@@ -1,1 +1,4 @@
-"""Studies: which trials to make, by whom, and what came of them. No stage of the pipeline imports this package."""
+"""Runs studies: which trials to make, which worker runs them, and what came of them.
+
+The package imports :mod:`sdpg.training` and :mod:`sdpg.results`; no stage of the pipeline imports it.
+"""

@@ -1,4 +1,4 @@
-"""What each study of a comparison was given and used."""
+"""Compares what each study of a comparison was given and used."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ BUDGET_HEADER = ["Study", "Trials", "Steps a trial", "Rollouts a step", "Steps m
 
 
 def budget_row(folder: Path) -> dict[str, Any]:
-    """From a study's study.json."""
+    """Returns the budget of a study, read from its study.json."""
     summary = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     budget, saved = summary["budget"], summary["steps_saved"]
     return {
@@ -19,13 +19,13 @@ def budget_row(folder: Path) -> dict[str, Any]:
 
 
 def budget_cells(row: dict[str, Any]) -> list[str]:
-    """A row as shown."""
+    """Returns the cells of a row as they are shown."""
     return [row["study"], str(row["trials"]), str(row["steps"]), str(row["rollouts"]), str(row["made"]),
             f"{row['saved']:.0%}", f"{row['tokens']:,}", str(row["lost"])]  # fmt: skip
 
 
 def equal_words(rows: list[dict[str, Any]]) -> str:
-    """Whether all had the same, and what differed all the same."""
+    """Returns a sentence on whether all studies had the same budget, and what differed nevertheless."""
     given = {(row["trials"], row["steps"], row["rollouts"]) for row in rows}
     parameters = ", ".join(f"{row['study']} {row['parameters']}" for row in rows)
     if len(given) > 1:

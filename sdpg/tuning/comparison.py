@@ -1,4 +1,4 @@
-"""Settings side by side on fresh seeds: accuracies with intervals, differences paired by problem."""
+"""Compares settings on fresh seeds: accuracies with intervals, differences paired by problem."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,19 +25,19 @@ from sdpg.tuning.retraining import Setting
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting on one problem set, beside its reference.
+    """One setting on one problem set, compared with its reference.
 
     Attributes:
-        group, setting, method, benchmark: what it is.
+        group, setting, method, benchmark: names of the study, the setting, its method and the problem set.
         mean: accuracy over problems, samples and seeds.
-        over_problems: its interval with other problems, for these trained policies.
-        over_both: with other seeds and other problems; None for one seed.
-        by_seed: accuracy of each seed.
+        over_problems: the mean's interval over other problems, for these trained policies.
+        over_both: the mean's interval over other seeds and other problems; None for one seed.
+        by_seed: the accuracy of each seed.
         gain: setting minus reference, paired by problem, seeds averaged; None for the reference itself.
-        gain_by_seed: the same for each seed alone.
-        p_holm: of the gain, adjusted for the number of comparisons of the table.
-        problems, samples, seeds: how many.
-        diverged: seeds whose training did not stay finite, and that are missing here.
+        gain_by_seed: the gain of each seed alone; None for the reference itself.
+        p_holm: the gain's p-value, adjusted for the number of comparisons of the table.
+        problems, samples, seeds: the number of problems, of samples per problem, and of seeds.
+        diverged: seeds whose training did not stay finite; they are missing here.
     """
 
     group: str
@@ -58,7 +58,7 @@ class SettingRow:
 
 
 def read_counts(setting: Setting, seed: int) -> dict[tuple[str, bool], ProblemCounts] | None:
-    """(set, greedy or not) → counts of one retrained policy; None where its training diverged."""
+    """Returns (set, greedy or not) → counts of one retrained policy; None where its training diverged."""
     folder = setting.evaluation_folder(seed)
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder} does not exist: run the command that trains its settings again")
@@ -66,28 +66,28 @@ def read_counts(setting: Setting, seed: int) -> dict[tuple[str, bool], ProblemCo
         return None
     columns = ["method", "benchmark", "temperature", "problem_id", "status"]
     table = read_evaluations(folder / "final.parquet", columns)
-    return {(name, greedy): found for (_, name, greedy), found in count_correct(table, str(folder)).items()}
+    return {(name, greedy): counts for (_, name, greedy), counts in count_correct(table, str(folder)).items()}
 
 
 def compare_settings(
     settings: Sequence[Setting], reference: Setting, seeds: Sequence[int], report: ReportParams
 ) -> list[SettingRow]:
-    """A row per setting and problem set, the reference first; Holm's adjustment is left to :func:`adjusted`."""
+    """Returns a row per setting and problem set, the reference first; Holm's adjustment is left to :func:`adjusted`."""
     base = {seed: read_counts(reference, seed) for seed in seeds}
     rows = []
     for setting in [reference, *(each for each in settings if each != reference)]:
-        found = {seed: read_counts(setting, seed) for seed in seeds}
-        # Seed by seed the same prompts: only seeds that both have are compared.
-        both = [seed for seed in seeds if found[seed] is not None and base[seed] is not None]
+        counts = {seed: read_counts(setting, seed) for seed in seeds}
+        # Both saw the same prompts seed by seed, so only seeds that both have are compared.
+        both = [seed for seed in seeds if counts[seed] is not None and base[seed] is not None]
         if not both:
             raise UserError(f"{setting.group}: no seed of {setting.name} and {reference.name} stayed finite, so that "
                             "nothing can be compared; narrow tune.space.train.lr")  # fmt: skip
         for name in setting.sets:
             ours, theirs = (
-                accuracy_matrix([each[seed][name, False] for seed in both])  # pyright: ignore[reportOptionalSubscript]
-                for each in (found, base)
+                accuracy_matrix([side[seed][name, False] for seed in both])  # pyright: ignore[reportOptionalSubscript]
+                for side in (counts, base)
             )
-            one = found[both[0]][name, False]  # pyright: ignore[reportOptionalSubscript]
+            first = counts[both[0]][name, False]  # pyright: ignore[reportOptionalSubscript]
             same = setting == reference
             rows.append(SettingRow(
                 setting.group, setting.name, setting.method, name, float(ours.mean()),
@@ -98,13 +98,13 @@ def compare_settings(
                     ours.mean(axis=0), theirs.mean(axis=0), report.confidence, report.resamples, report.seed
                 ),
                 None if same else (ours - theirs).mean(axis=1).tolist(), None,
-                len(one.problems), one.samples, len(both), [seed for seed in seeds if found[seed] is None],
+                len(first.problems), first.samples, len(both), [seed for seed in seeds if counts[seed] is None],
             ))  # fmt: skip
     return rows
 
 
 def adjusted(rows: list[SettingRow]) -> list[SettingRow]:
-    """The rows with p-values adjusted for all comparisons among them."""
+    """Returns the rows with p-values adjusted for all comparisons among them."""
     compared = [row for row in rows if row.gain is not None]
     values = dict(zip(map(id, compared), holm([row.gain.p_value for row in compared if row.gain]), strict=True))
     return [SettingRow(**{**row.__dict__, "p_holm": float(values[id(row)])}) if id(row) in values else row
@@ -116,7 +116,7 @@ HEADER = ["Study", "Setting", "Set", "Accuracy", "95% by problem", "95% by probl
 
 
 def cells(row: SettingRow) -> list[str]:
-    """A row as shown."""
+    """Returns the cells of a row as they are shown."""
     return [
         row.group, row.setting, row.benchmark, number(row.mean), limits(row.over_problems.low, row.over_problems.high),
         limits(row.over_both.low, row.over_both.high) if row.over_both else "one seed",
@@ -126,7 +126,7 @@ def cells(row: SettingRow) -> list[str]:
 
 
 def sizes(rows: Sequence[SettingRow]) -> str:
-    """How many problems, samples and seeds stand behind a table."""
+    """Returns a sentence on how many problems, samples and seeds stand behind a table."""
     named = dict.fromkeys(f"{row.problems} problems ({row.benchmark})" for row in rows)
     seeds = sorted({row.seeds for row in rows})
     lost = {f"{row.group}, {row.setting}: seed {', '.join(map(str, row.diverged))}" for row in rows if row.diverged}
@@ -138,12 +138,12 @@ def sizes(rows: Sequence[SettingRow]) -> str:
 
 
 def as_markdown(rows: Sequence[SettingRow]) -> str:
-    """The table with its sizes."""
+    """Returns the table with its sizes as Markdown."""
     return f"{markdown_table(HEADER, map(cells, rows))}\n\n{sizes(rows)}\n"
 
 
 def as_json(rows: Sequence[SettingRow]) -> list[dict[str, Any]]:
-    """As plain dictionaries."""
+    """Returns the rows as plain dictionaries."""
     plain = []
     for row in rows:
         values = asdict(row)

@@ -1,8 +1,8 @@
-"""Whose trial it is: a lease that its worker renews, and how a dead worker's is told from a living one's.
+"""Defines who owns a trial: a lease that its worker renews, and how a dead worker is told from a living one.
 
-Optuna's own heartbeat works inside ``Study.optimize`` alone, where a worker that dies between two writes leaves a trial
-that nobody finds. Here a trial without a lease is found at once (see :mod:`sdpg.tuning.study`), one of a process of
-this machine by the table of processes, and one of another machine by the time of its last sign of life.
+Optuna's own heartbeat works only inside ``Study.optimize``, where a worker that dies between two writes leaves a trial
+that nobody finds. Here a trial without a lease is found at once (see :mod:`sdpg.tuning.study`). A dead worker of this
+machine is found in the table of processes, one of another machine by the time of its last sign of life.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,9 +19,9 @@ import optuna
 import psutil
 
 BEATS = 6
-"""Signs of life within the time after which a worker counts as dead."""
+"""Signs of life that a worker gives within the time after which it counts as dead."""
 START_TOLERANCE = 2.0
-"""Seconds by which two readings of when a process started may differ."""
+"""Seconds by which two readings of a process's start may differ."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Lease:
     """A worker's claim on a trial.
 
     Attributes:
-        worker: its name, as results show it.
-        host: machine, its start, and the namespace of its processes.
-        pid: process.
-        started: when the process did, as a number may be given to another one later.
-        beat: time of the last sign of life, in seconds since 1970.
+        worker: the worker's name, as results show it.
+        host: the machine, its boot, and the namespace of its processes.
+        pid: the process's number.
+        started: when the process started, as its number may be given to another one later.
+        beat: the time of the last sign of life, in seconds since 1970.
     """
 
     worker: str
@@ -43,19 +43,19 @@ class Lease:
     beat: float
 
     def dead(self, grace: float) -> bool:
-        """Whether its worker is gone: on this machine by its process, elsewhere by ``grace`` seconds of silence."""
+        """Returns whether the worker is gone: here by its process, elsewhere by ``grace`` seconds of silence."""
         if self.host == this_host():
             return not _runs(self.pid, self.started)
         return time.time() - self.beat > grace
 
     def to_dict(self) -> dict[str, Any]:
-        """As stored with the trial."""
+        """Returns the lease as it is stored with the trial."""
         return asdict(self)
 
 
 @lru_cache(maxsize=1)
 def this_host() -> str:
-    """Tells machines apart, a machine from itself before a restart, and containers from one another."""
+    """Returns a name that differs between machines, between boots of a machine, and between containers."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     parts = [platform.node(), boot.read_text().strip()[:8] if boot.exists() else str(int(psutil.boot_time()))]
     if Path("/proc/self/ns/pid").exists():
@@ -72,20 +72,20 @@ def _runs(pid: int, started: float) -> bool:
 
 
 def own_lease() -> Lease:
-    """A fresh lease of this process."""
+    """Returns a fresh lease of this process."""
     pid = os.getpid()
     return Lease(f"{platform.node()}:{pid}", this_host(), pid, psutil.Process(pid).create_time(), time.time())
 
 
 class Heartbeat:
-    """Renews a lease from a thread of its own while a trial runs."""
+    """A thread that renews a lease while a trial runs."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, trial_id: int, grace: float) -> None:
         self._storage, self._trial_id, self._interval = storage, trial_id, grace / BEATS
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.taken = False
-        """Whether the trial was given to somebody else."""
+        """Whether the trial was given to another worker."""
 
     def __enter__(self) -> "Heartbeat":
         self._thread.start()
@@ -103,5 +103,5 @@ class Heartbeat:
                 self.taken = True
                 return
             except optuna.exceptions.StorageInternalError as error:
-                # A server that is away for a moment is no reason to stop training; what cannot be told later stops it.
+                # A server that is away for a moment is no reason to stop training; a later write stops it.
                 sys.stderr.write(f"no sign of life could be left in the storage: {error.__cause__ or error}\n")

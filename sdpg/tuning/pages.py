@@ -1,4 +1,4 @@
-"""HTML pages on studies: one per study, and one that lists them."""
+"""Writes HTML pages on studies: one per study, and one that lists them."""
 
 from base64 import b64encode
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of a page; ``best`` is the place of the row to stand out."""
+    """A table of a page; ``best`` is the index of the row to highlight."""
 
     title: str
     header: list[str]
@@ -39,7 +39,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as data addresses."""
+    """A figure, held as data addresses of its light and its dark version."""
 
     title: str
     light: str
@@ -49,7 +49,7 @@ class Picture:
 def page(
     title: str, lines: list[str], tables: list[PageTable], pictures: list[Picture], links: list[dict[str, str]]
 ) -> str:
-    """A page; every text is escaped."""
+    """Returns a page as HTML; every text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -59,7 +59,7 @@ def page(
 
 
 def study_lines(summary: dict[str, Any]) -> list[str]:
-    """What a study was and what came of it, for readers."""
+    """Returns lines for readers on what a study was and what came of it."""
     counts, saved, budget = summary["counts"], summary["steps_saved"], summary["budget"]
     parts = [f"{counts[name]} {name}" for name in ("complete", "pruned", "failed", "running", "waiting", "lost")
              if counts[name]]  # fmt: skip
@@ -124,7 +124,7 @@ def _address(content: bytes) -> str:
 
 
 def write_index() -> None:
-    """``reports/tune/index.html``: every study of this project with a page."""
+    """Writes ``reports/tune/index.html``, which lists every study of this project that has a page."""
     folder = paths.REPORTS / "tune"
     links = []
     for path in sorted(folder.glob("*/study.json")):

@@ -1,6 +1,7 @@
-"""The plots of a study.
+"""Draws the plots of a study.
 
-Best so far, curves, the schedule of each trial, values by parameter, parallel coordinates, importance.
+These are the best value so far, validation curves, the schedule of each trial, values by parameter, parallel
+coordinates and importance.
 """
 
 from collections.abc import Callable
@@ -28,28 +29,28 @@ COLUMNS = 4
 
 
 def shown_trials(study: Study) -> list[FrozenTrial]:
-    """Those with a value: complete and pruned ones."""
+    """Returns the trials that have a value: complete and pruned ones."""
     return [t for t in study.counted() if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.values]
 
 
 def plots(study: Study) -> dict[str, Draw]:
-    """File name → how it is drawn; empty while no trial has ended."""
+    """Returns file name → function that draws it; empty while no trial has ended."""
     trials = shown_trials(study)
     if not trials:
         return {}
     rows = math.ceil(len(study.space) / COLUMNS)
     panels = math.ceil(len(trials) / 6)
-    found: dict[str, Draw] = {
+    drawings: dict[str, Draw] = {
         "history": _drawn((9, 3.4), lambda f, t: _history(f, trials, t)),
         "curves": _drawn((9, 4.2), lambda f, t: _curves(f, study, trials, t)),
         "schedules": _drawn((12, 1.1 + 1.5 * panels), lambda f, t: _schedules(f, study, trials, t)),
         "slices": _drawn((12, 0.6 + 2.6 * rows), lambda f, t: _slices(f, study, trials, t)),
         "parallel": _drawn((12, 4.4), lambda f, t: _parallel(f, study, trials, t)),
     }
-    if (found_importance := importances(study)["importance"]) is not None:
-        height = 1.0 + 0.34 * len(found_importance)
-        found["importance"] = _drawn((9, height), lambda f, t: _importance(f, found_importance, t))
-    return found
+    if (importance := importances(study)["importance"]) is not None:
+        height = 1.0 + 0.34 * len(importance)
+        drawings["importance"] = _drawn((9, height), lambda f, t: _importance(f, importance, t))
+    return drawings
 
 
 def _drawn(size: tuple[float, float], draw: Callable[[Figure, Theme], None]) -> Draw:
@@ -57,7 +58,7 @@ def _drawn(size: tuple[float, float], draw: Callable[[Figure, Theme], None]) -> 
 
 
 def _colour(trials: list[FrozenTrial], trial: FrozenTrial, theme: Theme) -> Any:
-    """By the objective: the better, the farther from the background."""
+    """Returns a trial's colour by its objective: the better, the farther from the background."""
     values = sorted(t.values[0] for t in trials)
     spread = values[-1] - values[0]
     share = (trial.values[0] - values[0]) / spread if spread else 1.0
@@ -73,7 +74,7 @@ def _style(study: Study, trials: list[FrozenTrial], trial: FrozenTrial, theme: T
 
 
 def best_so_far(trials: list[FrozenTrial]) -> list[float]:
-    """At each trial the highest value of the complete ones up to it; NaN before the first of them."""
+    """Returns for each trial the highest value of the complete trials up to it; NaN before the first of them."""
     values = (t.values[0] if t.state == TrialState.COMPLETE else -math.inf for t in trials)
     return [math.nan if value == -math.inf else value for value in itertools.accumulate(values, max)]
 
@@ -108,7 +109,7 @@ def _curves(figure: Figure, study: Study, trials: list[FrozenTrial], theme: Them
 
 
 def schedule(study: Study, trial: FrozenTrial) -> tuple[str, list[float]]:
-    """What the method's schedule is about, and its value at each step: β(k), else λ(k), else the learning rate."""
+    """Returns what the method's schedule is about and its value per step: β(k), else λ(k), else the learning rate."""
     params = trial_params(study.params, trial.params)
     method, train, total = params.methods[study.method], params.train, params.train.steps
     at = [coefficients(method, step, total) for step in range(1, total + 1)]
@@ -140,7 +141,7 @@ def _schedules(figure: Figure, study: Study, trials: list[FrozenTrial], theme: T
 
 
 def _place(distribution: Distribution, value: Any) -> float:
-    """A value on an axis: choices in their order, logarithms where the range is one."""
+    """Returns a value's place on an axis: choices in their order, logarithms where the range is logarithmic."""
     if isinstance(distribution, Choices):
         return float(distribution.choices.index(value))
     return math.log10(value) if distribution.log else float(value)
@@ -193,10 +194,10 @@ def _parallel(figure: Figure, study: Study, trials: list[FrozenTrial], theme: Th
     tidy(panel, theme)
 
 
-def _importance(figure: Figure, found: dict[str, float], theme: Theme) -> None:
+def _importance(figure: Figure, importance: dict[str, float], theme: Theme) -> None:
     panel = figure.subplots()
-    names = sorted(found, key=lambda path: found[path])
-    panel.barh(range(len(names)), [found[name] for name in names], color=PALETTE[theme][3])
+    names = sorted(importance, key=lambda path: importance[path])
+    panel.barh(range(len(names)), [importance[name] for name in names], color=PALETTE[theme][3])
     panel.set_yticks(range(len(names)), [plain_text(name) for name in names])
     panel.set_xlabel("importance (PED-ANOVA); from few trials, a hint and no more")
     tidy(panel, theme)

@@ -1,7 +1,7 @@
-"""``reports/tune/<study>/``: study.json, trials.csv, curves.csv, best.yaml, from the storage alone.
+"""Writes ``reports/tune/<study>/`` from the storage alone: study.json, trials.csv, curves.csv, best.yaml.
 
-Written anew after every trial, under the study's lock, so that a study in progress can be looked at, and so that every
-machine that works on it has them.
+The files are written anew after every trial, under the study's lock, so that a study in progress can be looked at, and
+every machine that works on it has them.
 """
 
 import csv
@@ -26,12 +26,12 @@ FEWEST_FOR_IMPORTANCE = 4
 
 
 def report_folder(study: str) -> Path:
-    """Where the results of a study lie."""
+    """Returns the folder of a study's results."""
     return paths.REPORTS / "tune" / study
 
 
 def write_results(study: Study) -> Path:
-    """Writes all results; returns their folder."""
+    """Writes all results of a study; returns their folder."""
     folder = report_folder(study.name)
     with study.storage.lock(study.name):
         trials = study.trials()
@@ -40,13 +40,13 @@ def write_results(study: Study) -> Path:
         summary = study_summary(study)
         if summary["best_trial"] is not None:
             write_text(folder / "best.yaml", best_yaml(study, trials[summary["best_trial"]]))
-        # Last: it names what the others hold.
+        # study.json comes last, as it names what the other files hold.
         write_json(folder / "study.json", summary)
     return folder
 
 
 def state_name(trial: FrozenTrial) -> str:
-    """A trial's state as results show it; ``lost`` are trials whose worker died."""
+    """Returns a trial's state as results show it; ``lost`` are trials whose worker died."""
     return "lost" if is_lost(trial) else {TrialState.FAIL: "failed"}.get(trial.state, trial.state.name.lower())
 
 
@@ -88,7 +88,7 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def best_yaml(study: Study, trial: FrozenTrial) -> str:
-    """The best values as leaf keys: each line is what ``dvc exp run -S`` takes."""
+    """Returns the best values as leaf keys: each line is what ``dvc exp run -S`` takes."""
     text = io.StringIO()
     YAML().dump(dict(trial.params), text)
     return (f"# Trial {trial.number} of the study {study.name}: {trial.values[0]:.4f} on validation. "
@@ -97,16 +97,19 @@ def best_yaml(study: Study, trial: FrozenTrial) -> str:
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
-    """The complete trial of the highest objective; of equal ones, the first. A pruned one is never chosen.
+    """Returns the complete trial of the highest objective; of equal ones, the first. A pruned one is never chosen.
 
-    Of two objectives: the one of the front with the highest accuracy.
+    With two objectives it is the trial of the Pareto front with the highest accuracy.
     """
     complete = [t for t in study.counted() if t.state == TrialState.COMPLETE]
     return max(complete, key=lambda t: (t.values[0], -t.number), default=None)
 
 
 def importances(study: Study) -> dict[str, Any]:
-    """Path → share of the objective's variance among the better trials that it explains (PED-ANOVA), or why not."""
+    """Returns path → share of the objective's variance that it explains among the better trials, or why there is none.
+
+    The shares are computed by PED-ANOVA.
+    """
     complete = [t for t in study.counted() if t.state == TrialState.COMPLETE]
     if len(complete) < FEWEST_FOR_IMPORTANCE:
         return {"importance": None, "importance_reason": f"{len(complete)} complete trials are fewer than "
@@ -116,14 +119,14 @@ def importances(study: Study) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         target = (lambda t: t.values[0]) if len(study.optuna.directions) > 1 else None
-        found = optuna.importance.get_param_importances(study.optuna, target=target)
-    if not found or any(not math.isfinite(value) for value in found.values()):
+        shares = optuna.importance.get_param_importances(study.optuna, target=target)
+    if not shares or any(not math.isfinite(value) for value in shares.values()):
         return {"importance": None, "importance_reason": "the values do not vary enough to tell"}
-    return {"importance": {path: float(value) for path, value in found.items()}, "importance_reason": None}
+    return {"importance": {path: float(value) for path, value in shares.items()}, "importance_reason": None}
 
 
 def study_summary(study: Study) -> dict[str, Any]:
-    """What study.json holds."""
+    """Returns what study.json holds."""
     tune, counted = study.params.tune, study.counted()
     count = {name: sum(t.state == state for t in counted) for name, state in
              (("complete", TrialState.COMPLETE), ("pruned", TrialState.PRUNED), ("failed", TrialState.FAIL),

@@ -1,4 +1,4 @@
-"""Named settings of a method trained on fresh seeds and evaluated once: default and tuned, or a knob's values."""
+"""Trains named settings of a method on fresh seeds and evaluates each once: default and tuned, or a knob's values."""
 
 from dataclasses import dataclass
 import json
@@ -31,11 +31,11 @@ class Setting:
     """A method with some of its values changed.
 
     Attributes:
-        group: of settings that are compared: a study, or a measurement.
+        group: the name of the settings that are compared: a study, or a measurement.
         method: a name under ``methods``.
-        name: of the setting.
-        values: by path.
-        sets: the problem sets that the final policy is asked.
+        name: the name of the setting.
+        values: path → changed value.
+        sets: the problem sets on which the final policy is evaluated.
     """
 
     group: str
@@ -45,16 +45,16 @@ class Setting:
     sets: tuple[str, ...]
 
     def run_folder(self, seed: int) -> Path:
-        """The training run."""
+        """Returns the folder of the training run."""
         return Path("runs") / "tune" / self.group / "retrain" / f"{self.name}-{seed}"
 
     def evaluation_folder(self, seed: int) -> Path:
-        """The final policy's answers."""
+        """Returns the folder of the final policy's evaluation."""
         return Path("evaluations") / "tune" / self.group / f"{self.name}-{seed}"
 
 
 def setting_params(params: Params, setting: Setting) -> Params:
-    """params.yaml with the setting's values and the steps of retraining; evaluated as any final policy is."""
+    """Returns params.yaml with the setting's values and the steps of retraining, evaluated as any final policy is."""
     tuned = trial_params(params, setting.values)
     steps = params.tune.retrain.steps or params.tune.steps
     tree = applied(plain(tuned), {"train.steps": steps, "train.record_every": steps})
@@ -63,14 +63,14 @@ def setting_params(params: Params, setting: Setting) -> Params:
 
 
 def setting_identity(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> str:
-    """What a result hangs on; another one is made anew."""
+    """Returns a fingerprint of everything that a result depends on; a result of another fingerprint is made anew."""
     chosen = setting_params(params, setting)
     sections = train_sections(chosen, setting.method) | {"evaluation": chosen.evaluation.model_dump(mode="json")}
     return fingerprint(setting.method, seed, sections, inputs, package_code(), versions(), list(setting.sets))
 
 
 def is_done(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> bool:
-    """Whether this setting was trained and evaluated with this seed."""
+    """Returns whether this setting was trained and evaluated with this seed."""
     summary = setting.evaluation_folder(seed) / "summary.json"
     if not summary.is_file():
         return False
@@ -80,7 +80,7 @@ def is_done(params: Params, setting: Setting, seed: int, inputs: dict[str, str])
 
 
 def retrain(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> None:
-    """Trains and evaluates once; goes on where an interrupted one was."""
+    """Trains and evaluates a setting once; an interrupted run is continued."""
     chosen, group = setting_params(params, setting), setting.group
     parent = Parent("retraining", f"retrain {group}", fingerprint("retraining", group), {"group": group})
     errand = Errand(

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners as ``tune`` names them."""
+"""Makes Optuna's samplers and pruners as ``tune`` names them."""
 
 from collections.abc import Mapping
 import warnings
@@ -10,11 +10,11 @@ from sdpg.seeds import derive_seed
 
 
 def make_sampler(tune: TuneParams, space: Mapping[str, Distribution], number: int) -> samplers.BaseSampler:
-    """The sampler for the trial of this number.
+    """Returns the sampler for the trial of this number.
 
-    Seeded by the number: samplers of one seed in several workers, or before and after a restart, would draw the same
-    values again. Only the quasi-random sequence and the grid, whose order hangs on the seed, go by one: the storage
-    knows how far they are.
+    Its seed depends on the number: samplers of one seed in several workers, or before and after a restart, would draw
+    the same values again. Only the quasi-random sequence and the grid keep one seed, as it decides their order: the
+    storage knows how far they are.
     """
     seed = derive_seed(tune.seed, "sampler", number) % 2**32
     with warnings.catch_warnings():
@@ -37,7 +37,7 @@ def make_sampler(tune: TuneParams, space: Mapping[str, Distribution], number: in
 
 
 def make_pruner(tune: TuneParams) -> pruners.BasePruner:
-    """The pruner of a study; with two objectives there is none."""
+    """Returns the pruner of a study; with two objectives there is none."""
     if tune.second is not None or tune.pruner == "none":
         return pruners.NopPruner()
     if tune.pruner == "median":
@@ -48,7 +48,7 @@ def make_pruner(tune: TuneParams) -> pruners.BasePruner:
 
 
 def pruning_words(tune: TuneParams) -> tuple[str, str]:
-    """The pruner as results show it: its name, and how it was set or why there is none."""
+    """Returns the pruner as results show it: its name, and its settings or why there is none."""
     if tune.second is not None:
         return "none", (f"pruning is off: with a second objective ({tune.second}) no trial is known to be worse than "
                         "another before its end")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A study's search space: paths of params.yaml, held against the tree and its validators before the first trial."""
+"""Checks a study's search space: paths of params.yaml, held against the tree and its validators before trial one."""
 
 from collections.abc import Mapping
 import copy
@@ -15,42 +15,42 @@ from sdpg.params import Params, parse_params
 from sdpg.params.tune import Choice, Choices, Distribution, FloatRange
 
 SHARED = ("train.", "rollout.temperature", "rollout.top_p", "reward.correct", "reward.wrong")
-"""What may be searched beside the method's own entry: what acts while training, and nothing that changes the data, the
-base or how answers are judged."""
+"""Paths that may be searched beside the method's own entry: they act while training, and change neither the data nor
+the base nor how answers are verified."""
 BUDGET = ("train.steps", "train.prompts_per_step", "train.responses_per_prompt", "train.eval_every")
-"""Equal for all methods: the budget of tune.steps, and the sizes of a step."""
+"""Paths that are equal for all methods: the budget of tune.steps, and the sizes of a step."""
 NO_EFFECT = (
     "train.tokens_per_micro_batch", "train.line_tokens", "train.head_megabytes", "train.gradients_every",
     "train.threads", "train.checkpoint_every", "train.record_every", "train.record_rows",
 )  # fmt: skip
-"""Change time or records, never what is learnt."""
+"""Paths that change time or records, never what is learnt."""
 MOST_CORNERS = 512
-"""Of more, so many are drawn; a trial whose combination is refused all the same fails alone."""
+"""If there are more corners, so many of them are drawn; a trial whose combination is refused later fails alone."""
 
 Values = dict[str, Choice]
-"""Path → value."""
+"""A dictionary of path → value."""
 
 
 def method_space(params: Params, method: str) -> dict[str, Distribution]:
-    """The part of ``tune.space`` that a study of one method searches: its own paths and the shared ones.
+    """Returns the part of ``tune.space`` that a study of one method searches: its own paths and the shared ones.
 
     Raises:
-        UserError: if nothing is left, or a path may not be searched; names it and the remedy.
+        UserError: if nothing is left, or a path may not be searched; it names the path and the remedy.
     """
     if method not in params.methods:
         raise UserError(
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     known = leaves(params.model_dump(mode="json", exclude_unset=True, exclude={"tune"}))
-    found = {}
+    searched = {}
     for path, distribution in params.tune.space.items():
         _allowed(path, known)
         if path.startswith(f"methods.{method}.") or not path.startswith("methods."):
-            found[path] = distribution
-    if not any(path.startswith("methods.") for path in found):
+            searched[path] = distribution
+    if not any(path.startswith("methods.") for path in searched):
         raise UserError(f"tune.space has no path below methods.{method}: add what is to be searched, such as "
                         f"methods.{method}.{_some_field(params, method)}")  # fmt: skip
-    return found
+    return searched
 
 
 def _some_field(params: Params, method: str) -> str:
@@ -77,18 +77,21 @@ def _allowed(path: str, known: Mapping[str, Any]) -> None:
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Path → value of every leaf; lists are leaves."""
-    found: dict[str, Any] = {}
+    """Returns path → value of every leaf; lists are leaves."""
+    leaf_values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= leaves(value, f"{prefix}{key}.")
+            leaf_values |= leaves(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            leaf_values[f"{prefix}{key}"] = value
+    return leaf_values
 
 
 def applied(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a plain tree with values at their paths. A method's name has no dot, so that a path can be split."""
+    """Returns a copy of a plain tree with values at their paths.
+
+    A method's name has no dot, so that a path can be split.
+    """
     changed = copy.deepcopy(dict(tree))
     for path, value in values.items():
         *parents, last = path.split(".")
@@ -100,21 +103,21 @@ def applied(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
 
 
 def defaults(params: Params, space: Mapping[str, Distribution]) -> Values:
-    """The untuned value at each path."""
+    """Returns the untuned value at each path."""
     known = leaves(params.model_dump(mode="json", exclude_unset=True))
     return {path: known[path] for path in space}
 
 
 def plain(params: Params) -> dict[str, Any]:
-    """The tree as it was given: what a method does not set is not set, as its validators want it."""
+    """Returns the tree as it was given: what a method does not set is left out, as its validators require."""
     return params.model_dump(mode="json", exclude_unset=True)
 
 
 def check_corners(params: Params, space: Mapping[str, Distribution]) -> None:
-    """Holds the space against the validators of params.yaml: each end of each range alone, and their combinations.
+    """Checks the space by the validators of params.yaml: each end of each range alone, and their combinations.
 
     Raises:
-        UserError: naming the path, the value, and what the validator says.
+        UserError: if a value is refused; it names the path, the value, and what the validator says.
     """
     tree = plain(params)
     for path, distribution in space.items():
@@ -141,34 +144,34 @@ def _check(tree: Mapping[str, Any], values: Values) -> None:
 
 
 def optuna_space(space: Mapping[str, Distribution]) -> dict[str, distributions.BaseDistribution]:
-    """As Optuna has it."""
-    found: dict[str, distributions.BaseDistribution] = {}
-    for path, each in space.items():
-        if isinstance(each, Choices):
-            found[path] = distributions.CategoricalDistribution(each.choices)
-        elif isinstance(each, FloatRange):
-            found[path] = distributions.FloatDistribution(each.low, each.high, log=each.log, step=each.step)
+    """Returns the space as Optuna's distributions."""
+    converted: dict[str, distributions.BaseDistribution] = {}
+    for path, given in space.items():
+        if isinstance(given, Choices):
+            converted[path] = distributions.CategoricalDistribution(given.choices)
+        elif isinstance(given, FloatRange):
+            converted[path] = distributions.FloatDistribution(given.low, given.high, log=given.log, step=given.step)
         else:
-            found[path] = distributions.IntDistribution(each.low, each.high, log=each.log, step=each.step)
-    return found
+            converted[path] = distributions.IntDistribution(given.low, given.high, log=given.log, step=given.step)
+    return converted
 
 
 def holds(space: Mapping[str, Distribution], values: Mapping[str, Choice]) -> bool:
-    """Whether every value lies within its distribution."""
-    found = optuna_space(space)
+    """Returns whether every value lies within its distribution."""
+    distributed = optuna_space(space)
     for path, value in values.items():
-        each = found[path]
-        if isinstance(each, distributions.CategoricalDistribution):
-            # 0 equals False, and 1.0 equals 1: as values of one list they are the same choice.
-            if value not in each.choices:
+        distribution = distributed[path]
+        if isinstance(distribution, distributions.CategoricalDistribution):
+            # 0 equals False, and 1.0 equals 1: in one list of choices they are the same choice.
+            if value not in distribution.choices:
                 return False
-        elif not isinstance(value, (int, float)) or isinstance(value, bool) or not each._contains(float(value)):
+        elif not isinstance(value, (int, float)) or isinstance(value, bool) or not distribution._contains(float(value)):
             return False
     return True
 
 
 def grid_size(space: Mapping[str, Distribution]) -> int:
-    """How many combinations a grid has."""
+    """Returns the number of combinations of a grid."""
     size = 1
     for each in space.values():
         size *= len(each.grid() or [])
@@ -176,12 +179,12 @@ def grid_size(space: Mapping[str, Distribution]) -> int:
 
 
 def trial_params(params: Params, values: Mapping[str, Choice]) -> Params:
-    """params.yaml for one trial: its values, and the budget of the study."""
+    """Returns params.yaml for one trial: its values, and the budget of the study."""
     tune = params.tune
     tree = applied(plain(params), values)
     tree["train"] |= {
         "steps": tune.steps, "eval_every": tune.eval_every, "checkpoint_every": tune.eval_every,
-        # Measured and recorded at the first and last step alone: it cannot change what is learnt, and takes time.
+        # Gradients are measured and records written at the first and last step alone: they take time and teach nothing.
         "record_every": tune.steps, "gradients_every": 0,
     }  # fmt: skip
     tree["evaluation"]["samples"] = tune.samples

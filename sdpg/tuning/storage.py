@@ -1,8 +1,8 @@
-"""Where studies are kept, and the lock under which workers decide what comes next.
+"""Opens the storage of studies, with the lock under which workers decide what comes next.
 
-The lock is of the kind that its holder's death releases: an advisory lock of the database server, bound to its
-connection, or a lock on a file beside the sqlite database. Workers of one study may run on several machines; a sqlite
-file serves one machine.
+The lock is released when its holder dies: it is an advisory lock of the database server, bound to its connection, or
+a lock on a file beside the sqlite database. Workers of one study may run on several machines; a sqlite file serves one
+machine.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from sdpg.paths import project_root
 ENVIRONMENT = "SDPG_TUNE_STORAGE"
 BUSY_SECONDS = 60
 ATTEMPTS = 5
-"""At creating tables, which several workers may try at once."""
+"""Tries to create the tables, which several workers may do at once."""
 
 
 class Storage:
@@ -35,15 +35,15 @@ class Storage:
     def __init__(self, url: URL, rdb: RDBStorage) -> None:
         self.url, self.rdb = url, rdb
         self.shown = url.render_as_string(hide_password=True)
-        """The address as it may be written down."""
+        """The address without its password, as it may be written down."""
         if url.get_backend_name() == "sqlite" and (path := Path(url.database or "")).is_relative_to(project_root()):
             self.shown = f"sqlite:///{path.relative_to(project_root())}"
 
     @contextmanager
     def lock(self, study: str) -> Iterator[None]:
-        """One worker at a time, of all machines; a dead worker holds it no longer."""
+        """Lets one worker at a time, of all machines, through; the lock of a dead worker is free."""
         if self.url.get_backend_name() == "sqlite":
-            # Beside the database, as processes of another working directory must meet there.
+            # The lock file is beside the database, as processes of another working directory must meet there.
             with FileLock(f"{self.url.database}.{_key(study)}.lock"):
                 yield
             return
@@ -57,12 +57,12 @@ class Storage:
 
 
 def _key(study: str) -> int:
-    """A name as a signed 64-bit number, as PostgreSQL's advisory locks want it."""
+    """Returns a name as a signed 64-bit number, as PostgreSQL's advisory locks need it."""
     return int.from_bytes(hashlib.blake2b(f"sdpg/{study}".encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def _statements(url: URL, study: str) -> tuple[TextClause, TextClause]:
-    """How the lock is taken and given back."""
+    """Returns the statements that take the lock and give it back."""
     if url.get_backend_name() == "postgresql":
         take, give, key = "pg_advisory_lock(:key)", "pg_advisory_unlock(:key)", _key(study)
     else:
@@ -71,10 +71,10 @@ def _statements(url: URL, study: str) -> tuple[TextClause, TextClause]:
 
 
 def address(params: Params) -> URL:
-    """The storage's address: of the environment, or of params.yaml; a relative sqlite file lies in the project.
+    """Returns the storage's address from the environment or params.yaml; a relative sqlite file is in the project.
 
     Raises:
-        UserError: if it is no address, or of a database that has no lock of the kind that is needed.
+        UserError: if it is no address, or the address of a database without an advisory lock.
     """
     given = os.environ.get(ENVIRONMENT)
     field = ENVIRONMENT if given else "tune.storage"
@@ -130,9 +130,9 @@ def _sqlite(url: URL) -> RDBStorage:
 
 
 def _immediate(engine: Engine) -> None:
-    """Each transaction takes the write lock when it begins.
+    """Makes each transaction take the write lock when it begins.
 
-    Left to itself, sqlite lets two processes read that a trial waits, and both start it.
+    By default sqlite lets two processes read that a trial is waiting, and both start it.
     """
     engine.dispose()
 

@@ -1,14 +1,14 @@
-"""A study shared by workers that may die at any instant: no trial is lost, and none counts twice.
+"""Runs a study that workers share and that may lose any of them: no trial is lost, and none counts twice.
 
-All decisions are made under the study's lock, in writes after each of which a kill leaves something that the next
-worker can tell from the storage alone:
+All decisions are made under the study's lock, and a kill after any write leaves a state that the next worker can read
+from the storage alone:
 
-- a running trial without a lease, or with a dead worker's, is *lost*: marked so, and failed;
-- a lost trial without a successor gets one, in one transaction: a waiting trial of the same values. It holds the number
+- a running trial without a lease, or with a dead worker's, is *lost*: it is marked so, and fails;
+- a lost trial without a successor gets one in one transaction: a waiting trial of the same values. It holds the number
   of the lost one, so that a second successor is never made;
-- results are stored with a trial before it is told to be complete, which is one transaction.
+- results are stored with a trial before it is marked complete, which is one transaction.
 
-Optuna itself never sees a lost trial: samplers, pruners and importances go by those that count.
+Optuna itself never sees a lost trial: samplers, pruners and importances use only those that count.
 """
 
 from dataclasses import dataclass
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 LOST = "lost"
 COPIED = ("fixed_params", "grid_id", "search_space")
-"""What a successor takes over of Optuna's own notes; not the rungs of Hyperband, which it climbs again."""
+"""Attributes of Optuna that a successor takes over; it climbs the rungs of Hyperband again."""
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial's worker died, so that the trial itself does not count."""
+    """Returns whether a trial's worker died, so that the trial itself does not count."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get("cause") == LOST
 
 
 class _Counted:
-    """A storage whose trials are those that count."""
+    """A storage that shows only the trials that count."""
 
     def __init__(self, inner: optuna.storages.BaseStorage) -> None:
         self._inner = inner
@@ -62,11 +62,11 @@ class Claim:
     """A trial that this worker is to run.
 
     Attributes:
-        number: of the trial.
-        root: number of the first of a chain of lost trials; its own where it is the first.
-        values: to try.
-        trial: Optuna's handle, to report to.
-        lease: this worker's.
+        number: the trial's number.
+        root: the number of the first of a chain of lost trials; the trial's own number where it is the first.
+        values: the values to try, by path.
+        trial: Optuna's handle, to which values are reported.
+        lease: this worker's lease.
     """
 
     number: int
@@ -78,18 +78,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
         state: complete, pruned or failed.
-        value: of the objective; None for a failed trial.
-        steps: made.
-        tokens: generated in training.
-        seconds: of training and looking at the validation set.
-        curve: (step, validation accuracy, β as applied).
-        run: its folder, relative to the project.
-        work: fingerprint of its work in progress.
-        error: why it failed.
+        value: the objective's value; None for a failed trial.
+        steps: the number of steps made.
+        tokens: the number of tokens generated in training.
+        seconds: seconds of training and evaluating on the validation set.
+        curve: (step, validation accuracy, β as applied) per evaluation.
+        run: the run's folder, relative to the project.
+        work: the fingerprint of its work in progress.
+        error: the reason why it failed, or None.
     """
 
     state: TrialState
@@ -104,13 +104,13 @@ class Outcome:
 
 
 class Study:
-    """One study of one method.
+    """A study of one method.
 
     Attributes:
-        params: of the pipeline.
-        method: whose values are searched.
-        name: of the study.
-        budget: trials.
+        params: the pipeline's parameters.
+        method: the method whose values are searched.
+        name: the study's name.
+        budget: the number of trials.
     """
 
     def __init__(self, params: Params, method: str, name: str, budget: int, storage: Storage, inputs: dict[str, str]):
@@ -130,7 +130,7 @@ class Study:
             if stored is None and not created.get_trials(deepcopy=False) and len(created.directions) == len(directions):
                 created.set_user_attr("uid", fingerprint(self.spec, name, time.time()))
                 created.set_user_attr("commit", git_state()["commit"])
-                # Last: a study that has it has everything.
+                # This attribute is written last: a study that has it has everything.
                 created.set_user_attr("spec", self.spec)
             elif stored != self.spec:
                 raise UserError(_another(name, storage.shown, stored, self.spec))
@@ -144,34 +144,34 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Of the trials' runs."""
+        """Returns the folder of the trials' runs."""
         return Path("runs") / "tune" / self.name
 
     @cached_property
     def defaults(self) -> Values:
-        """The untuned value per path."""
+        """Returns the untuned value per path."""
         return defaults(self.params, self.space)
 
     @property
     def parent(self) -> "Parent":
-        """The MLflow run under which the trials' runs stand."""
-        # Here, as a study is opened, and what cannot be is refused, before the seconds that MLflow takes to load.
+        """Returns the MLflow run under which the trials' runs are."""
+        # MLflow is loaded here: a study is opened, and errors are reported, before the seconds that this takes.
         from sdpg.records.tracking import Parent
 
         return Parent("study", f"tune {self.name}", self.uid, self.spec)
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial of the storage, lost ones too, in order of their numbers."""
+        """Returns every trial of the storage, lost ones too, in order of their numbers."""
         return self.storage.rdb.get_all_trials(self.study_id, deepcopy=False)
 
     def counted(self) -> list[FrozenTrial]:
-        """The trials that count towards the budget: each lost one is stood for by its successor."""
+        """Returns the trials that count towards the budget: a lost one is replaced by its successor."""
         trials = self.trials()
         replaced = {t.user_attrs.get("retry_of") for t in trials}
         return [t for t in trials if t.number not in replaced]
 
     def claim(self) -> Claim | None:
-        """The next trial for this worker; ``None`` while there is nothing to do, or the budget is used up."""
+        """Returns the next trial for this worker; ``None`` while there is nothing to do, or the budget is used up."""
         with self.storage.lock(self.name):
             self._settle()
             trials, counted = self.trials(), self.counted()
@@ -189,7 +189,7 @@ class Study:
             return Claim(trial.number, root, dict(trial.params), trial, lease)
 
     def done(self) -> bool:
-        """Whether every trial of the budget has ended; a lost one that is to have a successor has not."""
+        """Returns whether every trial of the budget has ended; a lost one that needs a successor has not."""
         counted = self.counted()
         return len(counted) >= self.budget and all(t.state in FINISHED and not self._to_be_retried(t) for t in counted)
 
@@ -197,12 +197,12 @@ class Study:
         return is_lost(trial) and trial.user_attrs.get("attempt", 0) < self.params.tune.retries
 
     def _settle(self) -> None:
-        """Fails the trials of dead workers, and sees that each has its successor. Under the lock."""
+        """Fails the trials of dead workers and gives each a successor; the lock must be held."""
         for trial in self.trials():
             if trial.state != TrialState.RUNNING:
                 continue
             lease = trial.user_attrs.get("lease")
-            # A lease is given under the lock that is held now: who has none by now died in between.
+            # A lease is given under the lock that is held now, so a worker without one has died in between.
             if lease is None or Lease(**lease).dead(self.params.tune.grace):
                 self._lose(trial.number)
         trials = self.trials()
@@ -223,7 +223,7 @@ class Study:
         return self.storage.rdb.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
     def finish(self, claim: Claim, outcome: Outcome) -> bool:
-        """Stores what came of a trial; False where it was given to another worker meanwhile, and nothing is stored."""
+        """Stores a trial's outcome; returns False and stores nothing where another worker has it meanwhile."""
         with self.storage.lock(self.name):
             if not self.owns(claim):
                 return False
@@ -235,11 +235,11 @@ class Study:
             if outcome.value is not None:
                 second = {"tokens": outcome.tokens, "seconds": outcome.seconds}
                 values = [outcome.value, *([second[self.params.tune.second]] if self.params.tune.second else [])]
-            # One transaction, as the whole of what makes a trial count.
+            # One transaction writes everything that makes a trial count.
             return rdb.set_trial_state_values(trial_id, outcome.state, values)
 
     def give_back(self, claim: Claim) -> None:
-        """Counts a trial as lost, for a worker that cannot go on with it but lives on: its lease would stay good."""
+        """Counts a trial as lost, for a worker that cannot go on with it but lives on: its lease would stay valid."""
         with self.storage.lock(self.name):
             if self.owns(claim):
                 self._lose(claim.number)
@@ -249,7 +249,7 @@ class Study:
         self.storage.rdb.set_trial_state_values(self._id(number), TrialState.FAIL)
 
     def owns(self, claim: Claim) -> bool:
-        """Whether a trial is still this worker's."""
+        """Returns whether a trial is still this worker's."""
         trial = self.storage.rdb.get_trial(self._id(claim.number))
         lease = trial.user_attrs.get("lease") or {}
         return trial.state == TrialState.RUNNING and (lease.get("host"), lease.get("pid"), lease.get("started")) == (
@@ -258,10 +258,10 @@ class Study:
 
 
 def study_spec(params: Params, method: str, inputs: dict[str, str]) -> dict[str, Any]:
-    """What trials of one study have in common; a study whose spec differs is another study."""
+    """Returns what trials of one study have in common; a study whose spec differs is another study."""
     tune, space = params.tune, method_space(params, method)
     tree = train_sections(params, method)
-    # What the space or the budget sets is not part of the rest.
+    # Paths that the space or the budget sets are not part of the rest.
     rest = {"method": tree["method"], "train": tree["train"], "rollout": tree["rollout"], "reward": tree["reward"],
             "evaluation": tree["evaluation"]}  # fmt: skip
     inner = {path.replace(f"methods.{method}.", "method."): "(searched)" for path in space}
@@ -284,7 +284,7 @@ def study_spec(params: Params, method: str, inputs: dict[str, str]) -> dict[str,
 
 
 def _another(name: str, shown: str, stored: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
-    """Why a study cannot be gone on with."""
+    """Returns an error that says why a study cannot be continued."""
     remedy = "give this one another name (STUDY=…, --study), or put params.yaml back to go on with that one"
     if stored is None:
         return f"storage {shown} holds a study {name!r} that was not made here: {remedy}"
@@ -293,6 +293,6 @@ def _another(name: str, shown: str, stored: dict[str, Any] | None, wanted: dict[
 
 
 def open_study(params: Params, method: str, name: str | None = None, budget: int | None = None) -> Study:
-    """Opens or creates a study; everything that can be known to fail is said here, before the first trial."""
+    """Opens or creates a study; every error that can be known is reported here, before the first trial."""
     check_corners(params, method_space(params, method))
     return Study(params, method, name or method, budget or params.tune.trials, open_storage(params), run_inputs())

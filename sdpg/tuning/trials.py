@@ -1,4 +1,4 @@
-"""One trial: the train stage's own code, sent on an errand, with its validation curve reported as it grows."""
+"""Runs one trial: the train stage's own code, with its validation curve reported to the study as it grows."""
 
 import csv
 import itertools
@@ -21,11 +21,11 @@ from sdpg.tuning.study import Claim, Outcome, Study
 
 
 class LeaseTaken(Exception):
-    """The trial was given to another worker, which takes this one for dead: whatever it still does does not count."""
+    """The trial was given to another worker, as this one was taken for dead: nothing that it still does counts."""
 
 
 def objective_value(curve: list[tuple[int, float]], kind: str) -> float:
-    """The objective of a validation curve that starts at step 0: its last value, or its mean height so far.
+    """Returns the objective of a validation curve that starts at step 0: its last value, or its mean height so far.
 
     The mean height is the area under the curve by trapezia, divided by the steps.
     """
@@ -36,13 +36,13 @@ def objective_value(curve: list[tuple[int, float]], kind: str) -> float:
 
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
-    """(step, validation accuracy) of a run, or of its work in progress."""
+    """Returns (step, validation accuracy) of a run, or of its work in progress."""
     with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
         return [(int(row["step"]), float(row[VALIDATION])) for row in csv.DictReader(file)]
 
 
 def _sum(path: Path, suffix: str) -> float:
-    """Over all lines of a CSV and its columns of that ending."""
+    """Returns the sum over all lines of a CSV and all columns whose name ends in ``suffix``."""
     if not path.exists():
         return 0.0
     with path.open(encoding="utf-8", newline="") as file:
@@ -51,12 +51,12 @@ def _sum(path: Path, suffix: str) -> float:
 
 
 def beta_at(params: Params, method: str, step: int) -> float:
-    """β(k) as applied, 0 for a method that distils nothing."""
+    """Returns β(k) as applied; it is 0 for a method without distillation."""
     return coefficients(params.methods[method], step, params.train.steps).beta
 
 
 class TrialRun:
-    """A claimed trial on its way."""
+    """A claimed trial that is being run."""
 
     def __init__(self, study: Study, claim: Claim) -> None:
         self.study, self.claim = study, claim
@@ -66,8 +66,8 @@ class TrialRun:
         self.pruned = False
         self.errand = Errand(
             folder=self.folder, name=f"{study.name}/{claim.number}",
-            # By the first of a chain of lost trials, so that a successor goes on where the lost one was; a machine's
-            # work in progress is its own.
+            # A chain of lost trials shares the name of its first, so that a successor goes on where the lost one was;
+            # a machine's work in progress is its own.
             identity=("tune", study.uid, claim.root, this_host()),
             command=f"python -m pipelines.tune {study.method} --study {study.name}",
             sets=(VALIDATION,), parent=study.parent, stop=self._stop,
@@ -77,14 +77,14 @@ class TrialRun:
         self.work = paths.STATE / self.identity
 
     def run(self) -> Outcome:
-        """Trains, and says what came of it.
+        """Trains, and returns what came of it.
 
         Raises:
             LeaseTaken: if the trial was given to another worker.
         """
         study = self.study
         if self.claim.root != self.claim.number:
-            # What a lost trial of this chain may have left when it died past its last step is not a run that counts.
+            # A lost trial of this chain may have left a run when it died after its last step; that run does not count.
             for trial in study.trials():
                 chain = trial.user_attrs.get("root", trial.number) == self.claim.root
                 if chain and trial.number != self.claim.number:
@@ -101,7 +101,7 @@ class TrialRun:
             raise LeaseTaken
         if not evaluated or len(self.study.optuna.directions) > 1:
             return False
-        # From the file, so that a trial that goes on where a lost one was reports that one's points as well.
+        # The curve is read from the file, so that a successor reports the points of the lost trial as well.
         curve, kind = read_curve(state), self.study.params.tune.objective.kind
         for place in range(1, len(curve)):
             at = curve[place][0]

@@ -1,4 +1,4 @@
-"""A worker: claim a trial, run it, store what came of it, until the study has its budget."""
+"""Runs a worker: it claims a trial, runs it and stores its outcome, until the study has its budget."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,44 +14,44 @@ from sdpg.tuning.study import FINISHED, Claim, Outcome, Study
 from sdpg.tuning.trials import LeaseTaken, TrialRun
 
 POLL_SECONDS = 0.5
-"""While other workers run the last trials: one of them may die, and its trial be left to this worker."""
+"""Seconds between two looks while other workers run the last trials: one may die and leave its trial to this one."""
 
 
 def work(studies: Sequence[Study], on_end: Callable[[Study], None] = lambda study: None) -> None:
-    """Runs trials until every one of each study's budget has ended, whoever ran it.
+    """Runs trials until all of each study's budget have ended, whichever worker ran them.
 
     A worker that finds nothing left to take in a study takes a trial of the next one, instead of waiting for others.
 
     Args:
-        studies: in the order in which they are worked at.
-        on_end: told each study once it has ended, and its results are written.
+        studies: the studies in the order in which they are worked at.
+        on_end: a function that is called with each study once it has ended and its results are written.
     """
     left, waited = list(studies), False
     while left:
-        found = next(((study, claim) for study in left if (claim := study.claim()) is not None), None)
-        if found is not None:
+        claimed = next(((study, claim) for study in left if (claim := study.claim()) is not None), None)
+        if claimed is not None:
             try:
-                run_trial(*found)
+                run_trial(*claimed)
             except BaseException:
-                # This process may live on, waiting for the workers that it started, and they for this trial. A storage
-                # that cannot be reached is what the error says already.
+                # This process may live on and wait for the workers that it started, while they wait for this trial. If
+                # the storage cannot be reached, the error already says so.
                 with suppress(Exception):
-                    found[0].give_back(found[1])
+                    claimed[0].give_back(claimed[1])
                 raise
-        for study in [each for each in left if each.done()]:
+        for study in [study for study in left if study.done()]:
             left.remove(study)
             tidy(study)
             write_results(study)
             on_end(study)
-        if left and found is None:
+        if left and claimed is None:
             if not waited:
                 print("the last trials are with other workers; waiting for their end", flush=True)
             time.sleep(POLL_SECONDS)
-        waited = found is None
+        waited = claimed is None
 
 
 def run_trial(study: Study, claim: Claim) -> None:
-    """Runs one trial and stores what came of it, unless it was given to another worker meanwhile."""
+    """Runs one trial and stores its outcome, unless it was given to another worker meanwhile."""
     write_results(study)
     try:
         run = TrialRun(study, claim)
@@ -73,7 +73,10 @@ def run_trial(study: Study, claim: Claim) -> None:
 
 
 def refused(study: Study, claim: Claim, error: UserError) -> Outcome:
-    """Of a combination of values that params.yaml's validators refuse, and that no corner of the space showed."""
+    """Returns the outcome of a trial whose combination of values is refused by params.yaml's validators.
+
+    Checking the corners of the space did not show it.
+    """
     folder = (study.folder / str(claim.number)).as_posix()
     return Outcome(TrialState.FAIL, None, 0, 0, 0.0, [], folder, "", str(error))
 
@@ -86,7 +89,7 @@ def tidy(study: Study) -> None:
 
 
 def line(study: Study, claim: Claim, outcome: Outcome) -> str:
-    """What a worker prints of a trial."""
+    """Returns the line that a worker prints about a trial."""
     if outcome.error:
         return f"trial {study.name}/{claim.number} failed at step {outcome.steps}: {outcome.error}"
     word = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}[outcome.state]

@@ -1,4 +1,4 @@
-"""Model folders that cannot be used are refused with a remedy, before any output is touched."""
+"""Tests that model folders which cannot be used are refused with a remedy, before any output is touched."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Any model folder on any benchmark files: what is asked, what is left out, what survives, and every number."""
+"""Tests any model folder on any benchmark files: which prompts fit, what is left out, what survives, every number."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from sdpg.errors import UserError, entry_point
 from sdpg.evaluation import benchmarking
 from sdpg.evaluation.benchmarking import (
     ANSWERING_CODE,
-    Answered,
-    Asking,
-    ask,
+    BenchmarkAnswers,
+    SampleBudget,
     benchmark_models,
     open_model,
     read_benchmarks,
+    render_benchmark,
 )
 from sdpg.files import write_json_lines
 from sdpg.models.loading import save_model, scratch_model
@@ -71,9 +71,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(samples: int = 3, *models: str, limit: int | None = None, folder: str = "sets") -> list[Answered]:
+def run(samples: int = 3, *models: str, limit: int | None = None, folder: str = "sets") -> list[BenchmarkAnswers]:
     paths = [Path(model) for model in models or ("models/one",)]
-    return benchmark_models(load_params(), paths, Path(folder), Asking(samples, limit), say=lambda line: None)
+    return benchmark_models(load_params(), paths, Path(folder), SampleBudget(samples, limit), notify=lambda line: None)
 
 
 def written() -> list[str]:
@@ -253,10 +253,10 @@ def test_limits_are_limits_and_not_one_less(project: Path) -> None:
     params = load_params()
     model = open_model(Path("models/one"), params)
     problems = read_benchmarks(Path("sets"))["sums"]
-    tokens = ask("sums", problems, model.tokenizer, params.prompts, None).rows[0].student_tokens
+    tokens = render_benchmark("sums", problems, model.tokenizer, params.prompts, None).rows[0].student_tokens
     for limit, kept in ((tokens, 5), (tokens - 1, 0)):
         prompts = params.prompts.model_copy(update={"max_student_tokens": limit})
-        assert len(ask("sums", problems, model.tokenizer, prompts, None).rows) == kept
+        assert len(render_benchmark("sums", problems, model.tokenizer, prompts, None).rows) == kept
     # The context is 256, and evaluation.max_tokens 16.
     fitting = params.prompts.model_copy(update={"max_student_tokens": 240})
     open_model(Path("models/one"), params.model_copy(update={"prompts": fitting}))

@@ -1,4 +1,4 @@
-"""Stored answers scored again: who changed, what it does to the table, and that the run stays as it is."""
+"""Tests rescoring: which verdicts change, what that does to the table, and that the run stays as it is."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -25,7 +25,7 @@ from tests.helpers.fabricated import params_with
 ROOT = Path(__file__).parents[2]
 
 Stored = tuple[str, str, str]
-"""(completion, gold, stored status)"""
+"""(completion, gold, stored status) of each stored answer."""
 
 RIGHT: Stored = (r"\boxed{204}", "204", "correct")
 WRONG: Stored = (r"\boxed{205}", "204", "wrong")
@@ -34,7 +34,7 @@ FOOLED: Stored = (r"\boxed{205=204}", "204", "correct")
 CUT: Stored = ("and so", "204", "truncated")
 NONE: Stored = ("I do not know", "204", "no_answer")
 LOST: Stored = (r"\boxed{7} and", "7", "truncated")
-"""Called cut by a verifier that did not see the answer."""
+"""A completion that a verifier called cut because it did not see the answer."""
 
 
 def reward(status: str) -> float:

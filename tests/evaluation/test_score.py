@@ -1,4 +1,4 @@
-"""`python -m pipelines.score`: JSON lines in, JSON lines out, and nothing else on standard output."""
+"""Tests `python -m pipelines.score`: JSON lines in, JSON lines out, and nothing else on standard output."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Tiny policies with an adapter, and the same policy written down without peft: W + s·B·A by hand."""
+"""Makes tiny policies with an adapter, and the same policy written down without peft: W + s·B·A by hand."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.helpers.tiny import PAD, tiny_model
 
 LORA = LoraParams(rank=3, alpha=6)
 SCALE = 2.0
-"""alpha / rank."""
+"""The adapter's scale, alpha / rank."""
 
 
 def adapted_model(dtype: torch.dtype = torch.float64, moved: bool = True, lora: LoraParams = LORA) -> Any:

@@ -1,4 +1,4 @@
-"""A real browser on the real app, for tests: starts the server on a project folder, and Chromium beside it."""
+"""Starts a real browser on the real app for tests: the server on a project folder, and Chromium beside it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

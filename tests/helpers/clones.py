@@ -1,4 +1,4 @@
-"""Clones of the working tree on a small profile, in which tests run the real commands."""
+"""Clones the working tree on a small profile, for tests that run the real commands."""
 
 import os
 from pathlib import Path

@@ -46,7 +46,7 @@ class Inputs:
 
 
 Results = dict[str, Tensor]
-"""loss, the four values, and the gradients of hidden, weight and bias, by name."""
+"""The loss, the four values, and the gradients of hidden, weight and bias, by name."""
 
 
 def logits_of(inputs: Inputs) -> tuple[Tensor, Tensor | None]:

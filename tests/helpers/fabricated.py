@@ -1,4 +1,4 @@
-"""Small finished runs made by hand, for tests of what reads them."""
+"""Makes small finished runs by hand, for tests of what reads them."""
 
 from collections.abc import Callable
 import csv
@@ -16,7 +16,7 @@ SETS = (*BENCHMARKS, "validation")
 STEPS = (10, 20, 30, 40)
 
 Correct = Callable[[str, int, int], int]
-"""(benchmark, step, problem) → how many of the samples are right."""
+"""(benchmark, step, problem) → the number of samples that are right."""
 
 
 def params_with(methods: list[str], seeds: list[int], **changes: Any) -> Params:

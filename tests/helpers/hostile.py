@@ -1,4 +1,4 @@
-"""2,000 completions that mean harm, or look like it: twenty families of a hundred, the same each time."""
+"""Makes 2,000 completions that mean harm, or look like it: twenty families of a hundred, the same each time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

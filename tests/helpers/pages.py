@@ -1,4 +1,4 @@
-"""Pages of the app, run without a browser."""
+"""Runs pages of the app without a browser."""
 
 from pathlib import Path
 import sys

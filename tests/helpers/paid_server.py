@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that speaks OpenAI's chat completions, misbehaves as told, and counts its pay."""
+"""Runs a real HTTP server on 127.0.0.1 with OpenAI's chat completions, which misbehaves on request and counts pay."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator

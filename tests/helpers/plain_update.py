@@ -1,4 +1,4 @@
-"""The update's loss from the paper's formulas, one row and one token at a time, and how tests call the update."""
+"""Computes the update's loss from the paper's formulas, one row and one token at a time, and calls the update."""
 
 import dataclasses
 from pathlib import Path

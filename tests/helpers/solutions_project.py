@@ -1,4 +1,4 @@
-"""A project folder whose training problems lack solutions, and the command run in it."""
+"""Makes a project folder whose training problems lack solutions, and runs the command in it."""
 
 from copy import deepcopy
 import json

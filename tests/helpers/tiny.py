@@ -1,4 +1,4 @@
-"""Random two-layer policies and fabricated rollouts for numeric tests; no tokenizer, no sampling, no files."""
+"""Makes random two-layer policies and fabricated rollouts for numeric tests; no tokenizer, no sampling, no files."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Studies without training, for tests of what workers decide."""
+"""Makes studies without training, for tests of what workers decide."""
 
 from collections import Counter
 import os

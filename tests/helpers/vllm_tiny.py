@@ -1,4 +1,4 @@
-"""What the tests with vLLM share: random Qwen3 models with heads that its CPU attention takes, and comparisons."""
+"""Shares what the tests with vLLM need: random Qwen3 models with heads for its CPU attention, and comparisons."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ needs_vllm = pytest.mark.skipif(
 )
 VOCAB, PAD, EOS = 200, 0, 1
 PROMPTS = [[2 + (i * 7 + j) % (VOCAB - 2) for j in range(3 + 11 * i)] for i in range(8)]
-"""Of 3 to 80 tokens: shorter and longer than a block of the KV cache."""
+"""Prompts of 3 to 80 tokens: shorter and longer than a block of the KV cache."""
 
 
 class Tokenizer:

@@ -1,4 +1,4 @@
-"""A base that solves a third of its one-step problems, and a trainer whose rollouts come from vLLM."""
+"""Makes a base that solves a third of its one-step problems, and a trainer whose rollouts come from vLLM."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The real ``dvc repro`` on the micro profile, in a clone of its own: built, repeated, changed, killed, misused."""
+"""Tests the real ``dvc repro`` on the micro profile in a clone of its own: built, repeated, changed, killed."""
 
 from collections.abc import Iterator
 import hashlib

@@ -1,4 +1,4 @@
-"""The rehearsal of qwen3-4b: what sets its profile apart, and the inputs that it reads."""
+"""Tests the rehearsal of qwen3-4b: what sets its profile apart, and the inputs that it reads."""
 
 from pathlib import Path
 from typing import Any

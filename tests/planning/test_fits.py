@@ -1,4 +1,4 @@
-"""What this machine cannot hold or does not have is said before anything is loaded."""
+"""Tests that what this machine cannot hold or does not have is reported before anything is loaded."""
 
 from pathlib import Path
 

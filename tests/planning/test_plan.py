@@ -1,4 +1,4 @@
-"""The planner's shapes, counts, operations and advice, and what it says to bad input."""
+"""Tests the planner's shapes, counts, operations and advice, and its answers to bad input."""
 
 from dataclasses import replace
 import json

@@ -1,4 +1,4 @@
-"""The planner's memory of what generates, by hand-worked numbers: vLLM in process, asleep and awake, and a server."""
+"""Tests the planner's memory of generation by hand-worked numbers: vLLM in process, asleep and awake, and a server."""
 
 from dataclasses import replace
 from pathlib import Path

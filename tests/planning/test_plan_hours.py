@@ -1,4 +1,4 @@
-"""The planner's hours and traffic by hand-worked numbers: engines, tails, several GPUs."""
+"""Tests the planner's hours and traffic by hand-worked numbers: engines, tails, several GPUs."""
 
 from dataclasses import replace
 import math

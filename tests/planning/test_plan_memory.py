@@ -1,4 +1,4 @@
-"""The planner's bytes against tensors counted one by one in a real update, at several sizes, part by part.
+"""Tests the planner's bytes against tensors counted one by one in a real update, at several sizes, part by part.
 
 Each size runs in a process of its own: benchmarks/update_memory.py makes a random Qwen3 and gives it to the pipeline's
 own update.

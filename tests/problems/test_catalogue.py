@@ -1,4 +1,4 @@
-"""Benchmarks by name: the catalogue, its rows in params.yaml, and hub datasets at a commit that is known and kept."""
+"""Tests benchmarks by name: the catalogue, its rows in params.yaml, and hub datasets at a commit that is kept."""
 
 from pathlib import Path
 import shutil

@@ -1,4 +1,4 @@
-"""What is missing is said at once, with the place where it belongs; files put there are used instead of the hub's."""
+"""Tests that missing inputs are reported with the place where they belong, and that files put there are used."""
 
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -1,4 +1,4 @@
-"""The whole stage, from params.yaml to files, on a small world and on local files."""
+"""Tests the whole prepare stage, from params.yaml to files, on a small world and on local files."""
 
 from copy import deepcopy
 import json

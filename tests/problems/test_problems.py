@@ -1,4 +1,4 @@
-"""Sources, cleaning, overlap and the validation split, on real files."""
+"""Tests sources, cleaning, overlap and the validation split, on real files."""
 
 from collections import Counter
 import json

@@ -1,4 +1,4 @@
-"""Templates, chat rendering, alignment lint, prepared rows."""
+"""Tests templates, chat rendering, the alignment lint and prepared rows."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tiny world: right answers, the two kinds of mistakes, and held-out problems that stay held out."""
+"""Tests the tiny world: right answers, the two kinds of mistakes, and held-out problems that stay held out."""
 
 import operator
 import random

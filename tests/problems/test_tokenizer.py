@@ -1,4 +1,4 @@
-"""The scratch tokenizer and the checks on a model's own."""
+"""Tests the scratch tokenizer and the checks on a model's own."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Numbers of benchmarks, from fabricated answers."""
+"""Tests the numbers of benchmarks, from fabricated answers."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sdpg.evaluation.benchmarking import Answered, Benchmark, ModelFolder
+from sdpg.evaluation.benchmarking import Benchmark, BenchmarkAnswers, ModelFolder
 from sdpg.params import ReportParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, write_evaluations
 from sdpg.results.benchmark_scores import compare, markdown, score, text
@@ -20,7 +20,7 @@ def row(problem: str, sample: int, status: str, length: int, temperature: float 
                     "temperature": temperature, "truncated": status == "truncated"}  # fmt: skip
 
 
-def fabricated(folder: Path, name: str, sampled: dict[str, list[str]], greedy: dict[str, str]) -> Answered:
+def fabricated(folder: Path, name: str, sampled: dict[str, list[str]], greedy: dict[str, str]) -> BenchmarkAnswers:
     rows = [
         row(problem, sample, status, 10 * (sample + 1))
         for problem, statuses in sampled.items()
@@ -30,7 +30,7 @@ def fabricated(folder: Path, name: str, sampled: dict[str, list[str]], greedy: d
     write_evaluations(folder / name / "answers.parquet", rows)
     asked: list[Any] = list(sampled or greedy)
     model = ModelFolder(Path("models") / name, name, None, "")  # pyright: ignore[reportArgumentType]
-    return Answered(model, Benchmark("b", asked, len(asked), Counter()), folder / name)
+    return BenchmarkAnswers(model, Benchmark("b", asked, len(asked), Counter()), folder / name)
 
 
 def test_the_numbers_by_hand(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpg.results.claims import CLAIMS, Judged, decide, evaluation_step, judge_all
+from sdpg.results.claims import CLAIMS, DecidedClaim, decide, decide_claims, evaluation_step
 from sdpg.results.runs import Results, read_results
 from tests.helpers.fabricated import params_with, write_base, write_run
 
@@ -15,8 +15,10 @@ def flat(late: int, early: int = 1) -> Plan:
     return lambda name, step, problem: min(4, (early if step <= 10 else late) + (problem % 5 == 0))
 
 
-def judged(tmp_path: Path, plans: dict[str, Plan], **metrics: dict[str, Callable[[int], float]]) -> dict[str, Judged]:
-    return {claim.id: claim for claim in judge_all(results(tmp_path, plans, **metrics))}
+def decided(
+    tmp_path: Path, plans: dict[str, Plan], **metrics: dict[str, Callable[[int], float]]
+) -> dict[str, DecidedClaim]:
+    return {claim.id: claim for claim in decide_claims(results(tmp_path, plans, **metrics))}
 
 
 def results(tmp_path: Path, plans: dict[str, Plan], **metrics: dict[str, Callable[[int], float]]) -> Results:
@@ -39,7 +41,7 @@ def test_verdicts_from_intervals() -> None:
 
 @pytest.mark.parametrize(("ours", "verdict"), [(3, "holds"), (2, "cannot tell"), (1, "does not hold")])
 def test_lead_in_the_table(tmp_path: Path, ours: int, verdict: str) -> None:
-    claims = judged(tmp_path, {"grpo": flat(2), "sdpg-urkl": flat(3), "sdpg-ufkl": flat(ours)})
+    claims = decided(tmp_path, {"grpo": flat(2), "sdpg-urkl": flat(3), "sdpg-ufkl": flat(ours)})
     assert claims["last-over-grpo"].verdict == verdict
     assert claims["last-over-grpo"].numbers.count(";") == 5
     # All are alike at step 10, the first evaluation after an eighth of 40 steps.
@@ -48,7 +50,7 @@ def test_lead_in_the_table(tmp_path: Path, ours: int, verdict: str) -> None:
 
 
 def test_a_method_that_was_not_run_leaves_it_open(tmp_path: Path) -> None:
-    claims = judged(tmp_path, {"grpo": flat(2), "sdpg-ufkl": flat(3)})
+    claims = decided(tmp_path, {"grpo": flat(2), "sdpg-ufkl": flat(3)})
     assert claims["last-over-grpo"].verdict == "cannot tell"
     assert claims["last-over-grpo"].why == "not run: sdpg-urkl"
     assert claims["last-over-rlsd"].why == "not run: rlsd, sdpg-urkl"
@@ -57,7 +59,7 @@ def test_a_method_that_was_not_run_leaves_it_open(tmp_path: Path) -> None:
 
 
 def test_a_claim_about_being_below(tmp_path: Path) -> None:
-    found = judged(tmp_path, {"grpo": flat(3), "opcd": flat(1)})["opcd-below-grpo"]
+    found = decided(tmp_path, {"grpo": flat(3), "opcd": flat(1)})["opcd-below-grpo"]
     assert found.verdict == "holds"
     assert found.numbers.startswith("GRPO − OPCD, Chains of 3: +0.")
 
@@ -65,7 +67,7 @@ def test_a_claim_about_being_below(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("end", "verdict"), [(0.05, "holds"), (0.35, "cannot tell"), (0.9, "does not hold")])
 def test_entropy_collapse_by_thresholds(tmp_path: Path, end: float, verdict: str) -> None:
     entropy = {"entropy": lambda step: 1.0 if step < 20 else end}
-    found = judged(tmp_path, {"rlsd": flat(2)}, rlsd=entropy)["rlsd-entropy"]
+    found = decided(tmp_path, {"rlsd": flat(2)}, rlsd=entropy)["rlsd-entropy"]
     assert found.verdict == verdict
     assert found.numbers.endswith(f"{end:.2f}")
 
@@ -74,7 +76,7 @@ def test_entropy_collapse_by_thresholds(tmp_path: Path, end: float, verdict: str
 def test_highest_entropy(tmp_path: Path, rival: float, verdict: str) -> None:
     wave = {"entropy": lambda step: 1.0 + 0.1 * (step % 3)}
     plans: dict[str, Plan] = {name: flat(2) for name in ("grpo", "rlsd", "sdpg-urkl", "sdpg-ufkl")}
-    found = judged(tmp_path, plans, sdpg_ufkl=wave, grpo={"entropy": lambda step: 0.1},
+    found = decided(tmp_path, plans, sdpg_ufkl=wave, grpo={"entropy": lambda step: 0.1},
                    rlsd={"entropy": lambda step: 0.1 if step % 2 else 0.2},
                    sdpg_urkl={"entropy": lambda step: rival + 0.1 * ((step + 1 + step // 4) % 3)})  # fmt: skip
     assert found["ufkl-entropy"].verdict == verdict
@@ -83,14 +85,14 @@ def test_highest_entropy(tmp_path: Path, rival: float, verdict: str) -> None:
 def test_alpha_zero_needs_both_directions(tmp_path: Path) -> None:
     plans = {"sdpg-ufkl": flat(2), "alpha0": flat(2)}
     shorter = {"length": lambda step: 20.0 + step % 2, "entropy": lambda step: 2.0 + 0.1 * (step % 3)}
-    assert judged(tmp_path / "a", plans, alpha0=shorter)["alpha0"].verdict == "holds"
+    assert decided(tmp_path / "a", plans, alpha0=shorter)["alpha0"].verdict == "holds"
     longer = {**shorter, "length": lambda step: 40.0 + step % 2}
-    assert judged(tmp_path / "b", plans, alpha0=longer)["alpha0"].verdict == "does not hold"
+    assert decided(tmp_path / "b", plans, alpha0=longer)["alpha0"].verdict == "does not hold"
 
 
 def test_where_text_and_figure_disagree_nothing_is_decided(tmp_path: Path) -> None:
     collapse: Plan = lambda name, step, problem: 0 if step > 30 else 3 - problem % 2  # noqa: E731
-    found = judged(tmp_path, {"opcd": collapse})["opcd-collapse"]
+    found = decided(tmp_path, {"opcd": collapse})["opcd-collapse"]
     assert found.verdict == "cannot tell"
     assert "text and figure disagree" in found.why
     assert "measured here: holds" in found.why
@@ -103,5 +105,5 @@ def test_steps_scale_with_the_run(tmp_path: Path) -> None:
 
 
 def test_ids_are_unique_and_every_claim_is_judged(tmp_path: Path) -> None:
-    claims = judge_all(results(tmp_path, {"grpo": flat(2)}))
+    claims = decide_claims(results(tmp_path, {"grpo": flat(2)}))
     assert len({claim.id for claim in claims}) == len(claims) == len(CLAIMS)

@@ -7,7 +7,7 @@ import pytest
 from sdpg.errors import UserError
 from sdpg.params import ReportParams
 from sdpg.results.statistics.estimates import ProblemCounts
-from sdpg.results.statistics.evidence import gather, pooled
+from sdpg.results.statistics.evidence import gather_evidence, pooled
 from sdpg.results.statistics.summaries import EvaluationSummary
 
 REPORT = ReportParams(resamples=200)
@@ -26,7 +26,7 @@ TWO = summary([4, 4, 1], 4, 50.0, 0.0, correct=0.75, timeout=0.25)
 
 
 def test_one_seed_by_hand() -> None:
-    found = gather([ONE], REPORT)
+    found = gather_evidence([ONE], REPORT)
     # Accuracies 1, 1/2, 0: standard deviation 1/2. One answer's variance: 0, 1/4·4/3, 0.
     assert found.error_problems == pytest.approx(0.5 / math.sqrt(3))
     assert found.error_samples == pytest.approx(math.sqrt(0.25 / 3) / 3)
@@ -37,7 +37,7 @@ def test_one_seed_by_hand() -> None:
 
 
 def test_two_seeds_by_hand() -> None:
-    found = gather([ONE, TWO], REPORT)
+    found = gather_evidence([ONE, TWO], REPORT)
     means = np.array([1.0, 0.75, 1 / 8])
     assert found.error_problems == pytest.approx(means.std(ddof=1) / math.sqrt(3))
     # The second seed's: 1/4·3/4/3 of its last problem. The variance of the mean of both is a quarter of their sum.
@@ -56,7 +56,7 @@ def test_one_seed_without_a_share_of_cut_answers_leaves_none_for_all() -> None:
 
 
 def test_one_answer_per_problem_has_no_sampling_error() -> None:
-    assert gather([summary([1, 0, 1], 1, 1.0, 0.0, correct=2 / 3, wrong=1 / 3)], REPORT).error_samples is None
+    assert gather_evidence([summary([1, 0, 1], 1, 1.0, 0.0, correct=2 / 3, wrong=1 / 3)], REPORT).error_samples is None
 
 
 def test_pooled_seeds_need_the_same_problems() -> None:

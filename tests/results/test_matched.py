@@ -1,4 +1,4 @@
-"""Whether two runs are matched: every kind of difference, and what has no effect."""
+"""Tests whether two runs are matched: every kind of difference, and what has no effect."""
 
 import copy
 import json

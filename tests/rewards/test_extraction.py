@@ -1,4 +1,4 @@
-"""Where a response's answer stands, and its form without packaging."""
+"""Tests where a response's answer is found, and its form without packaging."""
 
 from fractions import Fraction
 import time

@@ -1,4 +1,4 @@
-"""Answers and their verdicts: by hand, against math-verify itself, and under hostile input."""
+"""Tests answers and their verdicts: by hand, against math-verify itself, and under hostile input."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The 100 benchmark problems: every gold in twenty forms is right, and a hundred near misses are wrong."""
+"""Tests 100 benchmark problems: every gold in twenty forms is right, and a hundred near misses are wrong."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""2,000 hostile completions through the real pool."""
+"""Tests 2,000 hostile completions in the real pool."""
 
 from collections import Counter
 import os

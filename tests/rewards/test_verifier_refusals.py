@@ -1,4 +1,4 @@
-"""What an answer may not say beside its value, rule by rule, and what math-verify alone makes of it."""
+"""Tests what an answer may not say beside its value, rule by rule, and what math-verify alone makes of it."""
 
 from collections.abc import Iterator
 

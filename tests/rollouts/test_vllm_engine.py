@@ -1,4 +1,4 @@
-"""Rollouts by the real vLLM, in process, on the CPU."""
+"""Tests rollouts by the real vLLM, in process, on the CPU."""
 
 from collections.abc import Iterator
 import random

@@ -1,4 +1,4 @@
-"""What the client of a vLLM server does when the server is missing, wrong, slow or broken; no vLLM is needed."""
+"""Tests the client of a vLLM server that is missing, wrong, slow or broken; no vLLM is needed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

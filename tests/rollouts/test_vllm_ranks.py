@@ -1,4 +1,4 @@
-"""vLLM in each of two processes that hold shards of the model."""
+"""Tests vLLM in each of two processes that hold shards of the model."""
 
 import os
 from pathlib import Path

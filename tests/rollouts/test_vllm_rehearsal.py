@@ -1,4 +1,4 @@
-"""The real ``dvc repro`` of the profile ``rehearsal``: vLLM in two processes that hold shards of the model."""
+"""Tests the real ``dvc repro`` of the profile ``rehearsal``: vLLM in two processes that hold shards of the model."""
 
 import csv
 import json

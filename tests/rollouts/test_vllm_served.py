@@ -1,4 +1,4 @@
-"""The real vLLM as a server, started by ``python -m pipelines.serve``, on the CPU; it takes weights while it runs."""
+"""Tests the real vLLM as a server from ``python -m pipelines.serve``, on the CPU; it takes weights while it runs."""
 
 from collections.abc import Iterator
 import os

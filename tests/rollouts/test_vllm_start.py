@@ -1,4 +1,4 @@
-"""Starting vLLM itself, in process: engines of their own for each test."""
+"""Tests the start of vLLM itself, in process, with engines of their own for each test."""
 
 import random
 from typing import Any

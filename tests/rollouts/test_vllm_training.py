@@ -1,4 +1,4 @@
-"""SDPG with rollouts of the real vLLM, in process, on the CPU."""
+"""Tests SDPG with rollouts of the real vLLM, in process, on the CPU."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The command from options to a file that prepare reads: what is accepted, counted, written and refused."""
+"""Tests the command from options to a file that prepare reads: what is accepted, counted, written and refused."""
 
 from collections.abc import Sequence
 import json

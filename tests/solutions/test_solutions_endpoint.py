@@ -1,4 +1,4 @@
-"""The endpoint way against a real local server: what goes wrong, what it costs, what is kept."""
+"""Tests the endpoint source against a real local server: what goes wrong, what it costs, what is kept."""
 
 from collections.abc import Callable, Iterator
 import json
@@ -14,8 +14,8 @@ from sdpg.errors import UserError
 from sdpg.problems.sources import Problem
 from sdpg.solutions.candidates import Candidate
 from sdpg.solutions.client import HIDDEN, shown
-from sdpg.solutions.endpoint import FromEndpoint
-from sdpg.solutions.settings import Connection, Decoding, EndpointWay
+from sdpg.solutions.endpoint import EndpointSource
+from sdpg.solutions.settings import Connection, Decoding, EndpointSettings
 from sdpg.solutions.store import ANSWERED, IDLE, LOST, SENT, AnswerStore
 from tests.helpers.paid_server import (
     MODEL,
@@ -38,10 +38,10 @@ def problems(count: int) -> list[Problem]:
     return [Problem(f"p{n}", f"What is {n}+{n + 1}?", str(2 * n + 1), "", "hand") for n in range(count)]
 
 
-def way_to(url: str, **changes: Any) -> EndpointWay:
+def settings_for(url: str, **changes: Any) -> EndpointSettings:
     decoding = Decoding(temperature=0.5, top_p=0.9, max_tokens=50)
     tree = {"base_url": url, "model": MODEL, "prompt": "{problem} Box it.", "system": None, "decoding": decoding}
-    return EndpointWay(**(tree | changes))
+    return EndpointSettings(**(tree | changes))
 
 
 def render(problem: Problem) -> str:
@@ -55,16 +55,18 @@ def store(tmp_path: Path) -> Iterator[AnswerStore]:
 
 
 class Asked:
-    """What one call of ``ask`` gave."""
+    """The endpoint source and what one call of it gives."""
 
     def __init__(self, server: PaidServer, store: AnswerStore, count: int = 4, **connection: Any) -> None:
         self.said: list[str] = []
         settings = {"first_pause": 0.02, "timeout": 5.0, "retries": 3, "concurrency": 4} | connection
-        self.way = FromEndpoint(way_to(server.url), Connection(**settings), 2, store, render, self.said.append)
+        self.source = EndpointSource(
+            settings_for(server.url), Connection(**settings), 2, store, render, self.said.append
+        )
         self.problems = problems(count)
 
     def ask(self, attempt: int = 0) -> list[Candidate]:
-        found = self.way.ask(self.problems, attempt)
+        found = self.source.find_candidates(self.problems, attempt)
         assert all(len(one) == 1 for one in found)
         return [one for [one] in found]
 
@@ -81,10 +83,10 @@ def test_what_is_sent_and_what_comes_back(store: AnswerStore) -> None:
         "top_p": 0.9, "max_tokens": 50,
     }  # fmt: skip
     assert first.key == found[0].request and "authorization" not in first.headers
-    assert asked.way.used() == {
+    assert asked.source.used() == {
         "requests": 4, "from_store": 0, "prompt_tokens": 20, "completion_tokens": 40, "lost": 0
     }  # fmt: skip
-    assert asked.way.asked_now == {"requests": 4, "tokens": 60}
+    assert asked.source.bought == {"requests": 4, "tokens": 60}
 
 
 def test_an_answer_is_bought_once_and_a_second_sample_is_another(store: AnswerStore) -> None:
@@ -92,7 +94,9 @@ def test_an_answer_is_bought_once_and_a_second_sample_is_another(store: AnswerSt
         first = Asked(server, store).ask()
         again = Asked(server, store)
         assert again.ask() == first
-        assert len(server.asked) == 4 and again.way.asked_now["requests"] == 0 and again.way.used()["from_store"] == 4
+        assert (
+            len(server.asked) == 4 and again.source.bought["requests"] == 0 and again.source.used()["from_store"] == 4
+        )
         again.ask(attempt=1)
     assert len(server.asked) == 8 and set(server.paid.values()) == {1}
 
@@ -104,10 +108,11 @@ def test_an_answer_is_bought_once_and_a_second_sample_is_another(store: AnswerSt
 def test_whatever_is_asked_is_part_of_the_digest(store: AnswerStore, change: dict[str, Any]) -> None:
     [problem] = problems(1)
     url = "http://127.0.0.1:1/v1"
-    plain, other = (FromEndpoint(way_to(url, **c), Connection(), 1, store, render) for c in ({}, change))
+    plain, other = (EndpointSource(settings_for(url, **c), Connection(), 1, store, render) for c in ({}, change))
     assert plain.request(problem, 0)[0] != other.request(problem, 0)[0]
     assert (
-        plain.request(problem, 0)[0] == FromEndpoint(way_to(url), Connection(), 1, store, render).request(problem, 0)[0]
+        plain.request(problem, 0)[0]
+        == EndpointSource(settings_for(url), Connection(), 1, store, render).request(problem, 0)[0]
     )
     assert ("top_p" in other.request(problem, 0)[1]) == (change != {"body": {"top_p": None}})
 
@@ -159,7 +164,7 @@ def test_what_may_go_well_next_time_is_asked_again(store: AnswerStore, reply: Re
     assert len(server.asked) == 8 or reply.delay
     assert set(server.paid.values()) == {1}, "an endpoint that knows the header charges once"
     assert store.states() == {ANSWERED: 4}
-    assert asked.way.used()["lost"] == (len(server.asked) - 4) * lost
+    assert asked.source.used()["lost"] == (len(server.asked) - 4) * lost
 
 
 def test_half_an_answer_without_a_length_is_no_answer(store: AnswerStore) -> None:
@@ -192,7 +197,7 @@ def test_an_answer_that_drips_is_given_up_at_the_time_limit(store: AnswerStore) 
         begin = time.monotonic()
         asked = Asked(server, store, timeout=1.0)
         assert all(one.failure is None for one in asked.ask())
-    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.way.used()["lost"] == 1
+    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.source.used()["lost"] == 1
 
 
 def test_a_pause_that_is_too_long_ends_it(store: AnswerStore) -> None:
@@ -286,7 +291,7 @@ def test_nobody_there_is_said_at_once(store: AnswerStore) -> None:
         pass
     asked = Asked(server, store)
     begin = time.monotonic()
-    for attempt in (asked.way.check, asked.ask):
+    for attempt in (asked.source.check, asked.ask):
         with pytest.raises(UserError, match=r"does not answer .no connection.*start it, or correct --endpoint"):
             attempt()
     assert time.monotonic() - begin < 2
@@ -295,7 +300,7 @@ def test_nobody_there_is_said_at_once(store: AnswerStore) -> None:
 def test_check_costs_nothing_and_tells_of_an_unlisted_model(store: AnswerStore) -> None:
     with paid_server() as server:
         said: list[str] = []
-        FromEndpoint(way_to(server.url, model="writre"), Connection(), 1, store, render, said.append).check()
+        EndpointSource(settings_for(server.url, model="writre"), Connection(), 1, store, render, said.append).check()
         assert said == [f"the endpoint {server.url} does not list the model 'writre' but: writer"]
         assert not server.asked and not server.paid
 
@@ -309,7 +314,7 @@ def test_no_more_at_once_than_told(store: AnswerStore) -> None:
 def test_requests_per_minute_hold_at_the_server(store: AnswerStore) -> None:
     with paid_server() as server:
         asked = Asked(server, store, 9, requests_per_minute=3)
-        asked.way._pace.window = 1.5
+        asked.source._pace.window = 1.5
         asked.ask()
     times = [call.time for call in server.asked]
     assert len(times) == 9
@@ -347,7 +352,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
 
     with paid_server(behave, key=KEY) as server:
         asked = Asked(server, store)
-        asked.way.check()
+        asked.source.check()
         assert all(one.text.endswith(f"Your key is {HIDDEN}.") for one in asked.ask())
         server.wanted = "another"
         with pytest.raises(UserError) as caught:
@@ -391,15 +396,15 @@ def test_address_and_key_are_looked_at_before_anything_is_sent(
     if key is not None:
         monkeypatch.setenv("SOLUTIONS_API_KEY", key)
     with pytest.raises(UserError, match=message) as caught:
-        FromEndpoint(way_to(url), Connection(**connection), 1, store, render)
+        EndpointSource(settings_for(url), Connection(**connection), 1, store, render)
     assert KEY not in str(caught.value) and "schl" not in str(caught.value)
 
 
 def test_allow_http_and_own_machine_are_let_through(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOLUTIONS_API_KEY", KEY)
     for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:80/v1"):
-        FromEndpoint(way_to(url), Connection(), 1, store, render)
-    FromEndpoint(way_to("http://gpu-7.example/v1"), Connection(allow_http=True), 1, store, render)
+        EndpointSource(settings_for(url), Connection(), 1, store, render)
+    EndpointSource(settings_for("http://gpu-7.example/v1"), Connection(allow_http=True), 1, store, render)
 
 
 def test_a_word_for_a_key_is_not_cut_out_of_answers(store: AnswerStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +426,7 @@ def test_hostile_text_is_data(store: AnswerStore) -> None:
         asked = Asked(server, store)
         assert {one.text for one in asked.ask()} == {nasty}
         assert {one.text for one in Asked(server, store).ask()} == {nasty}, "and the same from the store"
-        assert asked.way.used()["prompt_tokens"] == asked.way.used()["completion_tokens"] == 0
+        assert asked.source.used()["prompt_tokens"] == asked.source.used()["completion_tokens"] == 0
     with paid_server(lambda call: error(400, nasty)) as server, pytest.raises(UserError) as caught:
         Asked(server, store).ask()
     assert "\x1b" not in str(caught.value) and "\x07" not in str(caught.value)
@@ -451,7 +456,7 @@ def test_lost_requests_are_told_of_when_going_on(store: AnswerStore) -> None:
         ):
             Asked(server, store).ask()
         assert store.states() == {LOST: 1}
-        store.sent("0" * 32)
+        store.mark_sent("0" * 32)
         assert store.states() == {LOST: 1, SENT: 1}
         assert "2 requests of earlier commands were sent and brought no whole answer" in Asked(server, store).said[0]
 

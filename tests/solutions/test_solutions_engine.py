@@ -1,4 +1,4 @@
-"""The engine way: a real tiny model that has learnt one answer, and engines that say what they are told."""
+"""Tests the engine source: a real tiny model that has learnt one answer, and engines that answer as they are told."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -17,8 +17,8 @@ from sdpg.problems.prompts import chat_prompt, prompt_ids, render_student
 from sdpg.problems.sources import Problem
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
-from sdpg.solutions.sampling import FromEngine
-from sdpg.solutions.settings import Decoding, EngineWay
+from sdpg.solutions.sampling import EngineSource
+from sdpg.solutions.settings import Decoding, EngineSettings
 from sdpg.solutions.store import AnswerStore
 from tests.helpers.solutions_project import make_project, params_tree, questions, read_lines
 
@@ -110,12 +110,12 @@ class Told(RolloutEngine):
     def sync_weights(self) -> None: ...
 
 
-def way(project: Path, store: AnswerStore, engine: Any, batch: int = 4, **changes: Any) -> FromEngine:
+def way(project: Path, store: AnswerStore, engine: Any, batch: int = 4, **changes: Any) -> EngineSource:
     tree = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 60} | changes
-    settings = EngineWay(
+    settings = EngineSettings(
         model=str(project / "inputs/models/m"), engine="transformers", decoding=Decoding(**tree), seed=1, batch=batch
     )
-    return FromEngine(settings, prompts(), 3, store, lambda way, tokenizer, prompt_tokens: engine)
+    return EngineSource(settings, prompts(), 3, store, lambda way, tokenizer, prompt_tokens: engine)
 
 
 def prompts() -> PromptParams:
@@ -126,7 +126,7 @@ def test_batches_prompts_and_decoding(project: Path, tmp_path: Path) -> None:
     tokenizer: Any = load_tokenizer(project / "inputs/models/m")
     engine = Told(tokenizer, lambda seed, at: "long " * 40 if at == 1 else f"{seed} {at}")
     with AnswerStore(tmp_path) as store:
-        found = way(project, store, engine).ask(problems(6), 0)
+        found = way(project, store, engine).find_candidates(problems(6), 0)
         seeds = [sampling.seed for _, sampling in engine.asked]
         assert [one.text for [one] in found[4:]] == [f"{seeds[1]} 0", "long " * 40]
         assert [one.truncated for [one] in found] == [False, True, False, False, False, True]
@@ -135,8 +135,8 @@ def test_batches_prompts_and_decoding(project: Path, tmp_path: Path) -> None:
         assert [ids for batch, _ in engine.asked for ids in batch] == [prompt_ids(tokenizer, text) for text in texts]
         assert {(s.temperature, s.top_p, s.max_tokens) for _, s in engine.asked} == {(0.7, 0.9, 60)}
         # Another round, other decoding: other random numbers.
-        way(project, store, engine).ask(problems(6), 1)
-        way(project, store, engine, top_p=0.8).ask(problems(6), 0)
+        way(project, store, engine).find_candidates(problems(6), 1)
+        way(project, store, engine, top_p=0.8).find_candidates(problems(6), 0)
         assert len({sampling.seed for _, sampling in engine.asked}) == len(engine.asked) == 6
 
 
@@ -147,12 +147,12 @@ def test_interrupted_it_goes_on_and_draws_what_it_would_have_drawn(project: Path
         return f"{seed} {at}"
 
     with AnswerStore(tmp_path / "whole") as store:
-        whole = way(project, store, Told(tokenizer, text), batch=2).ask(problems(7), 0)
+        whole = way(project, store, Told(tokenizer, text), batch=2).find_candidates(problems(7), 0)
     with AnswerStore(tmp_path / "parts") as store, pytest.raises(KeyboardInterrupt):
-        way(project, store, Told(tokenizer, text, stop_after=2), batch=2).ask(problems(7), 0)
+        way(project, store, Told(tokenizer, text, stop_after=2), batch=2).find_candidates(problems(7), 0)
     with AnswerStore(tmp_path / "parts") as store:
         engine = Told(tokenizer, text)
-        assert way(project, store, engine, batch=2).ask(problems(7), 0) == whole
+        assert way(project, store, engine, batch=2).find_candidates(problems(7), 0) == whole
         assert len(engine.asked) == 2
 
 

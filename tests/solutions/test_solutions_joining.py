@@ -1,4 +1,4 @@
-"""Joining by problem text, and what a dataset's rows become."""
+"""Tests joining by problem text, and what a dataset's rows become."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import pytest
 from sdpg.errors import UserError
 from sdpg.params import FileSource, HubSource
 from sdpg.problems.sources import Problem
-from sdpg.solutions.joining import FromDataset, join_key
-from sdpg.solutions.settings import KNOWN, DatasetWay, parse_dataset, parse_source
+from sdpg.solutions.joining import DatasetSource, join_key
+from sdpg.solutions.settings import KNOWN, DatasetSettings, parse_dataset, parse_source
 
 DAPO = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
@@ -72,9 +72,9 @@ def test_every_row_of_a_problem_in_order(tmp_path: Path) -> None:
     source = FileSource.model_validate(
         {"kind": "file", "path": "worked.parquet", "columns": {"problem": "q", "solution": "work"}}
     )
-    way = FromDataset(DatasetWay(name="worked", source=source), tmp_path)
+    way = DatasetSource(DatasetSettings(name="worked", source=source), tmp_path)
     twins = [problem("a", "What is 2+2?"), problem("b", "What is 1+3?"), problem("c", "What is $2+ 2$?")]
-    found = way.ask(twins, 0)
+    found = way.find_candidates(twins, 0)
     assert [[one.text for one in many] for many in found] == [["first", "second"], [], ["first", "second"]]
     assert {one.origin for many in found for one in many} == {f"{tmp_path}/worked.parquet:work"}
     assert way.used() == {"rows": 6, "joined": 2}
@@ -89,7 +89,7 @@ def test_a_hub_dataset_from_a_local_folder(tmp_path: Path) -> None:
     table = pa.table({"problem": ["What is 2+2?"], "deepseek_solution": ["4 it is"], "ground_truth_solution": ["true"]})
     pq.write_table(table, folder / "metadata/train-00000-of-00001.parquet")
     for name, text in (("openthoughts", "4 it is"), ("openthoughts-ground-truth", "true")):
-        [[found]] = FromDataset(parse_dataset(name), tmp_path).ask([problem("a", "What is $2+2$?")], 0)
+        [[found]] = DatasetSource(parse_dataset(name), tmp_path).find_candidates([problem("a", "What is $2+2$?")], 0)
         assert found.text == text and found.origin.startswith("open-thoughts/OpenThoughts-114k/metadata:")
         assert found.origin.endswith("@main")
 
@@ -98,7 +98,7 @@ def test_a_missing_column_names_those_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"q": ["a"], "work": ["b"]}), tmp_path / "w.parquet")
     way = parse_dataset("{kind: file, path: w.parquet, columns: {problem: q, solution: steps}}")
     with pytest.raises(UserError, match=r"there is no column 'steps'; there are: q, work"):
-        FromDataset(way, tmp_path).ask([], 0)
+        DatasetSource(way, tmp_path).find_candidates([], 0)
 
 
 @pytest.mark.parametrize(

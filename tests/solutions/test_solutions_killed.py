@@ -1,4 +1,4 @@
-"""Killed in the middle: what was paid for and has arrived is never paid for again, and nothing is lost."""
+"""Tests kills: what was paid for and has arrived is never paid for again, and nothing is lost."""
 
 import contextlib
 import json
@@ -21,19 +21,19 @@ AT_ONCE = 4
 ASKING = """
 import json, pathlib, sys
 from sdpg.problems.sources import Problem
-from sdpg.solutions.endpoint import FromEndpoint
-from sdpg.solutions.settings import Connection, EndpointWay
+from sdpg.solutions.endpoint import EndpointSource
+from sdpg.solutions.settings import Connection, EndpointSettings
 from sdpg.solutions.store import AnswerStore
 url, folder, count = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 decoding = {"temperature": 1, "top_p": 1, "max_tokens": 9}
-way = EndpointWay(base_url=url, model="writer", prompt="", system=None, decoding=decoding)
+way = EndpointSettings(base_url=url, model="writer", prompt="", system=None, decoding=decoding)
 problems = [Problem(str(n), f"What is {n}+{n + 1}?", str(2 * n + 1), "", "hand") for n in range(count)]
 with AnswerStore(folder) as store:
     connection = Connection(concurrency=4, first_pause=0.03)
-    found = FromEndpoint(way, connection, 1, store, lambda problem: problem.problem).ask(problems, 0)
+    found = EndpointSource(way, connection, 1, store, lambda problem: problem.problem).find_candidates(problems, 0)
     print(json.dumps([one.text for [one] in found]))
 """
-"""The endpoint way alone, without the seconds that importing the rest takes."""
+"""A script that runs the endpoint source alone, without the seconds that importing the rest takes."""
 
 
 def number(call: Call) -> int:
@@ -179,7 +179,7 @@ import itertools, pathlib, sys
 from sdpg.solutions.store import AnswerStore
 with AnswerStore(pathlib.Path(sys.argv[1])) as store:
     for number in itertools.count(int(sys.argv[2])):
-        store.sent(f"{number}")
+        store.mark_sent(f"{number}")
         print("sent", number, flush=True)
         store.put(f"{number}", {"text": "x" * 20_000, "number": number})
         print("kept", number, flush=True)

@@ -1,4 +1,4 @@
-"""Rate limits and pauses, with a clock of one's own."""
+"""Tests rate limits and pauses, with a clock of their own."""
 
 from datetime import UTC, datetime
 import math

@@ -1,4 +1,4 @@
-"""The endpoint way against vLLM's own server, with a tiny random model; skipped where vLLM is not installed."""
+"""Tests the endpoint source against vLLM's own server, with a tiny random model; skipped where there is no vLLM."""
 
 from collections.abc import Iterator
 import importlib.util
@@ -18,8 +18,8 @@ import urllib3
 from sdpg.errors import UserError
 from sdpg.problems.sources import Problem
 from sdpg.problems.tokenizer import load_tokenizer
-from sdpg.solutions.endpoint import FromEndpoint
-from sdpg.solutions.settings import Connection, Decoding, EndpointWay
+from sdpg.solutions.endpoint import EndpointSource
+from sdpg.solutions.settings import Connection, Decoding, EndpointSettings
 from sdpg.solutions.store import AnswerStore
 from tests.helpers.solutions_project import make_project, questions
 
@@ -75,10 +75,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.terminate()
 
 
-def way(url: str, store: AnswerStore, said: list[str], model: str = "writer", tokens: int = 20) -> FromEndpoint:
+def way(url: str, store: AnswerStore, said: list[str], model: str = "writer", tokens: int = 20) -> EndpointSource:
     decoding = Decoding(temperature=1.0, top_p=0.9, max_tokens=tokens)
-    settings = EndpointWay(base_url=url, model=model, prompt="", system=None, decoding=decoding)
-    return FromEndpoint(settings, Connection(), 1, store, lambda problem: problem.problem, said.append)
+    settings = EndpointSettings(base_url=url, model=model, prompt="", system=None, decoding=decoding)
+    return EndpointSource(settings, Connection(), 1, store, lambda problem: problem.problem, said.append)
 
 
 def test_answers_tokens_and_errors(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +92,12 @@ def test_answers_tokens_and_errors(server: str, tmp_path: Path, monkeypatch: pyt
         right = way(server, store, said)
         right.check()
         assert not said
-        found = right.ask(problems, 0)
+        found = right.find_candidates(problems, 0)
         assert all(one.text and one.failure is None for [one] in found)
-        assert right.asked_now["requests"] == 6 and 0 < right.used()["completion_tokens"] <= 6 * 20
-        assert way(server, store, said).ask(problems, 0) == found
+        assert right.bought["requests"] == 6 and 0 < right.used()["completion_tokens"] <= 6 * 20
+        assert way(server, store, said).find_candidates(problems, 0) == found
         with pytest.raises(UserError, match=r"answers 404 .* for the model 'other'"):
-            way(server, store, said, "other").ask(problems, 0)
+            way(server, store, said, "other").find_candidates(problems, 0)
         with pytest.raises(UserError, match=r"refuses the first request .400: .*(length|token)"):
-            way(server, store, said, tokens=5000).ask(problems, 0)
+            way(server, store, said, tokens=5000).find_candidates(problems, 0)
         assert way(server, store, said, "other").check() is None and "does not list the model 'other'" in said[-1]

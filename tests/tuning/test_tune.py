@@ -1,4 +1,4 @@
-"""Studies with real training on the micro profile: killed, resumed, by two workers, default against tuned."""
+"""Tests studies with real training on the micro profile: killed, resumed, by two workers, default against tuned."""
 
 from collections.abc import Iterator
 import csv

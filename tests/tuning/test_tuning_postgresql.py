@@ -1,4 +1,4 @@
-"""Studies in a real PostgreSQL server, installed from Debian's packages where it is missing and may be."""
+"""Tests studies in a real PostgreSQL server, installed from Debian's packages where it is missing and may be."""
 
 from collections.abc import Iterator
 import multiprocessing

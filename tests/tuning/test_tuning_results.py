@@ -1,4 +1,4 @@
-"""Numbers and pictures of studies and comparisons, by hand."""
+"""Tests numbers and pictures of studies and comparisons, by hand."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What may be searched, and what is refused before the first trial."""
+"""Tests what may be searched, and what is refused before the first trial."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What workers decide under the lock, with trials that take no time: killed between any two writes, or both at once."""
+"""Tests what workers decide under the lock, with trials that take no time: killed between writes, or both at once."""
 
 from collections.abc import Iterator
 import csv
@@ -41,7 +41,7 @@ FORK = multiprocessing.get_context("fork")
 WRITES = ("create_new_trial", "set_trial_param", "set_trial_state_values", "set_trial_user_attr",
           "set_trial_system_attr", "set_trial_intermediate_value", "set_study_user_attr", "set_study_system_attr",
           "create_new_study", "_set_trial_param", "_create_new_trial")  # fmt: skip
-"""Of Optuna's storage: whatever commits something."""
+"""Methods of Optuna's storage that commit something."""
 
 
 @pytest.fixture(autouse=True)

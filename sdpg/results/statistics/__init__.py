@@ -1,4 +1,4 @@
-"""Estimates with intervals, paired comparisons, pass@k, and the simulation that checks their coverage.
+"""Computes intervals, paired comparisons, pass@k, and the simulation that checks their coverage.
 
-Imports nothing of the project but :mod:`sdpg.errors`, :mod:`sdpg.params` and :mod:`sdpg.seeds`.
+The package imports nothing of the project but :mod:`sdpg.errors`, :mod:`sdpg.params` and :mod:`sdpg.seeds`.
 """

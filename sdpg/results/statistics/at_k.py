@@ -1,4 +1,4 @@
-"""What k answers to a problem are worth, from n of them: pass@k, best@k, maj@k. Imports no torch.
+"""Estimates what k answers to a problem are worth, from n of them: pass@k, best@k, maj@k. No torch is imported.
 
 Axes: P problems, n answers per problem. Every function takes the mean over all ways to draw k of the n answers without
 replacement, which is unbiased for k fresh answers; nothing is drawn at random.
@@ -14,7 +14,7 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 Answer = tuple[str | None, bool]
-"""What an answer says (``None`` where there is none) and whether it was judged correct."""
+"""What an answer says (``None`` where there is none) and whether it was scored correct."""
 
 
 def _check(k: int, fewest: float, name: str) -> None:
@@ -23,15 +23,15 @@ def _check(k: int, fewest: float, name: str) -> None:
 
 
 def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Array:
-    """Unbiased estimate, per problem, that at least one of k answers is right, from c right ones of n.
+    """Returns, per problem, an unbiased estimate that at least one of k answers is right, from c right ones of n.
 
-    1 - C(n-c, k)/C(n, k) (Chen et al. 2021, arXiv 2107.03374), as a product of k ratios in [0, 1]: no factorial
-    overflows.
+    The estimate is 1 - C(n-c, k)/C(n, k) (Chen et al. 2021, arXiv 2107.03374), computed as a product of k ratios in
+    [0, 1], so that no factorial overflows.
 
     Args:
-        n: Answers per problem; a number or an array of the shape of ``c``.
-        c: Right answers per problem.
-        k: At most the smallest n.
+        n: answers per problem; a number or an array of the shape of ``c``.
+        c: right answers per problem.
+        k: the number of answers to draw, at most the smallest n.
     """
     n, c = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(c, dtype=np.float64))
     _check(k, n.min(), "pass")
@@ -44,11 +44,11 @@ def pass_at_k(n: ArrayLike, c: ArrayLike, k: int) -> Array:
 
 
 def pass_at_every_k(n: int, c: ArrayLike) -> Array:
-    """:func:`pass_at_k` for k = 1 … n in one array, (P, n); column k - 1 is pass@k.
+    """Returns :func:`pass_at_k` for k = 1 … n in one array, (P, n); column k - 1 is pass@k.
 
     Args:
-        n: Answers per problem.
-        c: Right answers per problem, (P,).
+        n: answers per problem.
+        c: right answers per problem, (P,).
     """
     right = np.asarray(c, dtype=np.float64)[:, None]
     if np.any(right < 0) or np.any(right > n):
@@ -59,13 +59,13 @@ def pass_at_every_k(n: int, c: ArrayLike) -> Array:
 
 
 def best_at_k(scores: ArrayLike, k: int) -> Array:
-    """Unbiased estimate, per problem, of the highest score of k answers; with scores 0 and 1 this is pass@k.
+    """Returns, per problem, an unbiased estimate of the highest score of k answers; with scores 0 and 1 it is pass@k.
 
     The i-th smallest of n scores is the highest of k drawn ones with probability C(i-1, k-1)/C(n, k).
 
     Args:
-        scores: (P, n).
-        k: At most n.
+        scores: the scores of the answers, (P, n).
+        k: the number of answers to draw, at most n.
     """
     ascending = np.sort(np.asarray(scores, dtype=np.float64), axis=1)
     n = ascending.shape[1]
@@ -77,25 +77,25 @@ def best_at_k(scores: ArrayLike, k: int) -> Array:
 
 
 def majority_at_k(answers: Sequence[Sequence[Answer]], k: int) -> Array:
-    """maj@k: expected accuracy, per problem, of the commonest of k answers; (P,).
+    """Returns maj@k, the expected accuracy, per problem, of the commonest of k answers; (P,).
 
     Answers that say the same vote together. All correct answers are one class, however each is written; each answer
-    counts as it was judged, so that maj@1 is the accuracy. An answer that says nothing (``None``) is among the k drawn
+    counts as it was scored, so that maj@1 is the accuracy. An answer that says nothing (``None``) is among the k drawn
     but casts no vote; if no vote is cast, the result is wrong. Classes with equally many votes win equally often.
 
-    Exact: for every number of votes for the correct class, a dynamic programme over the other classes sums the
-    probabilities that none of them has more, by how many have as many.
+    The result is exact: for every number of votes for the correct class, a dynamic programme over the other classes
+    sums the probabilities that none of them has more, by how many have as many.
 
     Args:
-        answers: Per problem, its answers.
-        k: At most the smallest number of answers to a problem.
+        answers: the answers to each problem.
+        k: the number of answers to draw, at most the smallest number of answers to a problem.
     """
     return np.array([_majority(given, k) for given in answers])
 
 
 @lru_cache(maxsize=4096)
 def _drawn(size: int, n: int, k: int) -> Array:
-    """Probabilities that 0 … ``size`` of so many answers are drawn, each with probability k/n."""
+    """Returns the probabilities that 0 … ``size`` of so many answers are drawn, each with probability k/n."""
     chances = stats.binom.pmf(np.arange(size + 1), size, k / n)
     chances.setflags(write=False)
     return chances

@@ -1,4 +1,4 @@
-"""Several comparisons at once, and how many problems or answers would tell two methods apart. Imports no torch.
+"""Adjusts several comparisons at once, and computes what sizes would tell two methods apart. No torch is imported.
 
 Axes: P problems, n answers per problem.
 """
@@ -18,10 +18,11 @@ Array = NDArray[np.float64]
 
 
 def holm(p_values: ArrayLike) -> Array:
-    """p-values adjusted for their number by Holm's step-down method (1979), in the given order.
+    """Returns p-values adjusted for their number by Holm's step-down method (1979), in the given order.
 
-    With p_(1) ≤ … ≤ p_(m): the adjusted p_(i) is the largest of (m - j + 1)·p_(j) over j ≤ i, at most 1. Calling those
-    under 5% significant, one of them is wrong with a probability of at most 5%, however the comparisons hang together.
+    With p_(1) ≤ … ≤ p_(m), the adjusted p_(i) is the largest of (m - j + 1)·p_(j) over j ≤ i, at most 1. If adjusted
+    values under 5% are called significant, one of them is wrong with a probability of at most 5%, in whatever way the
+    comparisons depend on each other.
     """
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -31,35 +32,35 @@ def holm(p_values: ArrayLike) -> Array:
 
 
 LIKE_NORMAL = 100_000
-"""From so many problems on, the t distribution is the normal one for this purpose."""
+"""From this number of problems on, the normal distribution replaces the t distribution."""
 
 
 @dataclass(frozen=True)
 class NeededSizes:
-    """What it would take to find a difference as large as the one that was observed, were it the true one."""
+    """The sizes that would find a difference as large as the observed one, were it the true one."""
 
     difference: float
-    """Mean over problems of a - b, as observed."""
+    """The mean over problems of a - b, as observed."""
     between_variance: float
-    """τ²: of the difference between problems, sampling removed."""
+    """τ², the variance of the difference between problems, with sampling removed."""
     sampling_variance: float
-    """ω²: of the difference between one answer of a and one of b to the same problem, averaged over problems."""
+    """ω², the variance of the difference between an answer of a and one of b to the same problem, averaged."""
     problems: int
     samples: int
-    """Per problem, of all seeds together, as they were compared."""
+    """Samples per problem, of all seeds together, as they were compared."""
     confidence: float
     power: float
     detectable: float
     """The smallest true difference that this many problems and samples find with that power."""
     needed_problems: int | None
-    """At so many samples per problem; ``None`` where the observed difference is 0."""
+    """Problems needed at so many samples per problem; ``None`` where the observed difference is 0."""
     needed_samples: int | None
-    """Per problem, at so many problems; ``None`` where no number suffices."""
+    """Samples needed per problem at so many problems; ``None`` where no number suffices."""
     seeds: int = 1
-    """Whose answers were compared, of each side."""
+    """The number of seeds on each side whose answers were compared."""
 
     def words(self) -> str:
-        """One sentence for readers of the report."""
+        """Returns a sentence for readers of the report."""
         aim = f"be found at {self.confidence:.0%} confidence with probability {self.power:.0%}"
         shown = f"{self.difference:+.3f}".replace("-", "−")
         each = "each" if self.seeds == 1 else f"each over {self.seeds} seeds"
@@ -78,7 +79,7 @@ class NeededSizes:
 
 
 def _noncentrality(problems: int, confidence: float, power: float) -> float:
-    """λ_P: how many standard errors a true difference must be, for a two-sided paired t test to find it."""
+    """Returns λ_P, the number of standard errors of a true difference that a two-sided paired t test finds."""
     critical = stats.t.ppf((1 + confidence) / 2, problems - 1)
     return float(special.nctdtrinc(problems - 1, 1 - power, critical))
 
@@ -92,12 +93,12 @@ def sizes_for(
     confidence: float,
     power: float = 0.8,
 ) -> NeededSizes:
-    """What finds a difference, its variances being known.
+    """Returns the sizes that find a difference whose variances are known.
 
     The standard error of the mean of P problems with n samples is √((τ² + ω²/n)/P), τ² between problems and ω² of
-    sampling; a paired t test finds a true difference δ of λ_P standard errors (the noncentrality at this power). So P
+    sampling. A paired t test finds a true difference δ of λ_P standard errors (the noncentrality at this power). So P
     grows until P·δ² ≥ λ_P²(τ² + ω²/n), and at given P, n = ω²/(P·δ²/λ_P² - τ²), where that is positive. At least six
-    problems, as for any finding.
+    problems are needed, as for any finding.
     """
     here = _noncentrality(problems, confidence, power)
     variance = between_variance + sampling_variance / samples
@@ -123,16 +124,15 @@ def sizes_for(
 def needed_sizes(
     a: Sequence[ProblemCounts], b: Sequence[ProblemCounts], confidence: float, power: float = 0.8
 ) -> NeededSizes:
-    """How many problems, or samples per problem, would tell a from b, from their answers to the same problems.
+    """Returns how many problems, or samples per problem, would tell a from b, from their answers to the same problems.
 
-    :func:`sizes_for` the observed difference D̄, as if it were the true one; where it is uncertain, so are these sizes.
-    D_i is the difference of the accuracies over all S seeds and their n samples each. Its variance over problems is
-    τ² + ω²/(Sn): ω² is the mean over problems and seeds of (p_a(1-p_a) + p_b(1-p_b))·n/(n-1), which more samples of
-    the same policies would shrink, and τ² = max(0, s²_D - ω²/(Sn)), in which what differs between seeds remains.
-
+    It takes :func:`sizes_for` the observed difference D̄, as if it were the true one; where D̄ is uncertain, so are
+    these sizes. D_i is the difference of the accuracies over all S seeds and their n samples each. Its variance over
+    problems is τ² + ω²/(Sn): ω² is the mean over problems and seeds of (p_a(1-p_a) + p_b(1-p_b))·n/(n-1), which more
+    samples of the same policies would shrink, and τ² = max(0, s²_D - ω²/(Sn)), which keeps what differs between seeds.
     Args:
-        a: One entry a seed.
-        b: As many.
+        a: the counts of one side, one entry per seed.
+        b: the counts of the other side, with as many entries.
 
     Raises:
         ValueError: if problems, samples or seeds differ, or there are fewer than two samples or six problems.
@@ -146,6 +146,6 @@ def needed_sizes(
     one_answer = [each.accuracy * (1 - each.accuracy) for each in (*a, *b)]
     sampling = float(np.mean(one_answer) * 2 * n / (n - 1))
     between = max(0.0, float((more / (n * seeds)).var(ddof=1)) - sampling / (n * seeds))
-    # From whole numbers: a tie is exactly 0.
+    # D̄ is computed from whole numbers, so that a tie is exactly 0.
     difference = int(more.sum()) / (n * seeds * problems)
     return replace(sizes_for(difference, between, sampling, problems, n * seeds, confidence, power), seeds=seeds)

@@ -1,4 +1,4 @@
-"""Estimators of the tables: accuracies, intervals over problems, seeds or both, paired comparison. Imports no torch.
+"""Estimates the tables' accuracies, intervals over problems, seeds or both, and differences. No torch is imported.
 
 Axes: S seeds, P problems. The sampling unit is the problem: an interval says how far the number would move with another
 set of problems of the same kind, given the policies that were trained. Spread over training seeds is another question
@@ -52,13 +52,13 @@ class ProblemCounts:
 
     problems: tuple[str, ...]
     correct: NDArray[np.int64]
-    """(P,)"""
+    """Correct answers per problem, (P,)."""
     samples: int
     """Answers per problem."""
 
     @property
     def accuracy(self) -> Array:
-        """Share of right answers per problem, (P,)."""
+        """Returns the share of right answers per problem, (P,)."""
         return self.correct / self.samples
 
 
@@ -66,7 +66,7 @@ def count_correct(table: pa.Table, source: str) -> dict[tuple[str, str, bool], P
     """Groups evaluation rows by (method, benchmark, greedy or not) and counts status ``correct`` per problem.
 
     Raises:
-        UserError: if the problems of a group have different numbers of answers: the evaluation is incomplete.
+        UserError: if the problems of a group have different numbers of answers, which means an incomplete evaluation.
     """
     names = ("method", "benchmark", "temperature", "problem_id", "status")
     columns = [table.column(name).to_pylist() for name in names]
@@ -87,7 +87,7 @@ def count_correct(table: pa.Table, source: str) -> dict[tuple[str, str, bool], P
 
 
 def accuracy_matrix(counts: Sequence[ProblemCounts]) -> Array:
-    """Accuracy per seed and problem, (S, P), from one :class:`ProblemCounts` a seed.
+    """Returns the accuracy per seed and problem, (S, P), from one :class:`ProblemCounts` per seed.
 
     Raises:
         UserError: if the seeds were evaluated on different problems.
@@ -98,20 +98,20 @@ def accuracy_matrix(counts: Sequence[ProblemCounts]) -> Array:
 
 
 class StandardErrors(NamedTuple):
-    """A mean accuracy and two answers to "give or take how much?"."""
+    """A mean accuracy with two standard errors."""
 
     mean: float
     by_problem: float | None
-    """With another set of problems of the same kind and new answers; ``None`` for one problem."""
+    """The error with another set of problems of the same kind and new answers; ``None`` for one problem."""
     by_sample: float | None
-    """With new answers to the same problems; ``None`` for one answer per problem."""
+    """The error with new answers to the same problems; ``None`` for one answer per problem."""
 
 
 def standard_errors(counts: ProblemCounts) -> StandardErrors:
-    """mean@n with its standard error clustered by problem, and that of sampling alone.
+    """Returns mean@n with its standard error clustered by problem, and that of sampling alone.
 
-    With p_i = c_i/n: by problem sd(p_i)/√P, the sd with P - 1, which holds the sampling too; by sample
-    √(Σ_i p_i(1-p_i)/(n-1))/P, the unbiased variance of each problem's mean, p_i(1-p_i)/(n-1), summed.
+    With p_i = c_i/n the error by problem is sd(p_i)/√P, where sd divides by P - 1 and contains the sampling too. The
+    error by sample is √(Σ_i p_i(1-p_i)/(n-1))/P, from the unbiased variance of each problem's mean, p_i(1-p_i)/(n-1).
     """
     accuracy, n = counts.accuracy, counts.samples
     problems = len(accuracy)
@@ -126,7 +126,7 @@ def _one_per_problem(values: Array) -> None:
 
 
 def _agreed(values: Array, lowest: float, highest: float) -> bool:
-    """Whether too few accuracies are off the commonest for an estimate of their spread.
+    """Returns whether too few accuracies differ from the commonest for an estimate of their spread.
 
     At an end of the scale a single deviating problem is enough: score limits are made for that.
     """
@@ -135,16 +135,16 @@ def _agreed(values: Array, lowest: float, highest: float) -> bool:
 
 
 def mean_interval(per_problem: ArrayLike, confidence: float) -> Interval:
-    """Mean accuracy and its interval over problems, the policy being fixed.
+    """Returns the mean accuracy and its interval over problems, for a fixed policy.
 
-    Score limits with the number of problems that the accuracies' variance is worth
-    (:func:`sdpg.results.statistics.intervals.score_limits`); where all problems agree, or fewer than
-    :data:`FEWEST_DEVIATING` differ from a commonest value inside the scale, the conservative
-    :func:`sdpg.results.statistics.intervals.agreement_limits`. Always within [0, 1].
+    The limits are score limits with the number of problems that the accuracies' variance is worth
+    (:func:`sdpg.results.statistics.intervals.score_limits`). Where all problems agree, or fewer than
+    :data:`FEWEST_DEVIATING` differ from a commonest value inside the scale, they are the conservative
+    :func:`sdpg.results.statistics.intervals.agreement_limits`. They are always within [0, 1].
 
     Args:
-        per_problem: Accuracies in [0, 1], (P,), already averaged over samples and seeds.
-        confidence: Of the interval.
+        per_problem: accuracies in [0, 1], (P,), already averaged over samples and seeds.
+        confidence: the interval's confidence level.
     """
     values = np.asarray(per_problem, dtype=np.float64)
     _one_per_problem(values)
@@ -157,17 +157,16 @@ def mean_interval(per_problem: ArrayLike, confidence: float) -> Interval:
 
 
 def two_way_interval(matrix: ArrayLike, confidence: float, resamples: int = 10_000, seed: int = 0) -> Interval | None:
-    """Mean accuracy and its interval over training seeds and problems jointly; ``None`` for fewer than two seeds.
+    """Returns the mean accuracy and its interval over training seeds and problems jointly; ``None`` below two seeds.
 
-    How far the mean would move with other seeds *and* other problems of the same kind. Seeds and problems are crossed
-    (every seed answers every problem), so both are resampled in each draw of
-    :func:`sdpg.results.statistics.intervals.crossed_bootstrap`; the variance of the draws goes into the score limits,
-    with a t quantile whose degrees of freedom say how little a few seeds tell of their own spread. Where the problems
-    (nearly) agree,
-    :func:`sdpg.results.statistics.intervals.agreement_limits` if they are wider.
+    The interval says how far the mean would move with other seeds *and* other problems of the same kind. Seeds and
+    problems are crossed (every seed answers every problem), so both are resampled in each draw of
+    :func:`sdpg.results.statistics.intervals.crossed_bootstrap`. The variance of the draws goes into the score limits,
+    with a t quantile whose degrees of freedom say how little a few seeds tell about their own spread. Where the
+    problems (nearly) agree, :func:`sdpg.results.statistics.intervals.agreement_limits` are taken if they are wider.
 
     Args:
-        matrix: Accuracies in [0, 1], (S, P), already averaged over samples; P of at least 2.
+        matrix: accuracies in [0, 1], (S, P), already averaged over samples; P is at least 2.
     """
     values = np.asarray(matrix, dtype=np.float64)
     if values.ndim != 2 or values.shape[1] < 2:
@@ -186,7 +185,7 @@ def two_way_interval(matrix: ArrayLike, confidence: float, resamples: int = 10_0
 
 
 def seed_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """t interval of the mean accuracy over training seeds, within [0, 1]; ``None`` for fewer than three seeds."""
+    """Returns the t interval of the mean accuracy over training seeds, within [0, 1]; ``None`` below three seeds."""
     if len(values) < 3:
         return None
     mean = float(np.mean(values))
@@ -197,7 +196,7 @@ def seed_interval(values: Sequence[float], confidence: float) -> Interval | None
 def paired_difference(
     a: ArrayLike, b: ArrayLike, confidence: float, resamples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Mean of a - b over the same problems, its interval, and the p-value of a sign-flip permutation test.
+    """Returns the mean of a - b over the same problems, its interval, and the p-value of a sign-flip permutation test.
 
     The interval is :func:`sdpg.results.statistics.intervals.skewed_limits` of the differences; where fewer than
     :data:`FEWEST_DEVIATING` differ from the commonest, :func:`sdpg.results.statistics.intervals.agreement_limits` on
@@ -205,8 +204,8 @@ def paired_difference(
     difference: exact where 2^P is at most ``resamples``, else random, and the same for the same ``seed``.
 
     Args:
-        a: Accuracy per problem, (P,).
-        b: The same problems in the same order, (P,).
+        a: accuracy per problem, (P,).
+        b: accuracy on the same problems in the same order, (P,).
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
@@ -225,10 +224,10 @@ def paired_difference(
 
 
 def batch_interval(series: ArrayLike, confidence: float, batches: int = 5) -> Interval:
-    """Mean of a series over steps with a t interval over the means of contiguous batches.
+    """Returns the mean of a series over steps, with a t interval over the means of contiguous batches.
 
     Neighbouring steps are alike, so single steps would make the interval too narrow; means of batches are nearly
-    independent. Conditional on the run: it holds no spread over seeds.
+    independent. The interval is conditional on the run: it holds no spread over seeds.
     """
     values = np.asarray(series, dtype=np.float64)
     means = np.array([part.mean() for part in np.array_split(values, min(batches, len(values)))])

@@ -1,4 +1,6 @@
-"""Confidence limits of a mean of bounded values, chosen by simulation (docs/statistics.md). Imports no torch.
+"""Computes confidence limits of a mean of bounded values, chosen by simulation (docs/statistics.md).
+
+The module imports no torch.
 
 Axes: S seeds, P problems. :mod:`sdpg.results.statistics.estimates` says which limits answer which question.
 """
@@ -14,18 +16,18 @@ FEWEST_DEVIATING = 6
 problems can reach p < 0.05), so that limits come from :func:`agreement_limits` instead."""
 
 UNSEEN_SQUARES = 0.05
-"""Added to a sum of squared deviations, in squared accuracy: what the problems of a small set may not have shown. It
-matters where hardly any problem is solved, and nowhere else."""
+"""Sum of squared deviations, in squared accuracy, that stands for what the problems of a small set may not have shown.
+It matters where hardly any problem is solved, and nowhere else."""
 
 UNSEEN_DIFFERENCES = 0.03
-"""The same for differences of accuracies."""
+"""Sum of squared deviations that is added for differences of accuracies."""
 SKEWNESS_CORRECTED = 0.5
-"""The part of the sample's skewness that is corrected for: where a few problems make the whole difference, all of it
-would be too much."""
+"""Part of the sample's skewness that is corrected for; where a few problems make the whole difference, all of it would
+be too much."""
 
 
 def deviating(values: Array) -> tuple[float, int, int]:
-    """The commonest value, and how many values lie below and above it (up to rounding)."""
+    """Returns the commonest value, and how many values are below and above it (up to rounding)."""
     rounded = values.round(12)
     distinct, counts = np.unique(rounded, return_counts=True)
     commonest = distinct[counts.argmax()]
@@ -33,7 +35,7 @@ def deviating(values: Array) -> tuple[float, int, int]:
 
 
 def agreement_limits(values: Array, confidence: float, lowest: float, highest: float) -> tuple[float, float]:
-    """Limits of the mean where (nearly) all problems agree on one value v.
+    """Returns limits of the mean where (nearly) all problems agree on one value v.
 
     One-sided Clopper-Pearson limits bound the shares d and u of problems that lie below and above v; each could pull as
     far as the end of the scale: [v - d(v - lowest), v + u(highest - v)]. With all problems wrong this is
@@ -48,7 +50,7 @@ def agreement_limits(values: Array, confidence: float, lowest: float, highest: f
 
 
 def score_limits(mean: float, variance: float, problems: int, critical: float) -> tuple[float, float]:
-    """Wilson's score limits of a mean m in (0, 1), with the number of problems that its variance is worth.
+    """Returns Wilson's score limits of a mean m in (0, 1), with the number of problems that its variance is worth.
 
     The variance of the mean is m(1-m)/N for a share among N coin tosses; problems that are neither always nor never
     solved scatter less, and P of them are worth N = m(1-m)/variance. N is nearly the same whether a set happens to
@@ -59,10 +61,10 @@ def score_limits(mean: float, variance: float, problems: int, critical: float) -
     :data:`UNSEEN_SQUARES` draws N towards P, that of coin tosses, where too little is above 0 to tell.
 
     Args:
-        mean: m.
-        variance: Of the mean.
-        problems: P.
-        critical: t, the quantile of the t distribution.
+        mean: the mean m.
+        variance: the variance of the mean.
+        problems: the number P of problems.
+        critical: the quantile t of the t distribution.
     """
     spread = mean * (1 - mean)
     worth = problems * ((problems - 1) * spread + UNSEEN_SQUARES)
@@ -73,7 +75,7 @@ def score_limits(mean: float, variance: float, problems: int, critical: float) -
 
 
 def skewed_limits(values: Array, confidence: float) -> tuple[float, float]:
-    """t limits of a mean difference, corrected for skewness by the transformation of Hall (1992, JRSS B 54, 221-228).
+    """Returns t limits of a mean difference, corrected for skewness as by Hall (1992, JRSS B 54, 221-228).
 
     With t = (x̄ - μ)/se and skewness g, t + g·t²/(3√P) + g²·t³/(27P) + g/(6√P) is nearer to a t distribution than t;
     being monotone, it is solved for μ at both quantiles. :data:`UNSEEN_DIFFERENCES` is added to the sum of squared
@@ -97,7 +99,7 @@ def skewed_limits(values: Array, confidence: float) -> tuple[float, float]:
 
 
 def crossed_bootstrap(matrix: Array, resamples: int, seed: int) -> tuple[Array, float]:
-    """Means of tables with other seeds and other problems, drawn jointly, and the degrees of freedom behind them.
+    """Draws means of tables with other seeds and other problems jointly, and returns them with degrees of freedom.
 
     Each draw takes S seeds and P problems with replacement and adds the mean effects of both to the grand mean. The
     effects are scaled so that the variance of the draws is that of the mean in the crossed model
@@ -107,10 +109,10 @@ def crossed_bootstrap(matrix: Array, resamples: int, seed: int) -> tuple[Array, 
     seeds differ less than the rest explains, they add nothing.
 
     Args:
-        matrix: (S, P), at least two of each, not all equal.
+        matrix: accuracies, (S, P), at least two of each, not all equal.
 
     Returns:
-        (resamples,), and Satterthwaite's degrees of freedom of that variance, at least S - 1.
+        The means, (resamples,), and Satterthwaite's degrees of freedom of their variance, at least S - 1.
     """
     seeds, problems = matrix.shape
     mean = matrix.mean()

@@ -1,4 +1,4 @@
-"""How often the intervals hold the truth, on populations of problems whose truth is known. Imports no torch.
+"""Simulates how often the intervals hold the truth, on populations of problems whose truth is known.
 
 Axes: S seeds, P problems, n answers per problem. A problem's difficulty is the chance p that an answer to it is right,
 drawn from a Beta distribution with density at both ends: most problems are nearly always or nearly never solved. The
@@ -22,28 +22,28 @@ Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 LOWEST, HIGHEST = 0.92, 0.97
-"""Between these must lie the share of intervals that hold the truth."""
+"""Bounds between which the share of intervals that hold the truth must be."""
 RESAMPLES = 1_000
-"""Of the two-way bootstrap; its closed-form parts and the other intervals need none."""
+"""Draws of the two-way bootstrap; its closed-form parts and the other intervals need none."""
 
 
 class Population(NamedTuple):
-    """Difficulties: Beta(mean·concentration, (1 - mean)·concentration), with two peaks where both are below 1."""
+    """Difficulties drawn from Beta(mean·concentration, (1 - mean)·concentration), two-peaked if both are below 1."""
 
     mean: float
     concentration: float
 
     @property
     def shape(self) -> tuple[float, float]:
-        """The two parameters of the Beta distribution."""
+        """Returns the two parameters of the Beta distribution."""
         return self.mean * self.concentration, (1 - self.mean) * self.concentration
 
     def draw(self, rng: np.random.Generator, problems: int) -> Array:
-        """(P,)"""
+        """Returns the difficulties of so many problems, (P,)."""
         return rng.beta(*self.shape, problems)
 
     def moved_mean(self, shift: float, spread: float) -> float:
-        """Mean of σ(logit p + δ) over the population and δ ~ N(shift, spread²), by quadrature."""
+        """Returns the mean of σ(logit p + δ) over the population and δ ~ N(shift, spread²), by quadrature."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(40)
         return float(sum(
             weight / math.sqrt(2 * math.pi) * self._moved_mean(math.exp(shift + spread * node))
@@ -61,7 +61,7 @@ class Population(NamedTuple):
 
 
 def moved(difficulties: Array, shift: Array | float) -> Array:
-    """σ(logit p + shift): difficulties after a change of their log-odds."""
+    """Returns σ(logit p + shift), the difficulties after a change of their log-odds."""
     odds = np.exp(shift)
     return difficulties * odds / (1 - difficulties + difficulties * odds)
 
@@ -76,14 +76,14 @@ class Case:
     samples: int
     truth: float
     once: Callable[[np.random.Generator], Interval]
-    """Draws problems and answers, and returns the interval."""
+    """A function that draws problems and answers, and returns the interval."""
     judged: bool = True
-    """Whether the coverage must lie between :data:`LOWEST` and :data:`HIGHEST`; else it is shown for what it is."""
+    """Whether the coverage must be between :data:`LOWEST` and :data:`HIGHEST`; otherwise it is only shown."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What became of a case."""
+    """The simulated coverage of a case."""
 
     interval: str
     population: str
@@ -102,7 +102,7 @@ class Coverage:
 
     @property
     def verdict(self) -> str:
-        """``ok``, ``outside``, or ``not judged``."""
+        """Returns ``ok``, ``outside``, or ``not judged``."""
         if not self.judged:
             return "not judged"
         return "ok" if LOWEST <= self.coverage <= HIGHEST else "outside"
@@ -149,7 +149,7 @@ def _paired_case(
 def _two_way_case(
     population: Population, seed_spread: float, cell_spread: float, seeds: int, problems: int, samples: int
 ) -> Case:
-    """Log-odds are those of the problem plus N(0, seed_spread²) of the seed plus N(0, cell_spread²) of the two."""
+    """Log-odds are the problem's plus N(0, seed_spread²) of the seed plus N(0, cell_spread²) of both together."""
 
     def once(rng: np.random.Generator) -> Interval:
         shift = rng.normal(0, seed_spread, (seeds, 1)) + rng.normal(0, cell_spread, (seeds, problems))
@@ -170,7 +170,7 @@ def _named(population: Population) -> str:
 
 
 def cases() -> list[Case]:
-    """Every case, in the order of the table."""
+    """Returns every case, in the order of the table."""
     means = (0.05, 0.3, 0.8)
     two_peaks = [Population(mean, concentration) for concentration in (0.5, 1.0) for mean in means]
     return [
@@ -185,7 +185,7 @@ def cases() -> list[Case]:
 
 
 def simulate(case: Case, repeats: int, seed: int = 0) -> Coverage:
-    """Draws the case so many times; the same for the same ``seed``."""
+    """Draws the case so many times and returns its coverage; the same ``seed`` gives the same result."""
     rng = np.random.default_rng(derive_seed(seed, case.interval, case.population, case.problems))
     found = np.array([case.once(rng) for _ in range(repeats)])
     below, above = case.truth < found[:, 1], case.truth > found[:, 2]
@@ -199,7 +199,7 @@ def simulate(case: Case, repeats: int, seed: int = 0) -> Coverage:
 
 
 def coverage_table(found: list[Coverage]) -> str:
-    """Markdown, one row a case."""
+    """Returns the coverage as a Markdown table, one row per case."""
     lines = [
         "| interval | difficulties | problems × samples | true value | holds it | ± | truth below / above | "
         "mean width | |",

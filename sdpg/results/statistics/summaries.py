@@ -1,4 +1,4 @@
-"""Evaluation rows → what the statistics need, per method, benchmark and way of decoding. Imports no torch."""
+"""Turns evaluation rows into what the statistics need, per method, benchmark and way of decoding, without torch."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,10 +21,10 @@ COLUMNS = [
     "truncated",
     "temperature",
 ]
-"""Of :data:`sdpg.records.schemas.EVALUATION_SCHEMA`, what :func:`summarise` reads."""
+"""Columns of :data:`sdpg.records.schemas.EVALUATION_SCHEMA` that :func:`summarise` reads."""
 
 Row = tuple[Answer, str, int, bool | None]
-"""Answer, status, length, whether it was cut (``None`` where that is not known)."""
+"""An answer, its status, its length, and whether it was cut (``None`` where that is not known)."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class EvaluationSummary:
 
     counts: ProblemCounts
     answers: tuple[tuple[Answer, ...], ...]
-    """Per problem of ``counts``, in order of samples: for :func:`sdpg.results.statistics.at_k.majority_at_k`."""
+    """Answers per problem of ``counts``, in order of samples, for :func:`~.at_k.majority_at_k`."""
     mean_length: float
-    """In tokens."""
+    """Mean length of an answer in tokens."""
     truncated: float | None
     """Share of answers that were cut at the token limit, whether or not they held an answer by then; ``None`` where the
     records are too old to say it of each."""
@@ -50,9 +50,9 @@ def summarise(
     :func:`sdpg.results.statistics.estimates.count_correct` does.
 
     Args:
-        table: Rows with :data:`COLUMNS`, of one seed and step.
-        source: What errors call the table.
-        canonical: Wrong answers vote together where this makes them equal; give it the verifier's own normal form,
+        table: rows with :data:`COLUMNS`, of one seed and step.
+        source: the name of the table in errors.
+        canonical: a normal form; wrong answers vote together where it makes them equal. Pass the verifier's form,
             so that "1,234" and "1234" are one answer.
 
     Raises:
