@@ -161,6 +161,15 @@ def test_an_answer_that_was_not_found_is_no_text(project: Path, monkeypatch: pyt
     assert "nan" not in set(shown)
 
 
+def test_votes_say_in_words_that_no_answer_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = sources.discover(SAMPLE).runs["sdpg-ufkl-0"]
+    rows = [row for row in store.final(run).to_pylist() if row["status"] == "no_answer" and row["temperature"] > 0]
+    assert rows[0]["extracted_answer"] is None
+    at = sound(SAMPLE, monkeypatch, "problems", benchmark=rows[0]["benchmark"], problem=rows[0]["problem_id"])
+    votes = at.dataframe[0].value["answer"].tolist()
+    assert "(no answer)" in votes and "nan" not in votes
+
+
 def change_config(project: Path, change: Any) -> None:
     for path in project.glob("runs/*/config.yaml"):
         config = YAML(typ="safe").load(path)
@@ -220,11 +229,12 @@ def test_curves_with_words_or_without_a_column(project: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("watch", [None, {}, {"alarms": None}, {"leaks": {}}])
 def test_a_summary_without_alarms_has_them_worked_out(watch: Any, project: Path) -> None:
+    change_config(project, lambda config: config["params"]["watch"].update(min_entropy=100.0, window=2, patience=2))
     run = sources.discover(project).runs["grpo-0"]
     path = run.path("summary.json")
     summary = json.loads(path.read_text())
     expected = run_rows.computed_alarms(run)
-    assert expected is not None
+    assert expected and "entropy" in expected
     path.write_text(json.dumps({**summary, "watch": watch, "mood": "fair"}))
     row = run_rows.read_row(run)
     assert row.alarms == expected and not row.unread

@@ -1,6 +1,7 @@
 """Records that grow: older files, newer ones, files with columns more or less, and damaged ones."""
 
 from pathlib import Path
+import re
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from sdpg.errors import UserError
 from sdpg.records import schemas
 from sdpg.records.parquet import CONVERSIONS, VERSION_KEY, Conversion, join_records, readable
 from sdpg.records.schemas import (
+    EVALUATION_REQUIRED,
     EVALUATION_SCHEMA,
     ROLLOUT_REQUIRED,
     ROLLOUT_SCHEMA,
@@ -21,6 +23,7 @@ from sdpg.records.schemas import (
     write_rollouts,
 )
 
+DOCS = Path(__file__).parents[2] / "docs" / "records.md"
 DATA = Path(__file__).parent / "data"
 FIRST, UNNAMED, BEFORE = "e18aed7", "26823c6", "2aaa9da"
 """Commits of version 1, of version 2 without verifiers of rollouts, and of version 2 with all columns."""
@@ -114,6 +117,12 @@ def test_an_unknown_column_is_carried_along(tmp_path: Path) -> None:
         join_records([found, other], "the run")
 
 
+def test_two_columns_of_one_name_are_damage(tmp_path: Path) -> None:
+    table = pq.ParquetFile(LATEST).read()
+    with pytest.raises(UserError, match="two columns have one name"):
+        read_rollouts(written(tmp_path / "twice.parquet", table.append_column("step", table["step"])))
+
+
 def test_a_column_of_another_width_has_the_schemas_type(tmp_path: Path) -> None:
     table = pq.ParquetFile(LATEST).read()
     at = table.schema.get_field_index("step")
@@ -187,6 +196,16 @@ def test_only_the_columns_that_are_asked_for_are_read_from_disk(tmp_path: Path) 
         read_rollouts(path, ["step", "reward"])
 
 
+def test_the_page_names_every_column_and_which_are_required() -> None:
+    rollouts, evaluations = DOCS.read_text(encoding="utf-8").split("\n## ")[1:3]
+    for text, schema, required in (
+        (rollouts, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED), (evaluations, EVALUATION_SCHEMA, EVALUATION_REQUIRED)
+    ):  # fmt: skip
+        cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+        assert sorted(re.findall(r"`(\w+)`", "".join(cells))) == sorted(schema.names)
+        assert sorted(re.findall(r"\*\*`(\w+)`", "".join(cells))) == sorted(required)
+
+
 def test_a_folder_that_is_named_like_a_column_adds_none(tmp_path: Path) -> None:
     path = tmp_path / "lr=0.1" / "step.parquet"
     write_rollouts(path, read_rollouts(LATEST).to_pylist())
@@ -215,6 +234,36 @@ def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path, place: flo
         assert "broken.parquet" in str(error)
     else:
         assert found == rows
+
+
+def test_no_bit_of_a_header_that_counts_values_changes_them(tmp_path: Path) -> None:
+    """Headers of pages and the footer's counts have no checksum; chance seldom finds the bits that matter."""
+    data, rows = whole_file(tmp_path)
+    group = pq.read_metadata(tmp_path / "whole.parquet").row_group(0)
+    chunks = [group.column(at) for at in range(group.num_columns)]
+    page = next(chunk.data_page_offset for chunk in chunks if chunk.path_in_schema.startswith("token_starts."))
+    counts = data.index(b"ARROW:schema", len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+    changed = 0
+    for at in (*range(page, page + 40), *range(counts - 24, counts)):
+        for bit in range(8):
+            broken = bytearray(data)
+            broken[at] ^= 1 << bit
+            (tmp_path / "broken.parquet").write_bytes(broken)
+            try:
+                assert read_rollouts(tmp_path / "broken.parquet").to_pylist() == rows
+            except UserError:
+                changed += 1
+    assert changed > 100
+
+
+@pytest.mark.parametrize("name", ["verifier", "entropy"])
+def test_a_column_whose_name_is_damaged_is_not_taken_for_another(name: str, tmp_path: Path) -> None:
+    data, _ = whole_file(tmp_path)
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    at = data.index(bytes([len(name)]) + name.encode(), footer) + 1
+    (tmp_path / "broken.parquet").write_bytes(data[:at] + b"x" + data[at + 1 :])
+    with pytest.raises(UserError, match="damaged"):
+        read_rollouts(tmp_path / "broken.parquet")
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
