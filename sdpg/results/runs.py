@@ -103,7 +103,7 @@ def _require(path: Path, stage: str) -> None:
 
 
 def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
-    """Returns columns of numbers; an empty cell is NaN. A column of words, of another version of this code, is left out."""
+    """Returns columns of numbers; an empty cell is NaN, and a column of words, of another version, is left out."""
     _require(path, stage)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)

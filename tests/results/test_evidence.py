@@ -52,7 +52,7 @@ def test_two_seeds_by_hand() -> None:
 
 
 def test_one_seed_without_a_share_of_cut_answers_leaves_none_for_all() -> None:
-    assert gather([ONE, replace(TWO, truncated=None)], REPORT).truncated is None
+    assert gather_evidence([ONE, replace(TWO, truncated=None)], REPORT).truncated is None
 
 
 def test_one_answer_per_problem_has_no_sampling_error() -> None:
