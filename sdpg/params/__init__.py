@@ -15,7 +15,7 @@ from sdpg.params.data import (
     SyntheticSource,
 )
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Name, Positive, Section
+from sdpg.params.section import Imported, Name, Positive, Section
 from sdpg.params.tree import (
     PARAMS_FILE,
     EvaluationParams,
@@ -39,6 +39,7 @@ __all__ = [
     "FileSource",
     "HubModel",
     "HubSource",
+    "Imported",
     "LocalModel",
     "MethodParams",
     "Name",

@@ -1,6 +1,6 @@
 """What the sections of params.yaml are made of."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,3 +13,13 @@ class Section(BaseModel):
     """A part of the tree: immutable, and a key that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Imported(Section):
+    """A part of a user's own: a function or a class of a module beside params.yaml, or of an installed package."""
+
+    kind: Literal["import"]
+    path: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+    """``module:attribute``; the module is imported with the folder of params.yaml first on the path."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Given to the function or class by name."""

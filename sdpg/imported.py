@@ -1,0 +1,102 @@
+"""Parts of a user's own, named in params.yaml by ``module:attribute`` and imported when they are needed."""
+
+from collections.abc import Callable, Iterator
+import importlib
+import inspect
+from pathlib import Path
+import sys
+from typing import Any
+
+from pydantic import BaseModel
+
+from sdpg.errors import UserError
+from sdpg.params.section import Imported
+
+
+def load_part(part: Imported, field: str) -> Callable[..., Any]:
+    """Imports an own part: a function or a class, from the project's folder or from an installed package.
+
+    Args:
+        part: what params.yaml says.
+        field: the part's path in params.yaml, by which errors call it.
+
+    Raises:
+        UserError: if the module does not exist or raises an exception while it is imported, or if the attribute does
+            not exist or cannot be called.
+    """
+    module_name, attribute = part.path.split(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    # A module that was written after Python had listed the folder would not be found otherwise.
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise _raised(part, field, error) from error
+        raise UserError(
+            f"{field}.path is {part.path!r}, but there is no module {error.name}: write {error.name}.py beside "
+            f"params.yaml ({folder}), install the package that holds it, or correct the path"
+        ) from None
+    # Whatever an own module raises is its author's to read, with the field that named the module.
+    except Exception as error:
+        raise _raised(part, field, error) from error
+    if not hasattr(module, attribute):
+        there = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise UserError(
+            f"{field}.path is {part.path!r}, but {module.__file__} has no {attribute}; it has: "
+            f"{', '.join(there) or 'no function and no class'}. Correct the path, or define {attribute} there"
+        )
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UserError(
+            f"{field}.path is {part.path!r}, which is {type(found).__name__} {found!r}: name a function or a class"
+        )
+    return found
+
+
+def check_call(found: Callable[..., Any], part: Imported, field: str, *arguments: str) -> None:
+    """Checks that an own part can be called with so many positional arguments and with its options.
+
+    Args:
+        found: what :func:`load_part` returned.
+        part: holds the options, which are given as keywords.
+        field: the part's path in params.yaml, by which errors call it.
+        arguments: names of the positional arguments, for the error.
+
+    Raises:
+        UserError: that says how it will be called.
+    """
+    try:
+        signature = inspect.signature(found)
+    except ValueError:  # a builtin, which does not tell
+        return
+    try:
+        signature.bind(*arguments, **part.options)
+    except TypeError as error:
+        call = ", ".join([*arguments, *(f"{name}={value!r}" for name, value in part.options.items())])
+        raise UserError(
+            f"{field}: {part.path.split(':')[1]}{signature} cannot be called as ({call}): {error}. Change its "
+            f"arguments, or {field}.options, which are given to it by name"
+        ) from None
+
+
+def imported_parts(section: Any, field: str) -> Iterator[tuple[str, Imported]]:
+    """Yields every own part in a section of the parameters with its path in params.yaml."""
+    if isinstance(section, Imported):
+        yield field, section
+    elif isinstance(section, BaseModel):
+        for name in type(section).model_fields:
+            yield from imported_parts(getattr(section, name), f"{field}.{name}")
+    elif isinstance(section, dict):
+        for name, value in section.items():
+            yield from imported_parts(value, f"{field}.{name}")
+
+
+def _raised(part: Imported, field: str, error: Exception) -> UserError:
+    module = part.path.split(":")[0]
+    return UserError(
+        f"{field}.path is {part.path!r}, but importing {module} raises {type(error).__name__}: {error}. Correct the "
+        f"module; python -c 'import {module}' shows where"
+    )

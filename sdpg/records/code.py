@@ -1,0 +1,268 @@
+"""Which code a result depends on: every module of the project that an entry module imports, directly or not.
+
+The digest is taken of the syntax tree, so that comments, docstrings and layout do not count. Free of torch, and it
+imports none of the modules that it reads.
+"""
+
+import ast
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+import hashlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sdpg import paths
+from sdpg.errors import UserError
+from sdpg.files import write_json
+
+SOURCE = Path(__file__).parents[2]
+"""The folder that holds the packages of the project."""
+PACKAGES = ("sdpg", "pipelines", "app")
+CACHE = paths.STATE / "code.json"
+MOST_CACHED = 2000
+"""Modules in the cache; beyond that, only those in use are kept."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The modules and data files that an entry reaches, each with its digest, by path."""
+
+    modules: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hex digits that change with any module, and with the path of any."""
+        return _hash(json.dumps(self.modules, sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
+class Module:
+    """What the digest of an entry needs to know of one module's text.
+
+    Attributes:
+        digest: of its statements.
+        imports: the level (0 for an absolute import) and the dotted name of each import, and of each imported name.
+        data: folders and files that it names, relative to its own folder.
+    """
+
+    digest: str
+    imports: list[tuple[int, str]]
+    data: list[str]
+
+
+def read_code(*entries: str) -> Code:
+    """Finds all modules that the entries import, also inside functions, and digests them.
+
+    Args:
+        entries: dotted names of modules, such as ``pipelines.train``. One outside the project is followed through its
+            own top-level package alone.
+
+    Raises:
+        UserError: if an entry does not exist, or a module is not valid Python.
+    """
+    cache = _Cache()
+    roots = {entry.split(".")[0]: _entry_root(entry) for entry in entries}
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        root = roots.setdefault(name.split(".")[0], _root(name.split(".")[0]))
+        for file in _files(root, name):
+            path = file.relative_to(root).as_posix()
+            if path in found:
+                continue
+            module = cache.read(file)
+            found[path] = module.digest
+            package = path.removesuffix(".py").split("/")[:-1]
+            waiting += [_absolute(package, level, imported) for level, imported in module.imports]
+            for data in _data_files(file.parent, module.data):
+                found[Path(os.path.relpath(data, root)).as_posix()] = _hash(data.read_bytes())
+    cache.save()
+    return Code(dict(sorted(found.items())))
+
+
+def source_digest(path: str) -> str:
+    """Digests the code behind an own part.
+
+    Args:
+        path: ``module:attribute``, as in :class:`sdpg.params.Imported`.
+
+    Raises:
+        UserError: as :func:`read_code`.
+    """
+    return read_code(path.split(":")[0]).digest
+
+
+def parse_module(text: str | bytes, name: str) -> Module:
+    """Reads what counts of one module's text.
+
+    Raises:
+        UserError: if it is not valid Python; ``name`` is what the error calls it.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{name} is not valid Python: {error}. Correct it, then run the same command again") from None
+    written: list[str] = []
+    _write(tree, written)
+    imports: dict[tuple[int, str], None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports |= dict.fromkeys((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [node.module] if node.module else []
+            names = [base, *([*base, alias.name] for alias in node.names)]
+            imports |= dict.fromkeys((node.level, ".".join(parts)) for parts in names)
+    return Module(_hash("".join(written).encode()), list(imports), sorted(set(_named_data(tree))))
+
+
+def _write(value: Any, out: list[str]) -> None:
+    """Writes a syntax tree so that each Python from 3.11 writes the same: empty fields, new or old, are left out."""
+    if isinstance(value, ast.AST):
+        out.append(type(value).__name__ + "(")
+        for field in value._fields:
+            part = getattr(value, field, None)
+            if isinstance(part, list):
+                part = [each for each in part if not _is_text_alone(each)]
+            # kind tells u"…" from "…", and type comments are comments.
+            if part is not None and part != [] and field not in ("kind", "type_comment", "type_ignores"):
+                out.append(field + "=")
+                _write(part, out)
+        out.append(")")
+    elif isinstance(value, list):
+        out.append("[")
+        for each in value:
+            _write(each, out)
+        out.append("]")
+    else:
+        # ascii, because which characters repr escapes depends on the Unicode tables of the Python.
+        out.append(f"{type(value).__name__}:{value!a},")
+
+
+def _is_text_alone(node: Any) -> bool:
+    """Whether a statement is a mere string: a docstring of a module, class, function or field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _named_data(node: ast.AST) -> Iterator[str]:
+    """Paths that expressions like ``Path(__file__).parent / "templates"`` name, relative to the module's folder."""
+    path = _below_own_folder(node)
+    if path is not None and path.parts[-1:] not in ((), ("..",)):
+        yield path.as_posix()
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from _named_data(child)
+
+
+def _below_own_folder(node: ast.AST) -> Path | None:
+    """The path that an expression makes of ``__file__``, relative to the module's folder; None of any other."""
+    match node:
+        case ast.Attribute(value=ast.Call(func=ast.Name(id="Path"), args=[ast.Name(id="__file__")]), attr="parent"):
+            return Path()
+        case ast.Attribute(value=ast.Call(func=ast.Attribute(value=inner, attr="resolve")), attr="parent"):
+            return _below_own_folder(ast.Attribute(value=inner, attr="parent"))
+        case ast.Attribute(value=inner, attr="parent"):
+            path = _below_own_folder(inner)
+            return None if path is None else path / ".."
+        case ast.BinOp(left=left, op=ast.Div(), right=ast.Constant(value=str(name))):
+            path = _below_own_folder(left)
+            return None if path is None else path / name
+    return None
+
+
+def _data_files(folder: Path, named: Sequence[str]) -> Iterator[Path]:
+    for name in named:
+        place = (folder / name).resolve()
+        files = sorted(place.rglob("*")) if place.is_dir() else [place]
+        for file in files:
+            hidden = any(part.startswith((".", "__pycache__")) for part in file.relative_to(place).parts)
+            if file.is_file() and file.suffix != ".py" and not hidden:
+                yield file
+
+
+def _absolute(package: list[str], level: int, name: str) -> str:
+    base = package[: len(package) - level + 1] if level else []
+    return ".".join([*base, *([name] if name else [])])
+
+
+def _files(root: Path, name: str) -> Iterator[Path]:
+    """Yields the files of a module and of its packages; a last part that is a name in a module has no file."""
+    place = root
+    for part in name.split("."):
+        place = place / part
+        for file in (place / "__init__.py", place.with_suffix(".py")):
+            if file.is_file():
+                yield file
+                break
+
+
+def _root(top: str) -> Path:
+    """The folder in which a top-level module is looked for: a user's own modules lie in the working folder."""
+    here = Path.cwd()
+    if top in PACKAGES or not ((here / f"{top}.py").is_file() or (here / top).is_dir()):
+        return SOURCE
+    return here
+
+
+def _entry_root(entry: str) -> Path:
+    top = entry.split(".")[0]
+    root = _root(top)
+    if not any(_files(root, top)) and (spec := importlib.util.find_spec(top)) is not None:
+        folders = spec.submodule_search_locations
+        root = Path(folders[0] if folders else spec.origin or "").parent
+    found = [file.relative_to(root).with_suffix("").parts for file in _files(root, entry)]
+    if entry not in {".".join(parts).removesuffix(".__init__") for parts in found}:
+        raise UserError(
+            f"there is no module {entry}: it is looked for in {Path.cwd()} and among the installed packages; "
+            "put it there, or correct the name"
+        )
+    return root
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class _Cache:
+    """Modules that were parsed before, by the digest of their text and of this module; a damaged cache is made anew."""
+
+    def __init__(self) -> None:
+        self.rules = _hash(Path(__file__).read_bytes())
+        self.kept: dict[str, Any] = {}
+        self.used: dict[str, Any] = {}
+        self.parsed = False
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(CACHE.read_text(encoding="utf-8"))
+            if stored["rules"] == self.rules:
+                self.kept = dict(stored["modules"])
+
+    def read(self, file: Path) -> Module:
+        """Parses a file, or takes what was read when it was parsed before."""
+        text = file.read_bytes()
+        key = _hash(text)
+        with suppress(KeyError, TypeError, ValueError):
+            digest, imports, data = self.kept[key]
+            module = Module(digest, [(level, name) for level, name in imports], list(data))
+            self.used[key] = self.kept[key]
+            return module
+        self.parsed = True
+        module = parse_module(text, str(file))
+        self.used[key] = [module.digest, module.imports, module.data]
+        return module
+
+    def save(self) -> None:
+        """Writes what is new. A place that cannot be written costs time alone, so it is passed over."""
+        if not self.parsed:
+            return
+        modules = self.kept | self.used
+        with suppress(UserError, OSError):
+            write_json(CACHE, {"rules": self.rules, "modules": self.used if len(modules) > MOST_CACHED else modules})
