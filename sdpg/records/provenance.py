@@ -89,20 +89,6 @@ def hash_files(paths: Iterable[Path], root: Path = Path()) -> str:
     return digest.hexdigest()
 
 
-def loaded_code() -> str:
-    """A digest of the project's modules that are imported by now."""
-    package = Path(__file__).parent
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "sdpg"]
-    files = {Path(module.__file__) for module in modules if module.__file__}
-    return hash_files(files, package)
-
-
-def package_code() -> str:
-    """A digest of all that can train, evaluate and report, whichever of it this process has imported."""
-    package = Path(__file__).parent
-    return hash_files([*package.glob("*.py"), *package.glob("rollouts/*.py")], package)
-
-
 def fingerprint(*parts: Any) -> str:
     """16 hex digits that change with any of the JSON-like parts."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)

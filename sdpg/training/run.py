@@ -23,8 +23,8 @@ from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
-from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, loaded_code, package_code, versions
-from sdpg.records.run_inputs import run_inputs, train_sections
+from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
+from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
@@ -70,7 +70,7 @@ def describe_run(
         "inputs": inputs,
         "git": git_state(),
         "diff": git_diff(),
-        "code": loaded_code(),
+        "code": stage_code("train", params, method).digest,
         "versions": versions(),
         "hardware": hardware(),
         "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
@@ -79,8 +79,7 @@ def describe_run(
 
 def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
     """The fingerprint under which the work in progress of a run lies."""
-    # Workers of a study have imported more or less by the time they go on with one another's work.
-    code, more = (package_code(), errand.identity) if errand else (loaded_code(), ())
+    code, more = stage_code("train", params, method).digest, errand.identity if errand else ()
     return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
 
 
