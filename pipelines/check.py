@@ -8,6 +8,7 @@ from pathlib import Path
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
+from sdpg.imported import imported_parts, load_part
 from sdpg.models.launching import check_launch
 from sdpg.models.weight_files import check_weights
 from sdpg.params import LocalModel, Params, load_params
@@ -17,6 +18,7 @@ from sdpg.problems.inputs import check_at_hand
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.run_inputs import stage_code
 from sdpg.records.tracking import connect
+from sdpg.rewards.own import check_verifier
 from sdpg.rollouts.vllm_start import check_vllm
 
 CHECKED = Path("data/check.json")
@@ -31,6 +33,9 @@ def check_inputs(params: Params) -> None:
     Raises:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
+    for field, part in imported_parts(params):
+        load_part(part, field)
+    check_verifier(params.reward)
     # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
     check_gpus(params)

@@ -38,7 +38,8 @@ from sdpg.records.provenance import fingerprint, hash_files, versions
 from sdpg.records.run_inputs import stage_code
 from sdpg.records.schemas import read_evaluations, write_evaluations
 from sdpg.records.tracking import stage_run
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 
@@ -272,7 +273,7 @@ def _answer(
     answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (asking.samples + 1)
     with (
         stage_run(params, "benchmarks", f"benchmarks {model.name}", identity, inputs, logged) as tracked,
-        Verifier(params.reward) as verifier,
+        make_verifier(params.reward) as verifier,
         tqdm(total=answers, desc=f"all of {model.name}", unit="answer", leave=False) as bar,
     ):
         longest = longest_prompt([benchmark.rows for benchmark in benchmarks]) + settings.max_tokens
@@ -300,7 +301,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _summary(
-    params: Params, model: ModelFolder, benchmark: Benchmark, asking: Asking, verifier: Verifier
+    params: Params, model: ModelFolder, benchmark: Benchmark, asking: Asking, verifier: Scorer
 ) -> dict[str, Any]:
     """What the answers beside it hang on, in words."""
     return {

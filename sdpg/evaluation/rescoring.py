@@ -19,7 +19,8 @@ from sdpg.errors import UserError
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.math_verify_pool import Pair
-from sdpg.rewards.verifiers import Verdict, Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer, Verdict
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
 """What a file holds: training's rollouts, its evaluations, or the larger samples of the final policy."""
@@ -146,7 +147,7 @@ def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], ro
         params = load_params(root / PARAMS_FILE).reward if (root / PARAMS_FILE).exists() else RewardParams()
         section = params.model_dump()
     try:
-        return RewardParams(**(section | overrides))
+        return RewardParams(**section).override(overrides)
     except ValidationError as error:
         raise UserError(f"the reward section that the run was made with is not valid any more: {error}") from None
 
@@ -168,7 +169,7 @@ def rescore(
     total = sum(pq.read_metadata(path).num_rows for run in runs for path in run.files)
     with tqdm(total=total, desc="rescore", unit="answer", delay=5, leave=False) as bar:
         for run in runs:
-            with Verifier(run.params) as verifier:
+            with make_verifier(run.params) as verifier:
                 versions[verifier.name] = verifier.version
                 for path, kind in run.files.items():
                     rows = _scored(path, kind, verifier)
@@ -185,7 +186,7 @@ def rescore(
     return tally, changes, versions
 
 
-def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
+def _scored(path: Path, kind: str, verifier: Scorer) -> list[dict[str, Any]]:
     if kind == ROLLOUTS:
         stored = read_rollouts(path, ROLLOUT_COLUMNS).to_pylist()
     else:
@@ -197,7 +198,7 @@ def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
     return [_verdict_row(row, verdict, verifier) for row, verdict in zip(stored, verdicts, strict=True)]
 
 
-def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
+def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Scorer) -> dict[str, Any]:
     kept = {name: row.get(name) for name in VERDICT_SCHEMA.names}
     return kept | {
         "sample": row["sibling"] if "sibling" in row else row["sample"],

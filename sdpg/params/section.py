@@ -23,3 +23,8 @@ class Imported(Section):
     """``module:attribute``; the module is imported with the folder of params.yaml first on the path."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Given to the function or class by name."""
+
+
+def name_or_import(value: Any) -> str:
+    """Tells pydantic what stands in a field that takes a name or an own part. Errors leave these tags out."""
+    return "(import)" if isinstance(value, dict | Imported) else "(name)"

@@ -20,6 +20,8 @@ PACKAGES = (
 
 
 DIFF_CHARACTERS = 200_000
+MODULES = ("sdpg", "pipelines", "*.py")
+"""What git is asked about for modules that it does not track, a user's own among them."""
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -35,7 +37,7 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
     dvc.lock does not count, as DVC rewrites it in every run; new modules do, as they may be imported.
     """
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "sdpg", "pipelines")
+    new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *MODULES)
     return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed or new)}
 
 
@@ -47,7 +49,7 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
     diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".", ":!dvc.lock")
     if diff is None:
         return None
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", "sdpg", "pipelines")
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *MODULES)
     parts = [diff, f"Not tracked:\n{new}" if new else ""]
     text = "\n\n".join(part for part in parts if part)
     left = len(text) - limit

@@ -36,5 +36,5 @@ def stage_code(stage: str, params: Params, method: str | None = None) -> Code:
     """
     read: dict[str, Any] = {"prepare": params.data, "tabulate": None}
     section = read.get(stage, {"reward": params.reward, "method": params.methods[method] if method else None})
-    own = {part.path.split(":")[0] for _, part in imported_parts(section, stage)}
+    own = {part.path.split(":")[0] for _, part in imported_parts(section)}
     return read_code(f"pipelines.{stage}", *sorted(own))

@@ -28,7 +28,8 @@ from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
-from sdpg.rewards.verifiers import Scorer, Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
@@ -93,7 +94,7 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     set_threads(params.train.threads)
-    with joined(params.train.distributed) as ranks, Verifier(params.reward) as verifier:
+    with joined(params.train.distributed) as ranks, make_verifier(params.reward) as verifier:
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
             make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()
