@@ -80,3 +80,24 @@ def test_the_class_of_the_page_scores(project: Path) -> None:
         write_params(project, tree)
     assert [json.loads(line)["reward"] for line in done.stdout.splitlines()] == [0.0, 0.0, 0.0, 0.0, 0.5]
     assert "my_batches:ShortAndRight" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"reward": {"verifier": {"kind": "import", "path": "my_part:last_number"}}}, "there is no module my_part: "),
+        ({"reward": {"verifier": {"kind": "import", "path": "my_problems:sums"}}}, "returned <generator"),
+        ({"data": {"benchmarks": {"sums": {"source": {"kind": "import", "path": "my_problems:sum"}}}}}, "has no sum;"),
+    ],
+)
+def test_check_refuses_what_does_not_work(project: Path, edit: Any, said: str) -> None:
+    tree = read_yaml(project / "params.yaml")
+    write_params(project, merged(tree, edit))
+    try:
+        done = run(project, "python", "-m", "pipelines.check", check=False)
+    finally:
+        write_params(project, tree)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    [field] = re.findall(r"^error: ([\w.-]+)", done.stderr, re.MULTILINE)
+    assert field.startswith(("reward.verifier", "data.benchmarks.sums.source"))

@@ -36,11 +36,18 @@ def check_verifier(params: RewardParams) -> None:
     """Makes the verifier and, where it is a user's own, has it score an example.
 
     Raises:
-        UserError: if it cannot be made, raises an exception, or returns something else than it has to.
+        UserError: if it cannot be made, raises an exception, takes too long, or returns something else than it
+            has to.
     """
     with make_verifier(params) as verifier:
         if isinstance(verifier, OwnVerifier):
-            verifier.score([EXAMPLE[0]], [EXAMPLE[1]], [False])
+            [verdict] = verifier.score([EXAMPLE[0]], [EXAMPLE[1]], [False])
+            if verdict.status is Status.TIMEOUT:
+                raise UserError(
+                    f"{FIELD}: {verifier.name} gave no verdict on {EXAMPLE[0]!r} within reward.timeout "
+                    f"({params.timeout:g} seconds, the import of its module included) and the memory of a worker: make "
+                    "it and what it imports lighter, raise reward.timeout, or name a class, which has neither limit"
+                )
 
 
 class OwnVerifier:

@@ -90,10 +90,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def statuses(folder: Path) -> set[str]:
+    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+
+
 def changed(folder: Path) -> set[str]:
     """The stages that DVC would run, once check has looked at the code."""
     run(folder, "python", "-m", "pipelines.check")
-    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+    return statuses(folder)
 
 
 def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -129,3 +133,17 @@ def test_a_change_runs_the_stages_that_import_it(
         assert changed(finished) == {"check", *again}
     finally:
         run(finished, "git", "checkout", "--", path)
+
+
+@pytest.mark.slow
+def test_what_follows_training_is_changed_once_it_has_trained_anew(finished: Path) -> None:
+    run(finished, "python", "-m", "pipelines.check")
+    assert statuses(finished) == {"check"}
+    policy = finished / "runs" / "grpo-0" / "policy" / "made-up.txt"
+    try:
+        policy.write_text("trained anew\n")
+        run(finished, "dvc", "commit", "--force", "--quiet", "train@grpo-0")
+        assert statuses(finished) == {"check", "evaluate@grpo-0", "tabulate"}
+    finally:
+        run(finished, "git", "checkout", "--", "dvc.lock")
+        run(finished, "dvc", "checkout", "--force", "--quiet")

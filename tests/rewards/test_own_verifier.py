@@ -127,6 +127,9 @@ def test_what_cannot_score_is_refused_before_anything_runs(project: Path, params
 def test_the_example_is_scored(project: Path) -> None:
     check_verifier(reward("judge"))
     check_verifier(RewardParams())
+    with pytest.raises(UserError, match=r"own_rule:judge gave no verdict .* within reward\.timeout \(0\.5 seconds"):
+        Path("own_rule.py").write_text("import time\n\n\ndef judge(completion, gold):\n    time.sleep(60)\n")
+        check_verifier(reward("judge", timeout=0.5))
     Path("own_rule.py").write_text("def judge(completion, gold):\n    return completion.missing\n")
     with pytest.raises(UserError, match=r"raised AttributeError.* for completion '2 \+ 5 is 7"):
         check_verifier(reward("judge"))
