@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
     options = parser.parse_args()
     runs = [find_run(name, overrides(options), Path()) for name in options.runs]
-    target = options.out or paths.REPORTS / "rescore" / options.verifier
+    target = options.out or paths.REPORTS / "rescore" / options.verifier.replace(":", "-")
     print(write_rescored(runs, target, with_audit=options.audit))
     print(f"{target} holds verdicts/, changes.jsonl, report.md and rescore.json.")
 

@@ -12,7 +12,7 @@ from sdpg.errors import entry_point
 from sdpg.evaluation.audit import audit, listed
 from sdpg.evaluation.scoring import score_file
 from sdpg.params import PARAMS_FILE, RewardParams, load_params
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.own import make_verifier
 
 SHOWN = 50
 """The number of disagreements that are printed."""
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
     options = parser.parse_args()
     params = load_params().reward if PARAMS_FILE.exists() else RewardParams()
-    params = params.model_copy(update=overrides(options))
-    with Verifier(params) as verifier:
+    params = params.override(overrides(options))
+    with make_verifier(params) as verifier:
         scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit)
         print(scored.summary(verifier), file=sys.stderr)
     if options.audit:

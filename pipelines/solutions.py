@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg.errors import UserError, entry_point
-from sdpg.params import Params, SyntheticSource, load_params
+from sdpg.params import Imported, Params, SyntheticSource, load_params
 from sdpg.solutions.settings import Connection, SolutionParams, parse_body, parse_dataset, parse_source
 
 ANSWERS = Path("inputs/solutions")
@@ -69,6 +69,11 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
     if (given.endpoint is None) != (given.model is None):
         raise UserError("--endpoint and --model belong together: give both")
     source = params.data.train if given.source is None else parse_source(given.source, "--source")
+    if isinstance(source, Imported):
+        raise UserError(
+            f"data.train in params.yaml is {source.path}, an own function, which gives solutions itself: have it yield "
+            "`solution`, or name the problems with --source '{kind: file, path: mine.jsonl}'"
+        )
     if isinstance(source, SyntheticSource):
         raise UserError(
             "data.train in params.yaml is synthetic, whose problems have solutions already: choose another profile, or "
@@ -100,7 +105,7 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
         "samples": given.samples,
         "keep": given.keep,
         "limit": given.limit,
-        "reward": params.reward.model_copy(update=overrides(given)),
+        "reward": params.reward.override(overrides(given)),
         "prompts": params.prompts,
         "base": params.base,
     }  # fmt: skip

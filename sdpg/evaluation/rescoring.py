@@ -23,7 +23,8 @@ from sdpg.params.section import without_unknown
 from sdpg.params.stored import method_of
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.math_verify_pool import Pair
-from sdpg.rewards.verifiers import Verdict, Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer, Verdict
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
 """Kinds of stored files: training's rollouts, its evaluations, and the larger samples of the final policy."""
@@ -158,7 +159,7 @@ def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], ro
         section = params.model_dump()
     try:
         # Of another version of this code, the run may say more than there is to say now.
-        return RewardParams(**(without_unknown(RewardParams, section) | overrides))
+        return RewardParams(**without_unknown(RewardParams, section)).override(overrides)
     except ValidationError as error:
         raise UserError(f"the reward section that the run was made with is not valid any more: {error}") from None
 
@@ -180,7 +181,7 @@ def rescore(
     total = sum(len(run.files) for run in runs)
     with tqdm(total=total, desc="rescore", unit="file", delay=5, leave=False) as bar:
         for run in runs:
-            with Verifier(run.params) as verifier:
+            with make_verifier(run.params) as verifier:
                 versions[verifier.name] = verifier.version
                 for path, kind in run.files.items():
                     rows = _scored(path, kind, verifier)
@@ -197,7 +198,7 @@ def rescore(
     return tally, changes, versions
 
 
-def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
+def _scored(path: Path, kind: str, verifier: Scorer) -> list[dict[str, Any]]:
     if kind == ROLLOUTS:
         stored = read_rollouts(path, ROLLOUT_COLUMNS).to_pylist()
     else:
@@ -209,7 +210,7 @@ def _scored(path: Path, kind: str, verifier: Verifier) -> list[dict[str, Any]]:
     return [_verdict_row(row, verdict, verifier) for row, verdict in zip(stored, verdicts, strict=True)]
 
 
-def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Verifier) -> dict[str, Any]:
+def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Scorer) -> dict[str, Any]:
     kept = {name: row.get(name) for name in VERDICT_SCHEMA.names}
     return kept | {
         "sample": row["sibling"] if "sibling" in row else row["sample"],

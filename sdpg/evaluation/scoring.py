@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sdpg.errors import UserError
 from sdpg.rewards.math_verify_pool import Pair
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.verifiers import Scorer
 
 CHUNK = 1_024
 """The number of answers that are scored, and written, at once."""
@@ -49,7 +49,7 @@ class Scored:
         """Returns the number of lines that were scored."""
         return self.statuses.total()
 
-    def summary(self, verifier: Verifier) -> str:
+    def summary(self, verifier: Scorer) -> str:
         """Returns one sentence for people."""
         counts = ", ".join(f"{status} {count:,}" for status, count in sorted(self.statuses.items()))
         rate = f" ({self.answers / self.seconds:,.0f} a second)" if self.answers else ""
@@ -93,7 +93,7 @@ def parse_answer(line: bytes, where: str) -> Answer:
     return Answer(identifier, completion, str(answer), bool(truncated))
 
 
-def score_file(source: str, verifier: Verifier, out: TextIO, keep_pairs: bool = False) -> Scored:
+def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = False) -> Scored:
     """Scores every line of a file; writes {id, status, extracted_answer, reward} a line, in the order of the input.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Name, Positive, Section
+from sdpg.params.section import Imported, Name, Positive, Section
 
 
 class ColumnMap(Section):
@@ -49,7 +49,8 @@ class FileSource(Section):
     """The dataset whose problems the file holds, for instance with solutions added; named where the file is missing."""
 
 
-Source = Annotated[SyntheticSource | HubSource | FileSource, Field(discriminator="kind")]
+Source = Annotated[SyntheticSource | HubSource | FileSource | Imported, Field(discriminator="kind")]
+"""An own function that yields problems is called with its options; see docs/own_parts.md."""
 
 
 class BenchmarkParams(Section):

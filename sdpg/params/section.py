@@ -48,3 +48,8 @@ def _remove(tree: Any, path: tuple[int | str, ...]) -> None:
         if isinstance(part, int) or part in tree:
             tree = tree[part]
     tree.pop(path[-1], None)
+
+
+def name_or_import(value: Any) -> str:
+    """Tells pydantic what stands in a field that takes a name or an own part. Errors leave these tags out."""
+    return "(import)" if isinstance(value, dict | Imported) else "(name)"

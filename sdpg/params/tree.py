@@ -7,7 +7,7 @@ fractions of ``train.steps``, so that one preset serves runs of any length: the 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -15,13 +15,14 @@ from sdpg.errors import UserError
 from sdpg.params.base import BaseParams, ScratchModel
 from sdpg.params.data import DataParams, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Name, Positive, Section
+from sdpg.params.section import Imported, Name, Positive, Section, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
 from sdpg.params.watch import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
+VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match"]
 
 
 class RunParams(Section):
@@ -69,9 +70,11 @@ class RolloutParams(Section):
 class RewardParams(Section):
     """The verifier and what its verdicts are worth."""
 
-    verifier: Literal["math_verify", "math_verify_only", "exact", "string_match"] = "math_verify"
+    verifier: Annotated[
+        Annotated[VerifierName, Tag("(name)")] | Annotated[Imported, Tag("(import)")], Discriminator(name_or_import)
+    ] = "math_verify"
     """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; or the public
-    code's normalised string match. See docs/verifiers.md."""
+    code's normalised string match. See docs/verifiers.md. An own function or class: docs/own_parts.md."""
     answer_format: Literal["boxed", "answer_line"] = "boxed"
     """D14: \\boxed{…}, or a line ``Answer: …``."""
     correct: float = 1.0
@@ -86,6 +89,18 @@ class RewardParams(Section):
         if not self.correct > self.wrong:
             raise ValueError(f"correct ({self.correct}) must be larger than wrong ({self.wrong})")
         return self
+
+    @property
+    def verifier_name(self) -> str:
+        """How records call the verifier; an own one by its path."""
+        return self.verifier.path if isinstance(self.verifier, Imported) else self.verifier
+
+    def override(self, values: dict[str, Any]) -> "RewardParams":
+        """Replaces some values; an own verifier that is named again keeps its options."""
+        named = values.get("verifier")
+        if isinstance(named, Imported) and named.path == self.verifier_name:
+            values = values | {"verifier": self.verifier}
+        return self.model_copy(update=values)
 
 
 class EvaluationParams(Section):
@@ -207,7 +222,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
     except ValidationError as error:
         lines = [f"{source} is not valid ({error.error_count()} problem(s)):"]
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+            where = ".".join(part for part in map(str, problem["loc"]) if part[:1] != "(") or "(top level)"
             if problem["type"] == "extra_forbidden":
                 lines.append(f"  {where}: unknown key; remove it or correct its spelling")
             elif problem["type"] == "value_error":

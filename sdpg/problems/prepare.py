@@ -237,7 +237,7 @@ def prepare(params: Params) -> Prepared:
 
 
 def _limit(source: Source) -> int | None:
-    return None if isinstance(source, SyntheticSource) else source.limit
+    return getattr(source, "limit", None)
 
 
 def write_prepared(prepared: Prepared, folder: Path) -> None:

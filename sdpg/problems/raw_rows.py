@@ -1,4 +1,4 @@
-"""Reads the raw rows of a problem source: a dataset of the hub, a folder in its layout, or a local file."""
+"""Reads the raw rows of a problem source: a hub dataset, a folder in its layout, a local file, an own function."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
-from sdpg.params import ColumnMap, FileSource, HubSource
+from sdpg.imported import check_call, load_part
+from sdpg.params import ColumnMap, FileSource, HubSource, Imported
 from sdpg.records.provenance import hash_files
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -162,6 +163,40 @@ def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
         raise UserError(f"{path} does not exist: put the file there, or correct {where}.path in params.yaml") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}. Restore or convert it") from None
+
+
+def own_rows(source: Imported, where: str) -> Rows:
+    """Calls a user's own function with its options, and reads all rows that it yields.
+
+    Args:
+        source: the function. Each row is a dict with ``problem`` and ``answer``, and ``solution`` and ``id`` where it
+            has them.
+        where: what errors call the source.
+
+    Raises:
+        UserError: if the function cannot be called or raises an exception, or a row is not as it has to be.
+    """
+    found = load_part(source, where)
+    check_call(found, source, where)
+    rows: list[dict[str, Any]] = []
+    try:
+        for row in found(**source.options):
+            rows.append(row)
+    # Whatever it is, its author has to see what raised it.
+    except Exception as error:
+        raise UserError(
+            f"{where}: {source.path} raised {type(error).__name__} after {len(rows)} rows: {error}. Correct it; it has "
+            "to return or yield one dict for each problem"
+        ) from error
+    known = {"problem", "answer", "solution", "id"}
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not {"problem", "answer"} <= row.keys() <= known:
+            shown = sorted(map(str, row)) if isinstance(row, dict) else f"{type(row).__name__} {str(row)[:60]!r}"
+            raise UserError(
+                f"{source.path}, row {number}: a dict with problem and answer, and if need be solution and id, is "
+                f"expected, not {shown}: correct what {where} yields"
+            )
+    return Rows([dict.fromkeys(known) | row for row in rows], len(rows), source.path)
 
 
 def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Loads problem sets: synthetic, from the hub, from local files; cleaned, deduplicated, compared with benchmarks.
+"""Loads problem sets: synthetic, hub, files, own functions; cleaned, deduplicated, compared with benchmarks.
 
 Every dropped row is counted under the name of its reason.
 """
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
-from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Source, SyntheticSource
-from sdpg.problems.raw_rows import Rows, cell, read_rows
+from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Imported, Source, SyntheticSource
+from sdpg.problems.raw_rows import Rows, cell, own_rows, read_rows
 from sdpg.problems.synthetic import draw_chains
 from sdpg.rewards.verifiers import normalise_answer
 from sdpg.seeds import derive_seed
@@ -101,6 +101,8 @@ def load_problems(
         ]
         return ProblemSet(problems, len(problems))
     where = "data.train" if name == "train" else f"data.benchmarks.{name}.source"
+    if isinstance(source, Imported):
+        return _clean(own_rows(source, where), ColumnMap(solution="solution", id="id"), name, needs_solution)
     if needs_solution and source.columns.solution is None:
         raise UserError(
             f"{where}.columns.solution names no column, but prompts.hint needs worked solutions: name the column that "

@@ -30,9 +30,15 @@ MOST_CACHED = 2000
 
 @dataclass(frozen=True)
 class Code:
-    """The modules and data files that an entry reaches, each with its digest, by path."""
+    """What entries reach.
+
+    Attributes:
+        modules: modules and data files, each with its digest, by path.
+        imports: the modules of the project that each module imports, their packages included.
+    """
 
     modules: dict[str, str]
+    imports: dict[str, frozenset[str]]
 
     @cached_property
     def digest(self) -> str:
@@ -67,27 +73,36 @@ def read_code(*entries: str) -> Code:
     """
     cache = _Cache()
     roots = {entry.split(".")[0]: _entry_root(entry) for entry in entries}
+    located: dict[str, list[Path]] = {}
+
+    def locate(name: str) -> list[Path]:
+        if name not in located:
+            top = name.split(".")[0]
+            located[name] = list(_files(roots.setdefault(top, _root(top)), name))
+        return located[name]
+
     found: dict[str, str] = {}
-    seen: set[str] = set()
-    waiting = list(entries)
+    imports: dict[str, frozenset[str]] = {}
+    waiting = [(file, roots[entry.split(".")[0]]) for entry in entries for file in locate(entry)]
     while waiting:
-        name = waiting.pop()
-        if name in seen:
+        file, root = waiting.pop()
+        path = file.relative_to(root).as_posix()
+        if path in found:
             continue
-        seen.add(name)
-        root = roots.setdefault(name.split(".")[0], _root(name.split(".")[0]))
-        for file in _files(root, name):
-            path = file.relative_to(root).as_posix()
-            if path in found:
-                continue
-            module = cache.read(file)
-            found[path] = module.digest
-            package = path.removesuffix(".py").split("/")[:-1]
-            waiting += [_absolute(package, level, imported) for level, imported in module.imports]
-            for data in _data_files(file.parent, module.data):
-                found[Path(os.path.relpath(data, root)).as_posix()] = _hash(data.read_bytes())
+        module = cache.read(file)
+        found[path] = module.digest
+        package = path.split("/")[:-1]
+        reached = {
+            target: roots[name.split(".")[0]]
+            for name in (_absolute(package, level, imported) for level, imported in module.imports)
+            for target in locate(name)
+        }
+        imports[path] = frozenset(target.relative_to(root).as_posix() for target, root in reached.items())
+        waiting += reached.items()
+        for data in _data_files(file.parent, module.data):
+            found[Path(os.path.relpath(data, root)).as_posix()] = _hash(data.read_bytes())
     cache.save()
-    return Code(dict(sorted(found.items())))
+    return Code(dict(sorted(found.items())), imports)
 
 
 def source_digest(path: str) -> str:

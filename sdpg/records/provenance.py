@@ -20,6 +20,8 @@ PACKAGES = (
 
 
 DIFF_CHARACTERS = 200_000
+MODULES = ("sdpg", "pipelines", "*.py")
+"""What git is asked about for modules that it does not track, a user's own among them."""
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -39,7 +41,7 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
     dvc.lock does not count, as DVC rewrites it in every run; new modules do, as they may be imported.
     """
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
-    new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "sdpg", "pipelines")
+    new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *MODULES)
     return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed or new)}
 
 
@@ -51,7 +53,7 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
     diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".", ":!dvc.lock")
     if diff is None:
         return None
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", "sdpg", "pipelines")
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *MODULES)
     parts = [diff, f"Not tracked:\n{new}" if new else ""]
     text = "\n\n".join(part for part in parts if part)
     left = len(text) - limit
@@ -91,20 +93,6 @@ def hash_files(paths: Iterable[Path], root: Path = Path()) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "blake2b").digest())
     return digest.hexdigest()
-
-
-def loaded_code() -> str:
-    """A digest of the project's modules that are imported by now."""
-    package = Path(__file__).parent
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "sdpg"]
-    files = {Path(module.__file__) for module in modules if module.__file__}
-    return hash_files(files, package)
-
-
-def package_code() -> str:
-    """A digest of all that can train, evaluate and report, whichever of it this process has imported."""
-    package = Path(__file__).parent
-    return hash_files([*package.glob("*.py"), *package.glob("rollouts/*.py")], package)
 
 
 def fingerprint(*parts: Any) -> str:

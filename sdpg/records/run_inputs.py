@@ -1,9 +1,11 @@
-"""What a training run reads: its part of params.yaml, and files. Free of torch, so that it is known at once."""
+"""What a stage depends on: its part of params.yaml, files and code. Free of torch, so that it is known at once."""
 
 from typing import Any
 
 from sdpg import paths
+from sdpg.imported import imported_parts
 from sdpg.params import Params
+from sdpg.records.code import Code, read_code
 from sdpg.records.provenance import hash_files
 
 
@@ -22,3 +24,17 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
 def run_inputs() -> dict[str, str]:
     """Digests of what a training run reads, by path."""
     return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
+
+
+def stage_code(stage: str, params: Params, method: str | None = None) -> Code:
+    """Finds the code that a stage of dvc.yaml runs, a user's own parts included.
+
+    Args:
+        stage: ``prepare``, ``base``, ``train``, ``evaluate`` or ``tabulate``.
+        params: name the own parts.
+        method: of a training run; otherwise the own parts of methods are left out.
+    """
+    read: dict[str, Any] = {"prepare": params.data, "tabulate": None}
+    section = read.get(stage, {"reward": params.reward, "method": params.methods[method] if method else None})
+    own = {part.path.split(":")[0] for _, part in imported_parts(section)}
+    return read_code(f"pipelines.{stage}", *sorted(own))

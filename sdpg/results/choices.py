@@ -6,7 +6,7 @@ The presets ``paper`` and ``refcode`` set these options; sizes (steps, batch, le
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdpg.params import Params
+from sdpg.params import Imported, Params
 
 NOT_USED = "not used"
 
@@ -93,6 +93,8 @@ def _text(value: object) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Imported):
+        return value.path
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -31,6 +31,7 @@ _DEGREE_SIGN = re.compile(r"(?:\{\})?(?:°|º|˚|\\degree(?![a-zA-Z])|\^\s*(?:\\
 
 Pair = tuple[str, str]
 """A gold answer and an answer, both normalised."""
+Found = TypeVar("Found")
 
 
 def math_verify_equal(gold: str, answer: str) -> bool:
@@ -85,7 +86,7 @@ def _start_worker() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)  # else each worker warns of the time limits that we switch off
 
 
-def _limited(verify: Callable[[str, str], bool], timeout: float, gold: str, answer: str) -> bool:
+def _limited(verify: Callable[[str, str], Found], timeout: float, gold: str, answer: str) -> Found:
     signal.setitimer(signal.ITIMER_REAL, timeout + ORPHAN_SECONDS)  # SIGALRM has no handler here: the process ends
     try:
         return verify(gold, answer)
@@ -117,16 +118,16 @@ class _Context(SpawnContext):
     Process = _WorkerProcess
 
 
-class PairPool:
+class PairPool(Generic[Found]):
     """Worker processes that verify pairs, each under a time limit; they are started on first use.
 
     Args:
-        verify: ``(gold, answer) → equal``; must be importable by name, from a module free of torch.
+        verify: is called with gold and answer; must be importable by name, from a module free of torch.
         workers: the number of processes.
         timeout: the seconds after which verifying one pair is killed.
     """
 
-    def __init__(self, verify: Callable[[str, str], bool], workers: int, timeout: float):
+    def __init__(self, verify: Callable[[str, str], Found], workers: int, timeout: float):
         self.failures = 0
         """Verifications that ended in a time-out or a crashed worker, so far."""
         self._verify, self._workers, self._timeout = verify, workers, timeout
@@ -139,9 +140,9 @@ class PairPool:
             self._pool.join()
             self._pool = None
 
-    def run(self, pairs: Iterable[Pair]) -> dict[Pair, bool | None]:
-        """Returns whether each pair is equal; ``None`` where that took too long or broke its worker."""
-        verdicts: dict[Pair, bool | None] = {}
+    def run(self, pairs: Iterable[Pair]) -> dict[Pair, Found | None]:
+        """Returns what ``verify`` returns for each pair; ``None`` where that took too long or broke its worker."""
+        verdicts: dict[Pair, Found | None] = {}
         for retried in (False, True):
             left = [pair for pair in pairs if pair not in verdicts]
             if not left:

@@ -92,7 +92,7 @@ class Verifier:
     @property
     def name(self) -> str:
         """Returns the verifier's name, for records."""
-        return self.params.verifier
+        return self.params.verifier_name
 
     @property
     def version(self) -> str:

@@ -12,7 +12,7 @@ import unicodedata
 from sdpg.params import PromptParams
 from sdpg.problems.prompts import chat_prompt, prompt_ids, render_student, render_teacher
 from sdpg.problems.sources import Problem
-from sdpg.rewards.verifiers import Status, Verifier
+from sdpg.rewards.verifiers import Scorer, Status
 from sdpg.solutions.candidates import Candidate, is_bare
 
 LONGEST = 400_000
@@ -39,7 +39,7 @@ def _plain(text: str) -> bool:
 class Checker:
     """Checks candidates with a verifier and the tokenizer of the policy that will read them."""
 
-    def __init__(self, verifier: Verifier, tokenizer: Any, prompts: PromptParams) -> None:
+    def __init__(self, verifier: Scorer, tokenizer: Any, prompts: PromptParams) -> None:
         self.verifier, self.tokenizer, self.prompts = verifier, tokenizer, prompts
         special = sorted({*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}, key=len, reverse=True)
         # A tokenizer reads these as control tokens wherever they stand, so a solution could end the user's turn.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdpg.params import Params
 from sdpg.problems.sources import Problem, load_problems
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.own import make_verifier
 from sdpg.solutions.candidates import SolutionSource
 from sdpg.solutions.endpoint import EndpointSource
 from sdpg.solutions.filling import fill
@@ -61,7 +61,7 @@ def run(
         tokenizer = base_tokenizer(params)
         problems = load_problems(settings.source, "train", data).problems
         problems = problems if settings.source.limit is None else problems[: settings.source.limit]
-        verifier = stack.enter_context(Verifier(settings.reward))
+        verifier = stack.enter_context(make_verifier(settings.reward))
         filled = fill(problems, sources, Checker(verifier, tokenizer, settings.prompts), settings.keep, settings.limit)
         named = (verifier.name, verifier.version)
         result.write(settings, filled, named)

@@ -24,12 +24,13 @@ from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
-from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, loaded_code, package_code, versions
-from sdpg.records.run_inputs import run_inputs, train_sections
+from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
+from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
-from sdpg.rewards.verifiers import Scorer, Verifier
+from sdpg.rewards.own import make_verifier
+from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
@@ -71,7 +72,7 @@ def describe_run(
         "inputs": inputs,
         "git": git_state(),
         "diff": git_diff(),
-        "code": loaded_code(),
+        "code": stage_code("train", params, method).digest,
         "versions": versions(),
         "hardware": hardware(),
         "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
@@ -80,8 +81,7 @@ def describe_run(
 
 def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
     """Returns the fingerprint under which the work in progress of a run lies."""
-    # Workers of a study have imported more or less by the time they go on with one another's work.
-    code, more = (package_code(), errand.identity) if errand else (loaded_code(), ())
+    code, more = stage_code("train", params, method).digest, errand.identity if errand else ()
     return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
 
 
@@ -95,7 +95,7 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     set_threads(params.train.threads)
-    with joined(params.train.distributed) as ranks, Verifier(params.reward) as verifier:
+    with joined(params.train.distributed) as ranks, make_verifier(params.reward) as verifier:
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
             make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()

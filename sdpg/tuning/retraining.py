@@ -16,8 +16,8 @@ from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
 from sdpg.params import Params, parse_params
 from sdpg.params.tune import VALIDATION
-from sdpg.records.provenance import fingerprint, package_code, versions
-from sdpg.records.run_inputs import run_inputs, train_sections
+from sdpg.records.provenance import fingerprint, versions
+from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import Parent
 from sdpg.training.run import Errand, run_identity, train_run
@@ -66,7 +66,8 @@ def setting_identity(params: Params, setting: Setting, seed: int, inputs: dict[s
     """Returns a fingerprint of everything that a result depends on; a result of another fingerprint is made anew."""
     chosen = setting_params(params, setting)
     sections = train_sections(chosen, setting.method) | {"evaluation": chosen.evaluation.model_dump(mode="json")}
-    return fingerprint(setting.method, seed, sections, inputs, package_code(), versions(), list(setting.sets))
+    code = [stage_code(stage, chosen, setting.method).digest for stage in ("train", "evaluate")]
+    return fingerprint(setting.method, seed, sections, inputs, code, versions(), list(setting.sets))
 
 
 def is_done(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.inspection import check_inputs
+from pipelines.check import check_inputs
 from sdpg.errors import UserError
 from sdpg.evaluation.base import build_base
 from sdpg.files import write_json_lines

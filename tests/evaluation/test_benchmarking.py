@@ -15,7 +15,6 @@ from pipelines.benchmarks import main
 from sdpg.errors import UserError, entry_point
 from sdpg.evaluation import benchmarking
 from sdpg.evaluation.benchmarking import (
-    ANSWERING_CODE,
     BenchmarkAnswers,
     SampleBudget,
     benchmark_models,
@@ -30,10 +29,11 @@ from sdpg.params.configure import configure
 from sdpg.problems.prompts import prepare_row
 from sdpg.problems.sources import Problem
 from sdpg.problems.tokenizer import train_tokenizer
+from sdpg.records.code import read_code
+from sdpg.records.run_inputs import stage_code
 from sdpg.records.schemas import EVALUATION_SCHEMA, read_evaluations
 from sdpg.results.benchmark_scores import compare, score, text
 from sdpg.rewards.verifiers import Verifier
-from tests.pipelines.test_dvc import closure
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -349,24 +349,8 @@ def test_make_hands_everything_over() -> None:
 
 
 def test_the_fingerprint_covers_the_code_that_answers() -> None:
-    # Of what these import, the rest reads files and parameters, whose content is in the fingerprint already.
-    roots = ("evaluation", "models", "rewards", "rollouts/engines", "tokenizer")
-    reached = set[str]().union(*(closure(ROOT / "sdpg" / f"{name}.py") for name in roots))
-    plumbing = {
-        "__init__",
-        "batches",
-        "errors",
-        "files",
-        "problems",
-        "prompts",
-        "provenance",
-        "raw_rows",
-        "records",
-        "synthetic",
-    }
-    listed = {str(p.relative_to(ROOT)) for pattern in ANSWERING_CODE for p in (ROOT / "sdpg").glob(pattern)}
-    modules = {path for path in reached if path.startswith("sdpg/") and not path.endswith("params.py")}
-    assert modules - {f"sdpg/{name}.py" for name in plumbing} <= listed
+    reached = stage_code("evaluate", load_params(ROOT / "params.yaml")).modules
+    assert reached.keys() >= read_code("sdpg.evaluation.evaluation", "sdpg.rollouts.engines").modules.keys()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there: the public benchmarks are no part of this")

@@ -17,10 +17,11 @@ from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
 from sdpg.objective.advantages import gate, group_advantages
 from sdpg.objective.gates import GATES
-from sdpg.params import RewardParams
+from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
 from tests.helpers.fabricated import params_with
+from tests.helpers.own_modules import own_modules
 
 ROOT = Path(__file__).parents[2]
 
@@ -232,6 +233,20 @@ def test_audit_is_part_of_the_report(tmp_path: Path) -> None:
         ("0.5", 1, "correct"),
     ]
     assert "exact match and math-verify disagree on 2 of 5 distinct pairs (6 of 16 answers)" in report
+
+
+def test_an_own_verifier_scores_again_with_the_options_of_the_run(tmp_path: Path) -> None:
+    rule = "def ends(completion, gold, tail=''):\n    return completion.endswith(gold + tail)\n"
+    (tmp_path / "own_end.py").write_text(rule)
+    own = {"kind": "import", "path": "own_end:ends", "options": {"tail": "}"}}
+    write_run(tmp_path, config={"method": "grpo", "params": {"reward": {"verifier": own}}})
+    with own_modules(tmp_path):
+        again = {"verifier": Imported(kind="import", path="own_end:ends"), "timeout": 20.0}
+        write_rescored([find_run("grpo-0", again, tmp_path)], tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "rescore.json").read_text(encoding="utf-8"))
+    assert list(found["verifiers"]) == ["own_end:ends"]
+    # Of RIGHT, FOOLED, HALF and WRONG, the first two end in 204}.
+    assert [row["new"] for row in found["accuracies"]] == [0.5, 1.0, 1.0]
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

@@ -1,48 +1,45 @@
-"""dvc.yaml lists what each stage really reads."""
+"""Which change makes DVC run which stages again, asked of DVC itself."""
 
-import ast
+from collections.abc import Callable
+import json
 from pathlib import Path
+import re
+from typing import Any
 
 import pytest
 
+from pipelines.check import CODE, write_code
 from sdpg.params import Params, load_params, read_yaml
+from sdpg.records.code import read_code
 from sdpg.training.run import train_sections
+from tests.helpers.clones import clone, commit, run
 
 ROOT = Path(__file__).parents[2]
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
+METHODS = ("grpo", "sdpg-ufkl")
 
 
-def imported(path: Path) -> set[Path]:
-    """The project's modules that a module imports, its packages included."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            place = ROOT.joinpath(*name.split("."))
-            found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
-    return {file for file in found if file.is_relative_to(ROOT / "sdpg") or file.is_relative_to(ROOT / "pipelines")}
-
-
-def closure(path: Path) -> set[str]:
-    seen: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        module = waiting.pop()
-        if module in seen:
+def test_a_stage_depends_on_the_code_of_its_own_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = load_params(ROOT / "params.yaml")
+    write_code(params)
+    written = {path.stem: json.loads(path.read_text()) for path in CODE.iterdir()}
+    for stage, settings in STAGES.items():
+        if stage == "check":
             continue
-        seen.add(module)
-        waiting += [*imported(module), *(f for f in [module.parent / "__init__.py"] if f.is_file())]
-    return {str(module.relative_to(ROOT)) for module in seen}
-
-
-@pytest.mark.parametrize("stage", [name for name in STAGES if name != "check"])
-def test_a_stage_depends_on_the_modules_that_it_imports(stage: str) -> None:
-    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py")}
-    assert listed == closure(ROOT / "pipelines" / f"{stage}.py")
+        listed = [path for path in settings["deps"] if path.startswith(f"{CODE}/")]
+        # Modules are named nowhere else.
+        assert not [path for path in settings["deps"] if path.endswith(".py")]
+        if stage == "train":
+            assert listed == [f"{CODE}/train-${{item.method}}.json"]
+            files = [f"train-{method}" for method in params.methods]
+        else:
+            assert listed == [f"{CODE}/{stage}.json"]
+            files = [stage]
+        expected = read_code(f"pipelines.{stage}")
+        assert all(written[file] == {"digest": expected.digest, "modules": expected.modules} for file in files)
+    assert "sdpg/results/templates/report.html.j2" in written["tabulate"]["modules"]
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 160
 
 
 def test_training_depends_on_the_parameters_in_its_fingerprint() -> None:
@@ -67,11 +64,86 @@ def test_stages_are_fully_cached() -> None:
                 assert options.get("cache", True) and not options.get("persist", False)
 
 
-def test_losses_import_only_torch() -> None:
-    for name in ("losses", "advantages", "schedules"):
-        assert imported(ROOT / "sdpg" / f"{name}.py") == set()
+def outputs(stage: dict[str, Any]) -> list[str]:
+    found = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    return [one if isinstance(one, str) else next(iter(one)) for one in found]
 
 
-def test_the_package_imports_neither_pipelines_nor_app() -> None:
-    for module in (ROOT / "sdpg").rglob("*.py"):
-        assert all(path.is_relative_to(ROOT / "sdpg") for path in imported(module))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which every stage counts as finished: DVC itself has taken made-up outputs as theirs."""
+    folder = tmp_path_factory.mktemp("dvc") / "project"
+    folder.mkdir()
+    clone(folder, ",".join(METHODS))
+    run(folder, "dvc", "init", "--quiet", "--force")
+    run(folder, "python", "-m", "pipelines.check")
+    for name, stage in STAGES.items():
+        for path in outputs(stage):
+            for method in METHODS if "matrix" in stage else ("",):
+                place = folder / path.replace("${item.method}", method).replace("${item.seed}", "0")
+                if name != "check":
+                    file = place if place.suffix else place / "made-up.txt"
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(f"{name} {method}\n")
+    run(folder, "dvc", "commit", "--force", "--quiet")
+    commit(folder, "finished")
+    return folder
+
+
+def statuses(folder: Path) -> set[str]:
+    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+
+
+def changed(folder: Path) -> set[str]:
+    """The stages that DVC would run, once check has looked at the code."""
+    run(folder, "python", "-m", "pipelines.check")
+    return statuses(folder)
+
+
+def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        text = (folder / path).read_text()
+        assert len(re.findall(old, text)) == 1, f"{old} must be once in {path}"
+        (folder / path).write_text(re.sub(old, new, text))
+
+    return apply
+
+
+TRAINING = {f"train@{method}-0" for method in METHODS}
+EVALUATION = {f"evaluate@{method}-0" for method in METHODS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "old", "new", "again"),
+    [
+        ("sdpg/training/trainer.py", r"\Z", "\n\n# Nothing that counts.\n", set()),
+        ("sdpg/training/trainer.py", r'\A"""', '"""Some more words. ', set()),
+        ("sdpg/training/trainer.py", r"\Z", "\nONE_MORE = 1\n", TRAINING),
+        ("sdpg/results/tables.py", r"\Z", "\nONE_MORE = 1\n", {"tabulate"}),
+        ("sdpg/results/templates/report.html.j2", r"\A", "{# more #}", {"tabulate"}),
+        ("sdpg/problems/synthetic.py", r"\Z", "\nONE_MORE = 1\n", {"prepare", "base", *TRAINING, *EVALUATION}),
+    ],
+)  # fmt: skip
+def test_a_change_runs_the_stages_that_import_it(
+    finished: Path, path: str, old: str, new: str, again: set[str]
+) -> None:
+    edit(path, old, new)(finished)
+    try:
+        assert changed(finished) == {"check", *again}
+    finally:
+        run(finished, "git", "checkout", "--", path)
+
+
+@pytest.mark.slow
+def test_what_follows_training_is_changed_once_it_has_trained_anew(finished: Path) -> None:
+    run(finished, "python", "-m", "pipelines.check")
+    assert statuses(finished) == {"check"}
+    policy = finished / "runs" / "grpo-0" / "policy" / "made-up.txt"
+    try:
+        policy.write_text("trained anew\n")
+        run(finished, "dvc", "commit", "--force", "--quiet", "train@grpo-0")
+        assert statuses(finished) == {"check", "evaluate@grpo-0", "tabulate"}
+    finally:
+        run(finished, "git", "checkout", "--", "dvc.lock")
+        run(finished, "dvc", "checkout", "--force", "--quiet")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.inspection import check_inputs
+from pipelines.check import check_inputs
 from sdpg.errors import UserError
 from sdpg.params import HubModel
 from sdpg.planning.fits import check_gpus, check_memory

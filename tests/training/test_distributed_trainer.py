@@ -26,7 +26,7 @@ from sdpg.records.schemas import read_evaluations, read_rollouts
 from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts import Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.rollouts.shared import SharedEngine, SharedVerifier, shares
+from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
@@ -350,12 +350,6 @@ def test_greedy_answers_of_sharded_weights_are_those_of_one_process(found: Path)
     ids = load_file(found / "greedy.safetensors")
     expected = engine.generate(PROMPTS, Sampling(0.0, 1.0, 8, 3))
     assert [ids[f"{index}"].tolist() for index in range(len(PROMPTS))] == [completion.ids for completion in expected]
-
-
-def test_siblings_stay_on_one_rank() -> None:
-    assert shares([[1], [1], [2], [3], [3], [3]], 2) == [[0, 1, 3, 4, 5], [2]]
-    assert shares([[1], [1], [2]], 1) == [[0, 1, 2]]
-    assert shares([[1]], 3) == [[0], [], []]
 
 
 def files(folder: Path) -> Iterator[str]:

@@ -19,9 +19,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from pipelines import tune
-from sdpg.tuning import leases, worker
 from sdpg.tuning import study as study_module
-from sdpg.tuning.leases import Lease, own_lease, this_host
+from sdpg.tuning import worker
+from sdpg.tuning.leases import Lease, this_host
 from sdpg.tuning.results import best_trial, study_summary, write_results
 from sdpg.tuning.storage import open_storage
 from sdpg.tuning.study import Claim, Study, is_lost
@@ -312,28 +312,6 @@ def test_a_lost_trial_is_enqueued_again_so_often_and_then_counts_as_failed() -> 
     assert study_summary(study)["counts"] == {
         "complete": 1, "pruned": 0, "failed": 1, "running": 0, "waiting": 0, "lost": 3,
     }  # fmt: skip
-
-
-def test_a_lease_tells_the_dead_from_the_living() -> None:
-    lease = own_lease()
-    assert not lease.dead(grace=0.0), "on this machine the table of processes decides, not the time"
-    assert Lease("w", this_host(), lease.pid, lease.started - 100, lease.beat).dead(1e9), "the number was given anew"
-    assert Lease("w", this_host(), 2**22 - 1, 0.0, time.time()).dead(1e9)
-    away = Lease("w", "another/machine", lease.pid, lease.started, time.time() - 50)
-    assert away.dead(grace=49) and not away.dead(grace=60)
-
-
-def test_a_heartbeat_renews_and_notices_that_the_trial_is_gone() -> None:
-    study = make_study(tune_params(), 1)
-    claim = study.claim()
-    assert claim is not None
-    before = study.trials()[0].user_attrs["lease"]["beat"]
-    with leases.Heartbeat(study.storage.rdb, claim.trial._trial_id, grace=0.3) as heartbeat:
-        time.sleep(0.3)
-        assert study.trials()[0].user_attrs["lease"]["beat"] > before and not heartbeat.taken
-        study.storage.rdb.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
-        time.sleep(0.3)
-        assert heartbeat.taken
 
 
 def test_optuna_does_not_see_what_was_lost() -> None:
