@@ -36,6 +36,12 @@ def check_inputs(params: Params) -> None:
     for field, part in imported_parts(params):
         load_part(part, field)
     check_verifier(params.reward)
+    for name, method in params.methods.items():
+        if any(imported_parts(method)):
+            # Importing torch takes a second, which methods without own parts need not wait for.
+            from sdpg.objective.own import check_own_parts
+
+            check_own_parts(method, f"methods.{name}")
     # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
     check_gpus(params)

@@ -30,8 +30,8 @@ TOKEN_GATE: Edits = {
     "sdpg/objective/gates.py": (
         'GATES: dict[str, Gate] = {\n',
         'GATES: dict[str, Gate] = {\n'
-        '    "unsure": Gate("m = 1[A > 0, H > 1]", lambda advantage: float(advantage > 0),\n'
-        '                   lambda inputs: (inputs.entropy > 1).to(inputs.entropy.dtype)),\n',
+        '    "unsure": Gate("m = 1[A > 0, H > 3]", lambda advantage: float(advantage > 0),\n'
+        '                   lambda inputs: (inputs.entropy > 3).to(inputs.entropy.dtype)),\n',
     ),
     "sdpg/params/method.py": ('gate: Literal["positive", "all"]', 'gate: Literal["positive", "all", "unsure"]'),
 }  # fmt: skip

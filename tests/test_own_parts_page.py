@@ -1,5 +1,6 @@
 """docs/own_parts.md does what it says: its files and values in a project, its commands run."""
 
+import csv
 import json
 from pathlib import Path
 import re
@@ -9,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from sdpg.params import read_yaml
+from sdpg.records.schemas import read_rollouts
 from tests.helpers.clones import ROOT, clone, run
 
 PAGE = (ROOT / "docs" / "own_parts.md").read_text(encoding="utf-8")
@@ -34,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone on the micro profile, with the page's files and values."""
     folder = tmp_path_factory.mktemp("own") / "project"
     folder.mkdir()
-    clone(folder, "grpo")
+    clone(folder, "grpo sdpg-ufkl")
     for text in blocks("python"):
         name = text.split("\n", 1)[0].removeprefix("# ")
         (folder / name).write_text(text, encoding="utf-8")
@@ -46,6 +48,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"id": number, "completion": text, "answer": "7"}) for number, text in enumerate(texts)]
     (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def trained_rows(project: Path) -> list[Any]:
+    """The rollouts of grpo's first step."""
+    return read_rollouts(project / "runs/grpo-0/rollouts/step-000001-rank-0.parquet").to_pylist()
 
 
 @pytest.mark.slow
@@ -62,10 +69,17 @@ def test_the_commands_of_the_page_run(project: Path) -> None:
     assert len(rows) == counts["kept"] == 12 - counts["dropped"]["duplicate"]
     assert {row["source"] for row in rows} == {"my_problems:sums"}
     assert all("Hint" in row["teacher_prompt"] for row in rows)
+    gated = read_yaml(project / "runs/sdpg-ufkl-0/config.yaml")["params"]["methods"]["sdpg-ufkl"]["gate"]
+    assert gated["path"] == "my_gates:early_and_sure"
+    trained = [list(csv.DictReader((project / f"runs/{name}-0/metrics.csv").open())) for name in ("grpo", "sdpg-ufkl")]
+    # A term of one's own is in every rollout, and the gate leaves tokens out.
+    assert {float(row["trained_rows"]) for row in trained[0]} == {float(len(trained_rows(project)))}
     code = {path.stem: json.loads(path.read_text())["modules"] for path in (project / "data/code").iterdir()}
     reading = {name for name, modules in code.items() if "my_problems.py" in modules}
     scoring = {name for name, modules in code.items() if "my_parts.py" in modules}
     assert reading == {"prepare"}
+    for module, name in (("my_terms.py", "train-grpo"), ("my_gates.py", "train-sdpg-ufkl")):
+        assert {stage for stage, modules in code.items() if module in modules} == {name}
     assert scoring == {"base", "evaluate", *(name for name in code if name.startswith("train-"))}
 
 
