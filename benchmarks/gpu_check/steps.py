@@ -226,7 +226,8 @@ def build_records(count: int, tokens: int, path: Path) -> tuple[float, float]:
     credit = torch.ones(count, dtype=torch.float64)
     column = TokenColumn.of(numbers)
     sampled_rows = TokenColumn.of({row: numbers[row] for row in range(min(16, count))})
-    diagnosed = dict.fromkeys(("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher"), sampled_rows)
+    names: Sequence[str] = ("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher")
+    diagnosed = dict.fromkeys(names, sampled_rows)
     update = Update(0.0, 0.0, 0.0, dict.fromkeys(("logprob", "entropy", "weight", "loss"), column))
     identity = {"run": "grpo-0", "method": "grpo", "seed": 0, "step": 1, "verifier": "made-up", "verifier_version": "1"}
     problems = [
