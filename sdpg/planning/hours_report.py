@@ -96,10 +96,10 @@ def _several(plan: Plan, machine: Machine) -> str:
     rows = []
     for kind in ("ddp", "fsdp2"):
         layout = Layout(machine.gpus, kind, params.train.activation_checkpointing)
-        found = training_hours(plan.shape, params, method, layout, machine, plan.assumed)
+        hours = training_hours(plan.shape, params, method, layout, machine, plan.assumed)
         rows.append([
-            marked(layout), span(found.rounds, 0), span(found.received.scaled(1e-9)), span(found.compute),
-            span(found.traffic), span(found.together),
+            marked(layout), span(hours.rounds, 0), span(hours.received.scaled(1e-9)), span(hours.compute),
+            span(hours.traffic), span(hours.together),
         ])  # fmt: skip
     link, share = machine.link(machine.gpus), plan.assumed.link_share
     return text_table(

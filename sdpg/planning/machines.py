@@ -88,7 +88,7 @@ def machines(
         Machine(n, CARDS[card or DEFAULT_CARD], "given" if count or gib or card else "no GPU here: assumed")
         for n in ([int(count)] if count else [1, processes if processes > 1 else 8])
     ]
-    return [replace(one, card=_changed(one.card, gib, teraflops, terabytes, gigabytes)) for one in chosen]
+    return [replace(machine, card=_changed(machine.card, gib, teraflops, terabytes, gigabytes)) for machine in chosen]
 
 
 def _changed(

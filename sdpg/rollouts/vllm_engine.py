@@ -2,15 +2,15 @@
 
 The order around a training step, on each rank:
 
-1. ``generate``: rollouts. With ``sleep``, vLLM then goes to sleep: its weights move to the CPU, its KV cache is
+1. ``generate`` samples rollouts. With ``sleep``, vLLM then goes to sleep: its weights move to the CPU, its KV cache is
    dropped.
 2. The trainer verifies, and makes its passes and its update(s) with the memory to itself.
 3. ``sync_weights``: with ``sleep``, the memory for weights alone is woken; the weights are handed over one by one, each
    gathered where it is sharded; only then the KV cache is woken, so that whole tensors of the trainer and the cache
    never stand beside each other; the prefix cache is emptied, because its keys and values come from the old weights;
    the canary compares log-probs (:mod:`sdpg.rollouts.canary`).
-4. ``generate``: evaluation, or the next rollouts. A sleeping engine, which two generations without an update between
-   them meet, is woken with the weights that it had.
+4. ``generate`` samples the evaluation, or the next rollouts. A sleeping engine, which two generations without an
+   update between them meet, is woken with the weights that it had.
 
 Sleep needs a GPU, without which it is refused, and has not been tested. All else is tested on CPUs with vLLM itself.
 
@@ -27,8 +27,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.params.vllm import VllmInProcess, VllmServer
 from sdpg.problems.tokenizer import pad_and_eos
-from sdpg.rollouts import canary
-from sdpg.rollouts.canary import Canary, canary_prompt
+from sdpg.rollouts.canary import SAMPLING, Canary, canary_prompt
 from sdpg.rollouts.protocol import Completion, Sampling
 from sdpg.seeds import derive_seed
 
@@ -101,10 +100,10 @@ class VllmEngine(ABC):
         self.send_weights()
         self.synced = True
         prompt = canary_prompt(self.vocabulary, self.block, self.longest)
-        options = self.options(canary.SAMPLING, 1, stop=False)
-        ids, logprobs = self.sample([prompt], options, canary.SAMPLING.seed, lambda finished: None)[0]
-        bird = Canary(prompt, self.settings.canary_tolerance, self.dtype)
-        self.difference = bird.check(self.model, Completion(ids, logprobs, False))
+        options = self.options(SAMPLING, 1, stop=False)
+        ids, logprobs = self.sample([prompt], options, SAMPLING.seed, lambda finished: None)[0]
+        canary = Canary(prompt, self.settings.canary_tolerance, self.dtype)
+        self.difference = canary.check(self.model, Completion(ids, logprobs, False))
 
     def generate(
         self,

@@ -51,7 +51,7 @@ class ByHand:
         self.scale, self.plain = scale, tiny_model(0, adapted.dtype).requires_grad_(False)
 
     def weights(self) -> dict[str, Tensor]:
-        """Of the plain model."""
+        """Returns the weights of the plain model by name."""
         found: dict[str, Tensor] = dict(self.plain.named_parameters())
         for name, a in self.leaves.items():
             if ".lora_A." in name:

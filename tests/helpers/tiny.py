@@ -22,7 +22,7 @@ MAX_TOKENS = 12
 
 
 def tiny_model(seed: int = 0, dtype: torch.dtype = torch.float32, spread: float = 0.25) -> Qwen3ForCausalLM:
-    """A random Qwen3. ``spread`` is large enough for distributions that are far from uniform."""
+    """Returns a random Qwen3; ``spread`` is large enough for distributions that are far from uniform."""
     config = Qwen3Config(
         vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, max_position_embeddings=128, tie_word_embeddings=True,

@@ -54,7 +54,7 @@ def moved(model: Any, seed: int, width: float = 0.1) -> None:
 
 
 def settings(**changes: Any) -> VllmInProcess:
-    """For CPUs, in the trainer's precision."""
+    """Returns vLLM's settings for CPUs, in the trainer's precision."""
     values = {"mode": "in_process", "dtype": "float32", "kv_cache_megabytes": 32, "eager": True}
     return VllmInProcess(**(values | {"canary_tolerance": 1e-3} | changes))
 
@@ -64,7 +64,7 @@ def sampling(**changes: Any) -> Sampling:
 
 
 def embedded(model: Any) -> EmbeddedEngine:
-    """The transformers engine."""
+    """Returns the transformers engine."""
     tokenizer: Any = Tokenizer()
     return EmbeddedEngine(model, tokenizer, 16)
 
