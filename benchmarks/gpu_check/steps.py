@@ -227,7 +227,7 @@ def build_records(count: int, tokens: int, path: Path) -> tuple[float, float]:
     column = TokenColumn.of(numbers)
     sampled_rows = TokenColumn.of({row: numbers[row] for row in range(min(16, count))})
     names: Sequence[str] = ("logprob", "entropy", "ref_logprob", "teacher_logprob", "kl_to_teacher")
-    diagnosed = dict.fromkeys(names, sampled_rows)
+    diagnosed: dict[str, TokenColumn] = dict.fromkeys(names, sampled_rows)
     update = Update(0.0, 0.0, 0.0, dict.fromkeys(("logprob", "entropy", "weight", "loss"), column))
     identity = {"run": "grpo-0", "method": "grpo", "seed": 0, "step": 1, "verifier": "made-up", "verifier_version": "1"}
     problems = [
