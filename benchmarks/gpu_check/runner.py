@@ -6,9 +6,11 @@ A part that hangs is stopped, a process that dies is replaced: either costs one 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
+import os
 from pathlib import Path
+import threading
 import time
 from typing import Any
 
@@ -108,14 +110,20 @@ def run_parts(
         process.start()
         sender.close()
         try:
-            left = _follow(process, receiver, left, deadline, report, add)
+            left = _follow(process, receiver, left, toy, deadline, report, add)
         finally:
             _kill(process)
             receiver.close()
 
 
 def _follow(
-    process: Any, receiver: Connection, parts: list[Part], deadline: float, report: Report, add: Callable[[Row], None]
+    process: Any,
+    receiver: Connection,
+    parts: list[Part],
+    toy: bool,
+    deadline: float,
+    report: Report,
+    add: Callable[[Row], None],
 ) -> list[Part]:
     """Listens to a process until it ends or has to be ended; returns the parts that are left."""
     left, started = list(parts), time.monotonic()
@@ -137,7 +145,9 @@ def _follow(
             report.head["machine"] |= value
         elif kind == "start":
             started = time.monotonic()
-            limit = min(deadline, started + max(60.0, PATIENCE * left[0].seconds)) + GRACE
+            limit = deadline + GRACE
+            if not toy:
+                limit = min(limit, started + max(60.0, PATIENCE * left[0].seconds))
             report.parts[value]["state"] = "running"
         elif kind == "row":
             add(value)
@@ -183,10 +193,18 @@ def _kill(process: Any) -> None:
     process.join()
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, also where that was killed."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(sender: Connection, parts: list[Part], device: str, toy: bool, deadline: float) -> None:
     """The process in which parts run."""
     from benchmarks.gpu_check.machine import describe
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sender.send(("machine", describe(device)))
     for part in parts:
         if late := _too_late(part, toy, deadline):
