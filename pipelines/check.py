@@ -8,10 +8,10 @@ from pathlib import Path
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
-from sdpg.imported import imported_parts, load_part
 from sdpg.models.launching import check_launch
 from sdpg.models.weight_files import check_weights
 from sdpg.params import LocalModel, Params, load_params
+from sdpg.params.imported import imported_parts, load_part
 from sdpg.planning.fits import check_gpus, check_memory
 from sdpg.problems.context import check_context
 from sdpg.problems.inputs import check_at_hand
@@ -49,7 +49,7 @@ def check_inputs(params: Params) -> None:
     check_at_hand(params)
     if params.train.lora is not None:
         # Importing transformers takes seconds, which other runs need not wait for.
-        from sdpg.models.adapter_check import check_adapter
+        from sdpg.models.adapters import check_adapter
 
         check_adapter(params)
     check_memory(params)

@@ -46,7 +46,7 @@ def test_losses_import_only_torch(name: str) -> None:
     assert {imported.split(".")[0] for _, imported in module.imports} <= {*sys.stdlib_module_names, "torch"}
 
 
-@pytest.mark.parametrize("name", ["objective.coefficients", "objective.gates", "records.run_inputs", "imported"])
+@pytest.mark.parametrize("name", ["objective.coefficients", "objective.gates", "records.run_inputs", "params.imported"])
 def test_what_others_ask_needs_no_torch(name: str) -> None:
     command = f"import sys, sdpg.{name}; assert not {{'torch', 'transformers'}} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=True)

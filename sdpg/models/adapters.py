@@ -15,10 +15,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from sdpg.errors import UserError
+from sdpg.models.loading import scratch_config
 from sdpg.models.ranks import whole
+from sdpg.params import Params, ScratchModel
 from sdpg.params.lora import LoraParams
+from sdpg.problems.context import model_config
 from sdpg.seeds import derive_seed
 
 NAME = "default"
@@ -47,6 +51,23 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
     for layer in _layers(model).values():
         # Autocast decides on types. peft would first make a float32 copy of every input.
         layer.cast_input_dtype_enabled = False
+
+
+def check_adapter(params: Params) -> None:
+    """Looks the adapter's targets up in the base's architecture, before any weight is loaded.
+
+    Raises:
+        UserError: naming a target that cannot have an adapter, and those that can.
+    """
+    base, lora = params.base, params.train.lora
+    assert lora is not None
+    # No tensor of the meta device takes memory.
+    with torch.device("meta"):
+        if isinstance(base.model, ScratchModel):
+            model = Qwen3ForCausalLM(scratch_config(base.model, base.model.vocab_size, 0, 1))
+        else:
+            model = AutoModelForCausalLM.from_config(model_config(base), trust_remote_code=False)
+    adapter_targets(model, lora)
 
 
 def adapter_targets(model: Any, params: LoraParams) -> list[str]:

@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sdpg.errors import UserError
-from sdpg.imported import load_part
 from sdpg.params import Imported
+from sdpg.params.imported import load_part
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sdpg.errors import UserError
-from sdpg.imported import load_part
 from sdpg.objective import losses
 from sdpg.objective.coefficients import Coefficients, distils, gate_of
 from sdpg.objective.outcomes import OUTCOMES, OutcomeInputs
 from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
+from sdpg.params.imported import load_part
 from sdpg.params.method import OwnTerm
 from sdpg.params.train import TrainParams
 

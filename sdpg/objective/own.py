@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from sdpg.errors import UserError
-from sdpg.imported import check_call, load_part
 from sdpg.objective.gates import Gate
 from sdpg.objective.methods import TokenInputs
 from sdpg.objective.responses import Responses
 from sdpg.params import Imported, MethodParams
+from sdpg.params.imported import check_call, load_part
 
 LENGTHS = (1, 3, 2)
 """Tokens of the made-up responses."""

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
-from sdpg.imported import check_call, load_part
 from sdpg.params import ColumnMap, FileSource, HubSource, Imported
+from sdpg.params.imported import check_call, load_part
 from sdpg.records.provenance import hash_files
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from sdpg import paths
-from sdpg.imported import imported_parts
 from sdpg.params import Params
+from sdpg.params.imported import imported_parts
 from sdpg.records.code import Code, read_code
 from sdpg.records.provenance import hash_files
 

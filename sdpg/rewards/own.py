@@ -10,8 +10,8 @@ import inspect
 from typing import Any, Self
 
 from sdpg.errors import UserError
-from sdpg.imported import check_call, load_part
 from sdpg.params import Imported, RewardParams
+from sdpg.params.imported import check_call, load_part
 from sdpg.records.code import source_digest
 from sdpg.records.provenance import fingerprint
 from sdpg.rewards.extraction import extract_answer_line, extract_boxed

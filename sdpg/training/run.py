@@ -39,32 +39,32 @@ from sdpg.training.trainer import DTYPES, Trainer
 
 
 @dataclass(frozen=True)
-class Errand:
-    """What a run is for when it is none of the pipeline's: a trial, say."""
+class RunOverrides:
+    """How a run differs from one of the pipeline: that of a trial, or of a retraining on fresh seeds."""
 
     folder: Path
-    """Where the run folder goes, instead of ``runs/<method>-<seed>``."""
+    """The run folder, instead of ``runs/<method>-<seed>``."""
     name: str
-    """How records call it."""
+    """The run's name in its records."""
     identity: tuple[Any, ...]
-    """Told apart from other runs of the same parameters, which would share their work in progress."""
+    """What tells the run from others of the same parameters, which would share its work in progress."""
     command: str
-    """What a reader types to have it again."""
+    """The command that makes the run again."""
     sets: tuple[str, ...]
-    """The problem sets that are asked in training."""
+    """The problem sets that are evaluated in training."""
     parent: Parent
-    """Under which MLflow shows it."""
+    """The MLflow run under which it is shown."""
     keep_policy: bool = False
     stop: Callable[[Path, int, bool], bool] = lambda state, step, evaluated: False
-    """Told (work in progress, step, whether that step was evaluated) after each step; True ends the training there."""
+    """Is called with (work in progress, step, whether that step was evaluated) after each step; True ends training."""
 
 
 def describe_run(
-    params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], errand: Errand | None = None
+    params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], overrides: RunOverrides | None = None
 ) -> dict[str, Any]:
     """Returns what a run hangs on, as stored in its config.yaml."""
     return {
-        "run": errand.name if errand else f"{method}-{seed}",
+        "run": overrides.name if overrides else f"{method}-{seed}",
         "method": method,
         "seed": seed,
         "fingerprint": identity,
@@ -75,17 +75,19 @@ def describe_run(
         "code": stage_code("train", params, method).digest,
         "versions": versions(),
         "hardware": hardware(),
-        "command": errand.command if errand else f"dvc repro train@{method}-{seed}",
+        "command": overrides.command if overrides else f"dvc repro train@{method}-{seed}",
     }
 
 
-def run_identity(params: Params, method: str, seed: int, inputs: dict[str, str], errand: Errand | None = None) -> str:
+def run_identity(
+    params: Params, method: str, seed: int, inputs: dict[str, str], overrides: RunOverrides | None = None
+) -> str:
     """Returns the fingerprint under which the work in progress of a run lies."""
-    code, more = stage_code("train", params, method).digest, errand.identity if errand else ()
+    code, more = stage_code("train", params, method).digest, overrides.identity if overrides else ()
     return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
 
 
-def train_run(params: Params, method: str, seed: int, errand: Errand | None = None) -> Path | None:
+def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | None = None) -> Path | None:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
 
     Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others it is None.
@@ -102,24 +104,24 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
             close_engine()
             return None
         inputs = run_inputs()
-        identity = run_identity(params, method, seed, inputs, errand)
+        identity = run_identity(params, method, seed, inputs, overrides)
         state = paths.STATE / identity
-        config = describe_run(params, method, seed, identity, inputs, errand)
+        config = describe_run(params, method, seed, identity, inputs, overrides)
         datasets = {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}
         with stage_run(
             params, "train", config["run"], identity, datasets, train_sections(params, method),
-            resume=state.exists(), under=errand.parent if errand else None,
+            resume=state.exists(), under=overrides.parent if overrides else None,
         ) as tracked:  # fmt: skip
             # The others wait for this, so that a tracking server that cannot be reached stops them all at once.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
-            if errand:
-                _sent_on(trainer, errand, tracked)
+            if overrides:
+                _apply_overrides(trainer, overrides, tracked)
             # Written first, so that a run in progress says what it is to whoever looks at it.
             write_config(state, config)
             trainer.train()
-            keep = errand is None or errand.keep_policy
-            folder = assemble(trainer, config, errand and errand.folder, keep_policy=keep)
+            keep = overrides is None or overrides.keep_policy
+            folder = assemble(trainer, config, overrides and overrides.folder, keep_policy=keep)
             for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
                 tracked.log_artifact(folder / name)
         close_engine()
@@ -128,15 +130,15 @@ def train_run(params: Params, method: str, seed: int, errand: Errand | None = No
     return folder
 
 
-def _sent_on(trainer: Trainer, errand: Errand, tracked: StageRun) -> None:
-    """Only the errand's sets are asked, and it may end the training."""
+def _apply_overrides(trainer: Trainer, overrides: RunOverrides, tracked: StageRun) -> None:
+    """Has the trainer evaluate the overrides' problem sets alone, and end when they say so."""
 
-    def told(step: int, metrics: dict[str, float | None]) -> bool:
+    def on_step(step: int, metrics: dict[str, float | None]) -> bool:
         tracked.log_step(step, metrics)
-        return errand.stop(trainer.state, step, any(name.startswith("accuracy/") for name in metrics))
+        return overrides.stop(trainer.state, step, any(name.startswith("accuracy/") for name in metrics))
 
-    trainer.sets = {name: trainer.sets[name] for name in errand.sets}
-    trainer.on_step = told
+    trainer.sets = {name: trainer.sets[name] for name in overrides.sets}
+    trainer.on_step = on_step
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from sdpg.records.provenance import fingerprint, versions
 from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import Parent
-from sdpg.training.run import Errand, run_identity, train_run
+from sdpg.training.run import RunOverrides, run_identity, train_run
 from sdpg.tuning.space import Values, applied, plain, trial_params
 
 POLL_SECONDS = 1.0
@@ -84,17 +84,17 @@ def retrain(params: Params, setting: Setting, seed: int, inputs: dict[str, str])
     """Trains and evaluates a setting once; an interrupted run is continued."""
     chosen, group = setting_params(params, setting), setting.group
     parent = Parent("retraining", f"retrain {group}", fingerprint("retraining", group), {"group": group})
-    errand = Errand(
+    overrides = RunOverrides(
         folder=setting.run_folder(seed), name=f"{group}/{setting.name}-{seed}",
         identity=("retrain", group, setting.name),
         command="python -m pipelines.tune_all", sets=(VALIDATION,), parent=parent, keep_policy=True,
     )  # fmt: skip
-    work = paths.STATE / run_identity(chosen, setting.method, seed, inputs, errand)
+    work = paths.STATE / run_identity(chosen, setting.method, seed, inputs, overrides)
     result: dict[str, Any] = {"fingerprint": setting_identity(params, setting, seed, inputs), "setting": setting.name,
                               "method": setting.method, "seed": seed, "values": setting.values}  # fmt: skip
     rows = []
     try:
-        train_run(chosen, setting.method, seed, errand)
+        train_run(chosen, setting.method, seed, overrides)
     except Diverged as error:
         result["error"] = str(error)
     else:

@@ -14,7 +14,7 @@ from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params
 from sdpg.params.tune import VALIDATION
 from sdpg.records.run_inputs import run_inputs
-from sdpg.training.run import Errand, run_identity, train_run
+from sdpg.training.run import RunOverrides, run_identity, train_run
 from sdpg.tuning.leases import Heartbeat, this_host
 from sdpg.tuning.space import trial_params
 from sdpg.tuning.study import Claim, Outcome, Study
@@ -64,7 +64,7 @@ class TrialRun:
         self.folder = study.folder / str(claim.number)
         self.reported = 0
         self.pruned = False
-        self.errand = Errand(
+        self.overrides = RunOverrides(
             folder=self.folder, name=f"{study.name}/{claim.number}",
             # A chain of lost trials shares the name of its first, so that a successor goes on where the lost one was;
             # a machine's work in progress is its own.
@@ -73,7 +73,7 @@ class TrialRun:
             sets=(VALIDATION,), parent=study.parent, stop=self._stop,
         )  # fmt: skip
         seed = study.params.tune.training_seed
-        self.identity = run_identity(self.params, study.method, seed, run_inputs(), self.errand)
+        self.identity = run_identity(self.params, study.method, seed, run_inputs(), self.overrides)
         self.work = paths.STATE / self.identity
 
     def run(self) -> Outcome:
@@ -91,7 +91,7 @@ class TrialRun:
                     shutil.rmtree(study.folder / str(trial.number), ignore_errors=True)
         with Heartbeat(study.storage.rdb, self.claim.trial._trial_id, study.params.tune.grace) as self.heartbeat:
             try:
-                train_run(self.params, study.method, study.params.tune.training_seed, self.errand)
+                train_run(self.params, study.method, study.params.tune.training_seed, self.overrides)
             except Diverged as error:
                 return self._outcome(TrialState.FAIL, self.work, str(error))
         return self._outcome(TrialState.PRUNED if self.pruned else TrialState.COMPLETE, self.folder)

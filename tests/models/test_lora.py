@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from sdpg.errors import UserError
-from sdpg.models.adapter_check import check_adapter
-from sdpg.models.adapters import WithoutAdapter, adapter_off, add_adapter, full_weights, save_adapter
+from sdpg.models.adapters import WithoutAdapter, adapter_off, add_adapter, check_adapter, full_weights, save_adapter
 from sdpg.models.batches import token_batch
 from sdpg.models.distribution import checkpoint_activations
 from sdpg.models.loading import response_logits, take_over, trainable

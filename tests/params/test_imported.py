@@ -7,8 +7,8 @@ from pydantic import ValidationError
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.imported import check_call, imported_parts, load_part
 from sdpg.params import Imported, Section, load_params
+from sdpg.params.imported import check_call, imported_parts, load_part
 from tests.helpers.own_modules import own_modules
 
 FIELD = "reward.verifier"
@@ -73,4 +73,4 @@ def test_every_own_part_of_a_section_is_found() -> None:
 
     found = Outer(one=Inner(rule="math"), many={"a": Inner(rule=part("own_rule:judge"))})
     assert list(imported_parts(found, "outer")) == [("outer.many.a.rule", part("own_rule:judge"))]
-    assert not list(imported_parts(load_params(Path(__file__).parents[1] / "params.yaml"), "params"))
+    assert not list(imported_parts(load_params(Path(__file__).parents[2] / "params.yaml"), "params"))
