@@ -25,6 +25,21 @@ def unit(path: str) -> str:
     return path.split("/")[1].removesuffix(".py")
 
 
+ORDER = (
+    "errors", "files", "paths", "seeds", "colours", "params", "records", "rewards", "problems", "objective", "models",
+    "rollouts", "solutions", "evaluation", "training", "results", "planning", "tuning",
+)  # fmt: skip
+"""The order of the data, as README.md shows it."""
+
+
+def test_packages_import_only_those_above_them() -> None:
+    readme = [line.split()[0] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
+    assert [name for name in readme if name.rstrip("/") in ORDER] == [f"{name}/" for name in ORDER[5:]]
+    for path, imported in IMPORTS.items():
+        for target in imported - {path}:
+            assert unit(target) == "__init__" or ORDER.index(unit(target)) <= ORDER.index(unit(path)), (path, target)
+
+
 def test_packages_have_no_cycle() -> None:
     graph: dict[str, set[str]] = {}
     for path, imported in IMPORTS.items():
