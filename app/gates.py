@@ -43,6 +43,11 @@ class Kind:
         return self.gate in GATES
 
     @property
+    def own(self) -> bool:
+        """Whether the gate is a rule of the run's own, named by its import path; its code is not run here."""
+        return ":" in self.gate
+
+    @property
     def keeps_out(self) -> bool:
         """Whether the gate, which must be known, closes on any rollout."""
         return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))

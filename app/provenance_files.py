@@ -61,6 +61,7 @@ def verifier(run: RunEntry) -> str | None:
     except UserError:
         pass  # the records' own pages say what is wrong with them
     asked = (run.params.get("reward") or {}).get("verifier")
+    asked = asked.get("path") if isinstance(asked, dict) else asked
     return f"{asked} (as asked for: there are no records)" if asked else None
 
 

@@ -10,7 +10,8 @@ import math
 from typing import Any
 
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import GATES, gate_formula
+from sdpg.params import MethodParams
 from sdpg.params.stored import method_of, train_of
 
 Row = Mapping[str, Any]
@@ -122,7 +123,7 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                Scale(0, 0, 3, False, True)),
         "entropy": ("nats", "−Σᵥ p log p", "entropy: of the student's distribution, exact over the vocabulary",
                     Scale(0, 0, 2, False, True)),
-        "gate": ("", known.formula if known else f"m: {rules.gate_name(method)}, which this version does not know",
+        "gate": ("", known.formula if known else _unknown_gate(method),
                  f"gate, one for the whole rollout: {gate}", Scale(0, 0, 1)),
         "advantage": ("", "A = (r − mean) / (std + ε)", "advantage, one for the whole rollout: within its group of "
                       f"{siblings}, whose bound ±{number(largest)} is the scale", Scale(-largest, 0, largest)),
@@ -138,6 +139,13 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                  "loss", Scale(-3, 0, 3, True, True)),
     }  # fmt: skip
     return {key: Signal(key, LABELS[key], *descriptions[key]) for key in KEYS}
+
+
+def _unknown_gate(method: MethodParams) -> str:
+    """Returns how people are told of a gate that has no name in this version."""
+    if isinstance(method.gate, str):
+        return f"m: {method.gate}, which this version does not know"
+    return gate_formula(method.gate)
 
 
 @dataclass(frozen=True)

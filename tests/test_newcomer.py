@@ -77,6 +77,7 @@ x, off = tiny_experience(shifted_old=True), Coefficients(0.0, 0.0, 0.0)
 for kind, method, at in (
     ("divergence", tiny_method(outcome="none", distillation="hellinger"), Coefficients(0.0, 1.0, 0.0)),
     ("gate", tiny_method(outcome="none", distillation="jsd", gate="unsure"), Coefficients(0.0, 1.0, 0.0)),
+    ("usual", tiny_method(outcome="ppo_clip", clip_high=0.28), off),
     ("ratio", tiny_method(outcome="gspo", clip_high=0.28), off),
 ):
     policies = tiny_policies(torch.float64)
@@ -137,5 +138,6 @@ def test_a_newcomers_changes_work(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     passes = dict(line.split() for line in done.stdout.splitlines())
-    # The ratio of whole responses needs as many passes as micro-batches, and the others one more for the teacher.
-    assert passes.keys() == {"divergence", "gate", "ratio", "column"}
+    # A ratio of whole responses takes no pass more than one of tokens.
+    assert passes.keys() == {"divergence", "gate", "usual", "ratio", "column"}
+    assert passes["ratio"] == passes["usual"]

@@ -16,7 +16,9 @@ PLACES = {INSIDE: 3, OUTSIDE: 4}  # blue and vermilion of the palette
 def explain(run: RunEntry, its: Kind) -> None:
     """What the gate of this method is, and what is shown where it has none."""
     name = run.title.rsplit(", seed", 1)[0]
-    if its.distils and not its.known:
+    if its.distils and its.own:
+        text = f"{name} has a gate of its own ({its.gate}), whose code is not run here: what follows is on record."
+    elif its.distils and not its.known:
         text = f"{name} has the gate {its.gate}, which this version does not know: what follows is what was recorded."
     elif its.distils and its.keeps_out:
         return

@@ -93,7 +93,8 @@ class StepRewards:
     changed: int = 0
     advantages: int = 0
     """Advantages whose sign (above, below or exactly 0) differs."""
-    gates: int = 0
+    gates: int | None = 0
+    """Gates that would flip; None where the gate is the run's own, whose code is not run."""
 
 
 @dataclass
@@ -235,7 +236,9 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
             step.new += row["reward"]
             step.changed += row["status"] != row["old_status"]
             step.advantages += old != new
-            if run.gate is not None:
+            if run.gate is None:
+                step.gates = None
+            elif step.gates is not None:
                 step.gates += (run.gate.row(old) > 0) != (run.gate.row(new) > 0)
         return
     for row in rows:

@@ -1,6 +1,9 @@
 """A method put together: ``methods.<name>`` turned into the loss of each token, Eq. 3.1 of arXiv 2606.04036."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +13,7 @@ from sdpg.objective import losses
 from sdpg.objective.coefficients import Coefficients, distils, gate_of
 from sdpg.objective.outcomes import OUTCOMES, OutcomeInputs
 from sdpg.objective.responses import Responses
-from sdpg.params import MethodParams
+from sdpg.params import Imported, MethodParams
 from sdpg.params.imported import load_part
 from sdpg.params.method import OwnTerm
 from sdpg.params.train import TrainParams
@@ -58,7 +61,7 @@ class TokenLosses:
         outcome: L_out.
         distillation: m_i · divergence to the teacher, times the gate of the token where the method has one.
         reference: L_K.
-        own: the sum of a user's own terms, each times its coefficient; 0 without any.
+        own: a user's own terms by name, each times its coefficient.
         total: L_out + β L_OPD + α L_K - η H + own terms.
         ratio: ρ, detached.
         weight: RLSD's factor on the advantage, detached; 1 for other methods.
@@ -68,7 +71,7 @@ class TokenLosses:
     outcome: Tensor
     distillation: Tensor
     reference: Tensor
-    own: Tensor
+    own: dict[str, Tensor]
     total: Tensor
     ratio: Tensor
     weight: Tensor
@@ -108,7 +111,8 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
         bounded = inputs.divergence if method.kl_clamp is None else inputs.divergence.clamp(max=method.kl_clamp)
         distillation = bounded * inputs.gates
         if (token_gate := gate_of(method).token) is not None:
-            distillation = distillation * token_gate(inputs).detach()
+            # What the gate makes of tokens that no teacher scored does not count, be it NaN.
+            distillation = distillation * token_gate(inputs).detach().where(inputs.gates > 0, 0.0)
 
     reference = zeros
     if inputs.ref_logprobs is not None and method.reference != "none":
@@ -119,19 +123,17 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
     others = at.beta * distillation + at.alpha * reference
     if at.entropy_bonus > 0:
         others = others - at.entropy_bonus * inputs.entropy
-    own = zeros
-    for name, term in method.terms.items():
-        own = own + term.coefficient * _own_term(name, term, inputs)
-    if method.terms:
-        others = others + own
+    own = {name: term.coefficient * _own_values(name, term, inputs) for name, term in method.terms.items()}
+    for values in own.values():
+        others = others + values
     total = outcome.loss + off_policy * others
     return TokenLosses(outcome.loss, distillation, reference, own, total, ratio.detach(), weight, outcome.clipped)
 
 
-def _own_term(name: str, term: OwnTerm, inputs: TokenInputs) -> Tensor:
+def _own_values(name: str, term: OwnTerm, inputs: TokenInputs) -> Tensor:
     """Calls a user's own term and refuses what is not one value per token."""
     field = f"terms.{name}"
-    values = load_part(term, field)(inputs, **term.options)
+    values = _own_function(field, term.path)(inputs, **term.options)
     if not isinstance(values, Tensor) or values.shape != inputs.logprobs.shape:
         shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UserError(
@@ -139,3 +141,8 @@ def _own_term(name: str, term: OwnTerm, inputs: TokenInputs) -> Tensor:
             "a tensor of one value per token"
         )
     return values
+
+
+@lru_cache(maxsize=64)
+def _own_function(field: str, path: str) -> Callable[..., Any]:
+    return load_part(Imported(kind="import", path=path), field)

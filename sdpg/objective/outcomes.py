@@ -1,7 +1,7 @@
 """Outcome terms L_out: what the verifier's reward teaches, one entry of :data:`OUTCOMES` for each name.
 
 A new outcome is a function here, its entry, and its name in :class:`sdpg.params.MethodParams`. This module imports only
-torch and the pure functions of :mod:`sdpg.objective.losses`.
+torch, :mod:`sdpg.objective.losses` and :mod:`sdpg.objective.responses`.
 """
 
 from collections.abc import Callable

@@ -67,10 +67,11 @@ class MethodParams(Section):
         clipped = self.outcome not in ("none", "reinforce")
         distils = self.distillation != "none"
         rlsd = self.token_weighting == "rlsd"
+        own_teacher = any(term.reads_teacher for term in self.terms.values())
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
-            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd,
+            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd or own_teacher,
             "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",

@@ -17,11 +17,19 @@ def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
     """Returns the method ``methods.<name>``; one that the tree lacks has no term, and no field that is set."""
     known = _known(MethodParams, tree, "methods", name)
     # Parts of a user's own are described, and not imported: a run may have been made by anybody.
-    if isinstance(gate := known.get("gate"), Mapping):
-        known["gate"] = Imported.model_construct(**gate)
-    if isinstance(terms := known.get("terms"), Mapping):
-        known["terms"] = {term: OwnTerm.model_construct(**values) for term, values in terms.items()}
+    if not isinstance(gate := known.get("gate", ""), str):
+        known["gate"] = _described(Imported, gate) or str(gate)
+    terms = known.get("terms")
+    parts = {term: _described(OwnTerm, part) for term, part in terms.items()} if isinstance(terms, Mapping) else {}
+    known["terms"] = {term: part for term, part in parts.items() if part is not None}
     return MethodParams.model_construct(set(known), **{"title": name, "outcome": "none"} | known)
+
+
+def _described(kind: type[Imported], part: Any) -> Any:
+    """Returns a part of a user's own as a section; None where it names no path, which a later version may know."""
+    if not (isinstance(part, Mapping) and isinstance(part.get("path"), str)):
+        return None
+    return kind.model_construct(**{key: value for key, value in part.items() if key in kind.model_fields})
 
 
 def train_of(tree: Mapping[str, Any]) -> TrainParams:

@@ -222,10 +222,7 @@ def _files(root: Path, name: str) -> Iterator[Path]:
 
 def _root(top: str) -> Path:
     """The folder in which a top-level module is looked for: a user's own modules lie in the working folder."""
-    here = Path.cwd()
-    if top in PACKAGES or not ((here / f"{top}.py").is_file() or (here / top).is_dir()):
-        return SOURCE
-    return here
+    return SOURCE if top in PACKAGES else Path.cwd()
 
 
 def _entry_root(entry: str) -> Path:

@@ -37,6 +37,8 @@ class Conversion(NamedTuple):
 
 def _tell_cut_responses(table: pa.Table) -> pa.Table:
     """Adds ``truncated``: true where the status says so, null elsewhere, since an answer may precede the cut."""
+    if "truncated" in table.column_names:
+        return table
     cut = [status == "truncated" or None for status in table["status"].to_pylist()]
     return table.append_column("truncated", pa.array(cut, pa.bool_()))
 

@@ -5,7 +5,7 @@ from typing import Any
 from sdpg import paths
 from sdpg.params import Params
 from sdpg.params.imported import imported_parts
-from sdpg.records.code import Code, read_code
+from sdpg.records.code import Code, read_code, source_digest
 from sdpg.records.provenance import hash_files
 
 
@@ -24,6 +24,12 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
 def run_inputs() -> dict[str, str]:
     """Digests of what a training run reads, by path."""
     return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
+
+
+def own_parts(params: Params, method: str) -> dict[str, dict[str, str]]:
+    """Returns the parts of a user's own behind a training run: path in params.yaml → import path and code's digest."""
+    parts = imported_parts(params.model_copy(update={"methods": {method: params.methods[method]}}))
+    return {field: {"path": part.path, "digest": source_digest(part.path)} for field, part in parts}
 
 
 def stage_code(stage: str, params: Params, method: str | None = None) -> Code:

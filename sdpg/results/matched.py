@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpg.errors import UserError
-from sdpg.params import read_yaml
+from sdpg.params import MethodParams, read_yaml
 from sdpg.params.stored import method_of
 from sdpg.records.watch import History, read_history
 from sdpg.results.runs import Results
@@ -142,15 +142,24 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]
 
 def _entry(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Returns the run's own method, leaf by leaf; values that its terms do not read are marked so."""
-    entry = config["params"].get("methods", {}).get(config["method"], {})
+    entry = _filled(config["params"].get("methods", {}).get(config["method"], {}))
     reads = method_of(config["params"], config["method"]).reads
     return {f"{prefix}.{field}": value if reads(field) else UNREAD for field, value in entry.items()}
+
+
+def _filled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a method's entry with the fields that it lacks: an older version did what their defaults say."""
+    fields = MethodParams.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()} | {
+        **entry
+    }
 
 
 def _others(config: Mapping[str, Any], same: bool) -> dict[str, Any]:
     """Returns the entries of methods that neither run had, leaf by leaf; of two methods, each run's record of both."""
     entries = config["params"].get("methods", {}).items()
-    return _leaves({"methods": {name: entry for name, entry in entries if not same or name != config["method"]}})
+    left = {name: _filled(entry) for name, entry in entries if not same or name != config["method"]}
+    return _leaves({"methods": left})
 
 
 def _flat(config: Mapping[str, Any], by_digest: bool) -> dict[str, Any]:

@@ -85,17 +85,22 @@ def _report(names: Sequence[str], tally: Tally, changes: list[dict[str, Any]], v
     parts.append(markdown_table(TABLE_HEADER, cells) if cells else "There are no evaluations.")
     if steps := step_rows(tally):
         moved = [row for row in steps if row["changed"]]
-        sums = {name: sum(row[name] for row in steps) for name in ("changed", "rollouts", "advantages", "gates")}
+        sums = {name: sum(row[name] for row in steps) for name in ("changed", "rollouts", "advantages")}
+        known = [row["gates"] for row in steps if row["gates"] is not None]
+        gates = f"{sum(known):,} gates would flip" if known else "no gate was looked at"
+        if len(known) < len(steps):
+            gates += " (a gate of a run's own is left out: its code is not run here)"
         parts += [
             "## What it does to training",
             f"{sums['changed']:,} of {sums['rollouts']:,} rollouts changed, in {len(moved):,} of {len(steps):,} steps; "
-            f"{sums['advantages']:,} advantages would have another sign, {sums['gates']:,} gates would flip. Signs are "
+            f"{sums['advantages']:,} advantages would have another sign, {gates}. Signs are "
             "those of the verifier's reward alone.",
         ]
         if moved:
             parts.append(markdown_table(STEP_HEADER, [
                 (row["run"], str(row["step"]), number(row["old"]), number(row["new"]), str(row["changed"]),
-                 str(row["advantages"]), str(row["gates"]), str(row["rollouts"])) for row in moved
+                 str(row["advantages"]), "–" if row["gates"] is None else str(row["gates"]), str(row["rollouts"]))
+                for row in moved
             ]))  # fmt: skip
     if audited:
         parts += ["## Exact match against math-verify", f"```\n{listed(audited, SHOWN)}\n```"]

@@ -74,9 +74,11 @@ class SharedVerifier:
     def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         """Returns all verdicts on every rank; see :meth:`sdpg.rewards.verifiers.Verifier.score`."""
         mine = range(self.ranks.rank, len(completions), self.ranks.size)
-        own = self.verifier.score(
-            [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]
-        )
+        own: list[Verdict] = []
+        if mine:
+            own = self.verifier.score(
+                [completions[i] for i in mine], [golds[i] for i in mine], [truncated[i] for i in mine]
+            )
         if self.ranks.size == 1:
             return own
         # Rank r scores every size-th row, starting with row r.

@@ -25,7 +25,7 @@ from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
-from sdpg.records.run_inputs import run_inputs, stage_code, train_sections
+from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
@@ -73,6 +73,7 @@ def describe_run(
         "git": git_state(),
         "diff": git_diff(),
         "code": stage_code("train", params, method).digest,
+        "own_parts": own_parts(params, method),
         "versions": versions(),
         "hardware": hardware(),
         "command": overrides.command if overrides else f"dvc repro train@{method}-{seed}",

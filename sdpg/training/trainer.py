@@ -161,7 +161,8 @@ class Trainer:
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
         gradients = self.term_gradients(task, number)
-        watch.lap("diagnostic")
+        if diagnosed or gradients:
+            watch.lap("diagnostic")
         update = self.update(task, number)
         watch.lap("update")
         if not self.ranks.first:
@@ -209,15 +210,14 @@ class Trainer:
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
-        # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        advantages = self.ranks.from_first(
-            group_advantages(groups, train.advantage_std, train.advantage_eps).flatten().tolist()
-        )
+        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps).flatten().tolist()
         gate = gate_of(self.method)
+        # The first rank decides: who differed in a last bit could plan other passes than the rest.
+        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in advantages]])
         experience = Experience(
             **vars(rollouts),
             advantages=torch.tensor(advantages, dtype=torch.float64),
-            gates=torch.tensor([gate.row(advantage) for advantage in advantages], dtype=torch.float64),
+            gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
         if scores_teacher_first(train, at):
@@ -232,7 +232,7 @@ class Trainer:
     def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
         """Returns log π_old of each response's tokens; None where π_old is the policy of the passes themselves."""
         train = self.params.train
-        if train.old_logprobs == "rollout":
+        if train.old_logprobs == "rollout":  # those of the sampler are at hand
             return [torch.tensor(values) for values in rollouts.rollout_logprobs]
         if not scores_old_policy(train):
             return None

@@ -217,7 +217,9 @@ class _Terms:
         return torch.where(self.scored[tokens], values.teacher_logprobs, old)
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
-        self.parts.append((tokens, {name: part.detach() for name, part in (vars(terms) | {"loss": weighted}).items()}))
+        values = {name: part for name, part in vars(terms).items() if name != "own"} | {"loss": weighted}
+        values |= {f"terms.{name}": part for name, part in terms.own.items()}
+        self.parts.append((tokens, {name: part.detach() for name, part in values.items()}))
 
 
 def _json_number(value: float) -> float | str:

@@ -35,10 +35,28 @@ GATES = {
     "fine": (GATE + "Gate('', lambda a: max(a, 0.0), lambda x: (x.entropy < limit).float())\n", None),
     "a function": (GATE + "lambda a: a > 0\n", "methods.m.gate: own_{}:gate returns function: let it return a sdpg"),
     "negative": (GATE + "Gate('', lambda a: a)\n", "row of own_{}:gate gives -1.0 for an advantage of -1.0"),
+    "below 0": (GATE + "Gate('', abs, lambda x: -x.entropy.detach())\n", "let it give numbers that are not negative"),
+    "silent of entropy": (GATE + "Gate('', abs, lambda x: x.teacher_entropy)\n", "says reads_teacher_entropy=True"),
+    "of whole responses": (
+        GATE + "Gate('', abs, lambda x: x.responses.spread(x.responses.sum(x.entropy)).detach())\n",
+        "set whole_responses: true",
+    ),
     "one number": (GATE + "Gate('', abs, lambda x: x.entropy.mean())\n", r"own_{}:gate returns \(\) for 6 tokens"),
 }
 TERMS = {
     "fine": ("def term(inputs, limit=1.0):\n    return inputs.responses.positions * inputs.logprobs\n", None),
+    "says too little of responses": (
+        "def term(x):\n    return x.responses.spread(x.responses.mean(x.entropy))\n",
+        "another value where it sees fewer tokens of its response: set whole_responses: true",
+    ),
+    "says too little of the teacher": (
+        "def term(x):\n    return x.logprobs - x.teacher_logprobs\n",
+        "set reads_teacher: true; they are NaN otherwise",
+    ),
+    "reads a reference": (
+        "def term(x):\n    return x.logprobs - x.ref_logprobs\n",
+        "own_{}:term raises TypeError: .* .ref_logprobs is None, as the method reads no reference.",
+    ),
     "of a response": ("def term(x):\n    return x.responses.mean(x.entropy)\n", r"own_{}:term returns \(3,\) for 6"),
     "constant": ("def term(inputs):\n    return inputs.logprobs.detach()\n", "without a gradient, which teach nothing"),
     "no argument": ("def term():\n    return 1\n", r"methods.m.terms.mine: term\(\) cannot be called as \(inputs\)"),
