@@ -13,18 +13,18 @@ from sdpg.params import Imported, MethodParams
 from sdpg.params.imported import check_call, load_part
 
 LENGTHS = (1, 3, 2)
-"""Tokens of the made-up responses."""
+"""The number of tokens of each made-up response."""
 
 
 def check_own_parts(method: MethodParams, field: str) -> None:
     """Calls the method's own gate and own terms once.
 
     Args:
-        method: with parts that can be imported.
-        field: the method's path in params.yaml, by which errors call it.
+        method: a method whose own parts can be imported.
+        field: the method's path in params.yaml, which errors name.
 
     Raises:
-        UserError: if one cannot be called as it will be, or returns something else than it has to.
+        UserError: if a part cannot be called as training calls it, or returns something of another form.
     """
     if isinstance(method.gate, Imported):
         _check_gate(method.gate, f"{field}.gate")
@@ -43,7 +43,7 @@ def check_own_parts(method: MethodParams, field: str) -> None:
 
 
 def example_inputs() -> TokenInputs:
-    """Makes what the loss reads for six tokens of three responses; the first has a closed gate and no teacher."""
+    """Returns inputs of the loss for six tokens of three responses; the first has a closed gate and no teacher."""
     draw = torch.Generator().manual_seed(0)
     count = sum(LENGTHS)
     scored = torch.tensor([False] + [True] * (count - 1))
