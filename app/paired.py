@@ -1,4 +1,4 @@
-"""Two runs on the same problems: differences with intervals, by benchmark and by problem. Imports no torch."""
+"""Compares two runs on the same problems: differences with intervals, by benchmark and problem. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ EVALUATIONS = {LAST: "last in training", FINAL: "final policy, larger samples"}
 
 @dataclass(frozen=True)
 class Paired:
-    """Second minus first on one benchmark.
+    """The accuracy of the second run minus the first's on one benchmark.
 
     Attributes:
-        benchmark, title: which.
-        first, second: answers by problem.
-        difference: of the accuracies, paired by problem.
-        adjusted: its p-value, adjusted by Holm's method for the benchmarks that are compared.
+        benchmark, title: the benchmark's name and title.
+        first, second: the answers of each run, by problem.
+        difference: the difference of the accuracies, paired by problem.
+        adjusted: its p-value, adjusted by Holm's method over the benchmarks that are compared.
     """
 
     benchmark: str
@@ -39,7 +39,8 @@ class Paired:
 
     @property
     def by_problem(self) -> pd.DataFrame:
-        """A row per problem: ``problem``, ``first``, ``second``, ``difference``; the largest difference first."""
+        """Returns a row per problem: ``problem``, ``first``, ``second``, ``difference``; the largest difference
+        first."""
         table = pd.DataFrame({
             "problem": self.first.problems, "first": self.first.accuracy, "second": self.second.accuracy,
             "difference": self.second.accuracy - self.first.accuracy,
@@ -48,7 +49,7 @@ class Paired:
 
 
 def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
-    """Benchmark → answers by problem.
+    """Returns benchmark → answers by problem.
 
     Raises:
         UserError: if the evaluation was not made, or is damaged.
@@ -56,7 +57,7 @@ def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
     if which == FINAL:
         found = {benchmark: each.counts for (benchmark, greedy), each in accuracy.final(run).items() if not greedy}
         if not found:
-            store.final(run)  # says which stage is missing
+            store.final(run)  # raises and names the stage that is missing
         return found
     steps = store.evaluation_steps(run)
     if not steps:
@@ -65,7 +66,7 @@ def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
 
 
 def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired], list[str]]:
-    """Every benchmark that both answered, and why others are left out.
+    """Returns the comparison on every benchmark that both answered, and sentences on why others are left out.
 
     Raises:
         UserError: if an evaluation of either is missing or damaged.
@@ -92,7 +93,7 @@ def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired]
 
 
 class _Accuracy:
-    """Accuracies by problem, told apart by their values: what a permutation test is kept by."""
+    """Accuracies by problem that are compared by their values, as the cache of permutation tests needs it."""
 
     def __init__(self, found: ProblemCounts) -> None:
         self.values = found.accuracy
@@ -110,7 +111,7 @@ def _difference(a: _Accuracy, b: _Accuracy, level: float, resamples: int, seed: 
 
 
 def rows(found: Sequence[Paired], first: str, second: str) -> list[dict[str, Any]]:
-    """As numbers, for a table and a CSV; ``first`` and ``second`` name the columns."""
+    """Returns rows of numbers for a table and a CSV; ``first`` and ``second`` name the columns."""
     return [
         {
             "benchmark": each.title, first: float(each.first.accuracy.mean()),

@@ -1,4 +1,4 @@
-"""Where each problem stands in a run's rollouts: reads three columns and no text."""
+"""Finds where each problem stands in a run's rollouts; it reads three columns and no text."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _places_of_file(path: Path) -> list[tuple[str, int, int]]:
 
 
 def places(run: RunEntry) -> Places:
-    """Of all recorded steps; files that cannot be read are left out, as other pages name them."""
+    """Returns the places in all recorded steps; files that cannot be read are left out, as other pages report them."""
     found: Places = {}
     for name in run.names("rollouts"):
         if not store.STEP.match(name):

@@ -1,4 +1,4 @@
-"""Any runs over steps: curves, metrics, schedules; how their parameters differ; two runs problem by problem."""
+"""The Compare page: curves, metrics and schedules of any runs, how parameters differ, two runs problem by problem."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ MOST_AT_FIRST = 12
 
 
 def choose_runs() -> list[RunEntry]:
-    """The runs that are compared."""
+    """Lets the reader choose the runs that are compared."""
     runs = ui.found().runs
     here = [id for id, run in runs.items() if run.kind in ("finished", "sample") and not run.place.key]
     first = (here or list(runs))[:MOST_AT_FIRST]
@@ -34,7 +34,7 @@ def choose_runs() -> list[RunEntry]:
 
 
 def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
-    """Whether seeds are put together, and the window of the moving mean in steps."""
+    """Returns whether seeds are put together, and the window of the moving mean in steps."""
     together = len({(run.method, run.seed) for run in runs}) > len({run.method for run in runs})
     left, right = st.columns([1, 2], vertical_alignment="center")
     with left:
@@ -48,7 +48,7 @@ def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
 
 
 def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
-    """What lines and bands are, in words."""
+    """Returns the words that explain lines and bands."""
     seeds = max(len(series.runs) for series in shown)
     parts = ["line: mean over seeds, band: their range (smallest to largest)"] if seeds > 1 else []
     if smoothed and window > 1:
@@ -57,7 +57,7 @@ def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
 
 
 def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str = "") -> None:
-    """The panels, three a row, with their legend and what they can be saved as."""
+    """Draws the panels, three a row, with their legend and the buttons that save them."""
     styles = charts.styles([series.name for series in shown], [series.place for series in shown])
     drawn = [each for each in panels if len(each.table)]
     st.html(charts.legend(styles))
@@ -77,7 +77,7 @@ def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str 
 
 
 def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str) -> None:
-    """Buttons that make the file when they are clicked."""
+    """Shows buttons that make the files when they are clicked."""
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Figure (SVG)", "svg", "image/svg+xml", lambda: exports.figure(panels, styles, "svg", note)),
         ("Figure (PNG)", "png", "image/png", lambda: exports.figure(panels, styles, "png", note)),
@@ -90,7 +90,7 @@ def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str)
 
 
 def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
-    """Benchmarks of all runs, with the samples behind each point where they agree."""
+    """Returns the titles of all runs' benchmarks, with the samples behind each point where they agree."""
     titles: dict[str, str] = {}
     for run in runs:
         titles = {**store.benchmarks(run), **titles}
@@ -100,7 +100,7 @@ def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
 
 
 def curves(runs: Sequence[RunEntry]) -> None:
-    """The six panels of the paper's figure, or however many benchmarks there are."""
+    """Shows the panels of the paper's figure, one for each benchmark."""
     band, window = options(runs)
     shown = group(runs, band)
     panels = [panel(title, shown, store.curves, name, points=True) for name, title in titles_of(runs).items()]
@@ -109,7 +109,7 @@ def curves(runs: Sequence[RunEntry]) -> None:
 
 
 def metrics(runs: Sequence[RunEntry]) -> None:
-    """Whatever else was logged."""
+    """Shows every other logged metric."""
     columns: dict[str, Callable[[RunEntry], pd.DataFrame]] = {}
     for run in runs:
         for read in (store.metrics, store.timing, store.curves):
@@ -134,7 +134,7 @@ def metrics(runs: Sequence[RunEntry]) -> None:
 
 
 def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], name: str) -> bool:
-    """Whether a metric was measured at so few steps that a line alone would hide it."""
+    """Says whether a metric was measured at so few steps that a line alone would hide it."""
     for run in runs:
         try:
             table = read(run)
@@ -146,7 +146,7 @@ def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], 
 
 
 def schedules(runs: Sequence[RunEntry]) -> None:
-    """Coefficients as the parameters ask for, and as metrics.csv says that they were applied."""
+    """Shows coefficients as scheduled by the parameters, and as applied according to metrics.csv."""
     shown = group(runs, seeds_together=True)
     panels = {name: schedule_panel(title, shown, name) for name, title in COEFFICIENTS.items()}
     found = [
@@ -166,7 +166,7 @@ def schedules(runs: Sequence[RunEntry]) -> None:
 
 
 def parameters(runs: Sequence[RunEntry]) -> None:
-    """What differs, and whether the runs are matched."""
+    """Shows which parameters differ, and whether the runs are matched."""
     if len(runs) < 2:
         ui.empty("Choose a second run to compare parameters with.")
         return
@@ -192,7 +192,7 @@ def parameters(runs: Sequence[RunEntry]) -> None:
 
 
 def by_problem(runs: Sequence[RunEntry]) -> None:
-    """Two runs on the same problems."""
+    """Shows two runs on the same problems."""
     if len(runs) < 2:
         ui.empty("Choose a second run: problems are compared between two.")
         return
@@ -218,7 +218,7 @@ def by_problem(runs: Sequence[RunEntry]) -> None:
 
 
 def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntry) -> None:
-    """The table of differences with intervals, and a chart per benchmark."""
+    """Shows the table of differences with intervals, and a chart per benchmark."""
     names = (first.id, second.id)
     rows = pd.DataFrame(paired.rows(found, *names))
     limits = zip(rows["low"], rows["high"], strict=True)
@@ -247,7 +247,7 @@ def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntr
 
 
 def problem_chart(one: paired.Paired, number: int) -> None:
-    """Differences by problem, the largest first; a click names the problem and links to its page."""
+    """Shows differences by problem, the largest first; a click names the problem and links to its page."""
     state = st.altair_chart(
         charts.ranked(one.by_problem, title=one.title, y="difference in accuracy"),
         on_select="rerun", selection_mode="pick", key=f"ranked_{number}", width="stretch",
@@ -264,7 +264,7 @@ def problem_chart(one: paired.Paired, number: int) -> None:
 
 
 def page() -> None:
-    """Compare."""
+    """Shows the Compare page."""
     st.header("Compare")
     if not ui.found().runs:
         ui.empty("No run can be shown: the sidebar says what was left out, and why.")
