@@ -1,7 +1,7 @@
-"""Training steps an hour of a study by two workers, against one: processes of ``python -m pipelines.tune``.
+"""Measures training steps an hour of a study by two workers, against one: ``python -m pipelines.tune`` processes.
 
-Both do the same: values drawn at random, nothing pruned, one thread a worker, each study in a folder of its own with
-the project's data and base.
+Both do the same work: values drawn at random, nothing pruned, one thread a worker, and each study in a folder of its
+own with the project's data and base.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ TWO_WORKERS = Target("study_two_workers_vs_one", "steps an hour of the same stud
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of a study.
+    """The seconds of a study.
 
     Attributes:
-        whole: from the start of the command to its end: imports, trials, tables and pages.
-        trials: from the start of the first trial to the end of the last.
-        busy: of processors, over all processes; far below ``whole`` where the machine did something else as well.
+        whole: seconds from the start of the command to its end: imports, trials, tables and pages.
+        trials: seconds from the start of the first trial to the end of the last.
+        busy: processor seconds, over all processes; far below ``whole`` if the machine did something else as well.
     """
 
     whole: float
@@ -45,7 +45,7 @@ class Spent:
 
 
 def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
-    """Ratio: seconds of one worker / seconds of two, each from the command's start to its end."""
+    """Ratio: the seconds of one worker over those of two, each from the command's start to its end."""
     if (cores := len(os.sched_getaffinity(0))) < WORKERS:
         raise SkippedError(f"{WORKERS} workers need as many cores, and this process may use {cores}")
     if not paths.BASE_MODEL.is_dir():
@@ -98,6 +98,6 @@ def run_study(workers: int, trials: int, steps: int) -> Spent:
 
 
 def children_seconds() -> float:
-    """Processor time of all processes that this one, or one of them, has waited for."""
+    """Returns the processor time of all processes that this one, or one of its children, has waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

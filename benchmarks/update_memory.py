@@ -1,8 +1,8 @@
-"""Memory of an SDPG update on a CPU, part by part, for a random model of a given size.
+"""Measures the memory of an SDPG update on a CPU, part by part, for a random model of a given size.
 
 ``python -m benchmarks.update_memory '{"hidden_size": 128, …}'`` prints one JSON line: bytes of tensors, counted exactly
 by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.training.update`,
-:mod:`sdpg.models.passes`). A process of its own, so that nothing of an earlier model is left.
+:mod:`sdpg.models.passes`). It runs in a process of its own, so that nothing of an earlier model is left.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,11 @@ class Setting:
     head_bytes: int = 4 << 20
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
-    """Empty: all linear modules."""
+    """The modules that get an adapter; empty: all linear modules."""
 
 
 class _Peaks:
-    """Peaks of nested parts: the counter has one peak, which each part resets."""
+    """The peaks of nested parts: the counter has one peak, which each part resets."""
 
     def __init__(self, memory: PeakMemory) -> None:
         self.memory = memory
@@ -77,7 +77,7 @@ class _Peaks:
 
 
 def make_model(setting: Setting) -> Any:
-    """A random float32 model."""
+    """Returns a random float32 model."""
     config = Qwen3Config(
         vocab_size=setting.vocabulary, hidden_size=setting.hidden_size, intermediate_size=setting.intermediate_size,
         num_hidden_layers=setting.layers, num_attention_heads=setting.heads, num_key_value_heads=setting.kv_heads,
@@ -89,7 +89,7 @@ def make_model(setting: Setting) -> Any:
 
 
 def make_experience(setting: Setting) -> Experience:
-    """Rows in groups of four, of which two are right."""
+    """Returns rows in groups of four, two of which are right."""
     count = setting.rows
     advantages = torch.tensor([1.0, -1.0] * (count // 2), dtype=torch.float64)
     draw = torch.Generator().manual_seed(0)
@@ -106,7 +106,7 @@ def make_experience(setting: Setting) -> Experience:
 
 
 def measure(setting: Setting) -> dict[str, int]:
-    """Bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
+    """Returns bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
     found: dict[str, int] = {}
     with PeakMemory() as memory:
         student = make_model(setting)
@@ -141,7 +141,7 @@ def measure(setting: Setting) -> dict[str, int]:
         before = memory.live
         optimizer.step()
         found["optimiser"] = memory.live - before
-        # The second time, as in all steps but the first, gradients and moments are there already.
+        # The second update is like all but a run's first: gradients and moments exist already.
         peaks.parts.clear()
         with peaks.part("passes"):
             accumulate_gradients(task, range(setting.rows))
@@ -152,7 +152,7 @@ def measure(setting: Setting) -> dict[str, int]:
 
 
 def _instrument(peaks: _Peaks, student: Any) -> None:
-    """Measures the teacher's passes, what the student's forward pass keeps, and the head."""
+    """Makes the counter measure the teacher's passes, what the student's forward pass keeps, and the head."""
     fused_head, privileged = policies_module.fused_head, Policies.privileged
     start = {"live": 0}
 
@@ -175,7 +175,7 @@ def _instrument(peaks: _Peaks, student: Any) -> None:
 
 
 def main() -> None:
-    """Prints the setting with what was measured."""
+    """Prints the setting with its measurements."""
     setting = Setting(**json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}"))
     torch.set_num_threads(1)
     print(json.dumps({"setting": asdict(setting), "bytes": measure(setting)}))

@@ -21,12 +21,12 @@ MAX_TOKENS = 60
 
 
 def the_params() -> Params:
-    """Those of both sides."""
+    """Returns the parameters of both sides."""
     return training.bench_params(max_tokens=MAX_TOKENS)
 
 
 def run_ours(params: Params, steps: int, turns: Turns) -> None:
-    """The pipeline's trainer."""
+    """Runs the pipeline's trainer."""
     with training.trainer(params, METHOD) as one:
         turns.answer({"ready": True})
         for seed in range(1, steps + 1):
@@ -35,7 +35,7 @@ def run_ours(params: Params, steps: int, turns: Turns) -> None:
 
 
 def main() -> None:
-    """Reserves standard output for answers: whatever else is printed goes to standard error."""
+    """Runs one side; standard output is reserved for answers, and everything else goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
