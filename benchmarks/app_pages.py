@@ -101,18 +101,21 @@ def _measure() -> None:
 
 
 def page_seconds() -> Figure:
-    """Ratio: the seconds of the slowest visit to any page, each in a fresh window of a browser that knows the app."""
+    """Returns the figure whose ratio is the seconds of the slowest visit to any page.
+
+    Each visit is in a fresh window of a browser that has the app's own files.
+    """
     _measure()
     return PAGES.measured(_measured["page"], pages=_seconds)
 
 
 def strip_seconds() -> Figure:
-    """Ratio: the seconds from a click to the last token of the first strip that is shown."""
+    """Returns the figure whose ratio is the seconds from a click to the last token of the first strip."""
     _measure()
     return STRIP.measured(_measured["strip"], tokens=LENGTH)
 
 
 def memory() -> Figure:
-    """Ratio: the server's resident size, in 10⁹ bytes."""
+    """Returns the figure whose ratio is the server's resident size, in 10⁹ bytes."""
     _measure()
     return MEMORY.measured(_measured["memory"])

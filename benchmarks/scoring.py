@@ -37,7 +37,10 @@ Response = tuple[str, str]
 
 
 def ordinary_rate() -> Figure:
-    """Ratio: answers a second, with workers that are running; eight responses a problem, some of them alike."""
+    """Returns the figure whose ratio is the answers a second, with workers that are running.
+
+    There are eight responses a problem, some of them alike.
+    """
     batches = [ordinary(PROBLEMS, SIBLINGS, seed) for seed in range(REPEATS)]
     lonely = [ordinary(PROBLEMS, 1, seed) for seed in range(REPEATS)]
     with_siblings, without = rates(batches, "siblings"), rates(lonely, "no siblings")
@@ -62,7 +65,7 @@ def ordinary_rate() -> Figure:
 
 
 def duplicates_vs_one_by_one() -> Figure:
-    """Ratio: the seconds of math-verify on every answer, in this process, over ours on the whole batch.
+    """Returns the figure whose ratio is math-verify's seconds on every answer, in this process, over ours.
 
     The answers are expressions only, which no string rule of ours decides; both start with empty caches.
     """

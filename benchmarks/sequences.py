@@ -31,7 +31,7 @@ UPDATE = Target("sequences", f"tokens/s of the update at the best length, {TOKEN
 
 
 def update_by_length() -> Figure:
-    """Ratio: tokens per second at the longest sequences."""
+    """Returns the figure whose ratio is the tokens per second at the longest sequences."""
     params = load_params()
     policies = random_policies(params)
     tasks = {length: make_task(params, policies, length, TOKENS // length) for length in LENGTHS}

@@ -45,7 +45,7 @@ class Spent:
 
 
 def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
-    """Ratio: the seconds of one worker over those of two, each from the command's start to its end."""
+    """Returns the figure whose ratio is the seconds of one worker over those of two, from command to end."""
     if (cores := len(os.sched_getaffinity(0))) < WORKERS:
         raise SkippedError(f"{WORKERS} workers need as many cores, and this process may use {cores}")
     if not paths.BASE_MODEL.is_dir():

@@ -32,7 +32,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes records, metrics, checkpoints and MLflow."""
+        """Says whether this is the process that writes records, metrics, checkpoints and MLflow."""
         return self.rank == 0
 
     def tensors(self, tensor: Tensor) -> list[Tensor]:

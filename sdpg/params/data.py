@@ -90,7 +90,7 @@ class PromptParams(Section):
     teacher: dict[Literal["answer_and_solution", "answer"], str]
     """The teacher's template for each hint; ``{student}`` stands for the whole rendered student text."""
     hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
-    """What the privileged context holds (D6): the paper's answer and solution, or the public code's answer alone."""
+    """D6: the content of the privileged context: the paper's answer and solution, or the public code's answer alone."""
     system: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """The arguments for the tokenizer's chat template, such as ``enable_thinking``."""

@@ -42,7 +42,7 @@ class RunParams(Section):
 
 
 class RolloutParams(Section):
-    """How responses are sampled in training."""
+    """The sampling of responses in training."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
     """The engine of training and of all evaluations. transformers' generate works on the trained module itself; vLLM
@@ -211,7 +211,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
 
     Args:
         tree: the tree to check.
-        source: what errors call the tree.
+        source: the tree's name in errors.
         kind: the class of the tree, where a reader needs less than all of it.
 
     Raises:

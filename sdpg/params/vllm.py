@@ -53,9 +53,9 @@ class VllmServer(Section):
     timeout: Annotated[float, Field(gt=0)] = 3600.0
     """Seconds that one response, or one transfer of weights, may take."""
     request_seeds: bool = True
-    """As in :class:`VllmInProcess`; False: nobody can draw the responses again, not even when a run is resumed."""
+    """The same as in :class:`VllmInProcess`; False: nobody can draw the responses again, not even a resumed run."""
     canary_tolerance: Tolerance = 0.05
-    """As in :class:`VllmInProcess`."""
+    """The same as in :class:`VllmInProcess`."""
 
 
 VllmParams = Annotated[VllmInProcess | VllmServer, Field(discriminator="mode")]
