@@ -39,16 +39,16 @@ def _answers(path: Path) -> Answers:
 
 def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
     """Returns benchmark, or ``validation`` → the answers sampled at an evaluation step."""
-    found = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
-    return {benchmark: summary for (_, benchmark, greedy), summary in found.items() if not greedy}
+    answers = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
+    return {benchmark: summary for (_, benchmark, greedy), summary in answers.items() if not greedy}
 
 
 def final(run: RunEntry) -> dict[tuple[str, bool], EvaluationSummary]:
     """Returns (benchmark, greedy or not) → larger samples of the final policy; empty where the stage was not run."""
     if run.final is None:
         return {}
-    found = _answers(run.place.files.path(run.final))
-    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in found.items()}
+    answers = _answers(run.place.files.path(run.final))
+    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in answers.items()}
 
 
 def base(runs: Sequence[RunEntry]) -> Answers:
@@ -179,15 +179,15 @@ def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:
     complete: dict[str, list[Run]] = {}
     entries: dict[str, list[RunEntry]] = {}
     left_out: list[str] = []
-    for method, its in methods.items():
-        title = method_title(its[0])
-        if lacking := [seed for seed in seeds if seed not in {run.seed for run in its}]:
+    for method, group in methods.items():
+        title = method_title(group[0])
+        if lacking := [seed for seed in seeds if seed not in {run.seed for run in group}]:
             left_out.append(f"{title} has no run of seed {', '.join(map(str, lacking))}")
             continue
         try:
-            params = _with_method(params, its[0])
-            complete[method] = [_read(run, list(params.data.benchmarks)) for run in its]
-            entries[method] = its
+            params = _with_method(params, group[0])
+            complete[method] = [_read(run, list(params.data.benchmarks)) for run in group]
+            entries[method] = group
         except UserError as error:
             left_out.append(f"{title}: {error}")
     what_ran = params.run.model_copy(update={"methods": list(complete), "seeds": list(seeds)})
@@ -212,12 +212,12 @@ def _failure(results: Results, runs: dict[str, list[Run]]) -> str | None:
         for method in runs:
             for benchmark in results.benchmarks:
                 counts[method, benchmark] = results.last(method, benchmark)
-                for run, each in zip(runs[method], counts[method, benchmark], strict=True):
+                for run, count in zip(runs[method], counts[method, benchmark], strict=True):
                     end = float(run.curves[benchmark][-1])
-                    if abs(end - each.accuracy.mean()) > 1e-3:
+                    if abs(end - count.accuracy.mean()) > 1e-3:
                         return (f"{run.folder}: curves.csv ends with {end:.4f} on {benchmark!r}, but its evaluation "
-                                f"rows give {each.accuracy.mean():.4f}: run its stage again")  # fmt: skip
-                if len({each.problems for each in counts[method, benchmark]}) > 1:
+                                f"rows give {count.accuracy.mean():.4f}: run its stage again")  # fmt: skip
+                if len({count.problems for count in counts[method, benchmark]}) > 1:
                     return f"its seeds were evaluated on different problems of {benchmark!r}"
                 other = counts.get((BASELINE, benchmark))
                 if other and other[0].problems != counts[method, benchmark][0].problems:
@@ -293,7 +293,7 @@ def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
     def complete(run: Run) -> bool:
         return all((benchmark, greedy) in run.final for benchmark in benchmarks for greedy in (False, True))
 
-    runs = {method: its for method, its in results.runs.items() if all(map(complete, its))}
+    runs = {method: group for method, group in results.runs.items() if all(map(complete, group))}
     without = [results.title(method) for method in results.runs if method not in runs]
     if not runs:
         return [], without
@@ -319,7 +319,7 @@ class Solved:
         for counts in self.counts:
             for problem, accuracy in zip(counts.problems, counts.accuracy.tolist(), strict=True):
                 values.setdefault(problem, []).append(accuracy)
-        return {problem: float(np.mean(each)) for problem, each in values.items()}
+        return {problem: float(np.mean(accuracies)) for problem, accuracies in values.items()}
 
     @property
     def samples(self) -> int:
@@ -350,13 +350,13 @@ def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: b
     rows: list[Solved] = []
     notices: list[str] = []
     try:
-        if found := base(runs).get((BASE, benchmark, False)):
-            rows.append(Solved(BASE, "Base", (found.counts,), ()))
+        if answers := base(runs).get((BASE, benchmark, False)):
+            rows.append(Solved(BASE, "Base", (answers.counts,), ()))
     except UserError as error:
         notices.append(str(error))
-    for method, its in by_method(runs).items():
+    for method, group in by_method(runs).items():
         read: list[tuple[RunEntry, ProblemCounts]] = []
-        for run in its:
+        for run in group:
             try:
                 if summary := source(run):
                     read.append((run, summary.counts))
@@ -367,7 +367,7 @@ def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: b
         if each_run:
             rows += [Solved(run.id, run.name, (counts,), (run,)) for run, counts in read]
         elif read:
-            rows.append(Solved(method, method_title(its[0]), tuple(counts for _, counts in read),
+            rows.append(Solved(method, method_title(group[0]), tuple(counts for _, counts in read),
                                tuple(run for run, _ in read)))  # fmt: skip
     return rows, notices
 

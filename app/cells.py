@@ -28,7 +28,7 @@ def problems_of(
     method: str, benchmark: str, answers: str, runs: Mapping[str, Sequence[RunEntry]]
 ) -> dict[str, str | None]:
     """Returns the parameters of the link to the problems of a method, or of the base, which lies beside every run."""
-    run = runs[method][0] if method in runs else next(run for its in runs.values() for run in its)
+    run = runs[method][0] if method in runs else next(run for group in runs.values() for run in group)
     return {
         "run": run.id, "benchmark": benchmark, "answers": answers, "problem": None,
         "place": run.place.key or accuracy.WORKSPACE, "step": None, "group": None, "sibling": None,

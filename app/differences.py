@@ -107,15 +107,15 @@ def runs(items: Sequence[str], marks: Sequence[bool]) -> list[tuple[str, bool]]:
 def token_marks(rows: Rows, by: str) -> tuple[list[list[bool]], Difference]:
     """Says for each token of both whether the other lacks it or a word it belongs to; also returns the difference."""
     if by == "tokens":
-        found = difference(rows[0]["tokens"], rows[1]["tokens"])
-        return [found.left, found.right], found
+        marks = difference(rows[0]["tokens"], rows[1]["tokens"])
+        return [marks.left, marks.right], marks
     sides = [words(row["completion"]) for row in rows]
-    found = difference(*sides)
+    marks = difference(*sides)
     marked = []
-    for row, side, differs in zip(rows, sides, (found.left, found.right), strict=True):
+    for row, side, differs in zip(rows, sides, (marks.left, marks.right), strict=True):
         characters = bytearray()
         for word, differing in zip(side, differs, strict=True):
             characters += bytes([differing]) * len(word)
         spans = zip(row["token_starts"], row["token_ends"], strict=True)
         marked.append([any(characters[start:end]) for start, end in spans])
-    return marked, found
+    return marked, marks

@@ -61,17 +61,17 @@ def differences(runs: Sequence[RunEntry]) -> Differences:
         UserError: if the metrics of a run cannot be read.
     """
     records = [record(run) for run in runs]
-    found: dict[Kept, dict[str, Leaf]] = {"compared": {}, "rest": {}, "without_effect": {}}
+    leaves_of: dict[Kept, dict[str, Leaf]] = {"compared": {}, "rest": {}, "without_effect": {}}
     caveats: list[str] = []
-    for run, each in zip(runs[1:], records[1:], strict=True):
-        comparison = compare_runs(records[0], each)
+    for run, other in zip(runs[1:], records[1:], strict=True):
+        comparison = compare_runs(records[0], other)
         caveats += [caveat for caveat in comparison.caveats if caveat not in caveats]
-        for kept, leaves in found.items():
+        for kept, leaves in leaves_of.items():
             for difference in _of(comparison, kept):
                 path = _path(difference.path, run)
                 leaf = leaves.setdefault(path, Leaf(difference.kind, path, {runs[0].id: difference.a}))
                 leaf.values[run.id] = difference.b
-    leaves = {kept: list(each.values()) for kept, each in found.items()}
+    leaves = {kept: list(by_path.values()) for kept, by_path in leaves_of.items()}
     return Differences(
         leaves["compared"], leaves["rest"], leaves["without_effect"], caveats, len({run.method for run in runs})
     )

@@ -145,7 +145,7 @@ def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
 
 def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[str]) -> set[Key]:
     """Returns the keys of rollouts of these steps with a text that contains ``text`` literally, in any case."""
-    found: set[Key] = set()
+    keys: set[Key] = set()
     for path in _files(run, set(steps)):
         table = _texts(path)
         hit = np.zeros(len(table), dtype=bool)
@@ -153,14 +153,14 @@ def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[s
             matches = pc.fill_null(pc.match_substring(table[column], text, ignore_case=True), False)
             hit |= matches.to_numpy(zero_copy_only=False)
         chosen = table.filter(pa.array(hit))
-        found |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
-    return found
+        keys |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return keys
 
 
 def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
     """Yields the full records of the rollouts, with one step in memory at a time."""
-    for step, its in chosen.groupby("step"):
-        keys = pd.MultiIndex.from_frame(its[["group", "sibling"]])
+    for step, selected in chosen.groupby("step"):
+        keys = pd.MultiIndex.from_frame(selected[["group", "sibling"]])
         for path in _files(run, {int(str(step))}):
             table = read_rollouts(path)
             here = pd.MultiIndex.from_arrays([table["group"].to_numpy(), table["sibling"].to_numpy()])
@@ -212,5 +212,5 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list) else value
+        return {str(name): _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

@@ -62,8 +62,8 @@ def divergences(index: pd.DataFrame) -> pd.DataFrame:
     """
     recorded = index[index["kl_to_teacher"].notna()]
     rows = []
-    for (step, inside), its in recorded.groupby(["step", recorded["gate"] > 0]):
-        values = its["kl_to_teacher"].to_numpy(dtype=np.float64)
+    for (step, inside), rollouts in recorded.groupby(["step", recorded["gate"] > 0]):
+        values = rollouts["kl_to_teacher"].to_numpy(dtype=np.float64)
         low = high = float("nan")
         if len(values) >= FEWEST and np.ptp(values) > 0:
             low, high = skewed_limits(values, CONFIDENCE)

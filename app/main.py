@@ -26,16 +26,16 @@ def options() -> list[Path]:
 
 def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
     """Returns the commits and experiments, chosen in the sidebar or named by the URL, whose runs are shown as well."""
-    listed = {each.key: each for each in revisions.list_revisions()}
+    listed = {revision.key: revision for revision in revisions.list_revisions()}
     named, keys, notices = st.query_params.get_all("rev"), {}, []
     for rev in dict.fromkeys([*named, *st.session_state.get("rev", [])]):
         try:
-            each = revisions.find_revision(Path(), rev)
+            revision = revisions.find_revision(Path(), rev)
         except UserError as error:
             notices.append(sources.Notice(rev[:80], str(error)))
             continue
-        listed.setdefault(each.key, each)
-        keys[rev] = each.key
+        listed.setdefault(revision.key, revision)
+        keys[rev] = revision.key
     if (known := [keys[rev] for rev in named if rev in keys]) != named:
         st.query_params["rev"] = known  # a branch moves, and a link should not change with it
     if not listed:

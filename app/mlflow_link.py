@@ -85,9 +85,9 @@ def lookup(run: RunEntry) -> list[Tracked]:
         raise UserError(f"{run.label_of('config.yaml')} has no fingerprint by which MLflow could know the run")
     try:
         client = MlflowClient(tracking_uri=f"{SQLITE}{path}")
-        experiments = [each.experiment_id for each in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-        return [_tracked(client, each) for each in found]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        matches = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
+        return [_tracked(client, match) for match in matches]
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read by MLflow ({reason}): make mlflow may tell more") from None
@@ -111,8 +111,8 @@ def _tracked(client: Any, run: Any) -> Tracked:
     system = []
     for name in sorted(run.data.metrics):
         if name.startswith("system/"):
-            system += [(each.timestamp, name.removeprefix("system/"), each.value)
-                       for each in client.get_metric_history(run.info.run_id, name)]  # fmt: skip
+            system += [(sample.timestamp, name.removeprefix("system/"), sample.value)
+                       for sample in client.get_metric_history(run.info.run_id, name)]  # fmt: skip
     table = pd.DataFrame(system, columns=["step", "metric", "value"])
     if len(table):
         table["step"] = (table["step"] - table["step"].min()) / 1000

@@ -55,14 +55,16 @@ def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
         UserError: if the evaluation was not made, or is damaged.
     """
     if which == FINAL:
-        found = {benchmark: each.counts for (benchmark, greedy), each in accuracy.final(run).items() if not greedy}
-        if not found:
+        answers = {
+            benchmark: summary.counts for (benchmark, greedy), summary in accuracy.final(run).items() if not greedy
+        }
+        if not answers:
             store.final(run)  # raises and names the stage that is missing
-        return found
+        return answers
     steps = store.evaluation_steps(run)
     if not steps:
         raise UserError(f"{run.label_of('evaluations')} holds no evaluation yet: wait for the first, or run its stage")
-    return {benchmark: each.counts for benchmark, each in accuracy.in_training(run, max(steps)).items()}
+    return {benchmark: summary.counts for benchmark, summary in accuracy.in_training(run, max(steps)).items()}
 
 
 def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired], list[str]]:
@@ -73,7 +75,7 @@ def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired]
     """
     ours, theirs = counts(second, which), counts(first, which)
     report = {"resamples": 10_000, "seed": 0} | (first.params.get("report") or {})
-    found, left_out = [], []
+    pairs, left_out = [], []
     for name, title in {**store.benchmarks(second), **store.benchmarks(first)}.items():
         if name not in ours or name not in theirs:
             left_out.append(f"{title}: {(second if name not in ours else first).id} was not evaluated on it")
@@ -84,11 +86,11 @@ def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired]
                 _Accuracy(ours[name]), _Accuracy(theirs[name]), confidence(first), int(report["resamples"]),
                 int(report["seed"]),
             )  # fmt: skip
-            found.append(Paired(name, title, theirs[name], ours[name], difference))
-    adjusted = holm([each.difference.p_value for each in found]).tolist() if found else []
+            pairs.append(Paired(name, title, theirs[name], ours[name], difference))
+    adjusted = holm([pair.difference.p_value for pair in pairs]).tolist() if pairs else []
     return [
-        Paired(each.benchmark, each.title, each.first, each.second, each.difference, p_value)
-        for each, p_value in zip(found, adjusted, strict=True)
+        Paired(pair.benchmark, pair.title, pair.first, pair.second, pair.difference, p_value)
+        for pair, p_value in zip(pairs, adjusted, strict=True)
     ], left_out
 
 
@@ -114,12 +116,12 @@ def rows(found: Sequence[Paired], first: str, second: str) -> list[dict[str, Any
     """Returns rows of numbers for a table and a CSV; ``first`` and ``second`` name the columns."""
     return [
         {
-            "benchmark": each.title, first: float(each.first.accuracy.mean()),
-            second: float(each.second.accuracy.mean()), "difference": each.difference.mean,
-            "low": each.difference.low, "high": each.difference.high, "p": each.difference.p_value,
-            "p, Holm": each.adjusted, "problems": len(each.first.problems),
-            "samples": f"{each.first.samples}" if each.first.samples == each.second.samples
-            else f"{each.first.samples} and {each.second.samples}",
+            "benchmark": pair.title, first: float(pair.first.accuracy.mean()),
+            second: float(pair.second.accuracy.mean()), "difference": pair.difference.mean,
+            "low": pair.difference.low, "high": pair.difference.high, "p": pair.difference.p_value,
+            "p, Holm": pair.adjusted, "problems": len(pair.first.problems),
+            "samples": f"{pair.first.samples}" if pair.first.samples == pair.second.samples
+            else f"{pair.first.samples} and {pair.second.samples}",
         }
-        for each in found
+        for pair in found
     ]  # fmt: skip

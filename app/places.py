@@ -19,7 +19,7 @@ def _places_of_file(path: Path) -> list[tuple[str, int, int]]:
 
 def places(run: RunEntry) -> Places:
     """Returns the places in all recorded steps; files that cannot be read are left out, as other pages report them."""
-    found: Places = {}
+    by_problem: Places = {}
     for name in run.names("rollouts"):
         if not store.STEP.match(name):
             continue
@@ -28,6 +28,6 @@ def places(run: RunEntry) -> Places:
         except UserError:
             continue
         for problem, step, group in rows:
-            if (step, group) not in found.setdefault(problem, []):
-                found[problem].append((step, group))
-    return found
+            if (step, group) not in by_problem.setdefault(problem, []):
+                by_problem[problem].append((step, group))
+    return by_problem

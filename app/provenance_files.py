@@ -72,8 +72,8 @@ def sizes(run: RunEntry) -> pd.DataFrame:
     rows = []
     for name in run.names(""):
         inside = run.names(name) if name in FOLDERS or name.startswith("checkpoint-") else []
-        files = [f"{name}/{each}" for each in inside] or [name]
-        here = [size for size in (_size(run, each) for each in files) if size is not None]
+        files = [f"{name}/{file}" for file in inside] or [name]
+        here = [size for size in (_size(run, file) for file in files) if size is not None]
         rows.append({"File": ui.printable(f"{name}/" if inside else name), "Files": len(files),
                      "Kilobytes": sum(here) / 1024 if len(here) == len(files) else None})  # fmt: skip
     return pd.DataFrame(rows)

@@ -71,19 +71,19 @@ def list_revisions(root: Path = Path()) -> list[Revision]:
 
 @lru_cache(maxsize=8)
 def _revisions(root: Path, references: str) -> list[Revision]:
-    found: list[Revision] = []
+    revisions: list[Revision] = []
     for line in references.splitlines():
         sha, name = line.split(" ", 1)
         if match := _EXPERIMENT.match(name):
-            same = sum(each.key.split("~")[0] == match.group(3) for each in found)
+            same = sum(revision.key.split("~")[0] == match.group(3) for revision in revisions)
             key = f"{match.group(3)}~{same + 1}" if same else match.group(3)
-            found.append(Revision(key, sha, "experiment", f"on {(match.group(1) + match.group(2))[:7]}"))
+            revisions.append(Revision(key, sha, "experiment", f"on {(match.group(1) + match.group(2))[:7]}"))
     log = _git(root, "log", "HEAD", "--branches", "--tags", "--remotes", f"--max-count={MOST_COMMITS}",
                "--format=%H%x09%cI%x09%s", "--", "dvc.lock")  # fmt: skip
     for line in (log or "").splitlines():
         sha, date, title = line.split("\t", 2)
-        found.append(Revision(sha[:12], sha, "commit", title, date))
-    return found
+        revisions.append(Revision(sha[:12], sha, "commit", title, date))
+    return revisions
 
 
 def find_revision(root: Path, rev: str) -> Revision:
@@ -92,9 +92,9 @@ def find_revision(root: Path, rev: str) -> Revision:
     Raises:
         UserError: if there is none; the text is never taken for an option, whatever it holds.
     """
-    for each in list_revisions(root):
-        if rev in (each.key, each.sha):
-            return each
+    for revision in list_revisions(root):
+        if rev in (revision.key, revision.sha):
+            return revision
     sha = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
     if not sha:
         raise UserError(f"{rev!r} is neither a commit nor a DVC experiment here: choose one from the list, or fetch it "

@@ -59,8 +59,8 @@ def step_tokens(run: RunEntry, step: int) -> float | None:
         return None
     if "response_tokens" not in table:
         return None
-    found = table.loc[table["step"] == step, "response_tokens"]
-    return None if found.empty or found.isna().any() else float(found.iloc[-1])
+    counts = table.loc[table["step"] == step, "response_tokens"]
+    return None if counts.empty or counts.isna().any() else float(counts.iloc[-1])
 
 
 def choose_step(run: RunEntry, key: str = "step", first: int | None = None, among: list[int] | None = None) -> int:
@@ -98,7 +98,7 @@ def choose_sibling(siblings: pa.Table, key: str = "sibling", first: int | None =
     """Lets the reader choose a sibling by number and verdict; the default is one that the teacher scored."""
     statuses = dict(zip(siblings["sibling"].to_pylist(), siblings["status"].to_pylist(), strict=True))
     lengths = pc.list_value_length(siblings["kl_to_teacher"]).to_pylist()
-    scored = [one for one, length in zip(statuses, lengths, strict=True) if length]
+    scored = [number for number, length in zip(statuses, lengths, strict=True) if length]
     texts = {str(sibling): sibling for sibling in statuses}
     default = str(first if first in statuses else (scored or list(statuses))[0])
     selection.take_from_url(key, texts, default)

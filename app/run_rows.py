@@ -158,9 +158,9 @@ def _scores(run: RunEntry) -> dict[str, Any]:
         best = curves[name].idxmax()
         last, problems, samples = Interval(float(curves[name].iloc[-1]), math.nan, math.nan), 0, 0
         if name in counts:
-            found = counts[name]
-            last = mean_interval(found.accuracy, confidence(run))
-            problems, samples = len(found.problems), found.samples
+            counted = counts[name]
+            last = mean_interval(counted.accuracy, confidence(run))
+            problems, samples = len(counted.problems), counted.samples
         scores[name] = Score(
             last, step, float(curves[name].loc[best]), int(curves["step"].loc[best]), problems, samples
         )
@@ -171,7 +171,7 @@ def _last_counts(run: RunEntry, name: str) -> dict[str, Any]:
     """Returns the last evaluation's counts: benchmark → counts by problem."""
     table = read_evaluations(run.path(name), COUNTED)
     return {
-        benchmark: found for (_, benchmark, greedy), found in count_correct(table, run.label_of(name)).items()
+        benchmark: problems for (_, benchmark, greedy), problems in count_correct(table, run.label_of(name)).items()
         if not greedy
     }  # fmt: skip
 

@@ -122,7 +122,7 @@ def context(**changes: Any) -> dict[str, Any]:
         if values := st.query_params.get_all(key):
             params[key] = values if len(values) > 1 else values[0]
     for key, value in changes.items():
-        params[key] = [str(each) for each in value] if isinstance(value, list | tuple) else value
+        params[key] = [str(item) for item in value] if isinstance(value, list | tuple) else value
     return {key: value if isinstance(value, list) else str(value) for key, value in params.items() if value is not None}
 
 

@@ -77,7 +77,7 @@ def same_but_seed(a: RunEntry, b: RunEntry) -> bool:
     """Says whether two runs are of one method, with the same parameters and data; code and machine may differ."""
     if a.method != b.method:
         return False
-    return not any(each.kind in ("parameters", "data") for each in _compared(a, b).rest)
+    return not any(difference.kind in ("parameters", "data") for difference in _compared(a, b).rest)
 
 
 def _compared(a: RunEntry, b: RunEntry) -> Comparison:
@@ -91,33 +91,33 @@ def group(runs: Sequence[RunEntry], seeds_together: bool) -> list[Series]:
     """
     groups: list[list[RunEntry]] = []
     for run in runs:
-        for each in groups if seeds_together else []:
-            if run.seed not in {one.seed for one in each} and same_but_seed(each[0], run):
-                each.append(run)
+        for members in groups if seeds_together else []:
+            if run.seed not in {member.seed for member in members} and same_but_seed(members[0], run):
+                members.append(run)
                 break
         else:
             groups.append([run])
     order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
-    methods = [each[0].method for each in groups]
+    methods = [members[0].method for members in groups]
     by_method = len(set(methods)) == len(methods) and set(methods) <= set(order)
     names = _names(groups)
     return [
-        Series(name, tuple(each), order.index(each[0].method) if by_method else place)
-        for place, (name, each) in enumerate(zip(names, groups, strict=True))
+        Series(name, tuple(members), order.index(members[0].method) if by_method else place)
+        for place, (name, members) in enumerate(zip(names, groups, strict=True))
     ]
 
 
 def _names(groups: Sequence[Sequence[RunEntry]]) -> list[str]:
     """Returns the titles of the groups, with ids beside those that would be alike."""
     names = []
-    for each in groups:
-        run = each[0]
+    for runs in groups:
+        run = runs[0]
         where = "" if run.kind == "sample" or (run.kind == "finished" and not run.place.key) else run.kind_label
         method = run.title.removesuffix(f", seed {run.seed}")
-        name = run.title if len(each) == 1 else f"{method}, {len(each)} seeds"
+        name = run.title if len(runs) == 1 else f"{method}, {len(runs)} seeds"
         names.append(f"{name} · {where}" if where else name)
     return [
-        name if names.count(name) == 1 else f"{name} ({each[0].id})" for name, each in zip(names, groups, strict=True)
+        name if names.count(name) == 1 else f"{name} ({runs[0].id})" for name, runs in zip(names, groups, strict=True)
     ]
 
 
@@ -133,21 +133,21 @@ def line(series: Series, read: Reader, column: str, window: int = 1) -> pd.DataF
 
     Each seed is smoothed, then mean and range are taken over the seeds at the steps that all of them have.
     """
-    found = []
+    columns = []
     for run in series.runs:
         table = read(run)
         if column in table:
             values = table.set_index("step")[column].astype(float)
             if values.notna().to_numpy().any():
-                found.append(values[~values.index.duplicated()])
-    if not found:
+                columns.append(values[~values.index.duplicated()])
+    if not columns:
         return None
-    raw = pd.concat(found, axis=1, join="inner")
+    raw = pd.concat(columns, axis=1, join="inner")
     smooth = raw.apply(lambda values: smoothed(values, window))
     out = pd.DataFrame({"step": raw.index, "value": smooth.mean(axis=1).to_numpy(), "series": series.name})
     if window > 1:
         out["raw"] = raw.mean(axis=1).to_numpy()
-    if len(found) > 1:
+    if len(columns) > 1:
         out["low"], out["high"] = smooth.min(axis=1).to_numpy(), smooth.max(axis=1).to_numpy()
     return out.dropna(subset=["value"])
 
@@ -195,12 +195,12 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
 def schedule_panel(title: str, shown: Sequence[Series], name: str) -> Panel:
     """Returns the panel of a coefficient, as scheduled (lines) and as applied (points) in each series' first run."""
     first = [replace(series, runs=series.runs[:1]) for series in shown]
-    found = panel(title, first, scheduled, name, form=".4g")
+    lines = panel(title, first, scheduled, name, form=".4g")
     applied = panel(title, first, store.metrics, name)
-    both = found.table.merge(
+    both = lines.table.merge(
         applied.table.rename(columns={"value": "applied"}), on=["step", "series"], how="outer", sort=True
     )
-    return replace(found, table=both.astype({"value": float, "applied": float}), notes=found.notes + applied.notes)
+    return replace(lines, table=both.astype({"value": float, "applied": float}), notes=lines.notes + applied.notes)
 
 
 def deviation(table: pd.DataFrame, series: str) -> tuple[int, float, float] | None:

@@ -203,7 +203,7 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
     """
     done, method = plan(row, params), method_of(params, row["method"])
     updates = train_of(params).updates_per_batch
-    found = []
+    result = []
     for key, signal in catalogue(row, params).items():
         missing = next((column for column in NEEDS[key] if row[column] is None), None)
         values: list[float] | float | None = None
@@ -218,8 +218,8 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
             values = _values(key, row, step_tokens or 0.0, updates)
         if key == "weight" and values is not None and done.rlsd_lambda == 0:
             note = "λ is 0 at this step, so that every weight is 1."
-        found.append(Reading(signal, values, reason, note))
-    return found
+        result.append(Reading(signal, values, reason, note))
+    return result
 
 
 def _values(key: str, row: Row, step_tokens: float, updates: int) -> list[float] | float:

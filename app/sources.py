@@ -182,16 +182,16 @@ class Found:
 def _parsed(path: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
     del stamp  # it is part of the cache's key, so that a rewritten file is read again
     try:
-        found = parse_yaml(path.read_text(encoding="utf-8"))
+        config = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"is damaged ({where}): run the stage that writes it again") from None
-    missing = [key for key in NEEDED if not isinstance(found, dict) or found.get(key) is None]
+    missing = [key for key in NEEDED if not isinstance(config, dict) or config.get(key) is None]
     if missing:
         raise UserError(f"does not say {', '.join(missing)}: it is no run's config.yaml, or was cut off")
-    if not isinstance(found["params"], dict) or not isinstance(found["seed"], int):
+    if not isinstance(config["params"], dict) or not isinstance(config["seed"], int):
         raise UserError("holds params or a seed of another kind: it is no run's config.yaml")
-    return found
+    return config
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

@@ -106,11 +106,11 @@ def benchmarks(run: RunEntry) -> dict[str, str]:
 
 
 def _steps(run: RunEntry, folder: str) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
+    files: dict[int, list[str]] = {}
     for name in run.names(folder):
         if match := STEP.match(name):
-            found.setdefault(int(match.group(1)), []).append(f"{folder}/{name}")
-    return found
+            files.setdefault(int(match.group(1)), []).append(f"{folder}/{name}")
+    return files
 
 
 def rollout_steps(run: RunEntry) -> list[int]:
@@ -201,13 +201,13 @@ def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
 
 def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[int, int, int]]:
     """Returns (step, group, sibling) of the rollouts whose text contains ``text``, in any case."""
-    found = set()
+    keys = set()
     for names in _steps(run, "rollouts").values():
         for name in names:
             table = read_rollouts(run.path(name), ["step", "group", "sibling", column])
             hits = table.filter(pc.match_substring(table[column], text, ignore_case=True))
-            found |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
-    return found
+            keys |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return keys
 
 
 @cached_by_file(32)

@@ -128,10 +128,10 @@ def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the student's prompt beside the teacher's, in parts: text, and whether the other prompt lacks it."""
     texts = [row["student_prompt"] or "", row["teacher_prompt"] or ""]
     sides = [differences.words(text[:MOST_TEXT_CHARACTERS]) for text in texts]
-    found = differences.difference(*sides)
+    difference = differences.difference(*sides)
     titles = ("Student's prompt", "Privileged prompt, which the teacher sees")
     parts = []
-    for title, text, side, marks in zip(titles, texts, sides, (found.left, found.right), strict=True):
+    for title, text, side, marks in zip(titles, texts, sides, (difference.left, difference.right), strict=True):
         shown = [[ui.printable(part), mark] for part, mark in differences.runs(side, marks)]
         if len(text) > MOST_TEXT_CHARACTERS:
             shown.append([f" … {len(text) - MOST_TEXT_CHARACTERS:,} more characters", False])

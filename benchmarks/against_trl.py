@@ -27,29 +27,29 @@ def step_vs_trl() -> Figure:
     """Measures rollouts, rewards and update, 128 rollouts a step, one thread each."""
     rivals.require("trl")
     params = the_params()
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+    parts: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
     steps = WARM_UP + REPEATS
     with (
         worker("ours", steps) as ours,
         worker("trl", steps) as theirs,
         tqdm(total=2 + 2 * steps, desc="steps, ours and TRL's", unit="step", leave=False) as bar,
     ):
-        for one in (ours, theirs):
-            one.answer()
+        for process in (ours, theirs):
+            process.answer()
             bar.update()
         for step in range(steps):
-            for one in (ours, theirs):
-                taken = one.step()
+            for process in (ours, theirs):
+                taken = process.step()
                 if step >= WARM_UP:
-                    found[one.side].append(taken)
+                    parts[process.side].append(taken)
                 bar.update()
-    training.show_parts(f"Seconds of a GRPO step ({training.describe(params)})", found)
-    seconds = {side: training.totals(rows) for side, rows in found.items()}
-    with_files = [whole + row["record"] for whole, row in zip(seconds["ours"], found["ours"], strict=True)]
+    training.show_parts(f"Seconds of a GRPO step ({training.describe(params)})", parts)
+    seconds = {side: training.totals(rows) for side, rows in parts.items()}
+    with_files = [whole + row["record"] for whole, row in zip(seconds["ours"], parts["ours"], strict=True)]
     return STEP.measured(
         median_ratio(seconds["ours"], seconds["trl"]),
         seconds={side: statistics.median(taken) for side, taken in seconds.items()},
-        parts={side: training.part_medians(rows) for side, rows in found.items()},
+        parts={side: training.part_medians(rows) for side, rows in parts.items()},
         range=ratio_range(seconds["ours"], seconds["trl"]),
         ratio_with_files=median_ratio(with_files, seconds["trl"]),
         repeats=REPEATS,

@@ -27,7 +27,10 @@ _seconds: dict[str, list[float]] = {}
 def _server(address: str) -> psutil.Process:
     port = int(address.rsplit(":", 1)[1])
     for process in psutil.Process().children(recursive=True):
-        if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+        if any(
+            connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+            for connection in process.net_connections()
+        ):
             return process
     raise SkippedError("the server's process was not found")
 

@@ -48,8 +48,8 @@ def ordinary_rate() -> Figure:
     show(
         f"Ordinary answers a second, {WORKERS} workers, batches of {BATCH:,}, {REPEATS} runs",
         ["answers", "count", "a second", "least", "most", "math-verify is asked for"],
-        [(name, f"{len(first):,}", *[f"{each(found):,.0f}" for each in (statistics.median, min, max)], f"{share:.1%}")
-         for name, first, found, share in (("8 responses a problem", batches[0], with_siblings, asked[0]),
+        [(name, f"{len(first):,}", *[f"{each(speed):,.0f}" for each in (statistics.median, min, max)], f"{share:.1%}")
+         for name, first, speed, share in (("8 responses a problem", batches[0], with_siblings, asked[0]),
                                            ("1 response a problem", lonely[0], without, asked[1]))],
         ", ".join(f"{name} {share:.0%}" for name, share in SHARES.items()),
     )  # fmt: skip
@@ -74,7 +74,7 @@ def duplicates_vs_one_by_one() -> Figure:
     batch = [at.choice(distinct) for _ in range(DUPLICATES)]
     ours, theirs = [], []
     verdicts: list[Status] = []
-    found: list[bool] = []
+    equal: list[bool] = []
     math_verify_equal("1", "2")  # the first call imports math-verify, which is not measured
     for _ in tqdm(range(REPEATS), desc="duplicates", leave=False):
         with Verifier(RewardParams(workers=WORKERS)) as verifier:
@@ -83,10 +83,10 @@ def duplicates_vs_one_by_one() -> Figure:
             verdicts = [verdict.status for verdict in verifier.score(*columns(batch))]
             ours.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        found = [math_verify_equal(normalise_answer(gold), normalise_answer(extract_boxed(text) or ""))
+        equal = [math_verify_equal(normalise_answer(gold), normalise_answer(extract_boxed(text) or ""))
                  for text, gold in batch]  # fmt: skip
         theirs.append(time.perf_counter() - begin)
-    if [status is Status.CORRECT for status in verdicts] != found:
+    if [status is Status.CORRECT for status in verdicts] != equal:
         raise UserError("the batch and math-verify one at a time differ in a verdict")
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     show(
@@ -107,7 +107,7 @@ def duplicates_vs_one_by_one() -> Figure:
 
 def rates(batches: Sequence[list[Response]], title: str) -> list[float]:
     """Returns the answers a second of each list; nothing is cached from one list to the next."""
-    found = []
+    measured = []
     for responses in tqdm(batches, desc=f"scoring, {title}", leave=False):
         with Verifier(RewardParams(workers=WORKERS)) as verifier:
             start_workers(verifier)
@@ -116,8 +116,8 @@ def rates(batches: Sequence[list[Response]], title: str) -> list[float]:
                 verdicts = verifier.score(*columns(responses[at : at + BATCH]))
                 if any(verdict.status is Status.TIMEOUT for verdict in verdicts):
                     raise UserError("an ordinary answer ran into the time limit: the machine is too busy to measure")
-            found.append(len(responses) / (time.perf_counter() - begin))
-    return found
+            measured.append(len(responses) / (time.perf_counter() - begin))
+    return measured
 
 
 def start_workers(verifier: Verifier) -> None:

@@ -35,10 +35,10 @@ def update_by_length() -> Figure:
     params = load_params()
     policies = random_policies(params)
     tasks = {length: make_task(params, policies, length, TOKENS // length) for length in LENGTHS}
-    found = interleaved(
+    times = interleaved(
         {str(length): lambda task=task: run(task) for length, task in tasks.items()}, REPEATS, "sequences"
     )  # fmt: skip
-    rates = {length: TOKENS / statistics.median(found[str(length)]) for length in LENGTHS}
+    rates = {length: TOKENS / statistics.median(times[str(length)]) for length in LENGTHS}
     bar = tqdm(LENGTHS, desc="sequences, attention", leave=False)
     shares = {length: attention_share(tasks[length]) for length in bar}
     best = max(rates, key=lambda length: rates[length])

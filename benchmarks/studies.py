@@ -51,21 +51,21 @@ def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
     if not paths.BASE_MODEL.is_dir():
         raise SkippedError(f"{paths.BASE_MODEL} is missing: dvc repro base makes it")
     spent = {workers: run_study(workers, trials, steps) for workers in tqdm((1, WORKERS), desc="study", leave=False)}
-    rates = {workers: trials * steps / each.whole * 3600 for workers, each in spent.items()}
+    rates = {workers: trials * steps / study.whole * 3600 for workers, study in spent.items()}
     show(
         f"A study of {METHOD}, {trials} trials of {steps} steps, random values, no pruning, one thread a worker",
         ["workers", "seconds", "of them trials", "of processors", "steps an hour"],
-        [(workers, f"{each.whole:.1f}", f"{each.trials:.1f}", f"{each.busy:.1f}", f"{rates[workers]:,.0f}")
-         for workers, each in spent.items()],
+        [(workers, f"{study.whole:.1f}", f"{study.trials:.1f}", f"{study.busy:.1f}", f"{rates[workers]:,.0f}")
+         for workers, study in spent.items()],
         "seconds: from the command's start to its end; trials: from the first one's start to the last one's end; "
         "processors: used by all processes",
     )  # fmt: skip
     one, two = spent[1], spent[WORKERS]
     return TWO_WORKERS.measured(
         one.whole / two.whole, ratio_of_trials=one.trials / two.trials, trials=trials, steps=steps,
-        seconds={str(workers): each.whole for workers, each in spent.items()},
-        trial_seconds={str(workers): each.trials for workers, each in spent.items()},
-        processor_seconds={str(workers): each.busy for workers, each in spent.items()},
+        seconds={str(workers): study.whole for workers, study in spent.items()},
+        trial_seconds={str(workers): study.trials for workers, study in spent.items()},
+        processor_seconds={str(workers): study.busy for workers, study in spent.items()},
     )  # fmt: skip
 
 
@@ -90,10 +90,10 @@ def run_study(workers: int, trials: int, steps: int) -> Spent:
             log.seek(0)
             if code:
                 raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{log.read()[-3000:]}")
-        found = optuna.load_study(study_name=METHOD, storage=f"sqlite:///{folder}/tune.db").get_trials(deepcopy=False)
-    assert len(found) == trials and all(trial.user_attrs["steps"] == steps for trial in found)
-    starts = [trial.datetime_start for trial in found if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in found if trial.datetime_complete]
+        made = optuna.load_study(study_name=METHOD, storage=f"sqlite:///{folder}/tune.db").get_trials(deepcopy=False)
+    assert len(made) == trials and all(trial.user_attrs["steps"] == steps for trial in made)
+    starts = [trial.datetime_start for trial in made if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in made if trial.datetime_complete]
     return Spent(whole, (max(ends) - min(starts)).total_seconds(), busy)
 
 

@@ -36,16 +36,16 @@ def interleaved(
     functions: Mapping[str, Callable[[], object]], repeats: int, title: str, device: torch.device = CPU
 ) -> dict[str, list[float]]:
     """Returns the seconds of each call, made in turns A B A B …, after one call of each that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     gc.collect()
     with tqdm(total=(repeats + 1) * len(functions), desc=title, unit="run", leave=False) as bar:
         for repeat in range(repeats + 1):
             for name, function in functions.items():
                 taken = seconds(function, device)
                 if repeat:
-                    found[name].append(taken)
+                    times[name].append(taken)
                 bar.update()
-    return found
+    return times
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

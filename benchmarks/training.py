@@ -38,19 +38,19 @@ def step_vs_grpo() -> Figure:
     """Measures rollouts, rewards and update of SDPG-UFKL where β peaks, against GRPO's."""
     params = bench_params()
     step = peak_step(params)
-    found: dict[str, list[dict[str, float]]] = {"sdpg-ufkl": [], "grpo": []}
+    parts: dict[str, list[dict[str, float]]] = {"sdpg-ufkl": [], "grpo": []}
     with trainer(params, "sdpg-ufkl") as sdpg, trainer(params, "grpo") as grpo:
         for seed in tqdm(range(WARM_UP + STEP_REPEATS), desc="training steps", unit="pair", leave=False):
-            for one in (sdpg, grpo):
-                taken = timed_step(one, step, seed)
+            for runner in (sdpg, grpo):
+                taken = timed_step(runner, step, seed)
                 if seed >= WARM_UP:
-                    found[one.name].append(taken)
-    show_parts(f"Seconds of a training step ({describe(params)}; step {step}, where β peaks)", found)
-    ours, theirs = totals(found["sdpg-ufkl"]), totals(found["grpo"])
+                    parts[runner.name].append(taken)
+    show_parts(f"Seconds of a training step ({describe(params)}; step {step}, where β peaks)", parts)
+    ours, theirs = totals(parts["sdpg-ufkl"]), totals(parts["grpo"])
     return STEP.measured(
         median_ratio(ours, theirs),
-        seconds={name: statistics.median(totals(rows)) for name, rows in found.items()},
-        parts={name: part_medians(rows) for name, rows in found.items()},
+        seconds={name: statistics.median(totals(rows)) for name, rows in parts.items()},
+        parts={name: part_medians(rows) for name, rows in parts.items()},
         range=ratio_range(ours, theirs),
         repeats=len(ours),
         sizes=sizes(params),
@@ -67,7 +67,7 @@ def update_vs_limit() -> Figure:
     step = peak_step(params)
     with trainer(params, "sdpg-ufkl") as sdpg:
         batches = [rollouts(sdpg, step, seed) for seed in range(BATCHES)]
-        found = interleaved(
+        times = interleaved(
             {name: lambda name=name: [update(sdpg, batch, name, step) for batch in batches]
              for name in ("sdpg-ufkl", "grpo")},
             UPDATE_REPEATS, f"updates of {BATCHES} batches",
@@ -83,8 +83,8 @@ def update_vs_limit() -> Figure:
     )
     teacher, student = (sum(values) for values in zip(*map(tokens_read, batches), strict=True))
     shared = 1 + teacher / (4 * student)
-    ratio = median_ratio(found["sdpg-ufkl"], found["grpo"])
-    medians = {name: statistics.median(taken) / BATCHES for name, taken in found.items()}
+    ratio = median_ratio(times["sdpg-ufkl"], times["grpo"])
+    medians = {name: statistics.median(taken) / BATCHES for name, taken in times.items()}
     show(
         f"Seconds of an update ({describe(params)}; β at its peak)", ["", "median", "of GRPO's"],
         [("sdpg-ufkl", f"{medians['sdpg-ufkl']:.3f}", f"{ratio:.3f}"), ("grpo", f"{medians['grpo']:.3f}", ""),
@@ -100,7 +100,7 @@ def update_vs_limit() -> Figure:
         limit_with_shared_prompts=shared,
         gate=gate,
         lengths=lengths,
-        range=[bound / limit for bound in ratio_range(found["sdpg-ufkl"], found["grpo"])],
+        range=[bound / limit for bound in ratio_range(times["sdpg-ufkl"], times["grpo"])],
         repeats=UPDATE_REPEATS,
         sizes=sizes(params),
     )

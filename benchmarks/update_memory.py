@@ -107,18 +107,18 @@ def make_experience(setting: Setting) -> Experience:
 
 def measure(setting: Setting) -> dict[str, int]:
     """Returns bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     with PeakMemory() as memory:
         student = make_model(setting)
         if setting.lora_rank:
             targets: Any = list(setting.lora_targets) or "all-linear"
             add_adapter(student, LoraParams(rank=setting.lora_rank, alpha=setting.lora_rank, target_modules=targets), 0)
-        found["weights"] = memory.live
+        sizes["weights"] = memory.live
         if setting.checkpointing:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             student.train()
         reference = WithoutAdapter(student) if setting.lora_rank else make_model(setting).requires_grad_(False)
-        found["reference"] = memory.live - found["weights"]
+        sizes["reference"] = memory.live - sizes["weights"]
         optimizer = torch.optim.AdamW(trainable(student), lr=1e-6, foreach=setting.foreach)
         policies = Policies(
             student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0
@@ -137,10 +137,10 @@ def measure(setting: Setting) -> dict[str, int]:
         before = memory.live
         with peaks.part("first"):
             accumulate_gradients(task, range(setting.rows))
-        found["gradients"] = memory.live - before
+        sizes["gradients"] = memory.live - before
         before = memory.live
         optimizer.step()
-        found["optimiser"] = memory.live - before
+        sizes["optimiser"] = memory.live - before
         # The second update is like all but a run's first: gradients and moments exist already.
         peaks.parts.clear()
         with peaks.part("passes"):
@@ -148,7 +148,7 @@ def measure(setting: Setting) -> dict[str, int]:
         with peaks.part("step"):
             torch.nn.utils.clip_grad_norm_(trainable(student), 1.0)
             optimizer.step()
-    return found | peaks.parts
+    return sizes | peaks.parts
 
 
 def _instrument(peaks: _Peaks, student: Any) -> None:
@@ -158,9 +158,9 @@ def _instrument(peaks: _Peaks, student: Any) -> None:
 
     def measured_privileged(*arguments: Any, **options: Any) -> Any:
         with peaks.part("teacher"):
-            found = privileged(*arguments, **options)
+            result = privileged(*arguments, **options)
         start["live"] = peaks.memory.live
-        return found
+        return result
 
     def measured_head(hidden: Any, *arguments: Any, **options: Any) -> Any:
         name = "head" if torch.is_grad_enabled() else "reference_head"

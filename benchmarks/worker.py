@@ -27,11 +27,11 @@ def the_params() -> Params:
 
 def run_ours(params: Params, steps: int, turns: Turns) -> None:
     """Runs the pipeline's trainer."""
-    with training.trainer(params, METHOD) as one:
+    with training.trainer(params, METHOD) as trainer:
         turns.answer({"ready": True})
         for seed in range(1, steps + 1):
             turns.wait()
-            turns.answer(training.timed_step(one, 1, seed))
+            turns.answer(training.timed_step(trainer, 1, seed))
 
 
 def main() -> None:

@@ -59,18 +59,19 @@ def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
 def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str = "") -> None:
     """Draws the panels, three a row, with their legend and the buttons that save them."""
     styles = charts.styles([series.name for series in shown], [series.place for series in shown])
-    drawn = [each for each in panels if len(each.table)]
+    drawn = [chart for chart in panels if len(chart.table)]
     st.html(charts.legend(styles))
-    for place, each in zip(ui.grid(len(drawn)), drawn, strict=True):
+    for place, chart in zip(ui.grid(len(drawn)), drawn, strict=True):
         with place:
             st.altair_chart(
-                charts.lines(each.table, styles, title=each.title, points=each.points, form=each.form), width="stretch"
+                charts.lines(chart.table, styles, title=chart.title, points=chart.points, form=chart.form),
+                width="stretch",
             )
     if note:
         st.caption(ui.plain(note[0].upper() + note[1:] + "."))
-    for text in dict.fromkeys(text for each in panels for text in each.notes):
+    for text in dict.fromkeys(text for chart in panels for text in chart.notes):
         st.warning(ui.plain(text), icon=":material/warning:")
-    if missing := [each.title for each in panels if not len(each.table)]:
+    if missing := [chart.title for chart in panels if not len(chart.table)]:
         st.caption(ui.plain(f"Not measured in these runs: {', '.join(missing)}."))
     if drawn:
         save(drawn, styles, name, note)
@@ -149,12 +150,12 @@ def schedules(runs: Sequence[RunEntry]) -> None:
     """Shows coefficients as scheduled by the parameters, and as applied according to metrics.csv."""
     shown = group(runs, seeds_together=True)
     panels = {name: schedule_panel(title, shown, name) for name, title in COEFFICIENTS.items()}
-    found = [
+    gaps = [
         (COEFFICIENTS[name], series.name, deviation(each.table, series.name))
         for name, each in panels.items()
         for series in shown
     ]
-    differing_ones = [(title, name, gap) for title, name, gap in found if gap]
+    differing_ones = [(title, name, gap) for title, name, gap in gaps if gap]
     if differing_ones:
         for title, name, (step, meant, applied) in differing_ones:
             st.error(ui.plain(f"{name}: {title} was {applied:.6g} at step {step}, but the parameters give {meant:.6g}"),
@@ -210,11 +211,11 @@ def by_problem(runs: Sequence[RunEntry]) -> None:
         ui.empty("These are one run: choose another.")
         return
     with ui.guard():
-        found, left_out = paired.compare(first, second, which)
+        comparisons, left_out = paired.compare(first, second, which)
         for text in left_out:
             st.caption(ui.plain(text))
-        if found:
-            show_paired(found, first, second)
+        if comparisons:
+            show_paired(comparisons, first, second)
 
 
 def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntry) -> None:
@@ -237,10 +238,10 @@ def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntr
                  f"of the same kind, and nothing of other seeds. p: sign-flip permutations; Holm: adjusted for the "
                  f"{len(found)} benchmarks here.")
     )  # fmt: skip
-    each_problem = pd.concat([one.by_problem.assign(benchmark=one.title) for one in found], ignore_index=True)
-    for place, (number, one) in zip(ui.grid(len(found)), enumerate(found), strict=True):
+    each_problem = pd.concat([pair.by_problem.assign(benchmark=pair.title) for pair in found], ignore_index=True)
+    for place, (number, pair) in zip(ui.grid(len(found)), enumerate(found), strict=True):
         with place:
-            problem_chart(one, number)
+            problem_chart(pair, number)
     st.download_button("Data (CSV)", lambda: each_problem.to_csv(index=False).encode("utf-8", "replace"),
                        f"{second.name}-minus-{first.name}.csv", "text/csv", on_click="ignore",
                        icon=":material/download:", key="save_problems")  # fmt: skip

@@ -82,8 +82,8 @@ def strips(pair: tuple[Chosen, Chosen], by: str) -> None:
     """Shows both strips, coloured and marked."""
     mine, theirs = (chosen.readings() for chosen in pair)
     signal = rollout_choice.choose_signal(mine, theirs)
-    marked, found = differences.token_marks((pair[0].row, pair[1].row), by)
-    st.markdown(summary(found, by, pair[0].key == pair[1].key))
+    marked, difference = differences.token_marks((pair[0].row, pair[1].row), by)
+    st.markdown(summary(difference, by, pair[0].key == pair[1].key))
     scaled = (united(mine, theirs), united(theirs, mine))
     for name, column, chosen, readings, differing in zip("AB", st.columns(2), pair, scaled, marked, strict=True):
         with column:

@@ -206,8 +206,8 @@ def statements_of(runs: Sequence[RunEntry], benchmark: str) -> dict[str, str]:
         steps = store.evaluation_steps(run)
         if steps:
             table = store.evaluation(run, max(steps))
-            its = table.filter(pc.equal(table["benchmark"], benchmark)).select(["problem_id", "prompt"])
-            return distinct({row["problem_id"]: row["prompt"] or "" for row in its.to_pylist()})
+            rows = table.filter(pc.equal(table["benchmark"], benchmark)).select(["problem_id", "prompt"])
+            return distinct({row["problem_id"]: row["prompt"] or "" for row in rows.to_pylist()})
     return {}
 
 
@@ -270,12 +270,12 @@ def answers_of(
         for run in row.runs or (None,):
             table = _table(run, rows, answers).select(columns)
             here = pc.and_(pc.equal(table["benchmark"], benchmark), pc.equal(table["problem_id"], problem))
-            for each in table.filter(here).to_pylist():
-                if each["temperature"] == 0 or (row.key == BASE and each["method"] != BASE):
+            for answer in table.filter(here).to_pylist():
+                if answer["temperature"] == 0 or (row.key == BASE and answer["method"] != BASE):
                     continue
-                gold, prompt = each["gold"], each["prompt"] or prompt
+                gold, prompt = answer["gold"], answer["prompt"] or prompt
                 parts.append({"who": row.title, "key": row.key, "run": run.name if run else BASE,
-                              **{name: each[name] for name in ("sample", "status", "extracted_answer", "length",
+                              **{name: answer[name] for name in ("sample", "status", "extracted_answer", "length",
                                                                "completion")}})  # fmt: skip
     return pd.DataFrame(parts), gold, prompt
 
@@ -314,14 +314,14 @@ def completions(found: pd.DataFrame, rows: Sequence[Solved]) -> None:
         titles = {row.key: row.title for row in rows if row.key in set(found["key"])}
         whose = selection.choose("Answers of", list(titles), "whose", shown=titles.__getitem__,
                                  first=list(titles)[-1])  # fmt: skip
-        its = found[found["key"] == whose]
-        for row in store.plain_rows(its.head(24)):
+        chosen = found[found["key"] == whose]
+        for row in store.plain_rows(chosen.head(24)):
             mark = "●" if row["status"] == "correct" else "○"
             st.caption(ui.plain(f"{row['run']} · sample {row['sample']} · {mark} {row['status']} · {row['length']} "
                                 "tokens"))  # fmt: skip
             st.code(ui.printable((row["completion"] or "")[:4000]), language=None, wrap_lines=True)
-        if len(its) > 24:
-            st.caption(f"{len(its) - 24} more are in the files of the evaluation.")
+        if len(chosen) > 24:
+            st.caption(f"{len(chosen) - 24} more are in the files of the evaluation.")
 
 
 def one_problem(

@@ -141,14 +141,14 @@ def mlflow(run: RunEntry) -> None:
                      "its parameters name. Loading MLflow takes some seconds."):  # fmt: skip
         return
     with st.spinner("Asking MLflow", show_time=True):
-        found = mlflow_link.lookup(run)
-    if not found:
+        runs = mlflow_link.lookup(run)
+    if not runs:
         ui.empty("The store has no run with this fingerprint.")
-    for each in found:
-        tracked(each)
-    if found:
+    for record in runs:
+        tracked(record)
+    if runs:
         st.caption("Its pages, after `make mlflow` in the project's folder:")
-        st.code("make mlflow\n" + "\n".join(ui.printable(each.address) for each in found), language="bash")
+        st.code("make mlflow\n" + "\n".join(ui.printable(record.address) for record in runs), language="bash")
 
 
 def tracked(each: mlflow_link.Tracked) -> None:

@@ -155,11 +155,11 @@ def clipped(text: str) -> str:
 
 def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing: set[int]) -> None:
     """Shows one group: its problem, its siblings with their numbers, and their completions."""
-    its = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
-    rows = store.plain_rows(its)
+    members = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
+    rows = store.plain_rows(members)
     problem = str(rows[0]["problem_id"])
     st.subheader(ui.plain(f"Step {step}, group {group}: {problem}"))
-    if its["reward"].nunique() == 1:
+    if members["reward"].nunique() == 1:
         st.warning("All rewards of this group are equal: no variance, every advantage is 0.",
                    icon=":material/horizontal_rule:")  # fmt: skip
     written = filters.texts(run, step, group)
@@ -169,12 +169,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         gold = ui.plain(rows[0]["gold"] or "–")
         st.markdown(f"Gold answer **{gold}**")
     shown = pd.DataFrame({
-        "sibling": its["sibling"],
+        "sibling": members["sibling"],
         "verdict": [f"{filters.MARKS.get(row['status'], '?')} {row['status']}" for row in rows],
         "answer": [ui.printable(row["extracted_answer"] or "") for row in rows],
-        "reward": its["reward"], "advantage": its["advantage"], "tokens": its["length"],
-        "gate": (its["gate"] > 0).map({True: "open", False: "closed"}), "KL": its["kl_to_teacher"],
-        "entropy": its["entropy"],
+        "reward": members["reward"], "advantage": members["advantage"], "tokens": members["length"],
+        "gate": (members["gate"] > 0).map({True: "open", False: "closed"}), "KL": members["kl_to_teacher"],
+        "entropy": members["entropy"],
         "text": [ui.printable((written.get(row["sibling"], {}).get("completion") or "")[:160]) for row in rows],
     })  # fmt: skip
     state = st.dataframe(

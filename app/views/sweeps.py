@@ -17,9 +17,9 @@ SHAPES = {"complete": "circle", "pruned": "triangle-down", "running": "diamond",
 
 def objective(study: Study) -> str:
     """Returns what is optimised, in words."""
-    its = study.summary["objective"]
-    kind = {"last": "at the end", "area": "mean over the curve"}.get(str(its.get("kind")), str(its.get("kind") or ""))
-    return f"{its.get('metric', 'value')} accuracy, {kind}".rstrip(", ")
+    goal = study.summary["objective"]
+    kind = {"last": "at the end", "area": "mean over the curve"}.get(str(goal.get("kind")), str(goal.get("kind") or ""))
+    return f"{goal.get('metric', 'value')} accuracy, {kind}".rstrip(", ")
 
 
 def head(study: Study) -> None:
@@ -94,11 +94,11 @@ def history(study: Study) -> charts.Chart:
 
 def importance(study: Study, short: dict[str, str]) -> None:
     """Shows which parameter explains the values, or why that cannot be said."""
-    found = study.summary.get("importance")
-    if not found:
+    shares = study.summary.get("importance")
+    if not shares:
         ui.empty(f"No importance: {study.summary.get('importance_reason') or 'it was not computed'}.")
         return
-    table = pd.DataFrame({"path": [ui.printable(short.get(path, path)) for path in found], "share": found.values()})
+    table = pd.DataFrame({"path": [ui.printable(short.get(path, path)) for path in shares], "share": shares.values()})
     st.altair_chart(
         alt.Chart(table).mark_bar(color=ui.colour(3)).encode(
             alt.X("share:Q", title="importance (share)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%")),

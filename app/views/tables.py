@@ -54,10 +54,10 @@ def _place_of_run(places: Mapping[str, Sequence[RunEntry]]) -> str | None:
 def about(gathered: Gathered, results: Results) -> None:
     """Says in one line what was run, on how many problems."""
     params = results.params
-    runs = [run for its in gathered.runs.values() for run in its]
+    runs = [run for entries in gathered.runs.values() for run in entries]
     commits = sorted({str((run.config.get("git") or {}).get("commit") or "unknown")[:8] for run in runs})
     dirty = any((run.config.get("git") or {}).get("dirty") for run in runs)
-    steps = sorted({run.last_step for its in results.runs.values() for run in its})
+    steps = sorted({run.last_step for entries in results.runs.values() for run in entries})
     seeds = params.run.seeds
     parts = [
         f"profile {params.profile}", f"preset {params.preset}",
@@ -132,12 +132,12 @@ def differences(results: Results, rows: Sequence[MainRow]) -> None:
         return
     places = {name: place for place, name in enumerate(results.params.methods)}
     for benchmark, title in results.benchmarks.items():
-        its = [row for row in paired if row.benchmark == benchmark]
+        shown_rows = [row for row in paired if row.benchmark == benchmark]
         table = pd.DataFrame(
             [{"row": row.title, "series": row.title, "value": row.difference, "low": row.difference_low,
-              "high": row.difference_high} for row in its]
+              "high": row.difference_high} for row in shown_rows]
         )  # fmt: skip
-        shown = charts.styles([row.title for row in its], [places[row.method] for row in its])
+        shown = charts.styles([row.title for row in shown_rows], [places[row.method] for row in shown_rows])
         reach = max(max(abs(row.difference_low or 0), abs(row.difference_high or 0)) for row in paired) * 1.05
         st.altair_chart(
             charts.intervals(table, shown, x="accuracy minus GRPO's", title=title, form="+.3f", reference=0.0,
@@ -145,7 +145,7 @@ def differences(results: Results, rows: Sequence[MainRow]) -> None:
             width="stretch",
         )  # fmt: skip
     header = rendering.PAIRED_HEADER
-    lines = [[ui.printable(cell) for cell in found] for row in paired if (found := rendering.paired_cells(row))]
+    lines = [[ui.printable(cell) for cell in texts] for row in paired if (texts := rendering.paired_cells(row))]
     right = {name: st.column_config.TextColumn(alignment="right") for name in header[2:6]}
     st.dataframe(pd.DataFrame(lines, columns=list(header)), hide_index=True, column_config=right, height="content")
     st.caption(
@@ -165,15 +165,15 @@ def larger(gathered: Gathered, results: Results) -> list[FinalRow]:
     sizes = rendering.shared_sizes(rows)
     top = [f"pass@{sizes[-1]}"] if sizes else []
     numbers = (mean, *top, "Greedy", "Gain over base")
-    found: dict[Cell, dict[str, str]] = {}
+    numbers_of: dict[Cell, dict[str, str]] = {}
     for row in rows:
         shown = {mean: f"{row.mean:.3f} ({rendering.limits(row.mean_low, row.mean_high)})",
                  "Greedy": rendering.number(row.greedy), "Gain over base": rendering.signed(row.gain)}  # fmt: skip
         if sizes:
             shown[top[0]] = rendering.number(row.pass_at[sizes[-1]].mean)
-        found[row.method, row.benchmark] = shown
+        numbers_of[row.method, row.benchmark] = shown
     titles = {row.method: row.title for row in rows}
-    grid(found, titles, results.benchmarks, "table_larger", LARGER_SAMPLES, gathered.runs, numbers)
+    grid(numbers_of, titles, results.benchmarks, "table_larger", LARGER_SAMPLES, gathered.runs, numbers)
     st.caption(
         f"Another evaluation, of the policy after the last step: {rows[0].problems} problems × {rows[0].samples} "
         f"samples a seed at temperature {results.params.evaluation.temperature:g}. Gains are paired by problem. The "

@@ -83,11 +83,11 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
     known = sorted({name.rpartition(".")[2] for name in linear})
     targets = known if params.target_modules == "all-linear" else params.target_modules
     for target in targets:
-        found = {name for name in kinds if name == target or name.endswith(f".{target}")}
-        if not found or not found <= linear:
+        named = {name for name in kinds if name == target or name.endswith(f".{target}")}
+        if not named or not named <= linear:
             raise UserError(
                 f"train.lora.target_modules has {target!r}, "
-                f"{'which this model does not have' if not found else f'which is {min(found - linear)}'}: an adapter "
+                f"{'which this model does not have' if not named else f'which is {min(named - linear)}'}: an adapter "
                 "goes on a linear module that is neither the head nor an embedding (the losses read the head's weight, "
                 f"and a tied head is the embedding). There are: {', '.join(known) or 'none'}; or all-linear"
             )

@@ -57,9 +57,9 @@ def joined(params: DistributedParams) -> Iterator[Ranks]:
 
 
 def _ranks(params: DistributedParams) -> Ranks:
-    if (found := distributed.get_world_size()) != params.processes:
+    if (launched := distributed.get_world_size()) != params.processes:
         raise UserError(
-            f"train.distributed.processes is {params.processes}, but {found} were launched: start the run by "
+            f"train.distributed.processes is {params.processes}, but {launched} were launched: start the run by "
             "`python -m pipelines.train`, which launches as many, or correct the number"
         )
     sharding = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
@@ -68,7 +68,7 @@ def _ranks(params: DistributedParams) -> Ranks:
             f"train.distributed.strategy is {params.strategy}, but accelerate was launched "
             f"{'with' if sharding else 'without'} FSDP: launch with {params.config_file}, or correct the strategy"
         )
-    return Ranks(distributed.get_rank(), found, distributed.new_group(backend="gloo", timeout=WAIT))
+    return Ranks(distributed.get_rank(), launched, distributed.new_group(backend="gloo", timeout=WAIT))
 
 
 def _die_with(parent: int) -> None:

@@ -48,12 +48,12 @@ def load_part(part: Imported, field: str) -> Callable[..., Any]:
             f"{field}.path is {part.path!r}, but {module.__file__} has no {attribute}; it has: "
             f"{', '.join(there) or 'no function and no class'}. Correct the path, or define {attribute} there"
         )
-    found = getattr(module, attribute)
-    if not callable(found):
+    target = getattr(module, attribute)
+    if not callable(target):
         raise UserError(
-            f"{field}.path is {part.path!r}, which is {type(found).__name__} {found!r}: name a function or a class"
+            f"{field}.path is {part.path!r}, which is {type(target).__name__} {target!r}: name a function or a class"
         )
-    return found
+    return target
 
 
 def check_call(found: Callable[..., Any], part: Imported, field: str, *arguments: str) -> None:

@@ -42,7 +42,7 @@ def fields_read(entry: Any) -> Any:
 
 def _known(section: type[Section], tree: Mapping[str, Any], *path: str) -> dict[str, Any]:
     """Returns the values at a path of the tree whose keys are fields of the section; empty if no mapping is there."""
-    found: Any = tree
+    node: Any = tree
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return {key: found[key] for key in section.model_fields if key in found} if isinstance(found, Mapping) else {}
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return {key: node[key] for key in section.model_fields if key in node} if isinstance(node, Mapping) else {}

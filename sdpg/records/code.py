@@ -147,7 +147,7 @@ def _write(value: Any, out: list[str]) -> None:
         for field in value._fields:
             part = getattr(value, field, None)
             if isinstance(part, list):
-                part = [each for each in part if not _is_text_alone(each)]
+                part = [item for item in part if not _is_text_alone(item)]
             # kind tells u"…" from "…", and type comments are comments; neither changes what the code does.
             if part is not None and part != [] and field not in ("kind", "type_comment", "type_ignores"):
                 out.append(field + "=")
@@ -155,8 +155,8 @@ def _write(value: Any, out: list[str]) -> None:
         out.append(")")
     elif isinstance(value, list):
         out.append("[")
-        for each in value:
-            _write(each, out)
+        for item in value:
+            _write(item, out)
         out.append("]")
     else:
         # ascii() is used, because which characters repr() escapes depends on the Unicode tables of the Python version.
@@ -235,8 +235,8 @@ def _entry_root(entry: str) -> Path:
     if not any(_files(root, top)) and (spec := importlib.util.find_spec(top)) is not None:
         folders = spec.submodule_search_locations
         root = Path(folders[0] if folders else spec.origin or "").parent
-    found = [file.relative_to(root).with_suffix("").parts for file in _files(root, entry)]
-    if entry not in {".".join(parts).removesuffix(".__init__") for parts in found}:
+    names = [file.relative_to(root).with_suffix("").parts for file in _files(root, entry)]
+    if entry not in {".".join(parts).removesuffix(".__init__") for parts in names}:
         raise UserError(
             f"there is no module {entry}: it is looked for in {Path.cwd()} and among the installed packages; "
             "put it there, or correct the name"

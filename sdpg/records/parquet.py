@@ -187,12 +187,12 @@ def _check_counts(path: Path, file: pq.ParquetFile, table: pa.Table) -> None:
             continue
         # A list that is empty or null stands in the file as one value.
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-        found = int(lengths.clip(1).sum())
+        values = int(lengths.clip(1).sum())
         # Only columns that were read are checked: a damaged chunk that nobody read ends the process (in pyarrow 25).
         places = [at for at, leaf in enumerate(paths) if leaf.startswith(f"{name}.list.")]
-        said = sum(group.column(at).num_values for group in groups for at in places)
-        if found != said:
-            raise _damaged(path, f"{name} has {found} values of {said}")
+        expected = sum(group.column(at).num_values for group in groups for at in places)
+        if values != expected:
+            raise _damaged(path, f"{name} has {values} values of {expected}")
 
 
 def _typed(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:

@@ -63,13 +63,13 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that can change a result."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def hardware() -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Course:
 def courses(history: History, watch: WatchParams) -> list[Course]:
     """Returns a course for every limit that is on and whose metric the history has."""
     means = {metric: moving_means(history[metric], watch.window) for metric in WATCHED if metric in history}
-    found = []
+    shown = []
     for limit in LIMITS:
         value: float | None = getattr(watch, limit.field)
         if value is None or limit.metric not in means:
@@ -131,8 +131,8 @@ def courses(history: History, watch: WatchParams) -> list[Course]:
         mean = means[limit.metric]
         bounds = limit.bounds(value, mean, watch.window)
         crossed = [m > b if limit.above else m < b for m, b in zip(mean, bounds, strict=True)]
-        found.append(Course(limit, mean, bounds, in_a_row(crossed, watch.patience)))
-    return found
+        shown.append(Course(limit, mean, bounds, in_a_row(crossed, watch.patience)))
+    return shown
 
 
 def alarm_columns(history: History, watch: WatchParams) -> dict[str, list[float | None]]:

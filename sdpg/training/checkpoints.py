@@ -83,8 +83,8 @@ def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 def newest_checkpoint(state: Path) -> Path | None:
     """Returns the folder of the last checkpoint that was written whole."""
-    found = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
-    return found[-1] if found else None
+    checkpoints = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
+    return checkpoints[-1] if checkpoints else None
 
 
 def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None) -> int:

@@ -111,13 +111,13 @@ def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
     RE2 matches in time linear in the text, whatever the pattern is. Runs of whitespace count as one space, so that a
     pattern need not consider line breaks.
     """
-    found = [False] * len(texts)
+    matched = [False] * len(texts)
     array = pa.array([" ".join(text.split()) for text in texts], pa.large_string())
     for pattern in patterns:
         options = pc.MatchSubstringOptions(pattern, ignore_case=True)
         matches = pc.call_function("match_substring_regex", [array], options).to_pylist()
-        found = [a or b for a, b in zip(found, matches, strict=True)]
-    return found
+        matched = [a or b for a, b in zip(matched, matches, strict=True)]
+    return matched
 
 
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:

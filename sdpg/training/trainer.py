@@ -222,9 +222,9 @@ class Trainer:
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
         if scores_teacher_first(train, at):
-            asked = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
+            taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
             scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), rollouts, asked, rollouts.teacher_prompts,
+                self.policies.teacher(self.method), rollouts, taught_rows, rollouts.teacher_prompts,
                 train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
             )  # fmt: skip
             experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
