@@ -61,10 +61,7 @@ def base(runs: Sequence[RunEntry]) -> Answers:
 
 
 def by_place(found: Found) -> dict[str, list[RunEntry]]:
-    """Returns the finished runs of each place that has some, by the place's name in the URL.
-
-    Runs in progress and trials are left out, as they are not compared.
-    """
+    """Returns the finished runs of each place, by its name in the URL; only finished runs can be compared."""
     places: dict[str, list[RunEntry]] = {}
     for run in found.runs.values():
         if run.kind in ("finished", "sample"):
@@ -380,8 +377,7 @@ def matrix(rows: Sequence[Solved]) -> pd.DataFrame:
 
 
 def through_training(runs: Sequence[RunEntry], benchmark: str, problem: str) -> tuple[pd.DataFrame, list[str]]:
-    """Returns the accuracy on one problem at each evaluation: run, method, step, correct, samples, accuracy; and
-    notices."""
+    """Returns run, method, step, correct, samples and accuracy at each evaluation of one problem; and notices."""
     rows: list[Mapping[str, Any]] = []
     notices: list[str] = []
     for run in runs:
