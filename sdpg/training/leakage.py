@@ -81,8 +81,7 @@ def _quoted(lengths: Sequence[int]) -> list[bool]:
     each."""
     quoted, left = [False] * len(lengths), 0
     for place in range(len(lengths) - 1, -1, -1):
-        # A run that ends later may reach back past this word; ``left`` counts what remains of it, and is never
-        # shortened.
+        # A longer run that ends later also gives a run that ends here, so that lengths[place] is at least ``left``.
         if lengths[place] >= QUOTED:
             left = lengths[place]
         quoted[place] = left > 0
