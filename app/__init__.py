@@ -1,1 +1,1 @@
-"""The app: compares runs and opens any rollout down to the token. Imports neither torch nor transformers."""
+"""The app: compares runs and opens any rollout down to the token. It imports neither torch nor transformers."""

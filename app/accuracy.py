@@ -1,7 +1,7 @@
-"""Accuracies of runs that were found, per problem and as rows of the tables. Imports no torch.
+"""Accuracies of the runs in the app, per problem and as rows of the tables. The module imports no torch.
 
 The estimators are the report's own (sdpg.results.tables); here the runs of one place are put together for them, and
-what is incomplete or damaged is left out by name instead of stopping the rest.
+incomplete or damaged runs are left out by name instead of stopping the rest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +27,9 @@ from sdpg.results.tables import BASELINE, FinalRow, MainRow, final_rows, main_ro
 from sdpg.rewards.extraction import normalise_answer
 
 WORKSPACE = "workspace"
-"""What the URL calls the place without a key."""
+"""The name in the URL of the place whose key is empty."""
 Answers = dict[tuple[str, str, bool], EvaluationSummary]
-"""(method, benchmark, greedy or not) → its answers."""
+"""(method, benchmark, greedy or not) → the evaluation's answers."""
 
 
 @store.cached_by_file(512)
@@ -38,21 +38,21 @@ def _answers(path: Path) -> Answers:
 
 
 def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
-    """Benchmark, or ``validation`` → the answers sampled at an evaluation step."""
-    found = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
-    return {benchmark: summary for (_, benchmark, greedy), summary in found.items() if not greedy}
+    """Returns benchmark, or ``validation`` → the answers sampled at an evaluation step."""
+    answers = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
+    return {benchmark: summary for (_, benchmark, greedy), summary in answers.items() if not greedy}
 
 
 def final(run: RunEntry) -> dict[tuple[str, bool], EvaluationSummary]:
-    """(Benchmark, greedy or not) → larger samples of the final policy; empty where the stage was not run."""
+    """Returns (benchmark, greedy or not) → larger samples of the final policy; empty where the stage was not run."""
     if run.final is None:
         return {}
-    found = _answers(run.place.files.path(run.final))
-    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in found.items()}
+    answers = _answers(run.place.files.path(run.final))
+    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in answers.items()}
 
 
 def base(runs: Sequence[RunEntry]) -> Answers:
-    """The base's evaluations beside the first of the runs that has them; empty where none has."""
+    """Returns the base's evaluations beside the first of the runs that has them; empty where none has."""
     name = "models/base-evaluations/sampled.parquet"
     for run in runs:
         if run.place.files.exists(name):
@@ -61,7 +61,7 @@ def base(runs: Sequence[RunEntry]) -> Answers:
 
 
 def by_place(found: Found) -> dict[str, list[RunEntry]]:
-    """Finished runs of each place that has some, by what the URL calls it; in progress and trials are not compared."""
+    """Returns the finished runs of each place, by its name in the URL; only finished runs can be compared."""
     places: dict[str, list[RunEntry]] = {}
     for run in found.runs.values():
         if run.kind in ("finished", "sample"):
@@ -70,7 +70,7 @@ def by_place(found: Found) -> dict[str, list[RunEntry]]:
 
 
 def by_method(runs: Sequence[RunEntry]) -> dict[str, list[RunEntry]]:
-    """Runs of each method by seed; methods in the order of the first run's own parameters, as in the figures."""
+    """Returns the runs of each method by seed; methods are in the order of the first run's own parameters."""
     order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
     methods: dict[str, list[RunEntry]] = {}
     for run in sorted(runs, key=lambda run: (order.index(run.method) if run.method in order else len(order), run.seed)):
@@ -79,26 +79,26 @@ def by_method(runs: Sequence[RunEntry]) -> dict[str, list[RunEntry]]:
 
 
 def method_places(runs: Sequence[RunEntry]) -> dict[str, int]:
-    """Each method's place in the parameters, which decides its colour."""
+    """Returns each method's place in the parameters, which decides its colour."""
     order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
     order += [run.method for run in runs if run.method not in order]
     return {name: place for place, name in enumerate(dict.fromkeys(order))}
 
 
 def method_title(run: RunEntry) -> str:
-    """The method's title in the run's own parameters."""
+    """Returns the method's title in the run's own parameters."""
     entry = (run.params.get("methods") or {}).get(run.method) or {}
     return str(entry.get("title") or run.method)
 
 
 @dataclass(frozen=True)
 class FoundRun(Run):
-    """A run that was found, as the report's statistics read it."""
+    """A run of the app, in the form that the report's statistics read."""
 
     entry: RunEntry = field(kw_only=True)
 
     def evaluation(self, step: int) -> dict[str, EvaluationSummary]:
-        """In-training evaluation of a step: benchmark → its answers."""
+        """Returns the in-training evaluation of a step: benchmark → its answers."""
         return in_training(self.entry, step)
 
 
@@ -107,9 +107,9 @@ class Gathered:
     """The runs of a place, ready for the tables.
 
     Attributes:
-        results: None where no method is complete.
-        runs: method → its runs, of those in ``results``.
-        left_out: what is not in the tables, and why.
+        results: the results; None where no method is complete.
+        runs: method → its runs, for the methods in ``results``.
+        left_out: sentences that say what is not in the tables, and why.
     """
 
     results: Results | None
@@ -122,7 +122,7 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
-    """Raises a :class:`UserError` where something is missing that the tables need."""
+    """Returns the run; raises a :class:`UserError` if something is missing that the tables need."""
     curves = store.curves(run)
     if missing := [name for name in (*benchmarks, VALIDATION) if name not in curves]:
         raise UserError(f"{run.label_of('curves.csv')} has no column {', '.join(missing)}: it was made with other "
@@ -134,7 +134,7 @@ def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
 
 
 class TableParams(Params):
-    """Parameters of a run, of which those that no table reads are taken as they are."""
+    """A run's parameters, in which the fields that no table reads are not validated."""
 
     profile: str = "unknown"
     preset: str = "unknown"
@@ -146,13 +146,14 @@ class TableParams(Params):
 
 
 def run_params(run: RunEntry) -> Params:
-    """The run's parameters, typed. A resolved method holds every field; those without effect are no input of it.
+    """Returns the run's parameters, typed.
 
-    A run of another commit may say more or less: keys that this code does not know are left out, and what no table
+    A resolved method holds every field; fields without effect are left out. A run of another commit may hold more or
+    fewer keys: keys that this code does not know are left out, and keys that no table reads may be missing.
     reads may be missing.
 
     Raises:
-        UserError: if what tables read is missing, or means something else now.
+        UserError: if a key is missing that tables read, or it has another meaning now.
     """
     tree = dict(run.params)
     methods = tree.get("methods")
@@ -162,10 +163,10 @@ def run_params(run: RunEntry) -> Params:
 
 
 def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:
-    """Puts the runs of one place together; a method is in where its runs of all ``seeds`` are complete.
+    """Puts the runs of one place together; a method is included if its runs of all ``seeds`` are complete.
 
     Raises:
-        UserError: if the first run's parameters are of another version of this code.
+        UserError: if the first run's parameters come from another version of this code.
     """
     methods = by_method([run for run in runs if run.seed in seeds])
     if not methods:
@@ -175,15 +176,15 @@ def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:
     complete: dict[str, list[Run]] = {}
     entries: dict[str, list[RunEntry]] = {}
     left_out: list[str] = []
-    for method, its in methods.items():
-        title = method_title(its[0])
-        if lacking := [seed for seed in seeds if seed not in {run.seed for run in its}]:
+    for method, group in methods.items():
+        title = method_title(group[0])
+        if lacking := [seed for seed in seeds if seed not in {run.seed for run in group}]:
             left_out.append(f"{title} has no run of seed {', '.join(map(str, lacking))}")
             continue
         try:
-            params = _with_method(params, its[0])
-            complete[method] = [_read(run, list(params.data.benchmarks)) for run in its]
-            entries[method] = its
+            params = _with_method(params, group[0])
+            complete[method] = [_read(run, list(params.data.benchmarks)) for run in group]
+            entries[method] = group
         except UserError as error:
             left_out.append(f"{title}: {error}")
     what_ran = params.run.model_copy(update={"methods": list(complete), "seeds": list(seeds)})
@@ -194,7 +195,7 @@ def gather(runs: Sequence[RunEntry], seeds: Sequence[int]) -> Gathered:
 
 
 def _with_method(params: Params, run: RunEntry) -> Params:
-    """With the entry of the run's method as the run itself has it."""
+    """Returns the parameters with the entry of the run's method as the run itself has it."""
     own = run_params(run).methods
     if run.method not in own:
         raise UserError(f"{run.label_of('config.yaml')} has no methods.{run.method}: run its stage again")
@@ -202,18 +203,18 @@ def _with_method(params: Params, run: RunEntry) -> Params:
 
 
 def _failure(results: Results, runs: dict[str, list[Run]]) -> str | None:
-    """Why these methods cannot be compared, if they cannot; reads only counts, and no interval."""
+    """Says why these methods cannot be compared, or returns None; reads only counts, and no interval."""
     try:
         counts = {}
         for method in runs:
             for benchmark in results.benchmarks:
                 counts[method, benchmark] = results.last(method, benchmark)
-                for run, each in zip(runs[method], counts[method, benchmark], strict=True):
+                for run, count in zip(runs[method], counts[method, benchmark], strict=True):
                     end = float(run.curves[benchmark][-1])
-                    if abs(end - each.accuracy.mean()) > 1e-3:
+                    if abs(end - count.accuracy.mean()) > 1e-3:
                         return (f"{run.folder}: curves.csv ends with {end:.4f} on {benchmark!r}, but its evaluation "
-                                f"rows give {each.accuracy.mean():.4f}: run its stage again")  # fmt: skip
-                if len({each.problems for each in counts[method, benchmark]}) > 1:
+                                f"rows give {count.accuracy.mean():.4f}: run its stage again")  # fmt: skip
+                if len({count.problems for count in counts[method, benchmark]}) > 1:
                     return f"its seeds were evaluated on different problems of {benchmark!r}"
                 other = counts.get((BASELINE, benchmark))
                 if other and other[0].problems != counts[method, benchmark][0].problems:
@@ -224,9 +225,9 @@ def _failure(results: Results, runs: dict[str, list[Run]]) -> str | None:
 
 
 def _readable(results: Results, entries: dict[str, list[RunEntry]], left_out: list[str]) -> Gathered:
-    """Without the methods whose evaluations are missing, damaged, or of other problems."""
+    """Leaves out the methods whose evaluations are missing, damaged, or of other problems."""
     kept: dict[str, list[Run]] = {}
-    # GRPO first: the others are compared with it.
+    # GRPO comes first: the others are compared with it.
     for method in sorted(results.runs, key=lambda name: name != BASELINE):
         pair = {BASELINE: kept[BASELINE]} if BASELINE in kept else {}
         failure = _failure(results, {**pair, method: results.runs[method]})
@@ -241,7 +242,7 @@ def _readable(results: Results, entries: dict[str, list[RunEntry]], left_out: li
 
 
 def _stamps(gathered: Gathered) -> tuple[Any, ...]:
-    """Changes with any file behind the rows."""
+    """Returns a key that changes with any file behind the rows."""
     parts: list[Any] = []
     for runs in gathered.runs.values():
         for run in runs:
@@ -252,7 +253,7 @@ def _stamps(gathered: Gathered) -> tuple[Any, ...]:
 
 
 class _Kept:
-    """Results under the key that tells them apart, so that a cache can hold rows by it."""
+    """Results that are hashed and compared by a key, so that a cache can hold their rows."""
 
     def __init__(self, key: tuple[Any, ...], results: Results) -> None:
         self.key, self.results = key, results
@@ -275,13 +276,13 @@ def _final(kept: _Kept) -> list[FinalRow]:
 
 
 def main_table(gathered: Gathered) -> list[MainRow]:
-    """Rows of the main table; kept until a file changes."""
+    """Returns the rows of the main table; they are cached until a file changes."""
     assert gathered.results is not None
     return _main(_Kept(_stamps(gathered), gathered.results))
 
 
 def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
-    """Rows of the larger samples, and the titles of methods that were not evaluated so."""
+    """Returns the rows of the larger samples, and the titles of methods that have none."""
     assert gathered.results is not None
     results = gathered.results
     benchmarks = results.benchmarks
@@ -289,7 +290,7 @@ def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
     def complete(run: Run) -> bool:
         return all((benchmark, greedy) in run.final for benchmark in benchmarks for greedy in (False, True))
 
-    runs = {method: its for method, its in results.runs.items() if all(map(complete, its))}
+    runs = {method: group for method, group in results.runs.items() if all(map(complete, group))}
     without = [results.title(method) for method in results.runs if method not in runs]
     if not runs:
         return [], without
@@ -300,26 +301,26 @@ def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
 
 @dataclass(frozen=True)
 class Solved:
-    """How often a row of the heatmap solved each problem: a method over its seeds, one run, or the base."""
+    """The share of right answers to each problem, for one row of the heatmap: a method, one run, or the base."""
 
     key: str
     title: str
     counts: tuple[ProblemCounts, ...]
-    """One a seed."""
+    """The counts of each seed."""
     runs: tuple[RunEntry, ...]
 
     @property
     def by_problem(self) -> dict[str, float]:
-        """Accuracy of each problem, seeds averaged over those that were asked it."""
+        """Returns the accuracy of each problem, averaged over the seeds that answered it."""
         values: dict[str, list[float]] = {}
         for counts in self.counts:
             for problem, accuracy in zip(counts.problems, counts.accuracy.tolist(), strict=True):
                 values.setdefault(problem, []).append(accuracy)
-        return {problem: float(np.mean(each)) for problem, each in values.items()}
+        return {problem: float(np.mean(accuracies)) for problem, accuracies in values.items()}
 
     @property
     def samples(self) -> int:
-        """Answers per problem, all seeds together."""
+        """Returns the number of answers per problem, all seeds together."""
         return sum(counts.samples for counts in self.counts)
 
 
@@ -327,7 +328,7 @@ Source = Callable[[RunEntry], EvaluationSummary | None]
 
 
 def last_of(benchmark: str) -> Source:
-    """The last evaluation in training."""
+    """Returns a reader of the last evaluation in training."""
 
     def read(run: RunEntry) -> EvaluationSummary | None:
         steps = store.evaluation_steps(run)
@@ -337,22 +338,22 @@ def last_of(benchmark: str) -> Source:
 
 
 def final_of(benchmark: str) -> Source:
-    """Larger samples of the final policy."""
+    """Returns a reader of the larger samples of the final policy."""
     return lambda run: final(run).get((benchmark, False))
 
 
 def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: bool) -> tuple[list[Solved], list[str]]:
-    """Base first where it was evaluated, then methods or runs; and why runs are missing."""
+    """Returns rows (the base first, if it was evaluated, then methods or runs), and why runs are missing."""
     rows: list[Solved] = []
     notices: list[str] = []
     try:
-        if found := base(runs).get((BASE, benchmark, False)):
-            rows.append(Solved(BASE, "Base", (found.counts,), ()))
+        if answers := base(runs).get((BASE, benchmark, False)):
+            rows.append(Solved(BASE, "Base", (answers.counts,), ()))
     except UserError as error:
         notices.append(str(error))
-    for method, its in by_method(runs).items():
+    for method, group in by_method(runs).items():
         read: list[tuple[RunEntry, ProblemCounts]] = []
-        for run in its:
+        for run in group:
             try:
                 if summary := source(run):
                     read.append((run, summary.counts))
@@ -363,19 +364,20 @@ def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: b
         if each_run:
             rows += [Solved(run.id, run.name, (counts,), (run,)) for run, counts in read]
         elif read:
-            rows.append(Solved(method, method_title(its[0]), tuple(counts for _, counts in read),
+            rows.append(Solved(method, method_title(group[0]), tuple(counts for _, counts in read),
                                tuple(run for run, _ in read)))  # fmt: skip
     return rows, notices
 
 
 def matrix(rows: Sequence[Solved]) -> pd.DataFrame:
-    """Problems × rows (by key), NaN where a row was not asked a problem; the easiest problem first."""
+    """Returns problems × rows (by key), NaN where a row has no answers to a problem; the easiest problem comes
+    first."""
     table = pd.DataFrame({row.key: row.by_problem for row in rows})
     return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
 
 
 def through_training(runs: Sequence[RunEntry], benchmark: str, problem: str) -> tuple[pd.DataFrame, list[str]]:
-    """Accuracy on one problem at each evaluation: run, method, step, correct, samples, accuracy; and notices."""
+    """Returns run, method, step, correct, samples and accuracy at each evaluation of one problem; and notices."""
     rows: list[Mapping[str, Any]] = []
     notices: list[str] = []
     for run in runs:

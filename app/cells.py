@@ -1,4 +1,4 @@
-"""Cells of the tables: what their columns are called, and where a click on one leads."""
+"""Cells of the tables: the names of their columns, and the page that a click on a cell opens."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,9 +9,10 @@ from app.sources import RunEntry
 
 
 def column_names(benchmarks: Mapping[str, str], numbers: Sequence[str]) -> tuple[pd.MultiIndex, dict[str, str]]:
-    """Columns in two levels, and which benchmark stands behind each name of the lower one.
+    """Returns columns in two levels, and the benchmark behind each name of the lower level.
 
-    The browser says of a cell only the lower name, so that equal ones get spaces at their end, which nobody sees.
+    The browser reports only the lower name of a clicked cell, so equal names get spaces at their end, which are
+    invisible.
     """
     pairs = [("", "Method")]
     behind: dict[str, str] = {}
@@ -26,8 +27,8 @@ def column_names(benchmarks: Mapping[str, str], numbers: Sequence[str]) -> tuple
 def problems_of(
     method: str, benchmark: str, answers: str, runs: Mapping[str, Sequence[RunEntry]]
 ) -> dict[str, str | None]:
-    """Parameters of the link to the problems of a method, or of the base, which is beside every run."""
-    run = runs[method][0] if method in runs else next(run for its in runs.values() for run in its)
+    """Returns the parameters of the link to the problems of a method, or of the base, which lies beside every run."""
+    run = runs[method][0] if method in runs else next(run for group in runs.values() for run in group)
     return {
         "run": run.id, "benchmark": benchmark, "answers": answers, "problem": None,
         "place": run.place.key or accuracy.WORKSPACE, "step": None, "group": None, "sibling": None,

@@ -1,7 +1,7 @@
-"""Charts that pages share: lines over steps with bands, intervals per row, a legend. All names and titles are text.
+"""Charts that several pages draw: lines over steps with bands, intervals per row, a legend. All names are plain text.
 
 A table of lines has the columns ``step``, ``value`` and ``series``; ``low`` and ``high`` draw a band, ``raw`` a faint
-line behind the smoothed one, ``applied`` open points.
+line behind the smoothed one, and ``applied`` open points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Chart = alt.LayerChart | alt.FacetChart
 
 
 class Style(NamedTuple):
-    """How a series is drawn, the same in every chart of a page."""
+    """The look of a series, the same in every chart of a page."""
 
     name: str
     colour: str
@@ -26,7 +26,7 @@ class Style(NamedTuple):
 
 
 def styles(names: Sequence[str], places: Sequence[int] | None = None) -> list[Style]:
-    """Colour and dashes by place in the list, or by ``places``, one for each name."""
+    """Returns colours and dashes by position in the list, or by ``places``, one for each name."""
     chosen = range(len(names)) if places is None else places
     return [
         Style(ui.printable(name), ui.colour(place), ui.dash(place), place)
@@ -35,7 +35,7 @@ def styles(names: Sequence[str], places: Sequence[int] | None = None) -> list[St
 
 
 def legend(shown: Sequence[Style]) -> str:
-    """What the lines are, as HTML for ``st.html``; names are escaped."""
+    """Returns the legend of the lines as HTML for ``st.html``; names are escaped."""
     entries = [
         '<span style="display:inline-flex;align-items:center;gap:0.45rem;margin-right:1.2rem;white-space:nowrap">'
         f'<span style="width:34px;border-top:3px {_border(style)} {style.colour}"></span>{escape(style.name)}</span>'
@@ -45,7 +45,7 @@ def legend(shown: Sequence[Style]) -> str:
 
 
 def _border(style: Style) -> str:
-    """The border of CSS that looks most like the line; ``st.html`` takes no drawings."""
+    """Returns the CSS border that looks most like the line; ``st.html`` accepts no drawings."""
     if style.dash == [1, 0]:
         return "solid"
     return "dashed" if style.dash[0] > 3 else "dotted"
@@ -74,20 +74,20 @@ def lines(
     steps: bool = False,
     marks: Sequence[int] = (),
 ) -> Chart:
-    """Lines over training steps, with the values of all series at the step under the pointer.
+    """Draws lines over training steps, with the values of all series at the step under the pointer.
 
     Args:
-        table: as in the module's docstring; rows whose value is NaN break a line.
+        table: a table of lines, as in the module's docstring; rows whose value is NaN break a line.
         shown: the series, in order of their names in ``table``.
-        y: axis title with its unit; left out where the chart's title says it.
-        title: above the chart.
-        x: axis title.
-        points: marks the values, where there are few.
-        form: of values in the tooltip, as d3 formats numbers.
+        y: the axis title with its unit; empty where the chart's title says it.
+        title: the title above the chart.
+        x: the axis title.
+        points: whether the values are marked, for short lines.
+        form: the format of values in the tooltip, in d3's notation.
         zero: whether the axis begins at 0.
-        height: in pixels.
-        steps: draws values as constant until the next.
-        marks: steps at which a thin vertical line stands.
+        height: the height in pixels.
+        steps: whether values are drawn as constant until the next.
+        marks: the steps at which a thin vertical line stands.
     """
     table = table.assign(series=table["series"].map(ui.printable))
     scale = alt.Scale(zero=zero, nice=True)
@@ -126,7 +126,7 @@ def lines(
 
 
 def _pointer(table: pd.DataFrame, shown: Sequence[Style], across: alt.X, form: str) -> alt.Chart:
-    """A rule at the step nearest to the pointer, whose tooltip has every series' value."""
+    """Returns a rule at the step nearest to the pointer, whose tooltip has every series' value."""
     python_form = form.lstrip("~")
     wide = table.pivot_table(index="step", columns="series", values="value", aggfunc="first")
     texts = pd.DataFrame({"step": wide.index})
@@ -146,7 +146,7 @@ def _pointer(table: pd.DataFrame, shown: Sequence[Style], across: alt.X, form: s
 
 
 def titled(title: str) -> dict[str, Any]:
-    """Properties of a chart with a title, or none."""
+    """Returns the properties of a chart with a title; an empty title has none."""
     if not title:
         return {}
     return {"title": alt.TitleParams(ui.printable(title), anchor="start", fontSize=13, fontWeight=600, offset=6)}
@@ -163,17 +163,17 @@ def intervals(
     domain: tuple[float, float] | None = None,
     row_height: int = 30,
 ) -> Chart:
-    """A point with its interval per row: columns ``row`` (label), ``series``, ``value``, ``low``, ``high``.
+    """Draws a point with its interval per row: columns ``row`` (label), ``series``, ``value``, ``low``, ``high``.
 
     Args:
-        table: rows in the order shown.
+        table: the rows, in the order shown.
         shown: the series.
-        x: axis title with its unit.
-        title: above the chart.
-        form: of values in the tooltip.
-        reference: where a vertical line stands, such as 0 for differences.
-        domain: of the axis.
-        row_height: in pixels; title and axis come on top.
+        x: the axis title with its unit.
+        title: the title above the chart.
+        form: the format of values in the tooltip.
+        reference: the value at which a vertical line stands, such as 0 for differences.
+        domain: the limits of the axis.
+        row_height: the height of a row in pixels; title and axis are added.
     """
     table = table.assign(row=table["row"].map(ui.printable), series=table["series"].map(ui.printable))
     order = list(dict.fromkeys(table["row"]))
@@ -202,7 +202,8 @@ def intervals(
 
 
 def long(series: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
-    """One column of several tables with a column ``step``, as a table of lines; those without it are left out."""
+    """Returns one column of several tables with a column ``step`` as a table of lines; tables without it are left
+    out."""
     parts = [
         pd.DataFrame({"step": table["step"], "value": table[column], "series": name})
         for name, table in series.items()
@@ -212,9 +213,9 @@ def long(series: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
 
 
 def ranked(table: pd.DataFrame, *, title: str, y: str, height: int = 230) -> alt.Chart:
-    """Bars in the table's order, above and below 0: columns ``problem``, ``first``, ``second``, ``difference``.
+    """Draws bars in the table's order, above and below 0: columns ``problem``, ``first``, ``second``, ``difference``.
 
-    A click selects the point ``pick``, whose ``problem`` says which.
+    A click selects the point ``pick``, whose ``problem`` names the problem.
     """
     table = table.assign(rank=range(1, len(table) + 1), shown=table["problem"].map(ui.printable))
     pick = alt.selection_point(name="pick", fields=["problem"], on="click", nearest=True)

@@ -1,4 +1,4 @@
-"""What two texts or token lists share, in order: an exact longest common subsequence, fast enough for 8,192 tokens."""
+"""Compares two texts or token lists by an exact longest common subsequence, fast enough for 8,192 tokens."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from typing import Any
 WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 UNITS = ("tokens", "words")
 Rows = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""Two rollouts, of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
+"""Two rollouts, as rows of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
 LONGEST = 8192
-"""Where more than this remains between the common start and the common end, all of it counts as different."""
+"""The most items between the common start and the common end; where more remain, all of them count as different."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two sequences.
+    """The difference of two sequences.
 
     Attributes:
-        left: per item of the first, whether it has no counterpart in the second.
-        right: per item of the second, whether it has none in the first.
-        exact: False where the middle was too long to compare.
+        left: for each item of the first, whether it has no counterpart in the second.
+        right: for each item of the second, whether it has no counterpart in the first.
+        exact: False where the part between start and end was too long to compare.
     """
 
     left: list[bool]
@@ -29,18 +29,18 @@ class Difference:
 
     @property
     def shared(self) -> int:
-        """Items that stand in both, in the same order."""
+        """Returns the number of items that stand in both, in the same order."""
         return self.left.count(False)
 
     @property
     def first(self) -> int | None:
-        """Where the two part: the place of the first difference, or None if they are equal."""
+        """Returns the index of the first item that differs, or None if the sequences are equal."""
         places = [side.index(True) for side in (self.left, self.right) if True in side]
         return min(places, default=None)
 
 
 def difference(left: Sequence[Hashable], right: Sequence[Hashable]) -> Difference:
-    """Marks what has no counterpart; as few items as possible."""
+    """Marks the items without a counterpart, as few as possible."""
     start = 0
     while start < min(len(left), len(right)) and left[start] == right[start]:
         start += 1
@@ -58,7 +58,7 @@ def difference(left: Sequence[Hashable], right: Sequence[Hashable]) -> Differenc
 
 
 def common(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Places (in a, in b) of a longest common subsequence, last first.
+    """Returns the pairs of indices (in a, in b) of a longest common subsequence, the last first.
 
     Bit j of a row is 0 where the length grows at b's item j; all of a row is one step of integers (Hyyrö 2004).
     """
@@ -89,12 +89,12 @@ def common(a: Sequence[Hashable], b: Sequence[Hashable]) -> list[tuple[int, int]
 
 
 def words(text: str) -> list[str]:
-    """A text in words, runs of whitespace and single signs; joined they are the text."""
+    """Splits a text into words, runs of whitespace and single signs; joined they are the text again."""
     return WORDS.findall(text)
 
 
 def runs(items: Sequence[str], marks: Sequence[bool]) -> list[tuple[str, bool]]:
-    """Neighbours of the same mark joined."""
+    """Joins neighbours that have the same mark."""
     joined: list[tuple[list[str], bool]] = []
     for item, mark in zip(items, marks, strict=True):
         if joined and joined[-1][1] == mark:
@@ -105,17 +105,17 @@ def runs(items: Sequence[str], marks: Sequence[bool]) -> list[tuple[str, bool]]:
 
 
 def token_marks(rows: Rows, by: str) -> tuple[list[list[bool]], Difference]:
-    """Per token of each, whether the other lacks it or a word that it belongs to; and the difference itself."""
+    """Says for each token of both whether the other lacks it or a word it belongs to; also returns the difference."""
     if by == "tokens":
-        found = difference(rows[0]["tokens"], rows[1]["tokens"])
-        return [found.left, found.right], found
+        marks = difference(rows[0]["tokens"], rows[1]["tokens"])
+        return [marks.left, marks.right], marks
     sides = [words(row["completion"]) for row in rows]
-    found = difference(*sides)
+    marks = difference(*sides)
     marked = []
-    for row, side, differs in zip(rows, sides, (found.left, found.right), strict=True):
+    for row, side, differs in zip(rows, sides, (marks.left, marks.right), strict=True):
         characters = bytearray()
         for word, differing in zip(side, differs, strict=True):
             characters += bytes([differing]) * len(word)
         spans = zip(row["token_starts"], row["token_ends"], strict=True)
         marked.append([any(characters[start:end]) for start, end in spans])
-    return marked, found
+    return marked, marks

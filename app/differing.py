@@ -1,4 +1,4 @@
-"""In what several runs differ, by :mod:`sdpg.results.matched`: each run against the first. Imports no torch."""
+"""Finds how several runs differ, by :mod:`sdpg.results.matched`: each run against the first. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Kept = Literal["compared", "rest", "without_effect"]
 
 @dataclass
 class Leaf:
-    """One path, and its value in each run that was seen to differ from the first, and in the first."""
+    """One path, with its values in the first run and in each run that differs from it."""
 
     kind: str
     path: str
@@ -27,14 +27,14 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Differences:
-    """Of the runs, all against the first.
+    """The differences of several runs from the first.
 
     Attributes:
-        compared: in the thing compared: the fields of different methods.
-        rest: everything else that may change a result.
-        without_effect: on record, and without effect.
-        caveats: what the records cannot show.
-        methods: how many there are.
+        compared: the leaves of what is compared: the fields of different methods.
+        rest: every other leaf that may change a result.
+        without_effect: leaves that are recorded and have no effect.
+        caveats: sentences that say what the records cannot show.
+        methods: the number of methods.
     """
 
     compared: list[Leaf]
@@ -45,33 +45,33 @@ class Differences:
 
     @property
     def matched(self) -> bool:
-        """Whether nothing differs but what is compared."""
+        """Says whether nothing differs but what is compared."""
         return not self.rest
 
     @property
     def compared_words(self) -> str:
-        """What is compared, in words."""
+        """Returns what is compared, in words."""
         return "the method" if self.methods > 1 else "what is compared: the runs are of one method with one seed"
 
 
 def differences(runs: Sequence[RunEntry]) -> Differences:
-    """Every leaf in which a run differs from the first.
+    """Returns every leaf in which a run differs from the first.
 
     Raises:
         UserError: if the metrics of a run cannot be read.
     """
     records = [record(run) for run in runs]
-    found: dict[Kept, dict[str, Leaf]] = {"compared": {}, "rest": {}, "without_effect": {}}
+    leaves_of: dict[Kept, dict[str, Leaf]] = {"compared": {}, "rest": {}, "without_effect": {}}
     caveats: list[str] = []
-    for run, each in zip(runs[1:], records[1:], strict=True):
-        comparison = compare_runs(records[0], each)
+    for run, other in zip(runs[1:], records[1:], strict=True):
+        comparison = compare_runs(records[0], other)
         caveats += [caveat for caveat in comparison.caveats if caveat not in caveats]
-        for kept, leaves in found.items():
+        for kept, leaves in leaves_of.items():
             for difference in _of(comparison, kept):
                 path = _path(difference.path, run)
                 leaf = leaves.setdefault(path, Leaf(difference.kind, path, {runs[0].id: difference.a}))
                 leaf.values[run.id] = difference.b
-    leaves = {kept: list(each.values()) for kept, each in found.items()}
+    leaves = {kept: list(by_path.values()) for kept, by_path in leaves_of.items()}
     return Differences(
         leaves["compared"], leaves["rest"], leaves["without_effect"], caveats, len({run.method for run in runs})
     )
@@ -84,13 +84,13 @@ def _of(comparison: Comparison, kept: Kept) -> list[Difference]:
 
 
 def _path(path: str, run: RunEntry) -> str:
-    """The run's own method is called ``method``, whether or not the first is of the same one."""
+    """Returns the path with the run's own method called ``method``, whether or not it is the first run's."""
     own = f"methods.{run.method}."
     return f"method.{path.removeprefix(own)}" if path.startswith(own) else path
 
 
 def highlighted(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> Styler:
-    """The table, with the values marked that are not the first run's."""
+    """Returns the table, with the values marked that differ from the first run's."""
     first, others = ui.printable(runs[0].id), [ui.printable(run.id) for run in runs[1:]]
 
     def marks(row: pd.Series) -> list[str]:
@@ -101,7 +101,7 @@ def highlighted(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> Styler:
 
 
 def table(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> pd.DataFrame:
-    """A row per leaf, a column per run; a run that does not differ from the first has the first's value."""
+    """Returns a row per leaf, a column per run; a run that does not differ from the first has the first's value."""
     rows = []
     for leaf in leaves:
         first = leaf.values[runs[0].id]
@@ -111,7 +111,7 @@ def table(leaves: Sequence[Leaf], runs: Sequence[RunEntry]) -> pd.DataFrame:
 
 
 def text(value: Any) -> str:
-    """A value as the table shows it."""
+    """Returns a value as the table shows it."""
     if value is None:
         return "null"
     if value == ABSENT:
@@ -120,7 +120,7 @@ def text(value: Any) -> str:
 
 
 def budgets(runs: Sequence[RunEntry]) -> pd.DataFrame:
-    """Steps, rollouts and response tokens of each run."""
+    """Returns the steps, rollouts and response tokens of each run."""
     rows = []
     for run in runs:
         budget = record(run).budget

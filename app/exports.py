@@ -1,4 +1,4 @@
-"""Figures that are shown, as files: SVG and PNG in the style of the report's, and their data as CSV."""
+"""Turns shown figures into files: SVG and PNG in the style of the report's figures, and their data as CSV."""
 
 from collections.abc import Sequence
 import io
@@ -11,7 +11,7 @@ from app import ui
 from app.charts import Style
 from app.series import Panel
 
-if TYPE_CHECKING:  # matplotlib is loaded when a figure is asked for
+if TYPE_CHECKING:  # matplotlib is loaded only when a figure is wanted
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -21,7 +21,7 @@ COLUMNS = 3
 
 
 def data(panels: Sequence[Panel]) -> bytes:
-    """The values of all panels, a row per panel, series and step; what a panel has not is empty."""
+    """Returns the values of all panels, a row per panel, series and step; a value that a panel lacks is empty."""
     columns = ["panel", "series", "step", "value", "low", "high", "raw", "applied"]
     parts = [panel.table.assign(panel=panel.title) for panel in panels if len(panel.table)]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
@@ -31,13 +31,13 @@ def data(panels: Sequence[Panel]) -> bytes:
 
 
 def figure(panels: Sequence[Panel], shown: Sequence[Style], file_format: "FileFormat", note: str = "") -> bytes:
-    """The panels on white, three a row, with one legend; the same panels give the same bytes.
+    """Draws the panels on white, three a row, with one legend; the same panels give the same bytes.
 
     Args:
-        panels: as on the page.
-        shown: their series.
-        file_format: of the file.
-        note: under the panels: what lines and bands are.
+        panels: the panels of the page.
+        shown: the series of the panels.
+        file_format: the format of the file.
+        note: the text under the panels, which explains lines and bands.
     """
     from sdpg.results.figures import drawn
 

@@ -1,4 +1,4 @@
-"""Filters over the index of a run's rollouts, groups of siblings, full-text search, and files of what was selected."""
+"""Filters a run's rollouts by their index, groups siblings, searches texts, and makes files of a selection."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ from sdpg.records.parquet import join_records
 from sdpg.records.schemas import ROLLOUT_SCHEMA, read_rollouts
 
 Key = tuple[int, int, int]
-"""Step, group, sibling: what tells a run's rollouts apart."""
+"""Step, group and sibling, which identify a rollout of a run."""
 MARKS = {"correct": "●", "wrong": "○", "no_answer": "∅", "truncated": "…", "timeout": "t"}
-"""A rollout's verdict in one character."""
+"""The character that stands for each verdict."""
 TEXTS = ("completion", "student_prompt", "teacher_prompt")
 
 
 @dataclass(frozen=True)
 class Filter:
-    """What a rollout must be to be listed; the default lets every one through.
+    """The conditions for a rollout to be listed; the default accepts every rollout.
 
     Attributes:
-        statuses, rewards: those that pass; all where empty.
-        gate: of ``gate`` > 0.
-        shortest, longest: length in tokens, both included.
-        kl: quantiles between which the mean KL to the teacher lies, among the rollouts on which it was recorded; the
-            others pass only where the quantiles are 0 and 1.
-        flagged: only groups whose rewards are all equal.
+        statuses, rewards: the accepted values; empty accepts all.
+        gate: the accepted state of the gate, which is open where ``gate`` > 0.
+        shortest, longest: the limits of the length in tokens, both included.
+        kl: the quantiles between which the mean KL to the teacher lies, among the rollouts on which it was recorded;
+            the others pass only if the quantiles are 0 and 1.
+        flagged: whether only groups whose rewards are all equal pass.
     """
 
     statuses: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Filter:
 
     @property
     def active(self) -> int:
-        """How many conditions are set."""
+        """Returns the number of conditions that are set."""
         return sum(getattr(self, name) != default for name, default in _DEFAULTS.items())
 
 
@@ -57,17 +57,18 @@ _DEFAULTS = {name: each.default for name, each in Filter.__dataclass_fields__.it
 
 
 def without_variance(index: pd.DataFrame) -> pd.Series:
-    """Of each rollout, whether all rewards of its group are equal: no advantage, nothing to learn from."""
+    """Says for each rollout whether all rewards of its group are equal: no advantage, nothing to learn from."""
     rewards = index.groupby(["step", "group"])["reward"]
     return rewards.transform("min") == rewards.transform("max")
 
 
 def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = None) -> pd.Series:
-    """Of each rollout, whether it passes.
+    """Says for each rollout whether it passes the filter.
 
     Args:
-        index: :func:`app.store.index`, all siblings of each group included.
-        hits: keys that a search found; None where nothing was searched for.
+        index: the index of :func:`app.store.index`, with all siblings of each group.
+        chosen: the filter.
+        hits: the keys that a search found; None without a search.
     """
     passes = pd.Series(True, index=index.index)
     if chosen.statuses:
@@ -96,10 +97,10 @@ def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = 
 
 
 def groups(index: pd.DataFrame, passes: pd.Series) -> pd.DataFrame:
-    """A row per group with a rollout that passes, described by all of its siblings.
+    """Returns a row per group with a rollout that passes, described by all of its siblings.
 
     Columns: step, group, problem_id, marks, size, passing, reward (mean), correct (share), flagged, gate (share open),
-    length, shortest, longest (tokens), kl (mean of its recorded rollouts; NaN without one), recorded (how many).
+    length, shortest, longest (tokens), kl (mean of its recorded rollouts; NaN without one), recorded (their number).
     """
     columns = ["step", "group", "problem_id", "marks", "size", "passing", "reward", "correct", "flagged", "gate",
                "length", "shortest", "longest", "kl", "recorded"]  # fmt: skip
@@ -133,7 +134,7 @@ def _files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
 
 
 def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
-    """Sibling → completion and prompts of one group; no tokens are read."""
+    """Returns sibling → completion and prompts of one group; no tokens are read."""
     rows: dict[int, dict[str, Any]] = {}
     for path in _files(run, {step}):
         table = _texts(path)
@@ -143,8 +144,8 @@ def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
 
 
 def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[str]) -> set[Key]:
-    """Keys of rollouts of these steps with a text that holds ``text`` literally, whatever its case."""
-    found: set[Key] = set()
+    """Returns the keys of rollouts of these steps with a text that contains ``text`` literally, in any case."""
+    keys: set[Key] = set()
     for path in _files(run, set(steps)):
         table = _texts(path)
         hit = np.zeros(len(table), dtype=bool)
@@ -152,14 +153,14 @@ def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[s
             matches = pc.fill_null(pc.match_substring(table[column], text, ignore_case=True), False)
             hit |= matches.to_numpy(zero_copy_only=False)
         chosen = table.filter(pa.array(hit))
-        found |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
-    return found
+        keys |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return keys
 
 
 def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
-    """Full records of the rollouts, one step in memory at a time."""
-    for step, its in chosen.groupby("step"):
-        keys = pd.MultiIndex.from_frame(its[["group", "sibling"]])
+    """Yields the full records of the rollouts, with one step in memory at a time."""
+    for step, selected in chosen.groupby("step"):
+        keys = pd.MultiIndex.from_frame(selected[["group", "sibling"]])
         for path in _files(run, {int(str(step))}):
             table = read_rollouts(path)
             here = pd.MultiIndex.from_arrays([table["group"].to_numpy(), table["sibling"].to_numpy()])
@@ -169,13 +170,13 @@ def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
 
 
 def parquet_of(run: RunEntry, chosen: pd.DataFrame) -> bytes:
-    """The rollouts' full records as one Parquet file of the current schema, with every column that a file of them has.
+    """Returns the full records as one Parquet file of the current schema, with every column that a file of them has.
 
     Args:
-        chosen: columns step, group, sibling.
+        chosen: a table with the columns step, group, sibling.
 
     Raises:
-        UserError: if the files' further columns do not go together.
+        UserError: if the files' further columns cannot be joined.
     """
     source = run.label_of("rollouts")
     paths = _files(run, set(chosen["step"].tolist()))
@@ -189,27 +190,27 @@ def parquet_of(run: RunEntry, chosen: pd.DataFrame) -> bytes:
 
 
 def jsonl_of(run: RunEntry, chosen: pd.DataFrame, tokens: bool = True) -> bytes:
-    """The rollouts' records as JSON, one a line; what is no number there (NaN, infinity) is null.
+    """Returns the records as JSON, one a line; NaN and infinity, which JSON lacks, are null.
 
     Args:
-        chosen: columns step, group, sibling.
-        tokens: whether with the per-token lists.
+        chosen: a table with the columns step, group, sibling.
+        tokens: whether the per-token lists are included.
     """
     with tempfile.TemporaryFile() as file:
         for table in _chosen_tables(run, chosen):
             part = table.select([field.name for field in table.schema if tokens or not pa.types.is_list(field.type)])
             for at in range(len(part)):
                 row = _finite(part.slice(at, 1).to_pylist()[0])
-                # A column of another version may hold what JSON lacks, such as a date.
+                # A column of another version may hold types that JSON lacks, such as a date.
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False, default=str).encode() + b"\n")
         file.seek(0)
         return file.read()
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in place of what is no number in JSON."""
+    """Returns the value with null in place of numbers that JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(name): _finite(each) for name, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list) else value
+        return {str(name): _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""What the gate lets through, from a run's metrics and the index of its rollouts. Imports no torch.
+"""Finds what the gate lets through, from a run's metrics and the index of its rollouts. The module imports no torch.
 
-A rollout is inside where its gate is above 0. KL is recorded on few rollouts of few steps (train.record_rows and
-record_every), so each number says on how many rollouts it rests.
+A rollout is inside the gate if its gate is above 0. KL is recorded on few rollouts of few steps (train.record_rows and
+record_every), so each number says how many rollouts it is computed from.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from sdpg.params.stored import method_of
 from sdpg.results.statistics.intervals import skewed_limits
 
 FEWEST = 4
-"""Rollouts below which no interval is given: it would say nothing."""
+"""The number of rollouts below which no interval is given, as it would say nothing."""
 CONFIDENCE = 0.95
 Reason = Literal["never solved", "always solved", "no reward above its group's mean"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a method's gate is.
+    """The kind of a method's gate.
 
     Attributes:
         distils: whether the loss holds a distillation term at all.
-        gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; of a method without
-            distillation what the records show, the positive gate.
-        rlsd: whether the teacher weighs tokens instead.
+        gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; for a method without
+            distillation it is the gate in the records, the positive one.
+        rlsd: whether the teacher weights tokens instead.
     """
 
     distils: bool
@@ -39,7 +39,7 @@ class Kind:
 
     @property
     def known(self) -> bool:
-        """Whether this version knows the gate."""
+        """Says whether this version knows the gate."""
         return self.gate in GATES
 
     @property
@@ -49,26 +49,26 @@ class Kind:
 
     @property
     def keeps_out(self) -> bool:
-        """Whether the gate, which must be known, closes on any rollout."""
+        """Says whether the gate, which must be known, closes on any rollout."""
         return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
 
 
 def kind(run: RunEntry) -> Kind:
-    """From the run's own parameters."""
+    """Returns the kind of gate that the run's own parameters give."""
     method = method_of(run.params, run.method)
     return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method))
 
 
 def divergences(index: pd.DataFrame) -> pd.DataFrame:
-    """Mean KL to the teacher inside and outside the gate at each recorded step.
+    """Returns the mean KL to the teacher inside and outside the gate at each recorded step.
 
     Columns: step, where (``inside`` or ``outside``), value (mean over rollouts of each one's mean per token, nats),
     low, high (95% t limits corrected for skewness, rollouts as the unit; NaN below :data:`FEWEST`), rollouts.
     """
     recorded = index[index["kl_to_teacher"].notna()]
     rows = []
-    for (step, inside), its in recorded.groupby(["step", recorded["gate"] > 0]):
-        values = its["kl_to_teacher"].to_numpy(dtype=np.float64)
+    for (step, inside), rollouts in recorded.groupby(["step", recorded["gate"] > 0]):
+        values = rollouts["kl_to_teacher"].to_numpy(dtype=np.float64)
         low = high = float("nan")
         if len(values) >= FEWEST and np.ptp(values) > 0:
             low, high = skewed_limits(values, CONFIDENCE)
@@ -78,7 +78,7 @@ def divergences(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def excluded_share(index: pd.DataFrame) -> float | None:
-    """Of all recorded KL (summed over tokens), the share on rollouts outside the gate; None without any."""
+    """Returns the share of all recorded KL (summed over tokens) on rollouts outside the gate; None without any."""
     recorded = index[index["kl_to_teacher"].notna()]
     total = recorded["kl_to_teacher"] * recorded["length"]
     if total.sum() <= 0:
@@ -87,10 +87,11 @@ def excluded_share(index: pd.DataFrame) -> float | None:
 
 
 def never_inside(index: pd.DataFrame) -> pd.DataFrame:
-    """Problems of which no rollout on record was inside the gate.
+    """Returns the problems that had no recorded rollout inside the gate.
 
-    Columns: problem_id, groups, rollouts, correct (share), reason, last (step), group (of that step); the ones drawn
-    most often first.
+    Columns: problem_id, groups, rollouts, correct (share), reason, last (step), group (of that step); the problems
+        drawn
+    most often come first.
     """
     rows = index.assign(inside=index["gate"] > 0, right=index["status"] == "correct")
     table = rows.groupby("problem_id", as_index=False).agg(
@@ -106,13 +107,13 @@ def never_inside(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def reason(correct: float) -> Reason:
-    """Why a problem with this share of right answers had no positive advantage."""
+    """Says why a problem with this share of right answers had no positive advantage."""
     if correct == 0:
         return "never solved"
     return "always solved" if correct == 1 else "no reward above its group's mean"
 
 
 def highest_outside(index: pd.DataFrame, limit: int = 200) -> pd.DataFrame:
-    """Rollouts outside the gate by their KL to the teacher, the highest first."""
+    """Returns rollouts outside the gate by their KL to the teacher, the highest first."""
     outside = index[(index["gate"] <= 0) & index["kl_to_teacher"].notna()]
     return outside.sort_values("kl_to_teacher", ascending=False, kind="stable").head(limit).reset_index(drop=True)

@@ -11,33 +11,33 @@ from sdpg.errors import UserError
 
 
 class Parser(ArgumentParser):
-    """Raises instead of ending the process: the server goes on, and the page says what is wrong."""
+    """A parser that raises instead of ending the process: the server goes on, and the page says what is wrong."""
 
     def error(self, message: str) -> None:
         raise ValueError(message)
 
 
 def options() -> list[Path]:
-    """Folders given after ``--``."""
+    """Returns the folders given after ``--``."""
     parser = Parser(prog="streamlit run app/main.py --", add_help=False)
     parser.add_argument("--folder", type=Path, action="append", default=[], help="a project, or a folder of runs")
     return parser.parse_args(sys.argv[1:]).folder
 
 
 def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
-    """Commits and experiments whose runs are shown beside the others, chosen in the sidebar or named by the URL."""
-    listed = {each.key: each for each in revisions.list_revisions()}
+    """Returns the commits and experiments, chosen in the sidebar or named by the URL, whose runs are shown as well."""
+    listed = {revision.key: revision for revision in revisions.list_revisions()}
     named, keys, notices = st.query_params.get_all("rev"), {}, []
     for rev in dict.fromkeys([*named, *st.session_state.get("rev", [])]):
         try:
-            each = revisions.find_revision(Path(), rev)
+            revision = revisions.find_revision(Path(), rev)
         except UserError as error:
             notices.append(sources.Notice(rev[:80], str(error)))
             continue
-        listed.setdefault(each.key, each)
-        keys[rev] = each.key
+        listed.setdefault(revision.key, revision)
+        keys[rev] = revision.key
     if (known := [keys[rev] for rev in named if rev in keys]) != named:
-        st.query_params["rev"] = known  # a branch moves, and a link should not
+        st.query_params["rev"] = known  # a branch moves, and a link should not change with it
     if not listed:
         return [], notices
     chosen = selection.choose_many(
@@ -50,7 +50,7 @@ def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
 
 
 def sidebar(found: sources.Found) -> None:
-    """Links to all pages, with the selection, and what could not be read."""
+    """Shows links to all pages, which keep the selection, and notices of what could not be read."""
     for page in selection.PAGES:
         selection.link(page)
     if found.notices:
@@ -84,6 +84,6 @@ if found.only_sample:
 try:
     page.run()
 finally:
-    # After the page, whose widgets decide what is selected, and so what the links carry.
+    # The sidebar comes after the page, whose widgets decide what is selected, and so what the links hold.
     with links:
         sidebar(found)

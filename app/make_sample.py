@@ -18,12 +18,12 @@ from sdpg.objective.coefficients import is_recorded
 from sdpg.params.stored import train_of
 
 STEPS = 4
-"""How many steps' rollouts are kept: the first and the last recorded ones, and those evenly between."""
+"""The number of steps whose rollouts are kept: the first and the last recorded ones, and some evenly between."""
 FILES = ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json", "COMPLETE")
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file as it is; Parquet packed as tightly as can be."""
+    """Copies a file; Parquet is packed as tightly as possible."""
     if not source.exists():
         raise UserError(f"{source} does not exist: run the stage that writes it")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def kept_steps(recorded: list[int], count: int = STEPS) -> list[int]:
-    """The first, the last, and those evenly between."""
+    """Returns the first step, the last one, and some evenly between."""
     if len(recorded) <= count:
         return recorded
     return sorted({recorded[round(place * (len(recorded) - 1) / (count - 1))] for place in range(count)})
@@ -44,7 +44,7 @@ def make_sample(root: Path, names: list[str], target: Path) -> None:
     """Writes the sample of some of a project's finished runs.
 
     Raises:
-        UserError: if a run is not there, or was made with uncommitted changes, so that its commit would not say how.
+        UserError: if a run is missing, or was made with uncommitted changes, so that its commit would not describe it.
     """
     with replaced_folder(target) as folder:
         for name in names:
@@ -70,7 +70,7 @@ def make_sample(root: Path, names: list[str], target: Path) -> None:
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line and makes the sample."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="root", type=Path, default=Path(), help="the project whose runs are taken")
     parser.add_argument("names", nargs="+", help="of finished runs")

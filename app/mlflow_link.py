@@ -1,6 +1,6 @@
-"""What MLflow knows of a run: looked up by the run's fingerprint, in a store that is there already.
+"""Looks up what MLflow recorded of a run, by the run's fingerprint, in a store that exists already.
 
-MLflow is imported only when a lookup is asked for, and no store is ever made or migrated here.
+MLflow is imported only when a lookup is wanted, and no store is ever made or migrated here.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ class Tracked:
     """A run of MLflow.
 
     Attributes:
-        id, experiment: MLflow's own.
-        name, status: as its pages show them.
-        started, ended: Unix time in milliseconds.
+        id, experiment: MLflow's ids of the run and its experiment.
+        name, status: the name and status on MLflow's pages.
+        started, ended: Unix times in milliseconds.
         metrics: name → last value.
         system: a row per sample: ``step`` (seconds since the first), ``metric``, ``value``.
     """
@@ -44,15 +44,15 @@ class Tracked:
 
     @property
     def address(self) -> str:
-        """Its page, while ``make mlflow`` is at work."""
+        """Returns the address of the run's page, which is there while ``make mlflow`` runs."""
         return f"{SERVER}/#/experiments/{self.experiment}/runs/{self.id}"
 
 
 def store_of(run: RunEntry) -> Path:
-    """The file of the run's MLflow store.
+    """Returns the file of the run's MLflow store.
 
     Raises:
-        UserError: if there is none on this disk.
+        UserError: if there is no such file on this disk.
     """
     tracking = run.params.get("tracking") or {}
     uri = str(tracking.get("uri") or "")
@@ -61,7 +61,7 @@ def store_of(run: RunEntry) -> Path:
     files = run.place.files
     if not isinstance(files, LocalFiles | RevisionFiles) or run.kind == "sample":
         raise UserError("this run came without an MLflow store")
-    # An absolute file has four slashes; others lie in the project's folder.
+    # The URI of an absolute file has four slashes; other files lie in the project's folder.
     path = files.root / uri.removeprefix(SQLITE)
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was made elsewhere, or its store was removed")
@@ -69,7 +69,7 @@ def store_of(run: RunEntry) -> Path:
 
 
 def lookup(run: RunEntry) -> list[Tracked]:
-    """Runs of MLflow with the run's fingerprint, the newest first; several where it was made anew.
+    """Returns the MLflow runs with the run's fingerprint, the newest first; there are several if it was made anew.
 
     Raises:
         UserError: if there is no store, or it cannot be read.
@@ -85,16 +85,16 @@ def lookup(run: RunEntry) -> list[Tracked]:
         raise UserError(f"{run.label_of('config.yaml')} has no fingerprint by which MLflow could know the run")
     try:
         client = MlflowClient(tracking_uri=f"{SQLITE}{path}")
-        experiments = [each.experiment_id for each in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
-        return [_tracked(client, each) for each in found]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        matches = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
+        return [_tracked(client, match) for match in matches]
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read by MLflow ({reason}): make mlflow may tell more") from None
 
 
 def _refuse_other_files(path: Path) -> None:
-    """MLflow would fill an empty or foreign database with its tables."""
+    """Raises if the file is not MLflow's, as MLflow would fill an empty or foreign database with its tables."""
     try:
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         try:
@@ -111,8 +111,8 @@ def _tracked(client: Any, run: Any) -> Tracked:
     system = []
     for name in sorted(run.data.metrics):
         if name.startswith("system/"):
-            system += [(each.timestamp, name.removeprefix("system/"), each.value)
-                       for each in client.get_metric_history(run.info.run_id, name)]  # fmt: skip
+            system += [(sample.timestamp, name.removeprefix("system/"), sample.value)
+                       for sample in client.get_metric_history(run.info.run_id, name)]  # fmt: skip
     table = pd.DataFrame(system, columns=["step", "metric", "value"])
     if len(table):
         table["step"] = (table["step"] - table["step"].min()) / 1000

@@ -1,4 +1,4 @@
-"""Two runs on the same problems: differences with intervals, by benchmark and by problem. Imports no torch."""
+"""Compares two runs on the same problems: differences with intervals, by benchmark and problem. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ EVALUATIONS = {LAST: "last in training", FINAL: "final policy, larger samples"}
 
 @dataclass(frozen=True)
 class Paired:
-    """Second minus first on one benchmark.
+    """The accuracy of the second run minus the first's on one benchmark.
 
     Attributes:
-        benchmark, title: which.
-        first, second: answers by problem.
-        difference: of the accuracies, paired by problem.
-        adjusted: its p-value, adjusted by Holm's method for the benchmarks that are compared.
+        benchmark, title: the benchmark's name and title.
+        first, second: the answers of each run, by problem.
+        difference: the difference of the accuracies, paired by problem.
+        adjusted: its p-value, adjusted by Holm's method over the benchmarks that are compared.
     """
 
     benchmark: str
@@ -39,7 +39,8 @@ class Paired:
 
     @property
     def by_problem(self) -> pd.DataFrame:
-        """A row per problem: ``problem``, ``first``, ``second``, ``difference``; the largest difference first."""
+        """Returns a row per problem: ``problem``, ``first``, ``second``, ``difference``; the largest difference
+        first."""
         table = pd.DataFrame({
             "problem": self.first.problems, "first": self.first.accuracy, "second": self.second.accuracy,
             "difference": self.second.accuracy - self.first.accuracy,
@@ -48,31 +49,33 @@ class Paired:
 
 
 def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
-    """Benchmark → answers by problem.
+    """Returns benchmark → answers by problem.
 
     Raises:
         UserError: if the evaluation was not made, or is damaged.
     """
     if which == FINAL:
-        found = {benchmark: each.counts for (benchmark, greedy), each in accuracy.final(run).items() if not greedy}
-        if not found:
-            store.final(run)  # says which stage is missing
-        return found
+        answers = {
+            benchmark: summary.counts for (benchmark, greedy), summary in accuracy.final(run).items() if not greedy
+        }
+        if not answers:
+            store.final(run)  # raises and names the stage that is missing
+        return answers
     steps = store.evaluation_steps(run)
     if not steps:
         raise UserError(f"{run.label_of('evaluations')} holds no evaluation yet: wait for the first, or run its stage")
-    return {benchmark: each.counts for benchmark, each in accuracy.in_training(run, max(steps)).items()}
+    return {benchmark: summary.counts for benchmark, summary in accuracy.in_training(run, max(steps)).items()}
 
 
 def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired], list[str]]:
-    """Every benchmark that both answered, and why others are left out.
+    """Returns the comparison on every benchmark that both answered, and sentences on why others are left out.
 
     Raises:
         UserError: if an evaluation of either is missing or damaged.
     """
     ours, theirs = counts(second, which), counts(first, which)
     report = {"resamples": 10_000, "seed": 0} | (first.params.get("report") or {})
-    found, left_out = [], []
+    pairs, left_out = [], []
     for name, title in {**store.benchmarks(second), **store.benchmarks(first)}.items():
         if name not in ours or name not in theirs:
             left_out.append(f"{title}: {(second if name not in ours else first).id} was not evaluated on it")
@@ -83,16 +86,16 @@ def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired]
                 _Accuracy(ours[name]), _Accuracy(theirs[name]), confidence(first), int(report["resamples"]),
                 int(report["seed"]),
             )  # fmt: skip
-            found.append(Paired(name, title, theirs[name], ours[name], difference))
-    adjusted = holm([each.difference.p_value for each in found]).tolist() if found else []
+            pairs.append(Paired(name, title, theirs[name], ours[name], difference))
+    adjusted = holm([pair.difference.p_value for pair in pairs]).tolist() if pairs else []
     return [
-        Paired(each.benchmark, each.title, each.first, each.second, each.difference, p_value)
-        for each, p_value in zip(found, adjusted, strict=True)
+        Paired(pair.benchmark, pair.title, pair.first, pair.second, pair.difference, p_value)
+        for pair, p_value in zip(pairs, adjusted, strict=True)
     ], left_out
 
 
 class _Accuracy:
-    """Accuracies by problem, told apart by their values: what a permutation test is kept by."""
+    """Accuracies by problem that are compared by their values, as the cache of permutation tests needs it."""
 
     def __init__(self, found: ProblemCounts) -> None:
         self.values = found.accuracy
@@ -110,15 +113,15 @@ def _difference(a: _Accuracy, b: _Accuracy, level: float, resamples: int, seed: 
 
 
 def rows(found: Sequence[Paired], first: str, second: str) -> list[dict[str, Any]]:
-    """As numbers, for a table and a CSV; ``first`` and ``second`` name the columns."""
+    """Returns rows of numbers for a table and a CSV; ``first`` and ``second`` name the columns."""
     return [
         {
-            "benchmark": each.title, first: float(each.first.accuracy.mean()),
-            second: float(each.second.accuracy.mean()), "difference": each.difference.mean,
-            "low": each.difference.low, "high": each.difference.high, "p": each.difference.p_value,
-            "p, Holm": each.adjusted, "problems": len(each.first.problems),
-            "samples": f"{each.first.samples}" if each.first.samples == each.second.samples
-            else f"{each.first.samples} and {each.second.samples}",
+            "benchmark": pair.title, first: float(pair.first.accuracy.mean()),
+            second: float(pair.second.accuracy.mean()), "difference": pair.difference.mean,
+            "low": pair.difference.low, "high": pair.difference.high, "p": pair.difference.p_value,
+            "p, Holm": pair.adjusted, "problems": len(pair.first.problems),
+            "samples": f"{pair.first.samples}" if pair.first.samples == pair.second.samples
+            else f"{pair.first.samples} and {pair.second.samples}",
         }
-        for each in found
+        for pair in found
     ]  # fmt: skip

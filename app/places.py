@@ -1,4 +1,4 @@
-"""Where each problem stands in a run's rollouts: reads three columns and no text."""
+"""Finds where each problem stands in a run's rollouts; it reads three columns and no text."""
 
 from pathlib import Path
 
@@ -18,8 +18,8 @@ def _places_of_file(path: Path) -> list[tuple[str, int, int]]:
 
 
 def places(run: RunEntry) -> Places:
-    """Of all recorded steps; files that cannot be read are left out, as other pages name them."""
-    found: Places = {}
+    """Returns the places in all recorded steps; files that cannot be read are left out, as other pages report them."""
+    by_problem: Places = {}
     for name in run.names("rollouts"):
         if not store.STEP.match(name):
             continue
@@ -28,6 +28,6 @@ def places(run: RunEntry) -> Places:
         except UserError:
             continue
         for problem, step, group in rows:
-            if (step, group) not in found.setdefault(problem, []):
-                found[problem].append((step, group))
-    return found
+            if (step, group) not in by_problem.setdefault(problem, []):
+                by_problem[problem].append((step, group))
+    return by_problem

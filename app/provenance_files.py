@@ -1,4 +1,4 @@
-"""What a run hangs on, as texts and files: its parameters, the commands that make it again, what lies in its folder."""
+"""Describes what a run depends on, as texts and files: its parameters, its commands, the files in its folder."""
 
 from collections.abc import Mapping
 import io
@@ -18,14 +18,14 @@ FOLDERS = ("rollouts", "evaluations", "policy")
 
 
 def leaves(tree: Any, path: str = "") -> list[tuple[str, str]]:
-    """(path, value) of every leaf, as in params.yaml."""
+    """Returns (path, value) of every leaf, as in params.yaml."""
     if isinstance(tree, Mapping) and tree:
         return [leaf for key, part in tree.items() for leaf in leaves(part, f"{path}.{key}" if path else str(key))]
     return [(path, "null" if tree is None else str(tree))]
 
 
 def params_yaml(run: RunEntry) -> bytes:
-    """The parameters as they were recorded, as a params.yaml; of a method only what it reads, as the others are
+    """Returns the recorded parameters as a params.yaml, with only the fields that each method reads, as others are
     refused."""
     tree = dict(run.params)
     methods = tree.get("methods") or {}
@@ -36,7 +36,7 @@ def params_yaml(run: RunEntry) -> bytes:
 
 
 def commands(run: RunEntry) -> str:
-    """What makes the run again, line by line."""
+    """Returns the commands that make the run again, one a line."""
     git = run.config.get("git") or {}
     lines = []
     if git.get("commit"):
@@ -50,7 +50,7 @@ def commands(run: RunEntry) -> str:
 
 
 def verifier(run: RunEntry) -> str | None:
-    """Name and version in the run's own records; as asked for where it has none."""
+    """Returns the verifier's name and version from the run's records, or the parameters' name where there are none."""
     try:
         steps = store.rollout_steps(run)
         if steps:
@@ -59,22 +59,22 @@ def verifier(run: RunEntry) -> str | None:
             if known.num_rows:
                 return " ".join(filter(None, known.slice(0, 1).to_pylist()[0].values()))
     except UserError:
-        pass  # the records' own pages say what is wrong with them
+        pass  # the pages of the records say what is wrong with them
     asked = (run.params.get("reward") or {}).get("verifier")
     asked = asked.get("path") if isinstance(asked, dict) else asked
     return f"{asked} (as asked for: there are no records)" if asked else None
 
 
 def sizes(run: RunEntry) -> pd.DataFrame:
-    """Files of the run's folder; a folder counts as one, with the number of its files.
+    """Lists the files of the run's folder; a folder is one row, with the number of its files.
 
-    What is in another commit and was not read yet has no size, as it is not on this disk.
+    A file of another commit that was not read yet has no size, as it is not on this disk.
     """
     rows = []
     for name in run.names(""):
         inside = run.names(name) if name in FOLDERS or name.startswith("checkpoint-") else []
-        files = [f"{name}/{each}" for each in inside] or [name]
-        here = [size for size in (_size(run, each) for each in files) if size is not None]
+        files = [f"{name}/{file}" for file in inside] or [name]
+        here = [size for size in (_size(run, file) for file in files) if size is not None]
         rows.append({"File": ui.printable(f"{name}/" if inside else name), "Files": len(files),
                      "Kilobytes": sum(here) / 1024 if len(here) == len(files) else None})  # fmt: skip
     return pd.DataFrame(rows)

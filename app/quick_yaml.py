@@ -1,4 +1,4 @@
-"""Reads the YAML 1.2 that this project writes with libyaml, some twenty times faster than ruamel.yaml does.
+"""Reads the YAML 1.2 that this project writes, with libyaml, some twenty times faster than ruamel.yaml does.
 
 PyYAML's own loader follows YAML 1.1, where `no` is false and `1e-06` a string; the scalars below are those of 1.2.
 """
@@ -28,9 +28,9 @@ for _name, (_pattern, _first) in SCALARS.items():
 
 
 def parse_yaml(text: str) -> Any:
-    """Plain containers of a YAML document.
+    """Returns the plain containers of a YAML document.
 
     Raises:
-        yaml.YAMLError: if it is malformed.
+        yaml.YAMLError: if the text is malformed.
     """
     return yaml.load(text, _Loader)  # a safe loader: plain containers only

@@ -1,7 +1,7 @@
-"""Runs of other commits and of DVC experiments, read through DVC: nothing is checked out, and files come one by one.
+"""Reads runs of other commits and of DVC experiments through DVC: nothing is checked out; files come one by one.
 
 A file is copied to ``.state/app/<commit>/`` when a page first reads it. A commit does not change, so neither does the
-copy. Weights are never fetched. Imports no torch, and DVC only when a commit is opened.
+copy. Weights are never fetched. The module imports no torch, and imports DVC only when a commit is opened.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ _EXPERIMENT = re.compile(r"^refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/(.+)$")
 
 @dataclass(frozen=True)
 class Revision:
-    """A commit that can be shown.
+    """A commit whose runs can be shown.
 
     Attributes:
-        key: how the URL and the runs' ids call it: an experiment's name, or twelve digits of the commit.
-        sha: the commit, in full.
-        kind: what it is.
+        key: the revision's name in the URL and in the runs' ids: an experiment's name, or twelve digits of the commit.
+        sha: the commit's full hash.
+        kind: whether it is a commit or an experiment.
         title: the first line of its message, or what an experiment started from.
-        date: of the commit, ISO 8601; empty for an experiment.
+        date: the commit's date, ISO 8601; empty for an experiment.
     """
 
     key: str
@@ -43,27 +43,27 @@ class Revision:
 
     @property
     def label(self) -> str:
-        """What a list of choices calls it."""
+        """Returns the revision's name in a list of choices."""
         if self.kind == "experiment":
             return f"{self.key} · experiment {self.title}".rstrip()
         return " · ".join(part for part in (self.sha[:7], self.date[:10], self.title) if part)
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where it fails, there is no git, or an argument cannot be passed on."""
+    """Returns git's output; None if git fails or is missing, or an argument cannot be passed on."""
     try:
         result = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
         )
-    except (ValueError, FileNotFoundError):  # a null byte or a lone surrogate; no git
+    except (ValueError, FileNotFoundError):  # the text has a null byte or a lone surrogate, or git is missing
         return None
     return result.stdout if result.returncode == 0 else None
 
 
 def list_revisions(root: Path = Path()) -> list[Revision]:
-    """DVC experiments, then the commits on any branch or tag that touched dvc.lock, newest first.
+    """Returns DVC experiments, then the commits on any branch or tag that touched dvc.lock, newest first.
 
-    Empty outside a git checkout. Commits are looked up anew only when a reference has moved.
+    The list is empty outside a git checkout. Commits are looked up anew only when a reference has moved.
     """
     references = _git(root, "show-ref", "--head")
     return _revisions(root.resolve(), references) if references else []
@@ -71,30 +71,30 @@ def list_revisions(root: Path = Path()) -> list[Revision]:
 
 @lru_cache(maxsize=8)
 def _revisions(root: Path, references: str) -> list[Revision]:
-    found: list[Revision] = []
+    revisions: list[Revision] = []
     for line in references.splitlines():
         sha, name = line.split(" ", 1)
         if match := _EXPERIMENT.match(name):
-            same = sum(each.key.split("~")[0] == match.group(3) for each in found)
+            same = sum(revision.key.split("~")[0] == match.group(3) for revision in revisions)
             key = f"{match.group(3)}~{same + 1}" if same else match.group(3)
-            found.append(Revision(key, sha, "experiment", f"on {(match.group(1) + match.group(2))[:7]}"))
+            revisions.append(Revision(key, sha, "experiment", f"on {(match.group(1) + match.group(2))[:7]}"))
     log = _git(root, "log", "HEAD", "--branches", "--tags", "--remotes", f"--max-count={MOST_COMMITS}",
                "--format=%H%x09%cI%x09%s", "--", "dvc.lock")  # fmt: skip
     for line in (log or "").splitlines():
         sha, date, title = line.split("\t", 2)
-        found.append(Revision(sha[:12], sha, "commit", title, date))
-    return found
+        revisions.append(Revision(sha[:12], sha, "commit", title, date))
+    return revisions
 
 
 def find_revision(root: Path, rev: str) -> Revision:
-    """The revision that a text names: one that is listed, or anything that git knows as a commit.
+    """Returns the revision that a text names: one that is listed, or anything that git resolves to a commit.
 
     Raises:
-        UserError: if there is none; whatever the text holds, it is never taken for an option.
+        UserError: if there is none; the text is never taken for an option, whatever it holds.
     """
-    for each in list_revisions(root):
-        if rev in (each.key, each.sha):
-            return each
+    for revision in list_revisions(root):
+        if rev in (revision.key, revision.sha):
+            return revision
     sha = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
     if not sha:
         raise UserError(f"{rev!r} is neither a commit nor a DVC experiment here: choose one from the list, or fetch it "
@@ -106,12 +106,12 @@ def find_revision(root: Path, rev: str) -> Revision:
 
 
 class RevisionFiles:
-    """The tree of a commit, its DVC outputs among it. Listing fetches nothing."""
+    """The files of a commit, its DVC outputs among them. Listing them fetches nothing."""
 
     def __init__(self, root: Path, revision: Revision) -> None:
         self.root, self.revision = root, revision
         self.folder = root / CACHE / revision.sha
-        self._lock = RLock()  # sessions are threads, and DVC's repository is not made for several
+        self._lock = RLock()  # sessions are threads, and DVC's repository is not thread-safe
         self._names: dict[str, list[str]] = {}
 
     @property
@@ -123,10 +123,10 @@ class RevisionFiles:
         return _opened(self.root, self.revision.sha)
 
     def path(self, name: str) -> Path:
-        """Where the file lies on this disk; fetches it if the commit has it and it is not here yet.
+        """Returns where the file lies on this disk; fetches it if the commit has it and it is not here yet.
 
         Raises:
-            UserError: if it is in no cache or remote, or is a weight.
+            UserError: if the file is in no cache or remote, or is a weight.
         """
         target = self._within(name)
         if target.exists():
@@ -140,7 +140,7 @@ class RevisionFiles:
         return target
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names in a folder of the commit; empty where there is none.
+        """Returns the sorted names in a folder of the commit; empty where there is none.
 
         Raises:
             UserError: if the folder's list is in no cache or remote.
@@ -152,12 +152,12 @@ class RevisionFiles:
             return list(self._names[folder])
 
     def exists(self, name: str) -> bool:
-        """Whether the commit has such a file or folder, wherever its content lies."""
+        """Says whether the commit has such a file or folder, wherever its content lies."""
         parent = str(PurePosixPath(name).parent)
         return PurePosixPath(name).name in self.names("" if parent == "." else parent)
 
     def _within(self, name: str) -> Path:
-        """Where a name is kept; a list of outputs is data, and must not lead out of the folder."""
+        """Returns the path of a name's copy; a list of outputs is data, and must not lead out of the folder."""
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or "\0" in name:
             raise UserError(f"{self.label}{name} leads out of the project: the list of outputs is damaged")
@@ -199,7 +199,7 @@ class RevisionFiles:
 
 
 def _was_made(entry: dict[str, Any]) -> bool:
-    """Whether git tracks it, or dvc.lock says what it holds: outputs of stages that were not run are listed too."""
+    """Says whether git tracks the file or dvc.lock has its content: outputs of stages that never ran are listed too."""
     known = entry.get("dvc_info")
     if entry["type"] == "directory" or not known or not known.get("isout"):
         return True
@@ -207,7 +207,7 @@ def _was_made(entry: dict[str, Any]) -> bool:
 
 
 def _errors() -> tuple[type[Exception], ...]:
-    """What DVC raises where data is not at hand, or its files cannot be read."""
+    """Returns the exceptions that DVC raises where data is unavailable, or its files cannot be read."""
     from dvc.exceptions import DvcException
     from dvc_data.hashfile.tree import TreeError
     from dvc_data.index.index import DataIndexError, StorageError
@@ -228,7 +228,7 @@ def _files(root: Path, revision: Revision) -> RevisionFiles:
 
 
 def open_revision(root: Path, rev: str) -> Place:
-    """A commit or an experiment as a place in which runs are looked for.
+    """Returns a commit or an experiment as a place in which runs are looked for.
 
     Raises:
         UserError: if there is no such revision.
@@ -242,7 +242,7 @@ def _place(root: Path, revision: Revision) -> Place:
 
 
 def open_revisions(root: Path, revs: list[str]) -> tuple[list[Place], list[Notice]]:
-    """The places of several, and a notice for each that there is not."""
+    """Returns the places of several revisions, and a notice for each that does not exist."""
     places, notices = [], []
     for rev in dict.fromkeys(revs):
         try:

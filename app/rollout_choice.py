@@ -1,4 +1,4 @@
-"""Choosing one rollout, and the signal that colours it; the choice is in the URL."""
+"""Lets a reader choose one rollout, and the signal that colours it; the choice is in the URL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,50 +21,50 @@ HELP = ("Responses to the same prompt: ✓ correct, ✕ wrong, ∅ no answer, �
 
 @dataclass(frozen=True)
 class Chosen:
-    """A rollout of a run; ``row`` is of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
+    """A rollout of a run; ``row`` is a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`."""
 
     run: RunEntry
     row: dict[str, Any]
 
     @property
     def link(self) -> dict[str, Any]:
-        """The selection that leads to it."""
+        """Returns the selection that leads to the rollout."""
         return {"run": self.run.id, **{name: self.row[name] for name in ("step", "group", "sibling")}}
 
     @property
     def key(self) -> str:
-        """Tells it from all other rollouts."""
+        """Returns a text that identifies the rollout."""
         return "/".join(map(str, self.link.values()))
 
     def readings(self) -> list[signals.Reading]:
-        """Its signals."""
+        """Returns the signals of the rollout."""
         return signals.readings(self.row, self.run.params, step_tokens(self.run, self.row["step"]))
 
     @property
     def distils(self) -> bool:
-        """Whether its method has a distillation term, which alone the gate is for."""
+        """Says whether the rollout's method has a distillation term, which is all that the gate acts on."""
         return distils(method_of(self.run.params, self.row["method"]))
 
     @property
     def limit(self) -> int | None:
-        """The token limit of responses in training."""
+        """Returns the token limit of responses in training."""
         return (self.run.params.get("rollout") or {}).get("max_tokens")
 
 
 def step_tokens(run: RunEntry, step: int) -> float | None:
-    """N of a step, or None where metrics.csv does not hold it."""
+    """Returns N of a step, or None where metrics.csv does not hold it."""
     try:
         table = store.metrics(run)
     except UserError:
         return None
     if "response_tokens" not in table:
         return None
-    found = table.loc[table["step"] == step, "response_tokens"]
-    return None if found.empty or found.isna().any() else float(found.iloc[-1])
+    counts = table.loc[table["step"] == step, "response_tokens"]
+    return None if counts.empty or counts.isna().any() else float(counts.iloc[-1])
 
 
 def choose_step(run: RunEntry, key: str = "step", first: int | None = None, among: list[int] | None = None) -> int:
-    """A step on record; the last one of which rollouts were scored by the teacher, where nothing was chosen."""
+    """Lets the reader choose a step; the default is the last one with rollouts that the teacher scored."""
     steps = store.rollout_steps(run) if among is None else among
     if not steps:
         raise UserError(f"{run.label_of('rollouts')} holds no records yet: the first step writes them")
@@ -78,7 +78,7 @@ def choose_step(run: RunEntry, key: str = "step", first: int | None = None, amon
 
 
 def choose_group(table: pa.Table, key: str = "group", first: int | None = None) -> int:
-    """A problem of a step; where nothing was chosen, one with a rollout that the teacher scored."""
+    """Lets the reader choose a problem of a step; the default has a rollout that the teacher scored."""
     problems = dict(zip(table["group"].to_pylist(), table["problem_id"].to_pylist(), strict=True))
     if first is None:
         lengths = pc.list_value_length(table["kl_to_teacher"]).to_pylist()
@@ -90,15 +90,15 @@ def choose_group(table: pa.Table, key: str = "group", first: int | None = None) 
 
 
 def members(table: pa.Table, group: int) -> pa.Table:
-    """The siblings of a group."""
+    """Returns the siblings of a group."""
     return table.filter(pc.equal(table["group"], group))
 
 
 def choose_sibling(siblings: pa.Table, key: str = "sibling", first: int | None = None) -> int:
-    """One of a group, by its number and verdict; where nothing was chosen, one that the teacher scored."""
+    """Lets the reader choose a sibling by number and verdict; the default is one that the teacher scored."""
     statuses = dict(zip(siblings["sibling"].to_pylist(), siblings["status"].to_pylist(), strict=True))
     lengths = pc.list_value_length(siblings["kl_to_teacher"]).to_pylist()
-    scored = [one for one, length in zip(statuses, lengths, strict=True) if length]
+    scored = [number for number, length in zip(statuses, lengths, strict=True) if length]
     texts = {str(sibling): sibling for sibling in statuses}
     default = str(first if first in statuses else (scored or list(statuses))[0])
     selection.take_from_url(key, texts, default)
@@ -112,7 +112,7 @@ def choose_sibling(siblings: pa.Table, key: str = "sibling", first: int | None =
 
 
 def choose_rollout(run: RunEntry) -> Chosen:
-    """Step, problem and sibling of a run; a link may name the problem alone."""
+    """Lets the reader choose step, problem and sibling of a run; a link may name the problem alone."""
     problem = st.query_params.get("problem", "") if "group" not in st.query_params else ""
     stands = places(run).get(problem, []) if problem else []
     left, middle, right = st.columns([2, 3, 6])
@@ -127,7 +127,7 @@ def choose_rollout(run: RunEntry) -> Chosen:
 
 
 def choose_signal(*readings: list[signals.Reading]) -> str:
-    """Which signal gives the colours of all; the first that was recorded for all, where none was chosen."""
+    """Lets the reader choose the signal that gives the colours; the default is the first recorded for all rollouts."""
     there = {one[0].signal.key: all(each.values is not None for each in one) for one in zip(*readings, strict=True)}
     default = next(key for key in ("gap", "entropy", "loss", "advantage") if there[key])
     selection.take_from_url("signal", there, default)

@@ -1,4 +1,4 @@
-"""A run in one row of the overview, and how far a run in progress is; kept until a file of the run changes."""
+"""Puts a run into one row of the overview, and says how far it is; results are cached until a file changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ from sdpg.records.watch import watch_summary
 from sdpg.results.statistics.estimates import Interval, count_correct, mean_interval
 
 LAST_STEPS = 5
-"""Reward, entropy and length are means over this many last steps: single steps scatter."""
+"""The number of last steps over which reward, entropy and length are averaged, as single steps scatter."""
 READ = ("metrics.csv", "curves.csv", "timing.csv", "summary.json")
 COUNTED = ["method", "benchmark", "temperature", "problem_id", "status"]
 QUIET_STEPS, QUIET_SECONDS = 5.0, 60.0
-"""A run that wrote nothing for so many of its slowest steps, and at least so long, seems to be interrupted."""
+"""A run seems interrupted if it wrote nothing for this many of its slowest steps, and for this many seconds."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Score:
     """A benchmark's Last with its interval by problem, and Best, which is selected on the test set.
 
     Attributes:
-        last: accuracy at the last evaluation in training; the limits are NaN where its answers are not at hand.
-        step: of ``last``.
-        best, best_step: the largest of the series, the base at step 0 included.
-        problems, samples: behind ``last``; 0 where its answers are not at hand.
+        last: the accuracy at the last evaluation in training; the limits are NaN where its answers are unavailable.
+        step: the step of ``last``.
+        best, best_step: the largest accuracy of the series, with the base at step 0 included, and its step.
+        problems, samples: the numbers behind ``last``; 0 where its answers are unavailable.
     """
 
     last: Interval
@@ -50,15 +50,15 @@ class Score:
 
 @dataclass(frozen=True)
 class RunRow:
-    """What the overview says of a run; NaN where it is not known.
+    """The overview's row of a run; a value that is not known is NaN.
 
     Attributes:
-        scores: benchmark → its numbers.
+        scores: benchmark → its score.
         reward, entropy, length: means over the last :data:`LAST_STEPS` steps.
-        steps: made.
-        seconds: of all steps, evaluations included.
-        alarms: alarm → first step at which it rang; None where nothing is known of alarms.
-        unread: why something is missing.
+        steps: the number of steps made.
+        seconds: the time of all steps, evaluations included.
+        alarms: alarm → first step at which it rang; None where the alarms are not known.
+        unread: sentences that say why something is missing.
     """
 
     scores: dict[str, Score] = field(default_factory=dict)
@@ -72,19 +72,19 @@ class RunRow:
 
 
 def confidence(run: RunEntry) -> float:
-    """Of the report's intervals, in the run's own parameters."""
+    """Returns the confidence of the report's intervals, from the run's own parameters."""
     value = (run.params.get("report") or {}).get("confidence")
     return value if isinstance(value, float) and 0 < value < 1 else 0.95
 
 
 def read_row(run: RunEntry) -> RunRow:
-    """The run's row; what is missing or damaged is named in it and hides nothing else."""
+    """Returns the run's row; anything missing or damaged is named in it and does not hide the rest."""
     unread: list[str] = []
     stamps = []
     for name in READ:
         try:
             path = run.path(name)
-        except UserError as error:  # of another commit, and in no cache
+        except UserError as error:  # the file belongs to another commit, and is in no cache
             unread.append(str(error))
             continue
         stamps.append((str(path), _stamp(path)))
@@ -101,7 +101,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Key:
-    """A run, told apart by its files' stamps."""
+    """A run, identified by its files' stamps."""
 
     run: RunEntry = field(compare=False)
     stamps: tuple[Any, ...]
@@ -129,7 +129,7 @@ def _from_metrics(run: RunEntry) -> dict[str, Any]:
 
 
 def _mean(table: pd.DataFrame, name: str) -> float:
-    """Of the values that were measured; NaN where there is none."""
+    """Returns the mean of the values that were measured; NaN where there is none."""
     values = table[name].to_numpy(dtype=float) if name in table else np.array([])
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
@@ -139,7 +139,7 @@ def _from_timing(run: RunEntry) -> dict[str, Any]:
 
 
 def step_seconds(timing: pd.DataFrame) -> pd.Series:
-    """Seconds of each step, evaluation included."""
+    """Returns the seconds of each step, evaluation included."""
     return timing[[name for name in timing if str(name).endswith("_seconds")]].sum(axis=1)
 
 
@@ -158,9 +158,9 @@ def _scores(run: RunEntry) -> dict[str, Any]:
         best = curves[name].idxmax()
         last, problems, samples = Interval(float(curves[name].iloc[-1]), math.nan, math.nan), 0, 0
         if name in counts:
-            found = counts[name]
-            last = mean_interval(found.accuracy, confidence(run))
-            problems, samples = len(found.problems), found.samples
+            counted = counts[name]
+            last = mean_interval(counted.accuracy, confidence(run))
+            problems, samples = len(counted.problems), counted.samples
         scores[name] = Score(
             last, step, float(curves[name].loc[best]), int(curves["step"].loc[best]), problems, samples
         )
@@ -168,10 +168,10 @@ def _scores(run: RunEntry) -> dict[str, Any]:
 
 
 def _last_counts(run: RunEntry, name: str) -> dict[str, Any]:
-    """Of the last evaluation: benchmark → counts by problem."""
+    """Returns the last evaluation's counts: benchmark → counts by problem."""
     table = read_evaluations(run.path(name), COUNTED)
     return {
-        benchmark: found for (_, benchmark, greedy), found in count_correct(table, run.label_of(name)).items()
+        benchmark: problems for (_, benchmark, greedy), problems in count_correct(table, run.label_of(name)).items()
         if not greedy
     }  # fmt: skip
 
@@ -190,7 +190,7 @@ def _alarms(run: RunEntry) -> dict[str, Any]:
 
 
 def computed_alarms(run: RunEntry) -> dict[str, int] | None:
-    """Alarms of the metrics so far, under the run's own limits; None where those are of another version."""
+    """Returns the alarms of the metrics so far, under the run's own limits; None if those are of another version."""
     table = store.metrics(run)
     try:
         limits = WatchParams.model_validate(without_unknown(WatchParams, run.params.get("watch") or {}))
@@ -203,15 +203,15 @@ def computed_alarms(run: RunEntry) -> dict[str, int] | None:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run in progress is.
+    """The progress of a run that is training.
 
     Attributes:
-        step, total: made and asked for.
-        per_second: steps, over the last 20; NaN before the first.
-        left: seconds that the missing steps will take at that speed.
-        reward: of the last step.
-        ago: seconds since it wrote anything.
-        quiet: whether that is so long that it seems to be interrupted.
+        step, total: the numbers of steps made and of all steps.
+        per_second: steps per second, over the last 20; NaN before the first.
+        left: the seconds that the missing steps will take at that speed.
+        reward: the reward of the last step.
+        ago: the seconds since the run wrote anything.
+        quiet: whether ``ago`` is so long that the run seems interrupted.
     """
 
     step: int
@@ -224,15 +224,15 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """Of the steps, from 0 to 1."""
+        """Returns the share of the steps made, from 0 to 1."""
         return min(1.0, self.step / self.total) if self.total else 0.0
 
 
 def progress(run: RunEntry, now: float) -> Progress:
-    """Where a run stands at the Unix time ``now``.
+    """Returns the progress of a run at the Unix time ``now``.
 
     Raises:
-        UserError: if its metrics or timing cannot be read.
+        UserError: if the run's metrics or timing cannot be read.
     """
     metrics, seconds = store.metrics(run), step_seconds(store.timing(run))
     total = int((run.params.get("train") or {}).get("steps") or 0)
@@ -251,7 +251,7 @@ def progress(run: RunEntry, now: float) -> Progress:
 
 
 def duration(seconds: float) -> str:
-    """In words, two units at most."""
+    """Returns a duration in words, with two units at most."""
     if math.isnan(seconds):
         return "–"
     whole = round(seconds)

@@ -1,4 +1,4 @@
-"""What is selected, in the URL, and links from one page to another that carry it along."""
+"""Keeps the selection in the URL, and makes links that carry it from one page to another."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,13 +19,13 @@ PAGES = {
     "sweeps": ("Sweeps", ":material/tune:"),
     "provenance": ("Provenance", ":material/fingerprint:"),
 }
-"""File below views/ and path in the URL → title and icon."""
+"""The file below views/ and path in the URL → title and icon."""
 CONTEXT = ("rev", "run", "step", "group", "sibling", "benchmark", "problem")
-"""Selections that the pages share: the sidebar's links carry them from page to page."""
+"""The selections that the pages share: the sidebar's links carry them from page to page."""
 
 
 def view(page: str) -> str:
-    """A page's file, as Streamlit's links name it."""
+    """Returns a page's file, in the form of Streamlit's links."""
     return f"views/{page}.py"
 
 
@@ -38,11 +38,11 @@ def choose(
     first: T | None = None,
     **arguments: Any,
 ) -> T:
-    """A select box whose choice is in the URL as ``key``; what the URL names and is not there gives way to ``first``.
+    """Shows a select box whose choice is in the URL as ``key``; an unknown choice in the URL is replaced by ``first``.
 
     Args:
-        options: not empty; texts, or values whose ``str`` tells them apart.
-        first: chosen where nothing was; the first option if left out.
+        options: the choices, at least one; texts, or values whose ``str`` tells them apart.
+        first: the default choice; the first option if left out.
     """
     texts = {str(option): option for option in options}
     default = str(first) if first is not None and str(first) in texts else next(iter(texts))
@@ -55,9 +55,9 @@ def choose(
 
 
 def take_from_url(key: str, texts: Collection[str | None], default: str) -> None:
-    """Sets a widget's state, before it is made, to what a link or the address says.
+    """Sets a widget's state, before the widget is made, to what the URL says.
 
-    ``bind="query-params"`` would put into the URL what is shown, which says more than what is meant.
+    ``bind="query-params"`` would put everything shown into the URL, the defaults as well.
     """
     asked, before = st.query_params.get(key), st.session_state.get(f"_url_{key}")
     if asked in texts and (asked != before or st.session_state.get(key) not in texts):
@@ -67,10 +67,10 @@ def take_from_url(key: str, texts: Collection[str | None], default: str) -> None
 
 
 def put_into_url(key: str, chosen: str, default: str | None = None) -> str:
-    """Writes what was chosen into the URL, and gives it back.
+    """Writes what was chosen into the URL, and returns it.
 
-    Streamlit makes an entry of the browser's history of each change, so that Back leads to the same page without it. A
-    way of looking that nobody chose is therefore not written where it is the ``default``; what is looked at always is.
+    Streamlit adds each change to the browser's history, so that Back leads to the same page without it. So a setting
+    that nobody chose is not written if it is the ``default``; a selection has no default and is always written.
     """
     named = st.query_params.get(key)
     if named != chosen and (named is not None or chosen != default):
@@ -88,7 +88,7 @@ def choose_many(
     first: Sequence[str] = (),
     **arguments: Any,
 ) -> list[str]:
-    """A list whose choices are in the URL as ``key``; what the URL names and is not there is left out."""
+    """Shows a list whose choices are in the URL as ``key``; unknown choices in the URL are left out."""
     asked, before = st.query_params.get_all(key), st.session_state.get(f"_url_{key}")
     state = st.session_state.get(key)
     if asked and (state is None or asked != before):
@@ -102,11 +102,11 @@ def choose_many(
 
 
 def segments(label: str, options: Sequence[str], key: str, *, first: str | None = None, **arguments: Any) -> str:
-    """One of a few choices side by side; the URL holds what is shown, and one it does not know gives way to ``first``.
+    """Shows a few choices side by side; the URL holds the choice, and an unknown one is replaced by ``first``.
 
     Args:
-        options: not empty; short texts, which are themselves in the URL.
-        first: chosen where nothing was; the first option if left out.
+        options: the choices, at least one; short texts, which are themselves in the URL.
+        first: the default choice; the first option if left out.
     """
     default = first if first in options else options[0]
     if st.session_state.get(key) not in options and st.query_params.get(key) not in options:
@@ -116,27 +116,27 @@ def segments(label: str, options: Sequence[str], key: str, *, first: str | None 
 
 
 def context(**changes: Any) -> dict[str, Any]:
-    """What is selected now, as parameters of a link; ``changes`` go over it, and None leaves one out."""
+    """Returns the current selection as parameters of a link; ``changes`` override it, and None removes one."""
     params: dict[str, Any] = {}
     for key in CONTEXT:
         if values := st.query_params.get_all(key):
             params[key] = values if len(values) > 1 else values[0]
     for key, value in changes.items():
-        params[key] = [str(each) for each in value] if isinstance(value, list | tuple) else value
+        params[key] = [str(item) for item in value] if isinstance(value, list | tuple) else value
     return {key: value if isinstance(value, list) else str(value) for key, value in params.items() if value is not None}
 
 
 def link(page: str, label: str | None = None, **changes: Any) -> None:
-    """A link to another page with the selection, some of it changed."""
+    """Shows a link to another page with the selection, some of it changed."""
     title, icon = PAGES[page]
     st.page_link(view(page), label=label or title, icon=icon, query_params=context(**changes))
 
 
 def go(page: str, **changes: Any) -> None:
-    """Switches to another page with the selection, some of it changed: what a click on a table's row does."""
+    """Switches to another page with the selection, some of it changed, as a click on a table's row does."""
     st.switch_page(view(page), query_params=context(**changes))
 
 
 def selected_rows(state: Mapping[str, Any] | Any) -> list[int]:
-    """Row numbers that are selected in a ``st.dataframe(on_select=…)``."""
+    """Returns the row numbers that are selected in a ``st.dataframe(on_select=…)``."""
     return list(state["selection"]["rows"])

@@ -1,4 +1,4 @@
-"""Runs as lines over steps: seeds of a method put together, smoothed, and their coefficients as scheduled."""
+"""Turns runs into lines over steps: the seeds of a method together, smoothed, and the scheduled coefficients."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,8 +30,8 @@ class Series:
 
     Attributes:
         name: unique among the lines.
-        runs: one a seed.
-        place: decides colour and dashes.
+        runs: the runs, one per seed.
+        place: the position that decides colour and dashes.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Panel:
     """One chart of lines, on the page and in an export.
 
     Attributes:
-        title: with the unit.
-        table: ``step``, ``value``, ``series`` and what :mod:`app.charts` draws beside.
-        points: whether values are marked.
-        form: of values, as format() and d3 know it.
-        notes: why a series is missing.
+        title: the title, with the unit.
+        table: ``step``, ``value``, ``series`` and the further columns that :mod:`app.charts` draws.
+        points: whether the values are marked.
+        form: the format of values, as format() and d3 understand it.
+        notes: sentences that say why a series is missing.
     """
 
     title: str
@@ -59,10 +59,10 @@ class Panel:
 
 
 def record(run: RunEntry, with_metrics: bool = True) -> Record:
-    """The run as :func:`sdpg.results.matched.compare_runs` reads it.
+    """Returns the run in the form that :func:`sdpg.results.matched.compare_runs` reads.
 
     Raises:
-        UserError: if the metrics are asked for and cannot be read.
+        UserError: if the metrics are wanted and cannot be read.
     """
     empty: dict[str, Any] = {"inputs": {}, "git": {}, "versions": {}, "hardware": {}}
     metrics: dict[str, Any] = {"step": []}
@@ -74,10 +74,10 @@ def record(run: RunEntry, with_metrics: bool = True) -> Record:
 
 
 def same_but_seed(a: RunEntry, b: RunEntry) -> bool:
-    """Whether two runs are of one method, with the same parameters and data; code and machine may differ."""
+    """Says whether two runs are of one method, with the same parameters and data; code and machine may differ."""
     if a.method != b.method:
         return False
-    return not any(each.kind in ("parameters", "data") for each in _compared(a, b).rest)
+    return not any(difference.kind in ("parameters", "data") for difference in _compared(a, b).rest)
 
 
 def _compared(a: RunEntry, b: RunEntry) -> Comparison:
@@ -85,75 +85,75 @@ def _compared(a: RunEntry, b: RunEntry) -> Comparison:
 
 
 def group(runs: Sequence[RunEntry], seeds_together: bool) -> list[Series]:
-    """Lines in the order of the runs; with ``seeds_together`` runs that differ in the seed alone are one.
+    """Returns lines in the order of the runs; with ``seeds_together``, runs that differ only in the seed share a line.
 
-    Colours are those of the methods where each line is of another one, and otherwise by place in the list.
+    Colours are those of the methods if each line is of another method; otherwise they go by position in the list.
     """
     groups: list[list[RunEntry]] = []
     for run in runs:
-        for each in groups if seeds_together else []:
-            if run.seed not in {one.seed for one in each} and same_but_seed(each[0], run):
-                each.append(run)
+        for members in groups if seeds_together else []:
+            if run.seed not in {member.seed for member in members} and same_but_seed(members[0], run):
+                members.append(run)
                 break
         else:
             groups.append([run])
     order = list(dict.fromkeys(name for run in runs for name in (run.params.get("methods") or {})))
-    methods = [each[0].method for each in groups]
+    methods = [members[0].method for members in groups]
     by_method = len(set(methods)) == len(methods) and set(methods) <= set(order)
     names = _names(groups)
     return [
-        Series(name, tuple(each), order.index(each[0].method) if by_method else place)
-        for place, (name, each) in enumerate(zip(names, groups, strict=True))
+        Series(name, tuple(members), order.index(members[0].method) if by_method else place)
+        for place, (name, members) in enumerate(zip(names, groups, strict=True))
     ]
 
 
 def _names(groups: Sequence[Sequence[RunEntry]]) -> list[str]:
-    """Titles; ids beside them where two would be alike."""
+    """Returns the titles of the groups, with ids beside those that would be alike."""
     names = []
-    for each in groups:
-        run = each[0]
+    for runs in groups:
+        run = runs[0]
         where = "" if run.kind == "sample" or (run.kind == "finished" and not run.place.key) else run.kind_label
         method = run.title.removesuffix(f", seed {run.seed}")
-        name = run.title if len(each) == 1 else f"{method}, {len(each)} seeds"
+        name = run.title if len(runs) == 1 else f"{method}, {len(runs)} seeds"
         names.append(f"{name} · {where}" if where else name)
     return [
-        name if names.count(name) == 1 else f"{name} ({each[0].id})" for name, each in zip(names, groups, strict=True)
+        name if names.count(name) == 1 else f"{name} ({runs[0].id})" for name, runs in zip(names, groups, strict=True)
     ]
 
 
 def smoothed(values: pd.Series, window: int) -> pd.Series:
-    """Centred moving mean over ``window`` steps, near the ends over what there is; NaN where nothing was measured."""
+    """Returns the centred moving mean over ``window`` steps (fewer near the ends); NaN where nothing was measured."""
     half = window // 2
     means = values.rolling(2 * half + 1, center=True, min_periods=1).mean().to_numpy(dtype=float)  # pyright: ignore
     return pd.Series(np.where(np.isnan(values.to_numpy(dtype=float)), np.nan, means), index=values.index)
 
 
 def line(series: Series, read: Reader, column: str, window: int = 1) -> pd.DataFrame | None:
-    """One column of a series as a table of lines; None where no run has it.
+    """Returns one column of a series as a table of lines; None where no run has it.
 
     Each seed is smoothed, then mean and range are taken over the seeds at the steps that all of them have.
     """
-    found = []
+    columns = []
     for run in series.runs:
         table = read(run)
         if column in table:
             values = table.set_index("step")[column].astype(float)
             if values.notna().to_numpy().any():
-                found.append(values[~values.index.duplicated()])
-    if not found:
+                columns.append(values[~values.index.duplicated()])
+    if not columns:
         return None
-    raw = pd.concat(found, axis=1, join="inner")
+    raw = pd.concat(columns, axis=1, join="inner")
     smooth = raw.apply(lambda values: smoothed(values, window))
     out = pd.DataFrame({"step": raw.index, "value": smooth.mean(axis=1).to_numpy(), "series": series.name})
     if window > 1:
         out["raw"] = raw.mean(axis=1).to_numpy()
-    if len(found) > 1:
+    if len(columns) > 1:
         out["low"], out["high"] = smooth.min(axis=1).to_numpy(), smooth.max(axis=1).to_numpy()
     return out.dropna(subset=["value"])
 
 
 def panel(title: str, shown: Sequence[Series], read: Reader, column: str, window: int = 1, **settings: Any) -> Panel:
-    """A column of all series; a series that cannot be read is named in the notes."""
+    """Returns the panel of one column of all series; a series that cannot be read is named in the notes."""
     parts, notes = [], []
     for series in shown:
         try:
@@ -168,7 +168,7 @@ def panel(title: str, shown: Sequence[Series], read: Reader, column: str, window
 
 
 def scheduled(run: RunEntry) -> pd.DataFrame:
-    """Coefficients and learning rate at each step, worked out from the run's own parameters.
+    """Returns coefficients and learning rate at each step, computed from the run's own parameters.
 
     Raises:
         UserError: if the parameters lack what the schedules need.
@@ -193,18 +193,18 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
 
 
 def schedule_panel(title: str, shown: Sequence[Series], name: str) -> Panel:
-    """A coefficient as scheduled (lines) and as applied (points) of the first run of each series."""
+    """Returns the panel of a coefficient, as scheduled (lines) and as applied (points) in each series' first run."""
     first = [replace(series, runs=series.runs[:1]) for series in shown]
-    found = panel(title, first, scheduled, name, form=".4g")
+    lines = panel(title, first, scheduled, name, form=".4g")
     applied = panel(title, first, store.metrics, name)
-    both = found.table.merge(
+    both = lines.table.merge(
         applied.table.rename(columns={"value": "applied"}), on=["step", "series"], how="outer", sort=True
     )
-    return replace(found, table=both.astype({"value": float, "applied": float}), notes=found.notes + applied.notes)
+    return replace(lines, table=both.astype({"value": float, "applied": float}), notes=lines.notes + applied.notes)
 
 
 def deviation(table: pd.DataFrame, series: str) -> tuple[int, float, float] | None:
-    """Step, scheduled and applied value where the two differ most; None where they agree as far as both are known."""
+    """Returns step, scheduled and applied value where the two differ most; None where all known values agree."""
     both = table[(table["series"] == series) & table["value"].notna() & table["applied"].notna()]
     steps, meant, applied = (np.asarray(both[name], dtype=float) for name in ("step", "value", "applied"))
     gap = np.abs(meant - applied)

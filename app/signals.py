@@ -1,7 +1,7 @@
-"""Per-token signals of a rollout: what each is, how it follows from the record, its fixed scale, and why it is missing.
+"""Per-token signals of a rollout: their meaning, how the record gives them, their scale, and why one is missing.
 
-Pure functions of a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA` and the run's parameters. A scale depends on the
-run at most, never on step or rollout, so that one colour means one value throughout.
+The functions are pure: they read a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA` and the run's parameters. A
+scale depends on the run at most, never on step or rollout, so that one colour means one value throughout.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """Limits of the colours; values beyond an open end take the colour of that end.
+    """The limits of the colours; values beyond an open end take the colour of that end.
 
     Attributes:
-        low: value at which the lower colour is full; equals ``centre`` where a signal has one side only.
-        centre: value without colour.
-        high: value at which the upper colour is full.
+        low: the value at which the lower colour is full; equals ``centre`` where a signal has one side only.
+        centre: the value without colour.
+        high: the value at which the upper colour is full.
         open_low: whether values below ``low`` exist.
         open_high: whether values above ``high`` exist.
     """
@@ -36,26 +36,26 @@ class Scale:
     open_high: bool = False
 
     def united(self, other: "Scale") -> "Scale":
-        """The narrowest scale that holds both: for two runs whose constants differ."""
+        """Returns the narrowest scale that holds both, for two runs whose constants differ."""
         return Scale(min(self.low, other.low), self.centre, max(self.high, other.high), self.open_low, self.open_high)
 
     def ends(self) -> tuple[str, str]:
-        """Lower and upper end as a legend names them."""
+        """Returns the lower and upper end, as a legend names them."""
         return (f"{'≤ ' if self.open_low else ''}{number(self.low)}",
                 f"{'≥ ' if self.open_high else ''}{number(self.high)}")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a signal is.
+    """The definition of a signal.
 
     Attributes:
-        key: in the URL.
-        label: on a button.
-        unit: of its values; empty for a plain number.
-        formula: in the paper's letters.
-        derived: how it follows from the record, for a reader who wants to check.
-        scale: of its colours.
+        key: the signal's name in the URL.
+        label: the text on its button.
+        unit: the unit of its values; empty for a plain number.
+        formula: the formula in the paper's letters.
+        derived: how it is computed from the record, for a reader who wants to check.
+        scale: the scale of its colours.
     """
 
     key: str
@@ -68,13 +68,13 @@ class Signal:
 
 @dataclass(frozen=True)
 class Reading:
-    """A signal of one rollout.
+    """The values of a signal on one rollout.
 
     Attributes:
-        signal: what it is.
-        values: one per response token; a single number where all tokens share it; None where it was not recorded.
-        reason: why it was not recorded; empty where it was.
-        note: what a reader of the values should know about this rollout or step; may be empty.
+        signal: the definition of the signal.
+        values: one value per response token; a single number where all tokens share it; None where it was not recorded.
+        reason: the reason why it was not recorded; empty where it was.
+        note: a remark on the values of this rollout or step; may be empty.
     """
 
     signal: Signal
@@ -93,21 +93,21 @@ NEEDS = {
     "advantage": (), "weight": ("weight",), "reference": ("ref_logprob", "logprob"),
     "mismatch": ("logprob", "rollout_logprob"), "loss": ("loss",),
 }  # fmt: skip
-"""Columns of the record that each is computed from."""
+"""Signal → the columns of the record from which it is computed."""
 DIAGNOSED = ("teacher_logprob", "kl_to_teacher", "ref_logprob")
-"""Columns that the diagnostic pass alone fills."""
+"""The columns that only the diagnostic pass fills."""
 
 
 def number(value: float) -> str:
-    """Short, with a true minus sign."""
+    """Returns a number in few digits, with a true minus sign."""
     return f"{value:.3g}".replace("-", "−")
 
 
 def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
-    """All signals, with the scales of the run that the row belongs to."""
+    """Returns all signals, with the scales of the run that the row belongs to."""
     train, method = train_of(params), method_of(params, row["method"])
     siblings = max(int(train.responses_per_prompt), 2)
-    # No value of a sample lies further from its mean than this many of its standard deviations.
+    # No value of a sample is further from the sample's mean than this many of its standard deviations.
     sample = train.advantage_std == "sample"
     largest = math.sqrt(siblings - 1) * (math.sqrt((siblings - 1) / siblings) if sample else 1)
     teacher = "the base" if method.teacher == "reference" else "the current weights"
@@ -150,13 +150,13 @@ def _unknown_gate(method: MethodParams) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the parameters say was done with a rollout.
+    """The passes that training made on a rollout, according to the parameters.
 
     Attributes:
-        scored: whether its step is one at which rollouts are scored by teacher and reference at all.
-        why_not_scored: why neither scored it, as far as the parameters tell; that it was not drawn, otherwise.
+        scored: whether teacher and reference score rollouts at its step at all.
+        why_not_scored: the reason why neither scored it, if the parameters give one; otherwise, that it was not drawn.
         trained: whether the student read it in training.
-        why_not_trained: why every term of its loss is zero; empty where one is not.
+        why_not_trained: the reason why every term of its loss is zero; empty where one is not.
         rlsd_lambda: λ at its step.
     """
 
@@ -168,7 +168,7 @@ class Plan:
 
 
 def plan(row: Row, params: Mapping[str, Any]) -> Plan:
-    """What training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
+    """Returns what training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
     train, method, step = train_of(params), method_of(params, row["method"]), int(row["step"])
     scored = rules.is_recorded(train, step)
     if scored:
@@ -187,7 +187,7 @@ def plan(row: Row, params: Mapping[str, Any]) -> Plan:
 
 
 def _reason(column: str, row: Row, done: Plan) -> str:
-    """Why a column of the row is null."""
+    """Says why a column of the row is null."""
     if column in DIAGNOSED:
         drawn = any(row[name] is not None for name in DIAGNOSED)
         if not drawn:
@@ -201,16 +201,17 @@ def _reason(column: str, row: Row, done: Plan) -> str:
 
 
 def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> list[Reading]:
-    """All signals of a rollout, in the order of :data:`KEYS`.
+    """Returns all signals of a rollout, in the order of :data:`KEYS`.
 
     Args:
-        row: of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
-        params: the run's.
-        step_tokens: N, response tokens of the step's rollouts (metric ``response_tokens``); None where unknown.
+        row: a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
+        params: the run's parameters.
+        step_tokens: N, the number of response tokens of the step's rollouts (metric ``response_tokens``); None if
+            unknown.
     """
     done, method = plan(row, params), method_of(params, row["method"])
     updates = train_of(params).updates_per_batch
-    found = []
+    result = []
     for key, signal in catalogue(row, params).items():
         missing = next((column for column in NEEDS[key] if row[column] is None), None)
         values: list[float] | float | None = None
@@ -225,8 +226,8 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
             values = _values(key, row, step_tokens or 0.0, updates)
         if key == "weight" and values is not None and done.rlsd_lambda == 0:
             note = "λ is 0 at this step, so that every weight is 1."
-        found.append(Reading(signal, values, reason, note))
-    return found
+        result.append(Reading(signal, values, reason, note))
+    return result
 
 
 def _values(key: str, row: Row, step_tokens: float, updates: int) -> list[float] | float:
@@ -245,7 +246,7 @@ def _values(key: str, row: Row, step_tokens: float, updates: int) -> list[float]
 
 
 def united(readings: Sequence[Reading], others: Sequence[Reading]) -> list[Reading]:
-    """The first, on scales that hold the second's as well."""
+    """Returns the first readings, on scales that also hold the second readings."""
     return [
         replace(one, signal=replace(one.signal, scale=one.signal.scale.united(other.signal.scale)))
         for one, other in zip(readings, others, strict=True)

@@ -1,4 +1,4 @@
-"""Where runs come from: the project's folder, training in progress, sweeps, other folders. Imports no torch.
+"""Finds runs: in the project's folder, in training, in sweeps, and in other folders. The module imports no torch.
 
 A run is looked up by its id among the runs that were found, and never by a path: what a link names is shown only if
 it was found here.
@@ -18,9 +18,9 @@ from sdpg.errors import UserError
 
 Kind = Literal["finished", "in progress", "trial", "unfinished", "sample"]
 NEEDED = ("method", "seed", "params")
-"""Keys without which a config.yaml says too little to show its run."""
+"""The keys without which a config.yaml says too little to show its run."""
 MARKS = ("config.yaml", "metrics.csv", "curves.csv", "COMPLETE", "rollouts")
-"""A folder with one of these was meant to be a run."""
+"""The files and folders that mark a folder as a run's, even a damaged one's."""
 SAMPLE = Path(__file__).parent / "sample"
 
 
@@ -29,19 +29,19 @@ class Files(Protocol):
 
     @property
     def label(self) -> str:
-        """What a notice calls the tree's root."""
+        """Returns the name of the tree's root in notices."""
         ...
 
     def path(self, name: str) -> Path:
-        """Where the file can be read, whether or not it is there; brings it onto this disk if it must."""
+        """Returns where the file can be read, whether or not it exists; brings it onto this disk if needed."""
         ...
 
     def names(self, folder: str) -> list[str]:
-        """Sorted names of what lies in a folder; empty where there is none."""
+        """Returns the sorted names in a folder; empty where there is none."""
         ...
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Says whether there is such a file or folder."""
         ...
 
 
@@ -73,10 +73,10 @@ class Place:
     """A project folder, or something laid out like one.
 
     Attributes:
-        key: first part of its runs' ids; empty for the project that the app was started in.
-        label: what pages call it.
-        files: what lies in it.
-        title: one line for a reader who wonders what it is.
+        key: the first part of its runs' ids; empty for the project that the app was started in.
+        label: the place's name on the pages.
+        files: the place's files.
+        title: one line that explains the place to a reader.
     """
 
     key: str
@@ -87,7 +87,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something that could not be shown, and why; ``path`` is the file or folder."""
+    """Something that could not be shown, and the reason; ``path`` is the file or folder."""
 
     path: str
     text: str
@@ -98,11 +98,11 @@ class RunEntry:
     """A run that was found.
 
     Attributes:
-        id: what links call it, unique among all that were found.
+        id: the run's name in links, unique among all runs that were found.
         name: ``<method>-<seed>``, or study and number of a trial.
-        place: where it was found.
+        place: the place where it was found.
         folder: its folder within the place.
-        kind: what it is.
+        kind: whether it is finished, in progress, a trial, and so on.
     """
 
     id: str
@@ -114,91 +114,91 @@ class RunEntry:
 
     @property
     def method(self) -> str:
-        """As in ``methods.<method>``."""
+        """Returns the method's name, as in ``methods.<method>``."""
         return str(self.config["method"])
 
     @property
     def seed(self) -> int:
-        """Of training."""
+        """Returns the seed of the training."""
         return int(self.config["seed"])
 
     @property
     def title(self) -> str:
-        """The method's title in its own parameters, with the seed."""
+        """Returns the method's title in the run's own parameters, with the seed."""
         entry = (self.config["params"].get("methods") or {}).get(self.method) or {}
         return f"{entry.get('title', self.method)}, seed {self.seed}"
 
     @property
     def label(self) -> str:
-        """How a list of runs from several places calls it."""
+        """Returns the run's name in a list of runs from several places."""
         where = "" if self.place.key == "" and self.kind == "finished" else f" · {self.kind_label}"
         return f"{self.name}{where}"
 
     @property
     def kind_label(self) -> str:
-        """Kind and place in a word or two."""
+        """Returns kind and place in a word or two."""
         if self.place.key and self.kind == "finished":
             return self.place.label
         return self.kind if not self.place.key or self.place.label == self.kind else f"{self.place.label}, {self.kind}"
 
     @cached_property
     def params(self) -> dict[str, Any]:
-        """The parameters that it was made with, as plain containers."""
+        """Returns the parameters with which the run was made, as plain containers."""
         return dict(self.config["params"])
 
     def path(self, name: str) -> Path:
-        """A file of the run's folder."""
+        """Returns the path of a file in the run's folder."""
         return self.place.files.path(f"{self.folder}/{name}")
 
     def names(self, folder: str) -> list[str]:
-        """What lies in a folder of the run's."""
+        """Returns the names in a folder of the run."""
         return self.place.files.names(f"{self.folder}/{folder}")
 
     def label_of(self, name: str) -> str:
-        """What a notice calls a file of the run."""
+        """Returns the name of a file of the run in notices."""
         return f"{self.place.files.label}{self.folder}/{name}"
 
     @property
     def final(self) -> str | None:
-        """Within the place, the final evaluation, if it was made."""
+        """Returns the path, within the place, of the final evaluation; None if it was not made."""
         name = f"evaluations/{self.name}/final.parquet"
         return name if self.kind != "trial" and self.place.files.exists(name) else None
 
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that was found, by id in the order in which lists show it, and what could not be read."""
+    """The runs that were found, by id in the order of the lists, and notices of what could not be read."""
 
     runs: dict[str, RunEntry]
     notices: list[Notice]
 
     @property
     def only_sample(self) -> bool:
-        """Whether there is nothing but the bundled sample."""
+        """Says whether nothing but the bundled sample was found."""
         return all(run.kind == "sample" for run in self.runs.values())
 
 
 @lru_cache(maxsize=2048)
 def _parsed(path: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
-    del stamp  # a file that was written anew is read anew
+    del stamp  # it is part of the cache's key, so that a rewritten file is read again
     try:
-        found = parse_yaml(path.read_text(encoding="utf-8"))
+        config = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
         raise UserError(f"is damaged ({where}): run the stage that writes it again") from None
-    missing = [key for key in NEEDED if not isinstance(found, dict) or found.get(key) is None]
+    missing = [key for key in NEEDED if not isinstance(config, dict) or config.get(key) is None]
     if missing:
         raise UserError(f"does not say {', '.join(missing)}: it is no run's config.yaml, or was cut off")
-    if not isinstance(found["params"], dict) or not isinstance(found["seed"], int):
+    if not isinstance(config["params"], dict) or not isinstance(config["seed"], int):
         raise UserError("holds params or a seed of another kind: it is no run's config.yaml")
-    return found
+    return config
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """A run's config.yaml, cached until the file changes.
+    """Returns a run's config.yaml, cached until the file changes.
 
     Raises:
-        UserError: if it is missing, damaged or too short; the text does not name the file.
+        UserError: if the file is missing, damaged or too short; the text does not name the file.
     """
     try:
         status = path.stat()
@@ -208,11 +208,11 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence[Place] = ()) -> Found:
-    """Looks for runs; whatever cannot be read becomes a notice and hides no other run.
+    """Finds runs; anything that cannot be read becomes a notice and hides no other run.
 
     Args:
         root: the project's folder.
-        folders: others, given by option: a project, a folder of run folders, or a run folder.
+        folders: other folders, given by option: each is a project, a folder of run folders, or a run folder.
         places: further project trees, such as other commits.
     """
     here = Place("", "workspace", LocalFiles(root))
@@ -246,7 +246,7 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
 
 
 def _keys(folders: Sequence[Path]) -> list[str]:
-    """A short name for each folder, with a number where two are alike."""
+    """Returns a short name for each folder, with a number where two are alike."""
     keys: list[str] = []
     for folder in folders:
         name = folder.resolve().name or "folder"
@@ -260,7 +260,7 @@ def _id(place: Place, name: str) -> str:
 
 
 def _entry(place: Place, folder: str, name: str, kind: Kind, notices: list[Notice]) -> RunEntry | None:
-    """The run in a folder; None, and a notice, where it cannot be read."""
+    """Returns the run in a folder; None, and a notice, where it cannot be read."""
     try:
         if not place.files.names(folder):
             notices.append(Notice(f"{place.files.label}{folder}", "is empty: its stage did not finish; run it again"))
@@ -278,7 +278,7 @@ def _entry(place: Place, folder: str, name: str, kind: Kind, notices: list[Notic
 
 
 def _subfolders(files: Files, folder: str) -> Iterator[str]:
-    """Names of visible subfolders; what a killed process left behind starts with a dot."""
+    """Yields the names of visible subfolders; the remains of a killed process start with a dot."""
     for name in files.names(folder):
         inside = f"{folder}/{name}" if folder else name
         if not name.startswith(".") and _is_folder(files, inside):
@@ -289,11 +289,11 @@ def _is_folder(files: Files, name: str) -> bool:
     try:
         return bool(files.names(name)) or (isinstance(files, LocalFiles) and files.path(name).is_dir())
     except UserError:
-        return True  # a folder of another commit whose list of files is not at hand, as its notice will say
+        return True  # the folder belongs to another commit and its list of files is unavailable, as its notice will say
 
 
 def _project(place: Place, notices: list[Notice], kind: Kind = "finished") -> Iterator[RunEntry]:
-    """Runs and trials of a project."""
+    """Yields the runs and trials of a project."""
     for name in _subfolders(place.files, "runs"):
         if name == "tune":
             continue
@@ -309,18 +309,18 @@ def _project(place: Place, notices: list[Notice], kind: Kind = "finished") -> It
 
 
 def _in_progress(place: Place, notices: list[Notice]) -> Iterator[RunEntry]:
-    """Training under way or interrupted: its folder is named by its fingerprint."""
+    """Yields runs that are training or were interrupted; their folders are named by fingerprints."""
     for name in place.files.names(".state"):
         folder = f".state/{name}"
         if not place.files.exists(f"{folder}/metrics.csv") or not place.files.exists(f"{folder}/config.yaml"):
-            continue  # other work in progress, or a run that has not begun
+            continue  # it is other work in progress, or a run that has not begun
         entry = _entry(place, folder, f"in-progress-{name}", "in progress", notices)
         if entry:
             yield RunEntry(entry.id, f"{entry.method}-{entry.seed}", place, folder, "in progress", entry.config)
 
 
 def _folder(place: Place, notices: list[Notice]) -> Iterator[RunEntry]:
-    """A folder given by option: a project, a run folder, or a folder of run folders."""
+    """Yields the runs of a folder given by option: a project, a run folder, or a folder of run folders."""
     files = place.files
     if files.exists("config.yaml"):
         folder = files.path("").resolve()

@@ -1,7 +1,7 @@
-"""What pages read of a run: metrics, curves, rollouts, evaluations, cached until the file changes. Imports no torch.
+"""Reads what pages show of a run: metrics, curves, rollouts, evaluations, cached until the file changes.
 
 Nothing is read that a page does not show: the index of a run's rollouts reads scalars and each rollout's mean KL, and
-tokens are read for one step at a time.
+tokens are read for one step at a time. The module imports no torch.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ from sdpg.records.tables import holds_words
 STEP = re.compile(r"^step-(\d{6})(?:-rank-\d+)?\.parquet$")
 ROW = ["step", "problem_id", "group", "sibling", "reward", "status", "extracted_answer", "gold", "advantage", "gate",
        "length", "truncated", "verifier", "verifier_version"]  # fmt: skip
-"""Columns of the index that a rollout's row has itself."""
+"""The columns of the index that stand in a rollout's row."""
 MEANS = ("kl_to_teacher", "entropy")
-"""Per-token values of which the index holds each rollout's mean; NaN where they were not recorded."""
+"""The per-token values whose mean over each rollout is in the index; NaN where they were not recorded."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,9 +39,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
-    """Keeps the last ``size`` results of a reader of one file; a file that was written anew is read anew.
+    """Caches the last ``size`` results of a reader of one file; a file that was written again is read again.
 
-    Callers must not change what they are given.
+    Callers must not change the results.
     """
 
     def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
@@ -65,7 +65,7 @@ def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path]
 @cached_by_file(256)
 def _read_csv(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8", errors="replace")
-    # A run in progress may be in the middle of a line.
+    # The last line of a run in progress may be incomplete.
     text = text[: text.rfind("\n") + 1]
     try:
         table = pd.read_csv(io.StringIO(text))
@@ -74,9 +74,9 @@ def _read_csv(path: Path) -> pd.DataFrame:
     if "step" not in table:
         raise UserError(f"{path} has no column step: run the stage that writes it again")
     if table.empty:
-        return table.astype(float)  # a run before its first step
+        return table.astype(float)  # the run has not made its first step
     broken = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    # What another version wrote in words is no curve.
+    # A column that another version wrote in words is no curve.
     words = [name for name in broken if holds_words(str(name), table[name].dropna().astype(str).tolist())]
     table = table.drop(columns=words)
     if broken := [name for name in broken if name not in words]:
@@ -85,41 +85,41 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def metrics(run: RunEntry) -> pd.DataFrame:
-    """metrics.csv: a row per training step, NaN where a step had nothing to measure."""
+    """Returns metrics.csv: a row per training step, NaN where a step measured nothing."""
     return _read_csv(run.path("metrics.csv"))
 
 
 def curves(run: RunEntry) -> pd.DataFrame:
-    """curves.csv: a row per evaluation, from the base at step 0; accuracies per benchmark and on validation."""
+    """Returns curves.csv: a row per evaluation, from the base at step 0; accuracies per benchmark and on validation."""
     return _read_csv(run.path("curves.csv"))
 
 
 def timing(run: RunEntry) -> pd.DataFrame:
-    """timing.csv: seconds, tokens a second and memory, a row per training step."""
+    """Returns timing.csv: seconds, tokens a second and memory, a row per training step."""
     return _read_csv(run.path("timing.csv"))
 
 
 def benchmarks(run: RunEntry) -> dict[str, str]:
-    """The run's benchmarks: name → title."""
+    """Returns the run's benchmarks: name → title."""
     entries = (run.params.get("data") or {}).get("benchmarks") or {}
     return {name: str((entry or {}).get("title") or name) for name, entry in entries.items()}
 
 
 def _steps(run: RunEntry, folder: str) -> dict[int, list[str]]:
-    found: dict[int, list[str]] = {}
+    files: dict[int, list[str]] = {}
     for name in run.names(folder):
         if match := STEP.match(name):
-            found.setdefault(int(match.group(1)), []).append(f"{folder}/{name}")
-    return found
+            files.setdefault(int(match.group(1)), []).append(f"{folder}/{name}")
+    return files
 
 
 def rollout_steps(run: RunEntry) -> list[int]:
-    """Steps whose rollouts were written."""
+    """Returns the steps whose rollouts were written."""
     return list(_steps(run, "rollouts"))
 
 
 def evaluation_steps(run: RunEntry) -> list[int]:
-    """Steps at which the run was evaluated in training; the base's step 0 is not among them."""
+    """Returns the steps at which the run was evaluated in training; the base's step 0 is not among them."""
     return list(_steps(run, "evaluations"))
 
 
@@ -129,8 +129,8 @@ def _step_table(path: Path) -> pa.Table:
 
 
 def step_rollouts(run: RunEntry, step: int) -> pa.Table:
-    """Every column of a step's rollouts, of all ranks: :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, and what else its
-    files hold."""
+    """Returns every column of a step's rollouts, from all ranks: :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, and the
+    files' further columns."""
     names = _steps(run, "rollouts").get(step)
     if not names:
         raise UserError(f"{run.label_of('rollouts')} has no records of step {step}: choose another step")
@@ -139,7 +139,7 @@ def step_rollouts(run: RunEntry, step: int) -> pa.Table:
 
 
 def rollout(run: RunEntry, step: int, group: int, sibling: int) -> dict[str, Any]:
-    """One rollout's row, per-token lists included."""
+    """Returns one rollout's row, with its per-token lists."""
     table = step_rollouts(run, step)
     here = pc.and_(pc.equal(table["group"], group), pc.equal(table["sibling"], sibling))
     places = np.flatnonzero(here.to_numpy(zero_copy_only=False))
@@ -149,9 +149,9 @@ def rollout(run: RunEntry, step: int, group: int, sibling: int) -> dict[str, Any
 
 
 def _row_means(column: pa.ChunkedArray) -> np.ndarray:
-    """Mean of each row's list, (B,); NaN where there is none."""
+    """Returns the mean of each row's list, (B,); NaN where there is none."""
     lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # no rows at all
+    if isinstance(lists, pa.ChunkedArray):  # the column has no rows at all
         return np.zeros(0)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
@@ -185,14 +185,14 @@ def _joined(files: tuple[tuple[Path, tuple[int, int]], ...]) -> tuple[pd.DataFra
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table's rows, with None where pandas has one of its several words for nothing (NaN in text among them)."""
+    """Returns a table's rows, with None for every missing value of pandas (NaN in text among them)."""
     return table.astype(object).where(table.notna(), None).to_dict("records")  # pyright: ignore[reportReturnType]
 
 
 def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
-    """A row per recorded rollout: :data:`ROW`, and the means of :data:`MEANS`; and notices of files left out.
+    """Returns a row per recorded rollout (:data:`ROW` and the means of :data:`MEANS`), and notices of unread files.
 
-    The table is kept and must not be changed.
+    The table is cached and must not be changed.
     """
     paths = [run.path(name) for names in _steps(run, "rollouts").values() for name in names]
     frame, notices = _joined(tuple((path, _stamp(path)) for path in paths))
@@ -200,14 +200,14 @@ def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
 
 
 def search(run: RunEntry, text: str, column: str = "completion") -> set[tuple[int, int, int]]:
-    """(step, group, sibling) of the rollouts whose text holds ``text``, whatever its case."""
-    found = set()
+    """Returns (step, group, sibling) of the rollouts whose text contains ``text``, in any case."""
+    keys = set()
     for names in _steps(run, "rollouts").values():
         for name in names:
             table = read_rollouts(run.path(name), ["step", "group", "sibling", column])
             hits = table.filter(pc.match_substring(table[column], text, ignore_case=True))
-            found |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
-    return found
+            keys |= set(zip(*(hits[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
+    return keys
 
 
 @cached_by_file(32)
@@ -216,7 +216,7 @@ def _answers(path: Path) -> pa.Table:
 
 
 def evaluation(run: RunEntry, step: int) -> pa.Table:
-    """In-training evaluation of a step, :data:`sdpg.records.schemas.EVALUATION_SCHEMA`."""
+    """Returns the in-training evaluation of a step, :data:`sdpg.records.schemas.EVALUATION_SCHEMA`."""
     names = _steps(run, "evaluations").get(step)
     if not names:
         raise UserError(f"{run.label_of('evaluations')} has no evaluation at step {step}: choose another step")
@@ -224,10 +224,10 @@ def evaluation(run: RunEntry, step: int) -> pa.Table:
 
 
 def final(run: RunEntry) -> pa.Table:
-    """The final policy's larger samples.
+    """Returns the final policy's larger samples.
 
     Raises:
-        UserError: if the stage evaluate was not run for it.
+        UserError: if the evaluate stage was not run for it.
     """
     if run.final is None:
         raise UserError(f"{run.place.files.label}evaluations/{run.name} does not exist: run the stage "
@@ -236,7 +236,7 @@ def final(run: RunEntry) -> pa.Table:
 
 
 def base(run: RunEntry) -> pa.Table:
-    """The base's evaluations beside the run: methods ``base`` and ``base-teacher``."""
+    """Returns the base's evaluations beside the run: methods ``base`` and ``base-teacher``."""
     name = "models/base-evaluations/sampled.parquet"
     if not run.place.files.exists(name):
         raise UserError(f"{run.place.files.label}{name} does not exist: run the stage base (dvc repro base)")
@@ -244,5 +244,5 @@ def base(run: RunEntry) -> pa.Table:
 
 
 def recorded_tokens(run: RunEntry) -> int:
-    """Response tokens on record."""
+    """Returns the number of recorded response tokens."""
     return int(index(run)[0]["length"].sum())

@@ -21,18 +21,18 @@ FOLDER = "reports/tune"
 PREFIX = "param:"
 NEEDED = ("study", "method", "objective", "space")
 CURVE = ("validation", "accuracy")
-"""What curves.csv may call the accuracy on the validation set."""
+"""The names under which curves.csv may hold the accuracy on the validation set."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's results.
+    """The results of a study.
 
     Attributes:
-        summary: study.json.
+        summary: the content of study.json.
         trials: a row per trial: number, state, value, value_1 with two objectives, steps, tokens, seconds, …, and the
             parameters, ``param:<path>``.
-        curves: trial, step, accuracy, and beta where it is given; empty where there are none.
+        curves: trial, step, accuracy, and beta if it is recorded; empty without curves.csv.
         best: path → value of the best trial; empty before one is complete.
     """
 
@@ -45,36 +45,36 @@ class Study:
 
     @property
     def paths(self) -> list[str]:
-        """What was searched."""
+        """Returns the paths that were searched."""
         return [name.removeprefix(PREFIX) for name in self.trials if name.startswith(PREFIX)]
 
     @property
     def maximise(self) -> bool:
-        """Whether a larger value is better."""
+        """Says whether a larger value is better."""
         said = self.summary["objective"].get("direction") or self.summary["objective"].get("directions") or "maximize"
         return (said if isinstance(said, str) else said[0]) != "minimize"
 
     @property
     def second(self) -> Mapping[str, Any] | None:
-        """The second objective."""
+        """Returns the second objective, or None."""
         return self.summary.get("second_objective") or self.summary.get("second")
 
     @property
     def best_trial(self) -> int | None:
-        """Its number."""
+        """Returns the number of the best trial."""
         return self.summary.get("best_trial")
 
     def run_id(self, number: int) -> str:
-        """What the app calls a trial's run."""
+        """Returns the id in the app of a trial's run."""
         own = f"tune/{self.name}/{number}"
         return f"{self.place.key}/{own}" if self.place.key else own
 
     def logarithmic(self, path: str) -> bool:
-        """Whether the logarithm of the parameter was searched."""
+        """Says whether the logarithm of the parameter was searched."""
         return bool(_attributes(self.summary["space"].get(path)).get("log"))
 
     def choices(self, path: str) -> list[str] | None:
-        """Texts of a parameter's values in their order, if it has no numbers to put on an axis."""
+        """Returns the texts of a parameter's values in their order, if it has no numbers to put on an axis."""
         named = _attributes(self.summary["space"].get(path)).get("choices")
         if named is not None:
             return [text_of(value) for value in named]
@@ -85,14 +85,14 @@ class Study:
 
 
 def _attributes(distribution: Any) -> Mapping[str, Any]:
-    """A distribution's own entries, as the study's parameters write them or as Optuna does."""
+    """Returns a distribution's own entries, as the study's parameters or Optuna write them."""
     if not isinstance(distribution, Mapping):
         return {}
     return distribution.get("attributes") or distribution
 
 
 def text_of(value: Any) -> str:
-    """A parameter's value as params.yaml and ``dvc exp run -S`` write it."""
+    """Returns a parameter's value as params.yaml and ``dvc exp run -S`` write it."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
     if isinstance(value, bool | np.bool_):
@@ -101,7 +101,7 @@ def text_of(value: Any) -> str:
 
 
 def places(found: Found) -> list[Place]:
-    """The project itself, and every other place with runs."""
+    """Returns the project itself, and every other place with runs."""
     known = {"": Place("", "workspace", LocalFiles(Path()))}
     for run in found.runs.values():
         known.setdefault(run.place.key, run.place)
@@ -109,7 +109,7 @@ def places(found: Found) -> list[Place]:
 
 
 def names(found: Found) -> dict[str, tuple[Place, str]]:
-    """What the URL calls a study → where it is and its folder's name."""
+    """Returns each study's name in the URL → its place and its folder's name."""
     studies: dict[str, tuple[Place, str]] = {}
     for place in places(found):
         for name in place.files.names(FOLDER):
@@ -136,7 +136,7 @@ def _summary(path: Path) -> Mapping[str, Any]:
 def _table(path: Path) -> pd.DataFrame:
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        # An empty cell is a value that is not there; "None" and "null" may be choices.
+        # An empty cell is a missing value; "None" and "null" may be choices.
         return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise UserError(f"{path} is damaged ({error}): run `make tune` with this study's name again") from None
@@ -155,10 +155,10 @@ def _best(path: Path) -> Mapping[str, Any]:
 
 
 def read(place: Place, name: str) -> Study:
-    """One study.
+    """Reads one study.
 
     Raises:
-        UserError: if a file is missing, damaged or of another version; names it.
+        UserError: if a file is missing, damaged or of another version; the message names it.
     """
     folder = f"{FOLDER}/{name}"
     summary = _summary(place.files.path(f"{folder}/study.json"))
@@ -179,7 +179,7 @@ def read(place: Place, name: str) -> Study:
 
 
 def history(study: Study) -> pd.DataFrame:
-    """number, value, state, best: the best value of complete trials so far (NaN before the first)."""
+    """Returns number, value, state, best: the best value of complete trials so far (NaN before the first)."""
     table = study.trials[["number", "value", "state"]].copy()
     complete = table["value"].where(table["state"] == "complete")
     table["best"] = (complete.cummax() if study.maximise else complete.cummin()).ffill()
@@ -187,9 +187,9 @@ def history(study: Study) -> pd.DataFrame:
 
 
 def positions(study: Study) -> pd.DataFrame:
-    """Complete trials on parallel axes: number, value, path, shown (text), at (0 … 1 within the path's own range).
+    """Returns complete trials on parallel axes: number, value, path, shown (text), at (0 … 1 in the path's range).
 
-    The range is that of the trials themselves; logarithmic where the logarithm was searched.
+    The range is that of the trials themselves; it is logarithmic where the logarithm was searched.
     """
     complete = study.trials[(study.trials["state"] == "complete") & study.trials["value"].notna()]
     rows = []
@@ -215,7 +215,7 @@ def positions(study: Study) -> pd.DataFrame:
 
 
 def command(best: Mapping[str, Any]) -> str:
-    """The line that runs the pipeline with these values."""
+    """Returns the line that runs the pipeline with these values."""
     options = [f"{path}={_exact(value)}" for path, value in best.items()]
     quoted = ["'" + option.replace("'", "'\\''") + "'" for option in options]
     return " ".join(["dvc exp run", *[f"-S {option}" for option in quoted]])
@@ -226,5 +226,5 @@ def _exact(value: Any) -> str:
 
 
 def common_prefix(paths: list[str], method: str) -> dict[str, str]:
-    """Path → a name short enough for an axis: without the study's own method."""
+    """Returns path → a name short enough for an axis: without the study's own method."""
     return {path: path.removeprefix(f"methods.{method}.") for path in paths}

@@ -1,6 +1,6 @@
-"""The token strip of a rollout: what it is given, how a page mounts it, and the same strip as one HTML file.
+"""The token strip of a rollout: its data, how a page mounts it, and the same strip as one HTML file.
 
-Text of a record goes to the browser as JSON and onto the page as text; components/strip.js makes no markup of it.
+The text of a record goes to the browser as JSON and onto the page as text; components/strip.js never makes it markup.
 """
 
 import base64
@@ -21,7 +21,7 @@ COMPONENTS = Path(__file__).parent / "components"
 MOST_TOKENS = 32_768
 MOST_TOKEN_CHARACTERS = 2_000
 MOST_TEXT_CHARACTERS = 20_000
-"""More is cut off on the page, which says so; downloads hold all of it."""
+"""The number of characters beyond which text is cut on the page, which says so; downloads hold all of it."""
 VERDICTS = {"correct": "✓ correct", "wrong": "✕ wrong", "no_answer": "∅ no answer", "truncated": "✂ truncated",
             "timeout": "◷ timeout"}  # fmt: skip
 
@@ -39,7 +39,7 @@ _strip = st.components.v2.component(
 
 
 def cut(text: str, most: int) -> str:
-    """Text as it can be shown, and no more of it than a page can bear."""
+    """Returns text in a form that can be shown, cut to the length that a page can hold."""
     if len(text) <= most:
         return ui.printable(text)
     return f"{ui.printable(text[:most])} … {len(text) - most:,} more characters"
@@ -74,17 +74,17 @@ def strip_data(
     prompt: bool = True,
     distils: bool = True,
 ) -> dict[str, Any]:
-    """What the strip needs of a rollout.
+    """Returns the data that the strip needs of a rollout.
 
     Args:
-        row: of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
-        readings: its signals.
-        signal: key of the one that gives the colours.
-        key: of the rollout; a strip that is given the same again keeps its place.
-        token: which is selected.
+        row: a row of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`.
+        readings: the rollout's signals.
+        signal: the key of the signal that gives the colours.
+        key: the key of the rollout; a strip that gets the same key again keeps its scroll position.
+        token: the index of the selected token.
         differing: per token, whether to mark it as different from another rollout's.
         prompt: whether the student's prompt stands before the completion.
-        distils: whether the method does; where it does not, no gate keeps anything out.
+        distils: whether the method distils; if not, no gate keeps anything out.
     """
     count = len(row["tokens"])
     spans = zip(row["tokens"], row["token_starts"], row["token_ends"], strict=True)
@@ -110,7 +110,7 @@ def strip_data(
 
 
 def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> list[list[str]]:
-    """Name, value and kind of what is known of a whole rollout; ``limit`` is ``rollout.max_tokens``."""
+    """Returns name, value and kind of each fact about a whole rollout; ``limit`` is ``rollout.max_tokens``."""
     answer, gold = (None if row[name] is None else cut(row[name], 60) for name in ("extracted_answer", "gold"))
     return [
         ["verdict", VERDICTS.get(row["status"], ui.printable(str(row["status"]))), ""],
@@ -125,13 +125,13 @@ def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> li
 
 
 def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The student's prompt beside the teacher's, in parts: text, and whether the other lacks it."""
+    """Returns the student's prompt beside the teacher's, in parts: text, and whether the other prompt lacks it."""
     texts = [row["student_prompt"] or "", row["teacher_prompt"] or ""]
     sides = [differences.words(text[:MOST_TEXT_CHARACTERS]) for text in texts]
-    found = differences.difference(*sides)
+    difference = differences.difference(*sides)
     titles = ("Student's prompt", "Privileged prompt, which the teacher sees")
     parts = []
-    for title, text, side, marks in zip(titles, texts, sides, (found.left, found.right), strict=True):
+    for title, text, side, marks in zip(titles, texts, sides, (difference.left, difference.right), strict=True):
         shown = [[ui.printable(part), mark] for part, mark in differences.runs(side, marks)]
         if len(text) > MOST_TEXT_CHARACTERS:
             shown.append([f" … {len(text) - MOST_TEXT_CHARACTERS:,} more characters", False])
@@ -140,7 +140,7 @@ def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def mount(data: Mapping[str, Any], key: str, on_pick: Any = None) -> None:
-    """Shows the strip; ``on_pick`` is called with (key of the data, token) when a reader chose a token."""
+    """Shows the strip; ``on_pick`` is called with (key of the data, token) when a reader selects a token."""
 
     def picked() -> None:
         if on_pick and (pick := st.session_state[key].get("picked")):
@@ -154,19 +154,19 @@ def _sha256(text: str) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element, or begin a comment."""
+    """Returns JSON that can stand in a script element: nothing in it can end the element, or begin a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def standalone(data: Mapping[str, Any], title: str, lines: Sequence[str], completion: str) -> str:
-    """One HTML file with the strip, that asks for nothing from anywhere and may run nothing but its own script.
+    """Returns one HTML file with the strip, which makes no requests and may run nothing but its own script.
 
     Args:
-        data: of :func:`strip_data`, with facts and prompts.
-        title: of the page.
-        lines: said below the title.
-        completion: shown where scripts are off.
+        data: the result of :func:`strip_data`, with facts and prompts.
+        title: the title of the page.
+        lines: the lines below the title.
+        completion: the text that is shown where scripts are off.
     """
     style, script = _source("alone.css") + _source("strip.css"), _source("strip.js") + _source("alone.js")
     policy = f"default-src 'none'; style-src {_sha256(style)}; script-src {_sha256(script)}; "

@@ -1,4 +1,4 @@
-"""A run's training problems as the Problems page shows them: how often drawn, how each group went, where it is."""
+"""Shows a run's training problems on the Problems page: how often each was drawn, and how its groups went."""
 
 import pandas as pd
 import streamlit as st
@@ -8,7 +8,8 @@ from app.sources import RunEntry
 
 
 def met(index: pd.DataFrame) -> pd.DataFrame:
-    """A row per group on record: step, group, problem_id, rollouts, correct and gate (shares), flagged, reward."""
+    """Returns a row per recorded group: step, group, problem_id, rollouts, correct and gate (shares), flagged,
+    reward."""
     rows = index.assign(right=index["status"] == "correct", open=index["gate"] > 0)
     table = rows.groupby(["step", "group", "problem_id"], as_index=False).agg(
         rollouts=("sibling", "size"), correct=("right", "mean"), gate=("open", "mean"), reward=("reward", "mean"),
@@ -18,8 +19,8 @@ def met(index: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_problem(groups: pd.DataFrame) -> pd.DataFrame:
-    """A row per problem: groups, rollouts, correct (share), gate (share), flagged (groups without variance), the last
-    step; the problems drawn most often first, the hardest of equals first."""
+    """Returns a row per problem: groups, rollouts, correct (share), gate (share), flagged (groups without variance),
+    and the last step; the problems drawn most often come first, and the hardest of equals first."""
     weighted = groups.assign(
         right=groups["correct"] * groups["rollouts"], inside=groups["gate"] * groups["rollouts"]
     )  # fmt: skip
@@ -33,7 +34,7 @@ def by_problem(groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def show(run: RunEntry) -> None:
-    """The list, and the problem that is chosen."""
+    """Shows the list, and the chosen problem."""
     index, notices = store.index(run)
     for notice in notices:
         st.warning(ui.plain(notice), icon=":material/warning:")

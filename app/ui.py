@@ -1,4 +1,4 @@
-"""What every page shows alike: notices, text that is shown as text, colours, the choice of a run."""
+"""The parts that all pages share: notices, text that is shown as text, colours, the choice of a run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +17,17 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~$:&])")
 
 
 def plain(text: Any) -> str:
-    """Text for a place that reads Markdown, shown as it is: no markup, link, formula, icon or HTML."""
-    # A word joiner, which has no width, keeps addresses from becoming links: no escape does.
+    """Returns text for a place that reads Markdown, shown as it is: no markup, link, formula, icon or HTML."""
+    # A word joiner, which has no width, keeps addresses from becoming links; no escape does.
     shown = _ADDRESS.sub("\\g<0>\u2060", printable(str(text)))
     return _MARKDOWN.sub(r"\\\1", shown).replace("\n", "  \n")
 
 
 def printable(text: str) -> str:
-    """Text that can be sent to a page: lone surrogates replaced, control characters made visible.
+    """Returns text that can be sent to a page: lone surrogates are replaced, control characters made visible.
 
-    Line ends and tabs stay. Characters that turn the direction of what follows, or have no width, are shown by their
-    code, since they would make a text look like another.
+    Line ends and tabs stay. Characters that turn the direction of the following text, or have no width, are shown by
+    their code, since they would make one text look like another.
     """
     return "".join(map(_visible, text))
 
@@ -51,7 +51,7 @@ def _visible(character: str) -> str:
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """Shows a :class:`UserError` as a notice where the content would have been; the rest of the page goes on."""
+    """Shows a :class:`UserError` as a notice in place of the content; the rest of the page goes on."""
     try:
         yield
     except UserError as error:
@@ -59,36 +59,36 @@ def guard() -> Iterator[None]:
 
 
 def colour(place: int) -> str:
-    """Of the method or run at a place of a list; the report's figures use the same."""
+    """Returns the colour of the method or run at a position of a list; the report's figures use the same."""
     return PALETTE["dark" if is_dark() else "light"][place % len(PALETTE["light"])]
 
 
 def dash(place: int) -> list[int]:
-    """Of a line, saying again what its colour says."""
+    """Returns the dashes of a line, which repeat what its colour says."""
     names = {"-": [1, 0], "--": [6, 3], ":": [2, 2], "-.": [6, 2, 2, 2]}
     kind = DASHES[place % len(DASHES)]
     return names[kind] if isinstance(kind, str) else [3, 1, 1, 1, 1, 1]
 
 
 def is_dark() -> bool:
-    """Whether the reader's theme is dark."""
+    """Says whether the reader's theme is dark."""
     return st.context.theme.type == "dark"
 
 
 def found() -> sources.Found:
-    """The runs of this session."""
+    """Returns the runs of this session."""
     return st.session_state["_found"]
 
 
 def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -> sources.RunEntry:
-    """The run that the page is about, as in the URL."""
+    """Lets the reader choose the run of the page, and keeps it in the URL."""
     runs = found().runs
     chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first)
     return runs[chosen]
 
 
 def grid(count: int, columns: int = 3) -> Iterator[Any]:
-    """Places for so many charts, row by row, so that a narrow page stacks them in their order."""
+    """Yields places for this many charts, row by row, so that a narrow page stacks them in their order."""
     for start in range(0, count, columns):
         yield from st.columns(columns)[: count - start]
 

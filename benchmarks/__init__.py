@@ -1,1 +1,1 @@
-"""Measurements of time and memory against named rivals: ``python -m benchmarks`` (or ``make bench``)."""
+"""Measures time and memory against named rivals: ``python -m benchmarks`` (or ``make bench``)."""

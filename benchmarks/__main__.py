@@ -46,7 +46,7 @@ LINES = paths.REPORTS / "bench.jsonl"
 
 
 def measure(target: Target, benchmark: Callable[[], Figure]) -> Figure:
-    """The figure, also where the benchmark says that it cannot be run here."""
+    """Returns the figure, also if the benchmark says that it cannot be run here."""
     console.rule(target.name, align="left")
     try:
         return benchmark()
@@ -56,7 +56,7 @@ def measure(target: Target, benchmark: Callable[[], Figure]) -> Figure:
 
 
 def machine() -> dict[str, Any]:
-    """What every figure depends on; ``load`` counts processes that wanted a core in the minute before."""
+    """Returns what every figure depends on; ``load`` counts processes that wanted a core in the minute before."""
     git = git_state()
     return {
         "threads": torch.get_num_threads(),
@@ -68,7 +68,7 @@ def machine() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the named benchmarks, or all."""
+    """Runs the named benchmarks, or all, and returns the exit code."""
     names = [target.name for target in BENCHMARKS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"no benchmark's name contains {part!r}; there are: {', '.join(names)}")
     transformers_logging.disable_progress_bar()
     figures: list[Figure] = []
-    # Those of other figures stay as they were measured.
+    # The figures that are not measured now stay as they were.
     lines = {line["name"]: line for line in read_json_lines(LINES)} if LINES.is_file() else {}
     set_threads(load_params().train.threads)
     for target, benchmark in BENCHMARKS.items():
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures.append(measure(target, benchmark))
             lines[target.name] = figures[-1].line() | before
             print(json.dumps(lines[target.name], ensure_ascii=False), flush=True)
-            # After each, so that a later failure takes nothing away.
+            # The file is written after each figure, so that a later failure loses nothing.
             write_json_lines(LINES, list(lines.values()))
     summary(figures)
     console.print(f"JSON lines: {LINES}")

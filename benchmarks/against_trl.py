@@ -1,4 +1,4 @@
-"""A whole training step of GRPO, ours against TRL's GRPOTrainer: two processes that take turns."""
+"""Measures a whole training step of GRPO, ours against TRL's GRPOTrainer: two processes that take turns."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,32 +24,32 @@ STEP = Target("grpo_step_vs_trl", "TRL's GRPOTrainer with transformers' generati
 
 
 def step_vs_trl() -> Figure:
-    """Rollouts, rewards and update, 128 rollouts a step, one thread each."""
+    """Measures rollouts, rewards and update, 128 rollouts a step, one thread each."""
     rivals.require("trl")
     params = the_params()
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
+    parts: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
     steps = WARM_UP + REPEATS
     with (
         worker("ours", steps) as ours,
         worker("trl", steps) as theirs,
         tqdm(total=2 + 2 * steps, desc="steps, ours and TRL's", unit="step", leave=False) as bar,
     ):
-        for one in (ours, theirs):
-            one.answer()
+        for process in (ours, theirs):
+            process.answer()
             bar.update()
         for step in range(steps):
-            for one in (ours, theirs):
-                taken = one.step()
+            for process in (ours, theirs):
+                taken = process.step()
                 if step >= WARM_UP:
-                    found[one.side].append(taken)
+                    parts[process.side].append(taken)
                 bar.update()
-    training.show_parts(f"Seconds of a GRPO step ({training.describe(params)})", found)
-    seconds = {side: training.totals(rows) for side, rows in found.items()}
-    with_files = [whole + row["record"] for whole, row in zip(seconds["ours"], found["ours"], strict=True)]
+    training.show_parts(f"Seconds of a GRPO step ({training.describe(params)})", parts)
+    seconds = {side: training.totals(rows) for side, rows in parts.items()}
+    with_files = [whole + row["record"] for whole, row in zip(seconds["ours"], parts["ours"], strict=True)]
     return STEP.measured(
         median_ratio(seconds["ours"], seconds["trl"]),
         seconds={side: statistics.median(taken) for side, taken in seconds.items()},
-        parts={side: training.part_medians(rows) for side, rows in found.items()},
+        parts={side: training.part_medians(rows) for side, rows in parts.items()},
         range=ratio_range(seconds["ours"], seconds["trl"]),
         ratio_with_files=median_ratio(with_files, seconds["trl"]),
         repeats=REPEATS,
@@ -58,16 +58,16 @@ def step_vs_trl() -> Figure:
 
 
 class Worker:
-    """The other end of :mod:`benchmarks.worker`."""
+    """A process that runs :mod:`benchmarks.worker`."""
 
     def __init__(self, side: str, process: "subprocess.Popen[str]", errors: Any) -> None:
         self.side, self.process, self.errors = side, process, errors
 
     def answer(self) -> dict[str, Any]:
-        """The next one.
+        """Returns the worker's next answer.
 
         Raises:
-            UserError: if the process ended instead; with the end of what it printed.
+            UserError: if the process ended instead; the message holds the end of its output.
         """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -77,7 +77,7 @@ class Worker:
         return json.loads(line)
 
     def step(self) -> dict[str, float]:
-        """Makes one training step; seconds of its parts."""
+        """Makes one training step; returns the seconds of its parts."""
         assert self.process.stdin is not None
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
@@ -86,7 +86,7 @@ class Worker:
 
 @contextmanager
 def worker(side: str, steps: int) -> Iterator[Worker]:
-    """A process of its own with one thread and no GPU, as TRL's is told to use none."""
+    """Yields a worker with one thread and no GPU, as TRL is also told to use none."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""How soon the app's pages are there for a run of a million recorded tokens, in a real browser, and what they hold."""
+"""Measures, in a real browser, how soon the app shows a run of a million recorded tokens, and the memory it takes."""
 
 from pathlib import Path
 import statistics
@@ -27,22 +27,26 @@ _seconds: dict[str, list[float]] = {}
 def _server(address: str) -> psutil.Process:
     port = int(address.rsplit(":", 1)[1])
     for process in psutil.Process().children(recursive=True):
-        if any(each.laddr.port == port and each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+        if any(
+            connection.laddr.port == port and connection.status == psutil.CONN_LISTEN
+            for connection in process.net_connections()
+        ):
             return process
     raise SkippedError("the server's process was not found")
 
 
 def _visit(page: Page, address: str, name: str) -> float:
-    """Seconds from asking for a page in a fresh window until its script has ended and its elements are there."""
+    """Returns the seconds from opening a page in a fresh window until its script has ended and its elements are
+    there."""
     path = "/" if name == "overview" else f"/{name}"
     begin = time.perf_counter()
     page.goto(f"{address}{path}?{SELECTED}")
     settled(page)
-    return time.perf_counter() - begin - 0.15  # settled() looks once more after that
+    return time.perf_counter() - begin - 0.15  # settled() checks once more after that time
 
 
 def _strip(page: Page, address: str) -> float:
-    """From the link to a rollout, followed within the app, until its last token is laid out."""
+    """Returns the seconds from the click on a link to a rollout until its last token is laid out."""
     page.goto(f"{address}/rollouts?{SELECTED}")
     settled(page)
     link = page.get_by_test_id("stSidebar").get_by_role("link", name="Rollout", exact=True)
@@ -60,7 +64,7 @@ _TOKENS = (
 
 
 def _measure() -> None:
-    """Visits every page; keeps what was found for the three figures."""
+    """Visits every page, and keeps the measurements for the three figures."""
     if _measured:
         return
     if CHROMIUM is None:
@@ -72,7 +76,7 @@ def _measure() -> None:
             server = _server(address)
             window = browser.new_context()
             warm = window.new_page()
-            warm.goto(address)  # the browser has the app's own files from here on
+            warm.goto(address)  # the browser caches the app's own files
             settled(warm)
             first = server.memory_info().rss
             peak = first
@@ -100,18 +104,21 @@ def _measure() -> None:
 
 
 def page_seconds() -> Figure:
-    """Ratio: seconds of the slowest visit to any page, each in a fresh window of a browser that knows the app."""
+    """Returns the figure whose ratio is the seconds of the slowest visit to any page.
+
+    Each visit is in a fresh window of a browser that has the app's own files.
+    """
     _measure()
     return PAGES.measured(_measured["page"], pages=_seconds)
 
 
 def strip_seconds() -> Figure:
-    """Ratio: seconds from a click to the last token of the first strip that is shown."""
+    """Returns the figure whose ratio is the seconds from a click to the last token of the first strip."""
     _measure()
     return STRIP.measured(_measured["strip"], tokens=LENGTH)
 
 
 def memory() -> Figure:
-    """Ratio: the server's resident size, in 10⁹ bytes."""
+    """Returns the figure whose ratio is the server's resident size, in 10⁹ bytes."""
     _measure()
     return MEMORY.measured(_measured["memory"])

@@ -1,4 +1,4 @@
-"""A project with one run of a million recorded response tokens, made up, in the layout of a real one."""
+"""Makes up a project with one run of a million recorded response tokens, in the layout of a real one."""
 
 import csv
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdpg.records.schemas import TOKEN_SIGNALS, write_evaluations, write_rollout
 
 RUN = "sdpg-ufkl-0"
 STEPS, GROUPS, SIBLINGS, LENGTH = 62, 2, 2, 4_096
-"""62 × 2 × 2 × 4,096 = 1,015,808 tokens, with every signal of every token on record."""
+"""The sizes: 62 × 2 × 2 × 4,096 = 1,015,808 tokens, with every signal of every token recorded."""
 PROBLEMS, SAMPLES = 60, 8
 WORDS = (
     "so",
@@ -83,7 +83,7 @@ def _answers(step: int, sets: list[str], method: str, temperature: float = 1.0) 
 
 
 def _stretched(path: Path, target: Path) -> None:
-    """A CSV with as many rows as steps, made of the sample's."""
+    """Writes a CSV with as many rows as there are steps, made of the sample's rows."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     with target.open("w", encoding="utf-8", newline="") as file:
@@ -93,7 +93,7 @@ def _stretched(path: Path, target: Path) -> None:
 
 
 def make_project(root: Path) -> int:
-    """Writes the project; returns how many response tokens are on record."""
+    """Writes the project; returns the number of recorded response tokens."""
     sample, folder = SAMPLE / "runs" / RUN, root / "runs" / RUN
     folder.mkdir(parents=True)
     config = read_yaml(sample / "config.yaml")

@@ -1,4 +1,4 @@
-"""What each benchmark promises and what it found: one JSON line per figure, tables for people."""
+"""The goal and the result of each benchmark: one JSON line per figure, tables for people."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from rich.table import Table
 COMPARISONS = {"<=": operator.le, ">=": operator.ge}
 
 console = Console(stderr=True)
-"""For people. The JSON lines go to stdout, so that they can be piped on."""
+"""The console for people. The JSON lines go to stdout, so that they can be piped on."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is measured, against what, and what the ratio should be.
+    """A measurement: what is measured against what, and the ratio to reach.
 
     Attributes:
-        name: of the figure.
-        against: what the ratio's denominator is.
+        name: the name of the figure.
+        against: the denominator of the ratio.
         goal: a comparison and a number, such as ``<= 0.6``; None where there is nothing to reach.
     """
 
@@ -29,22 +29,22 @@ class Target:
     goal: str | None = None
 
     def measured(self, ratio: float, **extra: Any) -> "Figure":
-        """The figure with its ratio and whatever else is worth keeping."""
+        """Returns the figure with its ratio and further values."""
         return Figure(self, ratio, extra)
 
     def skipped(self, reason: str) -> "Figure":
-        """The figure of a benchmark that could not be run here."""
+        """Returns the figure of a benchmark that could not be run here."""
         return Figure(self, None, {"skipped": reason})
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One result.
+    """The result of one benchmark.
 
     Attributes:
-        target: what was promised.
+        target: the measurement and its goal.
         ratio: ours / theirs; None where it was not measured.
-        extra: further keys of the JSON line.
+        extra: the further keys of the JSON line.
     """
 
     target: Target
@@ -53,21 +53,21 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without a goal or a ratio."""
+        """Says whether the goal is reached; None without a goal or a ratio."""
         if self.ratio is None or self.target.goal is None:
             return None
         comparison, bound = self.target.goal.split()
         return COMPARISONS[comparison](self.ratio, float(bound))
 
     def line(self) -> dict[str, Any]:
-        """As a JSON object: name, ratio, against, goal, met, then the extra keys."""
+        """Returns the JSON object: name, ratio, against, goal, met, then the extra keys."""
         target = self.target
         promised = {"name": target.name, "ratio": self.ratio, "against": target.against, "goal": target.goal}
         return promised | {"met": self.met} | self.extra
 
 
 class SkippedError(Exception):
-    """A benchmark cannot be run here; the message is the reason."""
+    """Raised by a benchmark that cannot be run here; the message is the reason."""
 
 
 def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
@@ -77,7 +77,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], n
         table.add_column(column, justify="right" if index else "left")
     for row in rows:
         table.add_row(*map(str, row))
-    # Outside the table: rich would wrap them to its width.
+    # These lines are printed outside the table: rich would wrap them to its width.
     console.print(f"\n{title}", style="bold", markup=False, highlight=False)
     console.print(table)
     if note:
@@ -85,7 +85,7 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], n
 
 
 def summary(figures: Sequence[Figure]) -> None:
-    """All figures side by side."""
+    """Prints all figures side by side."""
     rows = []
     for figure in figures:
         ratio = "–" if figure.ratio is None else f"{figure.ratio:.3f}"

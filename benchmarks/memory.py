@@ -1,4 +1,4 @@
-"""Peak memory of a block of code on a CPU, where PyTorch keeps no count of its own."""
+"""Measures the peak memory of a block of code on a CPU, where PyTorch keeps no count of its own."""
 
 from typing import Any
 import weakref
@@ -10,17 +10,17 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Within ``with PeakMemory() as memory:``, the bytes of tensors that were allocated there and still live.
+    """Counts, within ``with PeakMemory() as memory:``, the bytes of tensors allocated there that still live.
 
-    A storage counts once, however many tensors view it, from the operation that returned it until it is freed: also
-    where only a graph holds it for the backward pass, and with its new size where it was resized. Storages from before
-    the block do not count, nor does what an operation's kernel allocates and frees within itself. After the block
-    frees are still counted, but no allocations.
+    A storage counts once, however many tensors view it, from the operation that returned it until it is freed: also if
+    only a graph holds it for the backward pass, and with its new size if it was resized. Storages from before the block
+    do not count, nor does memory that an operation's kernel allocates and frees within itself. After the block, frees
+    are still counted, but no allocations.
 
     Attributes:
-        live: bytes at this moment.
-        peak: the most that there were at the end of an operation, whose arguments and results live side by side.
-        largest: bytes of the largest storage that there was.
+        live: the bytes at this moment.
+        peak: the most bytes at the end of an operation, whose arguments and results live side by side.
+        largest: the bytes of the largest storage so far.
     """
 
     def __init__(self) -> None:
@@ -29,12 +29,12 @@ class PeakMemory(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def reset_peak(self) -> None:
-        """Forgets what was before; the peak starts at what lives now."""
+        """Starts the peak anew from the bytes that live now."""
         self.peak, self.largest = self.live, max(self._sizes.values(), default=0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        # torch.tensor allocates unseen and then hands its result, as an argument, to this.
+        # torch.tensor allocates without an operation, and then passes its result as an argument to this one.
         fresh = func is torch.ops.aten.lift_fresh.default
         before = set() if fresh else {storage._cdata for storage in _storages((args, kwargs))}
         result = func(*args, **kwargs)

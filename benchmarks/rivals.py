@@ -1,7 +1,7 @@
-"""One head, several ways: loss and gradients of SDPG-UFKL from the hidden states of student and teacher.
+"""Several ways to compute one head: loss and gradients of SDPG-UFKL from the hidden states of student and teacher.
 
 Axes: N tokens, of which the first M have an open gate, D hidden size, V vocabulary. The loss is
-Σ_t (-A_t log p(y_t) + α·UFKL_t + β·m_t·D_KL(p_t‖q_t)) / N, and the entropy of p_t is wanted as a metric, without
+Σ_t (-A_t log p(y_t) + α·UFKL_t + β·m_t·D_KL(p_t‖q_t)) / N, and the entropy of p_t is needed as a metric, without
 gradient. Every way reads the teacher at open gates only.
 """
 
@@ -23,14 +23,14 @@ ALPHA, BETA = 1e-3, 1.0
 
 @dataclass(frozen=True)
 class Work:
-    """The inputs.
+    """The inputs of the head.
 
     Attributes:
-        hidden: (N, D) of the student.
-        weight: (V, D) of the head.
-        ids: (N,) sampled tokens.
-        teacher_hidden: (M, D) of the teacher, for the first M tokens.
-        advantages: (N,).
+        hidden: (N, D) the student's hidden states.
+        weight: (V, D) the head's weight.
+        ids: (N,) the sampled tokens.
+        teacher_hidden: (M, D) the teacher's hidden states, for the first M tokens.
+        advantages: (N,) each token's advantage.
         ref_logprobs: (N,) log π_ref.
     """
 
@@ -42,11 +42,11 @@ class Work:
     ref_logprobs: Tensor
 
     def leaves(self) -> tuple[Tensor, Tensor]:
-        """Hidden states and weight as leaves that want a gradient; no copies."""
+        """Returns hidden states and weight as leaves that get a gradient; nothing is copied."""
         return self.hidden.detach().requires_grad_(), self.weight.detach().requires_grad_()
 
     def loss(self, logprobs: Tensor, divergence: Tensor) -> Tensor:
-        """L from log p(y_t) of all tokens, (N,), and the divergence of the first M, (M,)."""
+        """Returns L from log p(y_t) of all tokens, (N,), and the divergence of the first M, (M,)."""
         per_token = losses.reinforce(logprobs, self.advantages)
         per_token = per_token + ALPHA * losses.reference_term(logprobs, self.ref_logprobs, "ufkl")
         return (per_token.sum() + BETA * divergence.sum()) / len(self.ids)
@@ -54,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Result:
-    """What every way must return."""
+    """The values that every way must return."""
 
     loss: Tensor
     hidden_gradient: Tensor
@@ -62,7 +62,7 @@ class Result:
     entropy: Tensor
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """Returns all values."""
         return self.loss, self.hidden_gradient, self.weight_gradient, self.entropy
 
 
@@ -79,7 +79,7 @@ def make_work(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> Work:
-    """Random inputs: logits of a few nats' spread, a teacher that is near the student but not equal."""
+    """Returns random inputs: logits with a spread of a few nats, and a teacher near the student but not equal to it."""
     generator = torch.Generator(device).manual_seed(seed)
     options: dict[str, Any] = {"generator": generator, "device": device}
     hidden = torch.randn(tokens, width, **options).to(dtype)
@@ -95,7 +95,7 @@ def make_work(
 
 
 def ours(work: Work, memory_bytes: int) -> Result:
-    """:func:`sdpg.models.fused_head.fused_head`."""
+    """Calls :func:`sdpg.models.fused_head.fused_head`."""
     hidden, weight = work.leaves()
     scored, count = len(work.teacher_hidden), len(work.ids)
 
@@ -113,7 +113,7 @@ def ours(work: Work, memory_bytes: int) -> Result:
 
 
 def plain(work: Work) -> Result:
-    """Autograd over the logits of student and teacher, kept whole."""
+    """Uses autograd over the logits of student and teacher, kept whole."""
     hidden, weight = work.leaves()
     scored = len(work.teacher_hidden)
     with torch.no_grad():
@@ -137,9 +137,9 @@ def _entropy(log_probs: Tensor) -> Tensor:
 
 
 def split(work: Work) -> Result:
-    """As :func:`plain`, tuned by hand: tokens with an open gate and those without are two products.
+    """Works like :func:`plain`, tuned by hand: tokens with and without an open gate are two products.
 
-    So no part of a (N, V) tensor is copied or padded on the way back from the divergence.
+    So no part of a (N, V) tensor is copied or padded in the backward pass of the divergence.
     """
     hidden, weight = work.leaves()
     scored = len(work.teacher_hidden)
@@ -159,7 +159,7 @@ def split(work: Work) -> Result:
 
 
 def trl(work: Work) -> Result:
-    """TRL's chunked log-probs and, for tokens with an open gate, its chunked divergence; chunks of TRL's own size."""
+    """Uses TRL's chunked log-probs and, at open gates, its chunked divergence; chunks have TRL's own size."""
     require("trl")
     from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
@@ -176,7 +176,7 @@ def trl(work: Work) -> Result:
 
 
 def liger(work: Work) -> Result:
-    """Liger's fused linear JSD for tokens with an open gate, after TRL's log-probs; needs a GPU."""
+    """Uses Liger's fused linear JSD at open gates, after TRL's log-probs; needs a GPU."""
     require("trl")
     require("liger_kernel")
     from liger_kernel.transformers import LigerFusedLinearJSD  # pyright: ignore[reportMissingImports]
@@ -192,19 +192,19 @@ def liger(work: Work) -> Result:
 
 
 def require(package: str) -> None:
-    """Raises SkippedError where a rival is not installed."""
+    """Raises SkippedError if a rival is not installed."""
     if importlib.util.find_spec(package) is None:
         raise SkippedError(f"{package.replace('_kernel', '-kernel')} is not installed")
 
 
 def differences(found: Result, expected: Result) -> dict[str, float]:
-    """|found - expected| / |expected| of loss, both gradients and entropy, by name."""
+    """Returns |found - expected| / |expected| of loss, both gradients and entropy, by name."""
     pairs = zip(vars(found).items(), expected.tensors(), strict=True)
     return {name: ((a.double() - b.double()).norm() / b.double().norm()).item() for (name, a), b in pairs}
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """In float32, or float64 where they are."""
+    """Returns the logits in float32, or in float64 if they are float64."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

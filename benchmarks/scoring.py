@@ -1,4 +1,4 @@
-"""Answers scored per second, and what remembering distinct pairs saves against math-verify asked one at a time."""
+"""Measures answers scored per second, and what caching distinct pairs saves against one math-verify call per answer."""
 
 from collections.abc import Callable, Sequence
 import random
@@ -16,7 +16,7 @@ from sdpg.rewards.verifiers import Status, Verifier
 
 PROBLEMS, SIBLINGS, WORKERS, REPEATS = 1_500, 8, 2, 3
 BATCH = 1_024
-"""Responses scored at once, as in a training step of the paper."""
+"""The number of responses scored at once, as in a training step of the paper."""
 DUPLICATES, DISTINCT = 2_000, 50
 
 SHARES = {
@@ -27,7 +27,7 @@ SHARES = {
     "expression, wrong": 0.07,
     "no answer": 0.05,
 }
-"""Of the ordinary answers; 4 of 5 problems have a whole number as gold answer."""
+"""The shares of the ordinary answers; 4 of 5 problems have a whole number as gold answer."""
 
 RATE = Target("score_rate", f"ordinary answers a second on {WORKERS} workers", ">= 2000")
 DUPLICATES_VS_ONE_BY_ONE = Target("score_duplicates_vs_one_by_one", "math-verify on every answer of the batch", ">= 5")
@@ -37,7 +37,10 @@ Response = tuple[str, str]
 
 
 def ordinary_rate() -> Figure:
-    """Ratio: answers a second, the workers running already; eight responses a problem, some of them alike."""
+    """Returns the figure whose ratio is the answers a second, with workers that are running.
+
+    There are eight responses a problem, some of them alike.
+    """
     batches = [ordinary(PROBLEMS, SIBLINGS, seed) for seed in range(REPEATS)]
     lonely = [ordinary(PROBLEMS, 1, seed) for seed in range(REPEATS)]
     with_siblings, without = rates(batches, "siblings"), rates(lonely, "no siblings")
@@ -45,8 +48,8 @@ def ordinary_rate() -> Figure:
     show(
         f"Ordinary answers a second, {WORKERS} workers, batches of {BATCH:,}, {REPEATS} runs",
         ["answers", "count", "a second", "least", "most", "math-verify is asked for"],
-        [(name, f"{len(first):,}", *[f"{each(found):,.0f}" for each in (statistics.median, min, max)], f"{share:.1%}")
-         for name, first, found, share in (("8 responses a problem", batches[0], with_siblings, asked[0]),
+        [(name, f"{len(first):,}", *[f"{each(speed):,.0f}" for each in (statistics.median, min, max)], f"{share:.1%}")
+         for name, first, speed, share in (("8 responses a problem", batches[0], with_siblings, asked[0]),
                                            ("1 response a problem", lonely[0], without, asked[1]))],
         ", ".join(f"{name} {share:.0%}" for name, share in SHARES.items()),
     )  # fmt: skip
@@ -62,17 +65,17 @@ def ordinary_rate() -> Figure:
 
 
 def duplicates_vs_one_by_one() -> Figure:
-    """Ratio: seconds of math-verify on every answer, in this process, over ours on the whole batch.
+    """Returns the figure whose ratio is math-verify's seconds on every answer, in this process, over ours.
 
-    Expressions only, which no rule of ours decides; both start without anything remembered.
+    The answers are expressions only, which no string rule of ours decides; both start with empty caches.
     """
     at = random.Random(0)
     distinct = [expression(at, right=index % 2 == 0) for index in range(DISTINCT)]
     batch = [at.choice(distinct) for _ in range(DUPLICATES)]
     ours, theirs = [], []
     verdicts: list[Status] = []
-    found: list[bool] = []
-    math_verify_equal("1", "2")  # math-verify is imported
+    equal: list[bool] = []
+    math_verify_equal("1", "2")  # the first call imports math-verify, which is not measured
     for _ in tqdm(range(REPEATS), desc="duplicates", leave=False):
         with Verifier(RewardParams(workers=WORKERS)) as verifier:
             start_workers(verifier)
@@ -80,10 +83,10 @@ def duplicates_vs_one_by_one() -> Figure:
             verdicts = [verdict.status for verdict in verifier.score(*columns(batch))]
             ours.append(time.perf_counter() - begin)
         begin = time.perf_counter()
-        found = [math_verify_equal(normalise_answer(gold), normalise_answer(extract_boxed(text) or ""))
+        equal = [math_verify_equal(normalise_answer(gold), normalise_answer(extract_boxed(text) or ""))
                  for text, gold in batch]  # fmt: skip
         theirs.append(time.perf_counter() - begin)
-    if [status is Status.CORRECT for status in verdicts] != found:
+    if [status is Status.CORRECT for status in verdicts] != equal:
         raise UserError("the batch and math-verify one at a time differ in a verdict")
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     show(
@@ -103,8 +106,8 @@ def duplicates_vs_one_by_one() -> Figure:
 
 
 def rates(batches: Sequence[list[Response]], title: str) -> list[float]:
-    """Answers a second of each list; nothing is remembered from one to the next."""
-    found = []
+    """Returns the answers a second of each list; nothing is cached from one list to the next."""
+    measured = []
     for responses in tqdm(batches, desc=f"scoring, {title}", leave=False):
         with Verifier(RewardParams(workers=WORKERS)) as verifier:
             start_workers(verifier)
@@ -113,8 +116,8 @@ def rates(batches: Sequence[list[Response]], title: str) -> list[float]:
                 verdicts = verifier.score(*columns(responses[at : at + BATCH]))
                 if any(verdict.status is Status.TIMEOUT for verdict in verdicts):
                     raise UserError("an ordinary answer ran into the time limit: the machine is too busy to measure")
-            found.append(len(responses) / (time.perf_counter() - begin))
-    return found
+            measured.append(len(responses) / (time.perf_counter() - begin))
+    return measured
 
 
 def start_workers(verifier: Verifier) -> None:
@@ -123,12 +126,12 @@ def start_workers(verifier: Verifier) -> None:
 
 
 def columns(responses: Sequence[Response]) -> tuple[list[str], list[str], list[bool]]:
-    """Completions, gold answers, and that none was cut."""
+    """Returns completions, gold answers, and False for each, as no response was cut."""
     return [text for text, _ in responses], [gold for _, gold in responses], [False] * len(responses)
 
 
 def asked_share(responses: Sequence[Response]) -> float:
-    """Distinct pairs that no string rule decides, over all answers."""
+    """Returns the number of distinct pairs that no string rule decides, over the number of all answers."""
     verifier = Verifier(RewardParams())
     pairs = {(normalise_answer(gold), normalise_answer(answer)) for text, gold in responses
              if (answer := extract_boxed(text))}  # fmt: skip
@@ -136,7 +139,7 @@ def asked_share(responses: Sequence[Response]) -> float:
 
 
 def ordinary(problems: int, siblings: int, seed: int) -> list[Response]:
-    """Responses of the length of a short solution, ``siblings`` a problem, with answers in the given shares.
+    """Returns responses as long as a short solution, ``siblings`` a problem, with answers in the given shares.
 
     The wrong answers of one problem are drawn from four, as a policy makes the same mistakes again.
     """
@@ -158,7 +161,7 @@ def ordinary(problems: int, siblings: int, seed: int) -> list[Response]:
 
 
 def integer_answers(at: random.Random) -> Callable[[str], Response]:
-    """Of one problem: kind → gold answer and answer."""
+    """Returns, for one problem with a whole number as answer, a function from a kind to a response."""
     gold = at.randint(0, 999)
     wrong = [gold + step for step in at.sample([*range(-30, 0), *range(1, 31)], 4)]
 
@@ -175,20 +178,20 @@ def integer_answers(at: random.Random) -> Callable[[str], Response]:
 
 
 def expression_answers(at: random.Random) -> Callable[[str], Response]:
-    """Of one problem: kind → gold answer and answer."""
+    """Returns, for one problem with an expression as answer, a function from a kind to a response."""
     gold, right = expression_forms(at)
     wrong = [expression_forms(at)[1] for _ in range(4)]
     return lambda kind: (gold, right if kind == "expression, right" else at.choice(wrong))
 
 
 def expression(at: random.Random, right: bool) -> Response:
-    """A response with an answer that only math-verify can decide."""
+    """Returns a response with an answer that only math-verify can decide."""
     gold, same = expression_forms(at)
     return f"\\boxed{{{same if right else expression_forms(at)[1]}}}", gold
 
 
 def expression_forms(at: random.Random) -> tuple[str, str]:
-    """A fraction, a decimal, a multiple of π, a surd, a polynomial or a pair, in two ways of writing."""
+    """Returns a fraction, decimal, multiple of π, surd, polynomial or pair, written in two ways."""
     a, b, c = at.randint(2, 40), at.choice([3, 7, 11, 13]), at.choice([2, 3, 5, 6])
     return at.choice([
         (f"\\frac{{{a}}}{{{b}}}", f"{2 * a}/{2 * b}"), (f"\\frac{{{a}}}{{4}}", f"{a / 4}"),

@@ -26,7 +26,7 @@ WIDTH, TALLEST = 1280, 1500
 
 
 def main() -> None:
-    """Reads the command line."""
+    """Reads the command line and takes the pictures."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=Path(), help="the project whose runs are shown")
     root = parser.parse_args().root

@@ -1,7 +1,7 @@
-"""Tokens per second of the update as sequences grow at a fixed number of tokens, and the share of attention in it.
+"""Measures the update's tokens per second as sequences grow at a fixed number of tokens, and attention's share of it.
 
-Random model of the tiny profile's size, fabricated rollouts: a quarter of each sequence is the student's prompt, which
-four siblings have in common, the teacher's is twice as long, half the gates are open.
+The model is random and of the tiny profile's size, and the rollouts are fabricated: a quarter of each sequence is the
+student's prompt, which four siblings share, the teacher's prompt is twice as long, and half of the gates are open.
 """
 
 from pathlib import Path
@@ -31,14 +31,14 @@ UPDATE = Target("sequences", f"tokens/s of the update at the best length, {TOKEN
 
 
 def update_by_length() -> Figure:
-    """Ratio: tokens per second at the longest sequences."""
+    """Returns the figure whose ratio is the tokens per second at the longest sequences."""
     params = load_params()
     policies = random_policies(params)
     tasks = {length: make_task(params, policies, length, TOKENS // length) for length in LENGTHS}
-    found = interleaved(
+    times = interleaved(
         {str(length): lambda task=task: run(task) for length, task in tasks.items()}, REPEATS, "sequences"
     )  # fmt: skip
-    rates = {length: TOKENS / statistics.median(found[str(length)]) for length in LENGTHS}
+    rates = {length: TOKENS / statistics.median(times[str(length)]) for length in LENGTHS}
     bar = tqdm(LENGTHS, desc="sequences, attention", leave=False)
     shares = {length: attention_share(tasks[length]) for length in bar}
     best = max(rates, key=lambda length: rates[length])
@@ -64,7 +64,7 @@ def update_by_length() -> Figure:
 
 
 def random_policies(params: Params, context: int = 2 * LENGTHS[-1]) -> Policies:
-    """Student and reference of the profile's size, with another context."""
+    """Returns student and reference of the profile's size, with another context length."""
     size = params.base.model
     if not isinstance(size, ScratchModel):
         raise SkippedError("base.model in params.yaml gives no size to make a random model of: use kind: scratch")
@@ -87,7 +87,7 @@ def random_policies(params: Params, context: int = 2 * LENGTHS[-1]) -> Policies:
 
 
 def make_task(params: Params, policies: Policies, length: int, sequences: int) -> Task:
-    """Fabricated rollouts of sequences that are all ``length`` tokens long."""
+    """Returns a task of fabricated rollouts, whose sequences are all ``length`` tokens long."""
     vocabulary, prompt = policies.student.config.vocab_size, length // 4
     generator = torch.Generator().manual_seed(length)
 
@@ -116,13 +116,13 @@ def make_task(params: Params, policies: Policies, length: int, sequences: int) -
 
 
 def run(task: Task) -> None:
-    """The gradients of one update."""
+    """Computes the gradients of one update."""
     task.policies.student.zero_grad(set_to_none=True)
     accumulate_gradients(task, range(len(task.experience.responses)))
 
 
 def attention_share(task: Task) -> float:
-    """Time in scaled_dot_product_attention, forward and backward, over that of all operations."""
+    """Returns the time in scaled_dot_product_attention, forward and backward, over that of all operations."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run(task)
     events = profiler.key_averages()

@@ -1,7 +1,7 @@
-"""Training steps an hour of a study by two workers, against one: processes of ``python -m pipelines.tune``.
+"""Measures training steps an hour of a study by two workers, against one: ``python -m pipelines.tune`` processes.
 
-Both do the same: values drawn at random, nothing pruned, one thread a worker, each study in a folder of its own with
-the project's data and base.
+Both do the same work: values drawn at random, nothing pruned, one thread a worker, and each study in a folder of its
+own with the project's data and base.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ TWO_WORKERS = Target("study_two_workers_vs_one", "steps an hour of the same stud
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of a study.
+    """The seconds of a study.
 
     Attributes:
-        whole: from the start of the command to its end: imports, trials, tables and pages.
-        trials: from the start of the first trial to the end of the last.
-        busy: of processors, over all processes; far below ``whole`` where the machine did something else as well.
+        whole: seconds from the start of the command to its end: imports, trials, tables and pages.
+        trials: seconds from the start of the first trial to the end of the last.
+        busy: processor seconds, over all processes; far below ``whole`` if the machine did something else as well.
     """
 
     whole: float
@@ -45,27 +45,27 @@ class Spent:
 
 
 def two_workers_vs_one(trials: int = TRIALS, steps: int = STEPS) -> Figure:
-    """Ratio: seconds of one worker / seconds of two, each from the command's start to its end."""
+    """Returns the figure whose ratio is the seconds of one worker over those of two, from command to end."""
     if (cores := len(os.sched_getaffinity(0))) < WORKERS:
         raise SkippedError(f"{WORKERS} workers need as many cores, and this process may use {cores}")
     if not paths.BASE_MODEL.is_dir():
         raise SkippedError(f"{paths.BASE_MODEL} is missing: dvc repro base makes it")
     spent = {workers: run_study(workers, trials, steps) for workers in tqdm((1, WORKERS), desc="study", leave=False)}
-    rates = {workers: trials * steps / each.whole * 3600 for workers, each in spent.items()}
+    rates = {workers: trials * steps / study.whole * 3600 for workers, study in spent.items()}
     show(
         f"A study of {METHOD}, {trials} trials of {steps} steps, random values, no pruning, one thread a worker",
         ["workers", "seconds", "of them trials", "of processors", "steps an hour"],
-        [(workers, f"{each.whole:.1f}", f"{each.trials:.1f}", f"{each.busy:.1f}", f"{rates[workers]:,.0f}")
-         for workers, each in spent.items()],
+        [(workers, f"{study.whole:.1f}", f"{study.trials:.1f}", f"{study.busy:.1f}", f"{rates[workers]:,.0f}")
+         for workers, study in spent.items()],
         "seconds: from the command's start to its end; trials: from the first one's start to the last one's end; "
         "processors: used by all processes",
     )  # fmt: skip
     one, two = spent[1], spent[WORKERS]
     return TWO_WORKERS.measured(
         one.whole / two.whole, ratio_of_trials=one.trials / two.trials, trials=trials, steps=steps,
-        seconds={str(workers): each.whole for workers, each in spent.items()},
-        trial_seconds={str(workers): each.trials for workers, each in spent.items()},
-        processor_seconds={str(workers): each.busy for workers, each in spent.items()},
+        seconds={str(workers): study.whole for workers, study in spent.items()},
+        trial_seconds={str(workers): study.trials for workers, study in spent.items()},
+        processor_seconds={str(workers): study.busy for workers, study in spent.items()},
     )  # fmt: skip
 
 
@@ -90,14 +90,14 @@ def run_study(workers: int, trials: int, steps: int) -> Spent:
             log.seek(0)
             if code:
                 raise RuntimeError(f"{' '.join(command)} ended with {code}:\n{log.read()[-3000:]}")
-        found = optuna.load_study(study_name=METHOD, storage=f"sqlite:///{folder}/tune.db").get_trials(deepcopy=False)
-    assert len(found) == trials and all(trial.user_attrs["steps"] == steps for trial in found)
-    starts = [trial.datetime_start for trial in found if trial.datetime_start]
-    ends = [trial.datetime_complete for trial in found if trial.datetime_complete]
+        made = optuna.load_study(study_name=METHOD, storage=f"sqlite:///{folder}/tune.db").get_trials(deepcopy=False)
+    assert len(made) == trials and all(trial.user_attrs["steps"] == steps for trial in made)
+    starts = [trial.datetime_start for trial in made if trial.datetime_start]
+    ends = [trial.datetime_complete for trial in made if trial.datetime_complete]
     return Spent(whole, (max(ends) - min(starts)).total_seconds(), busy)
 
 
 def children_seconds() -> float:
-    """Processor time of all processes that this one, or one of them, has waited for."""
+    """Returns the processor time of all processes that this one, or one of its children, has waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

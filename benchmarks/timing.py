@@ -1,4 +1,4 @@
-"""Seconds, operations and bytes of pieces of code, on a CPU or a CUDA device."""
+"""Measures seconds, operations and bytes of pieces of code, on a CPU or a CUDA device."""
 
 from collections.abc import Callable, Mapping, Sequence
 import gc
@@ -18,7 +18,7 @@ MIB = 2**20
 
 
 def seconds(function: Callable[[], object], device: torch.device = CPU) -> float:
-    """Of one call, by the wall clock or, on a GPU, by its events."""
+    """Returns the seconds of one call, by the wall clock or, on a GPU, by its events."""
     if device.type != "cuda":
         start = time.perf_counter()
         function()
@@ -35,38 +35,39 @@ def seconds(function: Callable[[], object], device: torch.device = CPU) -> float
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repeats: int, title: str, device: torch.device = CPU
 ) -> dict[str, list[float]]:
-    """Seconds of each call, A B A B …, after one call of each that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
+    """Returns the seconds of each call, made in turns A B A B …, after one call of each that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
     gc.collect()
     with tqdm(total=(repeats + 1) * len(functions), desc=title, unit="run", leave=False) as bar:
         for repeat in range(repeats + 1):
             for name, function in functions.items():
                 taken = seconds(function, device)
                 if repeat:
-                    found[name].append(taken)
+                    times[name].append(taken)
                 bar.update()
-    return found
+    return times
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of neighbours, so that what slows the machine for a while slows both sides of one."""
+    """Returns the median ratio of neighbours, so that a slowdown of the machine for a while hits both sides of a
+    ratio."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def ratio_range(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """The least and the largest ratio of neighbours."""
+    """Returns the smallest and the largest ratio of neighbours."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return [min(ratios), max(ratios)]
 
 
 def one_product(left: Tensor, right: Tensor) -> Callable[[], object]:
-    """A function that multiplies left (N, D) by the transpose of right (V, D), into a place that is there already."""
+    """Returns a function that multiplies left (N, D) by the transpose of right (V, D), into memory allocated before."""
     out = torch.empty(len(left), len(right), dtype=left.dtype, device=left.device)
     return lambda: torch.mm(left, right.t(), out=out)
 
 
 def matmul_operations(function: Callable[[], object]) -> int:
-    """Multiplications and additions in matrix products, counted while it runs."""
+    """Returns the multiplications and additions in matrix products, counted while the function runs."""
     aten: Any = torch.ops.aten
 
     def in_place(total: Any, left: Any, right: Any, *_: Any, **__: Any) -> int:
@@ -78,7 +79,7 @@ def matmul_operations(function: Callable[[], object]) -> int:
 
 
 def peak_bytes(function: Callable[[], Sequence[Tensor]], device: torch.device = CPU) -> int:
-    """The most bytes that live at once beyond those from before and those of the tensors that the function returns."""
+    """Returns the most bytes that live at once, without those from before and those of the returned tensors."""
     gc.collect()
     if device.type != "cuda":
         with PeakMemory() as memory:

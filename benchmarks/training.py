@@ -1,4 +1,4 @@
-"""Training steps of the tiny profile from the base model, ours alone: SDPG against GRPO, and the update's limit."""
+"""Measures training steps of the tiny profile from the base model: SDPG against GRPO, and the update's limit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from sdpg.training.update import Task
 WARM_UP, STEP_REPEATS, UPDATE_REPEATS, BATCHES = 2, 12, 8, 4
 PARTS = ("rollout", "reward", "update")
 STILL_LR = 1e-30
-"""Moves no float32 weight: every step starts from the base, so that what is compared sees the same rollouts."""
+"""A learning rate that moves no float32 weight: every step starts from the base, so both sides see equal rollouts."""
 
 STEP = Target("sdpg_step_vs_grpo", "a step of GRPO with reference KL from the same prompts and policy", "<= 1.2")
 UPDATE = Target(
@@ -35,22 +35,22 @@ UPDATE = Target(
 
 
 def step_vs_grpo() -> Figure:
-    """Rollouts, rewards and update of SDPG-UFKL where β peaks, against GRPO's."""
+    """Measures rollouts, rewards and update of SDPG-UFKL where β peaks, against GRPO's."""
     params = bench_params()
     step = peak_step(params)
-    found: dict[str, list[dict[str, float]]] = {"sdpg-ufkl": [], "grpo": []}
+    parts: dict[str, list[dict[str, float]]] = {"sdpg-ufkl": [], "grpo": []}
     with trainer(params, "sdpg-ufkl") as sdpg, trainer(params, "grpo") as grpo:
         for seed in tqdm(range(WARM_UP + STEP_REPEATS), desc="training steps", unit="pair", leave=False):
-            for one in (sdpg, grpo):
-                taken = timed_step(one, step, seed)
+            for runner in (sdpg, grpo):
+                taken = timed_step(runner, step, seed)
                 if seed >= WARM_UP:
-                    found[one.name].append(taken)
-    show_parts(f"Seconds of a training step ({describe(params)}; step {step}, where β peaks)", found)
-    ours, theirs = totals(found["sdpg-ufkl"]), totals(found["grpo"])
+                    parts[runner.name].append(taken)
+    show_parts(f"Seconds of a training step ({describe(params)}; step {step}, where β peaks)", parts)
+    ours, theirs = totals(parts["sdpg-ufkl"]), totals(parts["grpo"])
     return STEP.measured(
         median_ratio(ours, theirs),
-        seconds={name: statistics.median(totals(rows)) for name, rows in found.items()},
-        parts={name: part_medians(rows) for name, rows in found.items()},
+        seconds={name: statistics.median(totals(rows)) for name, rows in parts.items()},
+        parts={name: part_medians(rows) for name, rows in parts.items()},
         range=ratio_range(ours, theirs),
         repeats=len(ours),
         sizes=sizes(params),
@@ -58,16 +58,16 @@ def step_vs_grpo() -> Figure:
 
 
 def update_vs_limit() -> Figure:
-    """Gradients, clipping and optimiser step on fixed rollouts, against what SDPG's must cost on top of GRPO's.
+    """Measures gradients, clipping and optimiser step on fixed rollouts, against the least that SDPG adds to GRPO.
 
-    GRPO reads student sequences four times over: forward, backward (twice the work), and forward by the reference. SDPG
-    reads teacher sequences once more, where the gate is open. L_x, L_c, L_y: student prompt, teacher prompt, response.
+    GRPO reads student sequences four times: forward, backward (twice the work), and forward by the reference. SDPG also
+    reads teacher sequences once, where the gate is open. L_x, L_c, L_y: student prompt, teacher prompt, response.
     """
     params = bench_params()
     step = peak_step(params)
     with trainer(params, "sdpg-ufkl") as sdpg:
         batches = [rollouts(sdpg, step, seed) for seed in range(BATCHES)]
-        found = interleaved(
+        times = interleaved(
             {name: lambda name=name: [update(sdpg, batch, name, step) for batch in batches]
              for name in ("sdpg-ufkl", "grpo")},
             UPDATE_REPEATS, f"updates of {BATCHES} batches",
@@ -83,8 +83,8 @@ def update_vs_limit() -> Figure:
     )
     teacher, student = (sum(values) for values in zip(*map(tokens_read, batches), strict=True))
     shared = 1 + teacher / (4 * student)
-    ratio = median_ratio(found["sdpg-ufkl"], found["grpo"])
-    medians = {name: statistics.median(taken) / BATCHES for name, taken in found.items()}
+    ratio = median_ratio(times["sdpg-ufkl"], times["grpo"])
+    medians = {name: statistics.median(taken) / BATCHES for name, taken in times.items()}
     show(
         f"Seconds of an update ({describe(params)}; β at its peak)", ["", "median", "of GRPO's"],
         [("sdpg-ufkl", f"{medians['sdpg-ufkl']:.3f}", f"{ratio:.3f}"), ("grpo", f"{medians['grpo']:.3f}", ""),
@@ -100,17 +100,17 @@ def update_vs_limit() -> Figure:
         limit_with_shared_prompts=shared,
         gate=gate,
         lengths=lengths,
-        range=[bound / limit for bound in ratio_range(found["sdpg-ufkl"], found["grpo"])],
+        range=[bound / limit for bound in ratio_range(times["sdpg-ufkl"], times["grpo"])],
         repeats=UPDATE_REPEATS,
         sizes=sizes(params),
     )
 
 
 def bench_params(**rollout: Any) -> Params:
-    """params.yaml without diagnostics, with :data:`STILL_LR`, and with changes to ``rollout``.
+    """Returns params.yaml without diagnostics, with :data:`STILL_LR`, and with changes to ``rollout``.
 
     Raises:
-        SkippedError: without the base model.
+        SkippedError: if there is no base model.
     """
     if not (paths.BASE_MODEL / "config.json").is_file():
         raise SkippedError(f"{paths.BASE_MODEL} is missing: run `dvc repro base`")
@@ -121,19 +121,19 @@ def bench_params(**rollout: Any) -> Params:
 
 @contextmanager
 def trainer(params: Params, method: str) -> Iterator[Trainer]:
-    """The pipeline's trainer in a folder that is thrown away."""
+    """Yields the pipeline's trainer, in a folder that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as folder, Verifier(params.reward) as verifier:
         yield make_trainer(params, method, 0, Path(folder), verifier, lambda step, metrics: None)
 
 
 def peak_step(params: Params, method: str = "sdpg-ufkl") -> int:
-    """The step at which β(k) is largest."""
+    """Returns the step at which β(k) is largest."""
     steps = range(1, params.train.steps + 1)
     return max(steps, key=lambda step: coefficients(params.methods[method], step, params.train.steps).beta)
 
 
 def timed_step(one: Trainer, step: int, seed: int) -> dict[str, float]:
-    """Seconds of each part of a training step; the seed decides prompts and sampling."""
+    """Returns the seconds of each part of a training step; the seed decides prompts and sampling."""
     one.seed = seed
     watch = Stopwatch()
     metrics = one.step(step, watch)
@@ -141,14 +141,14 @@ def timed_step(one: Trainer, step: int, seed: int) -> dict[str, float]:
 
 
 def rollouts(one: Trainer, step: int, seed: int) -> Experience:
-    """Samples a batch of rollouts, verifies it and gives it credit."""
+    """Samples a batch of rollouts, verifies it, and gives it advantages and gates."""
     one.seed = seed
     sampled = one.sample(step)
     return one.credit(sampled.rollouts, one.verify(sampled), coefficients(one.method, step, one.params.train.steps))
 
 
 def update(one: Trainer, experience: Experience, method: str, step: int) -> None:
-    """One update by any method's losses."""
+    """Makes one update by the losses of any method."""
     params = one.params
     settings = params.methods[method]
     task = Task(
@@ -159,9 +159,9 @@ def update(one: Trainer, experience: Experience, method: str, step: int) -> None
 
 
 def tokens_read(experience: Experience) -> tuple[int, int]:
-    """Tokens that the teacher must read at open gates, and those that the student must read, each prompt once.
+    """Returns the tokens that the teacher must read at open gates, and those that the student must read.
 
-    The last token of a response is never read: its state predicts nothing that is asked for.
+    Each prompt is read once. The last token of a response is never read, as nobody needs what its state predicts.
     """
 
     def count(prompts: list[list[int]], rows: Sequence[int]) -> int:
@@ -173,17 +173,17 @@ def tokens_read(experience: Experience) -> tuple[int, int]:
 
 
 def totals(rows: Sequence[Mapping[str, float]]) -> list[float]:
-    """Rollouts, rewards and update of each step; files and metrics are left out."""
+    """Returns the seconds of rollouts, rewards and update of each step, without files and metrics."""
     return [sum(row[part] for part in PARTS) for row in rows]
 
 
 def part_medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Median of each part, and of whatever else each step reports."""
+    """Returns the median of each part, and of the other values that each step reports."""
     return {part: statistics.median(row[part] for row in rows) for part in rows[0]}
 
 
 def show_parts(title: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
-    """Where the time of a step goes."""
+    """Prints how long each part of a step takes."""
     rows = []
     for name, steps in found.items():
         parts = part_medians(steps)
@@ -193,7 +193,7 @@ def show_parts(title: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -
 
 
 def describe(params: Params) -> str:
-    """The batch, in words."""
+    """Describes the batch in words."""
     return (
         f"{params.profile} profile, {params.train.prompts_per_step} prompts × {params.train.responses_per_prompt}, "
         f"at most {params.rollout.max_tokens} tokens, {torch.get_num_threads()} thread(s)"
@@ -201,7 +201,7 @@ def describe(params: Params) -> str:
 
 
 def sizes(params: Params) -> dict[str, int]:
-    """The batch, for the JSON line."""
+    """Returns the sizes of the batch, for the JSON line."""
     return {
         "prompts": params.train.prompts_per_step,
         "responses_per_prompt": params.train.responses_per_prompt,
@@ -210,5 +210,5 @@ def sizes(params: Params) -> dict[str, int]:
 
 
 def mean_length(batches: Sequence[Sequence[Sequence[int]]]) -> float:
-    """Tokens of a sequence, on average over all batches."""
+    """Returns the mean number of tokens of a sequence, over all batches."""
     return statistics.mean(len(ids) for batch in batches for ids in batch)

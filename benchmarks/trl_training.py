@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on what our trainer trains on: model, prompts, verifier, settings."""
+"""Runs TRL's GRPOTrainer on what our trainer trains on: model, prompts, verifier, settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from sdpg.training.trainer import step_prompts
 
 @dataclass(frozen=True)
 class Turns:
-    """How a trainer takes turns with another.
+    """The functions by which a trainer takes turns with another.
 
     Attributes:
-        wait: returns when the next step may begin.
-        answer: tells the other side something.
+        wait: a function that returns when the next step may begin.
+        answer: a function that sends a message to the other side.
     """
 
     wait: Callable[[], None]
@@ -29,7 +29,7 @@ class Turns:
 
 
 def run_trl(params: Params, method: str, steps: int, turns: Turns) -> None:
-    """The prompts of step k are those of our trainer's first step with seed k."""
+    """Trains with TRL; the prompts of step k are those of our trainer's first step with seed k."""
     from datasets import Dataset
     from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -62,7 +62,7 @@ def run_trl(params: Params, method: str, steps: int, turns: Turns) -> None:
 
 
 def trl_config(params: Params, method: str, steps: int, folder: str) -> Any:
-    """GRPO with reference KL as ``methods.grpo`` has it, all rollouts of a step in one batch, nothing logged."""
+    """Returns TRL's settings: GRPO with the reference KL of ``methods.grpo``, one batch per step, nothing logged."""
     from trl.trainer.grpo_config import GRPOConfig
 
     train, rollout, settings = params.train, params.rollout, params.methods[method]
@@ -78,9 +78,9 @@ def trl_config(params: Params, method: str, steps: int, folder: str) -> Any:
         beta=settings.alpha,
         epsilon=settings.clip_low,
         epsilon_high=settings.clip_high,
-        # Token mean over the batch: of TRL's, the nearest to ours within each group.
+        # Of TRL's normalisers, the token mean over the batch is the nearest to ours within each group.
         loss_type="dapo",
-        # The plain k3 term, as in methods.grpo.
+        # This selects the plain k3 term, as in methods.grpo.
         use_bias_correction_kl=False,
         learning_rate=train.lr,
         lr_scheduler_type="constant",
@@ -99,7 +99,7 @@ def trl_config(params: Params, method: str, steps: int, folder: str) -> Any:
 
 
 def timing_callback(trainer: Any, turns: Turns) -> Any:
-    """Waits for its turn before each step, and says how long the step took and where the time went."""
+    """Returns a callback that waits for its turn before each step, and reports how long the step and its parts took."""
     from transformers import TrainerCallback
 
     spent = {"rollout": 0.0, "reward": 0.0}
@@ -116,7 +116,7 @@ def timing_callback(trainer: Any, turns: Turns) -> Any:
 
         return run
 
-    # Sampling with tokenizing and decoding, as our rollouts have them.
+    # Sampling includes tokenising and decoding, as in our rollouts.
     trainer._generate = timed("rollout", trainer._generate)
     trainer._calculate_rewards = timed("reward", trainer._calculate_rewards)
 

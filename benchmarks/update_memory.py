@@ -1,8 +1,8 @@
-"""Memory of an SDPG update on a CPU, part by part, for a random model of a given size.
+"""Measures the memory of an SDPG update on a CPU, part by part, for a random model of a given size.
 
 ``python -m benchmarks.update_memory '{"hidden_size": 128, …}'`` prints one JSON line: bytes of tensors, counted exactly
 by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.training.update`,
-:mod:`sdpg.models.passes`). A process of its own, so that nothing of an earlier model is left.
+:mod:`sdpg.models.passes`). It runs in a process of its own, so that nothing of an earlier model is left.
 """
 
 from collections.abc import Iterator
@@ -52,11 +52,11 @@ class Setting:
     head_bytes: int = 4 << 20
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
-    """Empty: all linear modules."""
+    """The modules that get an adapter; empty: all linear modules."""
 
 
 class _Peaks:
-    """Peaks of nested parts: the counter has one peak, which each part resets."""
+    """The peaks of nested parts: the counter has one peak, which each part resets."""
 
     def __init__(self, memory: PeakMemory) -> None:
         self.memory = memory
@@ -77,7 +77,7 @@ class _Peaks:
 
 
 def make_model(setting: Setting) -> Any:
-    """A random float32 model."""
+    """Returns a random float32 model."""
     config = Qwen3Config(
         vocab_size=setting.vocabulary, hidden_size=setting.hidden_size, intermediate_size=setting.intermediate_size,
         num_hidden_layers=setting.layers, num_attention_heads=setting.heads, num_key_value_heads=setting.kv_heads,
@@ -89,7 +89,7 @@ def make_model(setting: Setting) -> Any:
 
 
 def make_experience(setting: Setting) -> Experience:
-    """Rows in groups of four, of which two are right."""
+    """Returns rows in groups of four, two of which are right."""
     count = setting.rows
     advantages = torch.tensor([1.0, -1.0] * (count // 2), dtype=torch.float64)
     draw = torch.Generator().manual_seed(0)
@@ -106,19 +106,19 @@ def make_experience(setting: Setting) -> Experience:
 
 
 def measure(setting: Setting) -> dict[str, int]:
-    """Bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
-    found: dict[str, int] = {}
+    """Returns bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
+    sizes: dict[str, int] = {}
     with PeakMemory() as memory:
         student = make_model(setting)
         if setting.lora_rank:
             targets: Any = list(setting.lora_targets) or "all-linear"
             add_adapter(student, LoraParams(rank=setting.lora_rank, alpha=setting.lora_rank, target_modules=targets), 0)
-        found["weights"] = memory.live
+        sizes["weights"] = memory.live
         if setting.checkpointing:
             student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             student.train()
         reference = WithoutAdapter(student) if setting.lora_rank else make_model(setting).requires_grad_(False)
-        found["reference"] = memory.live - found["weights"]
+        sizes["reference"] = memory.live - sizes["weights"]
         optimizer = torch.optim.AdamW(trainable(student), lr=1e-6, foreach=setting.foreach)
         policies = Policies(
             student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0
@@ -137,30 +137,30 @@ def measure(setting: Setting) -> dict[str, int]:
         before = memory.live
         with peaks.part("first"):
             accumulate_gradients(task, range(setting.rows))
-        found["gradients"] = memory.live - before
+        sizes["gradients"] = memory.live - before
         before = memory.live
         optimizer.step()
-        found["optimiser"] = memory.live - before
-        # The second time, as in all steps but the first, gradients and moments are there already.
+        sizes["optimiser"] = memory.live - before
+        # The second update is like all but a run's first: gradients and moments exist already.
         peaks.parts.clear()
         with peaks.part("passes"):
             accumulate_gradients(task, range(setting.rows))
         with peaks.part("step"):
             torch.nn.utils.clip_grad_norm_(trainable(student), 1.0)
             optimizer.step()
-    return found | peaks.parts
+    return sizes | peaks.parts
 
 
 def _instrument(peaks: _Peaks, student: Any) -> None:
-    """Measures the teacher's passes, what the student's forward pass keeps, and the head."""
+    """Makes the counter measure the teacher's passes, what the student's forward pass keeps, and the head."""
     fused_head, privileged = policies_module.fused_head, Policies.privileged
     start = {"live": 0}
 
     def measured_privileged(*arguments: Any, **options: Any) -> Any:
         with peaks.part("teacher"):
-            found = privileged(*arguments, **options)
+            result = privileged(*arguments, **options)
         start["live"] = peaks.memory.live
-        return found
+        return result
 
     def measured_head(hidden: Any, *arguments: Any, **options: Any) -> Any:
         name = "head" if torch.is_grad_enabled() else "reference_head"
@@ -175,7 +175,7 @@ def _instrument(peaks: _Peaks, student: Any) -> None:
 
 
 def main() -> None:
-    """Prints the setting with what was measured."""
+    """Prints the setting with its measurements."""
     setting = Setting(**json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}"))
     torch.set_num_threads(1)
     print(json.dumps({"setting": asdict(setting), "bytes": measure(setting)}))

@@ -21,21 +21,21 @@ MAX_TOKENS = 60
 
 
 def the_params() -> Params:
-    """Those of both sides."""
+    """Returns the parameters of both sides."""
     return training.bench_params(max_tokens=MAX_TOKENS)
 
 
 def run_ours(params: Params, steps: int, turns: Turns) -> None:
-    """The pipeline's trainer."""
-    with training.trainer(params, METHOD) as one:
+    """Runs the pipeline's trainer."""
+    with training.trainer(params, METHOD) as trainer:
         turns.answer({"ready": True})
         for seed in range(1, steps + 1):
             turns.wait()
-            turns.answer(training.timed_step(one, 1, seed))
+            turns.answer(training.timed_step(trainer, 1, seed))
 
 
 def main() -> None:
-    """Reserves standard output for answers: whatever else is printed goes to standard error."""
+    """Runs one side; standard output is reserved for answers, and everything else goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

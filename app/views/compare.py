@@ -1,4 +1,4 @@
-"""Any runs over steps: curves, metrics, schedules; how their parameters differ; two runs problem by problem."""
+"""The Compare page: curves, metrics and schedules of any runs, how parameters differ, two runs problem by problem."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,7 +24,7 @@ MOST_AT_FIRST = 12
 
 
 def choose_runs() -> list[RunEntry]:
-    """The runs that are compared."""
+    """Lets the reader choose the runs that are compared."""
     runs = ui.found().runs
     here = [id for id, run in runs.items() if run.kind in ("finished", "sample") and not run.place.key]
     first = (here or list(runs))[:MOST_AT_FIRST]
@@ -34,7 +34,7 @@ def choose_runs() -> list[RunEntry]:
 
 
 def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
-    """Whether seeds are put together, and the window of the moving mean in steps."""
+    """Returns whether seeds are put together, and the window of the moving mean in steps."""
     together = len({(run.method, run.seed) for run in runs}) > len({run.method for run in runs})
     left, right = st.columns([1, 2], vertical_alignment="center")
     with left:
@@ -48,7 +48,7 @@ def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
 
 
 def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
-    """What lines and bands are, in words."""
+    """Returns the words that explain lines and bands."""
     seeds = max(len(series.runs) for series in shown)
     parts = ["line: mean over seeds, band: their range (smallest to largest)"] if seeds > 1 else []
     if smoothed and window > 1:
@@ -57,27 +57,28 @@ def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
 
 
 def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str = "") -> None:
-    """The panels, three a row, with their legend and what they can be saved as."""
+    """Draws the panels, three a row, with their legend and the buttons that save them."""
     styles = charts.styles([series.name for series in shown], [series.place for series in shown])
-    drawn = [each for each in panels if len(each.table)]
+    drawn = [chart for chart in panels if len(chart.table)]
     st.html(charts.legend(styles))
-    for place, each in zip(ui.grid(len(drawn)), drawn, strict=True):
+    for place, chart in zip(ui.grid(len(drawn)), drawn, strict=True):
         with place:
             st.altair_chart(
-                charts.lines(each.table, styles, title=each.title, points=each.points, form=each.form), width="stretch"
+                charts.lines(chart.table, styles, title=chart.title, points=chart.points, form=chart.form),
+                width="stretch",
             )
     if note:
         st.caption(ui.plain(note[0].upper() + note[1:] + "."))
-    for text in dict.fromkeys(text for each in panels for text in each.notes):
+    for text in dict.fromkeys(text for chart in panels for text in chart.notes):
         st.warning(ui.plain(text), icon=":material/warning:")
-    if missing := [each.title for each in panels if not len(each.table)]:
+    if missing := [chart.title for chart in panels if not len(chart.table)]:
         st.caption(ui.plain(f"Not measured in these runs: {', '.join(missing)}."))
     if drawn:
         save(drawn, styles, name, note)
 
 
 def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str) -> None:
-    """Buttons that make the file when they are clicked."""
+    """Shows buttons that make the files when they are clicked."""
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Figure (SVG)", "svg", "image/svg+xml", lambda: exports.figure(panels, styles, "svg", note)),
         ("Figure (PNG)", "png", "image/png", lambda: exports.figure(panels, styles, "png", note)),
@@ -90,7 +91,7 @@ def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str)
 
 
 def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
-    """Benchmarks of all runs, with the samples behind each point where they agree."""
+    """Returns the titles of all runs' benchmarks, with the samples behind each point where they agree."""
     titles: dict[str, str] = {}
     for run in runs:
         titles = {**store.benchmarks(run), **titles}
@@ -100,7 +101,7 @@ def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
 
 
 def curves(runs: Sequence[RunEntry]) -> None:
-    """The six panels of the paper's figure, or however many benchmarks there are."""
+    """Shows the panels of the paper's figure, one for each benchmark."""
     band, window = options(runs)
     shown = group(runs, band)
     panels = [panel(title, shown, store.curves, name, points=True) for name, title in titles_of(runs).items()]
@@ -109,7 +110,7 @@ def curves(runs: Sequence[RunEntry]) -> None:
 
 
 def metrics(runs: Sequence[RunEntry]) -> None:
-    """Whatever else was logged."""
+    """Shows every other logged metric."""
     columns: dict[str, Callable[[RunEntry], pd.DataFrame]] = {}
     for run in runs:
         for read in (store.metrics, store.timing, store.curves):
@@ -134,7 +135,7 @@ def metrics(runs: Sequence[RunEntry]) -> None:
 
 
 def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], name: str) -> bool:
-    """Whether a metric was measured at so few steps that a line alone would hide it."""
+    """Says whether a metric was measured at so few steps that a line alone would hide it."""
     for run in runs:
         try:
             table = read(run)
@@ -146,15 +147,15 @@ def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], 
 
 
 def schedules(runs: Sequence[RunEntry]) -> None:
-    """Coefficients as the parameters ask for, and as metrics.csv says that they were applied."""
+    """Shows coefficients as scheduled by the parameters, and as applied according to metrics.csv."""
     shown = group(runs, seeds_together=True)
     panels = {name: schedule_panel(title, shown, name) for name, title in COEFFICIENTS.items()}
-    found = [
+    gaps = [
         (COEFFICIENTS[name], series.name, deviation(each.table, series.name))
         for name, each in panels.items()
         for series in shown
     ]
-    differing_ones = [(title, name, gap) for title, name, gap in found if gap]
+    differing_ones = [(title, name, gap) for title, name, gap in gaps if gap]
     if differing_ones:
         for title, name, (step, meant, applied) in differing_ones:
             st.error(ui.plain(f"{name}: {title} was {applied:.6g} at step {step}, but the parameters give {meant:.6g}"),
@@ -166,7 +167,7 @@ def schedules(runs: Sequence[RunEntry]) -> None:
 
 
 def parameters(runs: Sequence[RunEntry]) -> None:
-    """What differs, and whether the runs are matched."""
+    """Shows which parameters differ, and whether the runs are matched."""
     if len(runs) < 2:
         ui.empty("Choose a second run to compare parameters with.")
         return
@@ -192,7 +193,7 @@ def parameters(runs: Sequence[RunEntry]) -> None:
 
 
 def by_problem(runs: Sequence[RunEntry]) -> None:
-    """Two runs on the same problems."""
+    """Shows two runs on the same problems."""
     if len(runs) < 2:
         ui.empty("Choose a second run: problems are compared between two.")
         return
@@ -210,15 +211,15 @@ def by_problem(runs: Sequence[RunEntry]) -> None:
         ui.empty("These are one run: choose another.")
         return
     with ui.guard():
-        found, left_out = paired.compare(first, second, which)
+        comparisons, left_out = paired.compare(first, second, which)
         for text in left_out:
             st.caption(ui.plain(text))
-        if found:
-            show_paired(found, first, second)
+        if comparisons:
+            show_paired(comparisons, first, second)
 
 
 def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntry) -> None:
-    """The table of differences with intervals, and a chart per benchmark."""
+    """Shows the table of differences with intervals, and a chart per benchmark."""
     names = (first.id, second.id)
     rows = pd.DataFrame(paired.rows(found, *names))
     limits = zip(rows["low"], rows["high"], strict=True)
@@ -237,17 +238,17 @@ def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntr
                  f"of the same kind, and nothing of other seeds. p: sign-flip permutations; Holm: adjusted for the "
                  f"{len(found)} benchmarks here.")
     )  # fmt: skip
-    each_problem = pd.concat([one.by_problem.assign(benchmark=one.title) for one in found], ignore_index=True)
-    for place, (number, one) in zip(ui.grid(len(found)), enumerate(found), strict=True):
+    each_problem = pd.concat([pair.by_problem.assign(benchmark=pair.title) for pair in found], ignore_index=True)
+    for place, (number, pair) in zip(ui.grid(len(found)), enumerate(found), strict=True):
         with place:
-            problem_chart(one, number)
+            problem_chart(pair, number)
     st.download_button("Data (CSV)", lambda: each_problem.to_csv(index=False).encode("utf-8", "replace"),
                        f"{second.name}-minus-{first.name}.csv", "text/csv", on_click="ignore",
                        icon=":material/download:", key="save_problems")  # fmt: skip
 
 
 def problem_chart(one: paired.Paired, number: int) -> None:
-    """Differences by problem, the largest first; a click names the problem and links to its page."""
+    """Shows differences by problem, the largest first; a click names the problem and links to its page."""
     state = st.altair_chart(
         charts.ranked(one.by_problem, title=one.title, y="difference in accuracy"),
         on_select="rerun", selection_mode="pick", key=f"ranked_{number}", width="stretch",
@@ -264,7 +265,7 @@ def problem_chart(one: paired.Paired, number: int) -> None:
 
 
 def page() -> None:
-    """Compare."""
+    """Shows the Compare page."""
     st.header("Compare")
     if not ui.found().runs:
         ui.empty("No run can be shown: the sidebar says what was left out, and why.")

@@ -1,4 +1,4 @@
-"""Two rollouts side by side: where their texts part, what the verifier said, the same signal on the same scale."""
+"""The page of two rollouts side by side: where their texts differ, both verdicts, one signal on one scale."""
 
 import streamlit as st
 
@@ -13,7 +13,7 @@ SIBLINGS, RUNS, ANY = "siblings", "two runs", "any two"
 
 
 def other_sibling(chosen: Chosen) -> Chosen:
-    """B in the group of A: the next sibling with another verdict, where nothing was chosen."""
+    """Lets the reader choose B in the group of A; the default is the next sibling with another verdict."""
     row = chosen.row
     group = rollout_choice.members(store.step_rollouts(chosen.run, row["step"]), row["group"])
     statuses = dict(zip(group["sibling"].to_pylist(), group["status"].to_pylist(), strict=True))
@@ -24,10 +24,10 @@ def other_sibling(chosen: Chosen) -> Chosen:
 
 
 def same_problem(chosen: Chosen) -> Chosen:
-    """B in a run that met A's problem, at the same step where it did."""
+    """Lets the reader choose B in a run that drew A's problem, at the same step if possible."""
     problem, names = chosen.row["problem_id"], ui.found().runs
     others = [run for run in names.values() if run.id != chosen.run.id]
-    # Runs of one seed meet the same problems at the same steps.
+    # Runs of one seed draw the same problems at the same steps.
     first = next(iter([run for run in others if run.seed == chosen.run.seed] + others), chosen.run)
     run = ui.choose_run(key="b_run", first=first.id)
     stands = dict(places(run).get(problem, []))
@@ -42,7 +42,7 @@ def same_problem(chosen: Chosen) -> Chosen:
 
 
 def any_other(chosen: Chosen) -> Chosen:
-    """B wherever the reader wants."""
+    """Lets the reader choose B anywhere."""
     run = ui.choose_run(key="b_run", first=chosen.run.id)
     left, right = st.columns([2, 3])
     with left:
@@ -55,7 +55,7 @@ def any_other(chosen: Chosen) -> Chosen:
 
 
 def first_rollout(run: RunEntry) -> Chosen:
-    """A: what the other pages have selected."""
+    """Returns A: the rollout that the other pages have selected."""
     left, right = st.columns([2, 3])
     with left:
         step = rollout_choice.choose_step(run)
@@ -67,7 +67,7 @@ def first_rollout(run: RunEntry) -> Chosen:
 
 
 def summary(found: differences.Difference, by: str, same: bool) -> str:
-    """What the two share, in one line."""
+    """Says in one line what the two rollouts share."""
     if same:
         return "This is the same rollout twice."
     if found.first is None:
@@ -79,11 +79,11 @@ def summary(found: differences.Difference, by: str, same: bool) -> str:
 
 
 def strips(pair: tuple[Chosen, Chosen], by: str) -> None:
-    """Both, coloured and marked."""
+    """Shows both strips, coloured and marked."""
     mine, theirs = (chosen.readings() for chosen in pair)
     signal = rollout_choice.choose_signal(mine, theirs)
-    marked, found = differences.token_marks((pair[0].row, pair[1].row), by)
-    st.markdown(summary(found, by, pair[0].key == pair[1].key))
+    marked, difference = differences.token_marks((pair[0].row, pair[1].row), by)
+    st.markdown(summary(difference, by, pair[0].key == pair[1].key))
     scaled = (united(mine, theirs), united(theirs, mine))
     for name, column, chosen, readings, differing in zip("AB", st.columns(2), pair, scaled, marked, strict=True):
         with column:
@@ -97,7 +97,7 @@ def strips(pair: tuple[Chosen, Chosen], by: str) -> None:
 
 
 def page() -> None:
-    """All of it."""
+    """Shows the Diff page."""
     left, middle, right = st.columns([4, 4, 3], vertical_alignment="bottom")
     left.header("Diff")
     with middle:

@@ -1,4 +1,4 @@
-"""Gating: how often the gate is open, the KL inside and outside it, and what it keeps out."""
+"""The Gating page: how often the gate is open, the KL inside and outside it, and what it keeps out."""
 
 import altair as alt
 import pandas as pd
@@ -10,11 +10,11 @@ from app.sources import RunEntry
 from sdpg.colours import smooth, smoothing_width
 
 INSIDE, OUTSIDE = "inside", "outside"
-PLACES = {INSIDE: 3, OUTSIDE: 4}  # blue and vermilion of the palette
+PLACES = {INSIDE: 3, OUTSIDE: 4}  # positions of blue and vermilion in the palette
 
 
 def explain(run: RunEntry, its: Kind) -> None:
-    """What the gate of this method is, and what is shown where it has none."""
+    """Explains the gate of this method, and what is shown where it has none."""
     name = run.title.rsplit(", seed", 1)[0]
     if its.distils and its.own:
         text = f"{name} has a gate of its own ({its.gate}), whose code is not run here: what follows is on record."
@@ -34,7 +34,7 @@ def explain(run: RunEntry, its: Kind) -> None:
 
 
 def numbers(index: pd.DataFrame, never: pd.DataFrame) -> None:
-    """Four numbers over the whole record."""
+    """Shows four numbers over the whole record."""
     recorded = index["kl_to_teacher"].notna()
     inside = index["gate"] > 0
     kl = index.loc[recorded].groupby(inside[recorded])["kl_to_teacher"].mean()
@@ -52,7 +52,7 @@ def numbers(index: pd.DataFrame, never: pd.DataFrame) -> None:
 
 
 def rates(run: RunEntry) -> None:
-    """Gate rate at every step, smoothed, with the share of groups without variance."""
+    """Shows the gate rate at every step, smoothed, with the share of groups without variance."""
     table = store.metrics(run)
     names = {"gate_rate": "gate open", "zero_variance_groups": "groups without variance"}
     width = smoothing_width(len(table))
@@ -74,7 +74,7 @@ def rates(run: RunEntry) -> None:
 
 
 def divergence(index: pd.DataFrame) -> None:
-    """KL inside and outside the gate at recorded steps, with intervals and how many rollouts each point rests on."""
+    """Shows KL inside and outside the gate at recorded steps, with intervals and the number of rollouts per point."""
     table = gates.divergences(index)
     if table.empty:
         ui.empty("No KL was recorded: train.record_rows says on how many rollouts of a recorded step it is.")
@@ -110,7 +110,7 @@ def divergence(index: pd.DataFrame) -> None:
 
 
 def kept_out(run: RunEntry, index: pd.DataFrame) -> None:
-    """Rollouts with high KL and a closed gate."""
+    """Lists rollouts with high KL and a closed gate."""
     st.subheader("What the gate keeps out")
     table = gates.highest_outside(index)
     if table.empty:
@@ -139,7 +139,7 @@ def kept_out(run: RunEntry, index: pd.DataFrame) -> None:
 
 
 def never(run: RunEntry, index: pd.DataFrame, table: pd.DataFrame) -> None:
-    """Problems that were never inside, and why."""
+    """Lists problems that were never inside the gate, and why."""
     st.subheader("Problems never inside")
     if table.empty:
         ui.empty("Every problem on record was inside the gate at least once.")

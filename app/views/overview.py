@@ -1,4 +1,4 @@
-"""Runs as a table, and how far runs in progress are."""
+"""The Overview page: runs as a table, and the progress of runs in training."""
 
 from collections.abc import Sequence
 import math
@@ -18,17 +18,17 @@ MOST_DRAWN = 24
 
 
 def method_title(run: RunEntry) -> str:
-    """As in the run's own parameters."""
+    """Returns the method's title in the run's own parameters."""
     return run.title.removesuffix(f", seed {run.seed}")
 
 
 def where(run: RunEntry) -> str:
-    """Kind and place, as the filter and the column call it."""
+    """Returns kind and place, as the filter and the column show them."""
     return "workspace" if run.place.key == "" and run.kind == "finished" else run.kind_label
 
 
 def commit(run: RunEntry) -> str:
-    """Short, with a mark where the tree differed from it."""
+    """Returns the short commit, with a mark if the tree differed from it."""
     git = run.config.get("git") or {}
     if not git.get("commit"):
         return "–"
@@ -36,7 +36,7 @@ def commit(run: RunEntry) -> str:
 
 
 def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
-    """Those that the filters let through."""
+    """Returns the runs that pass the filters."""
     text, methods, places = st.columns([2, 2, 2])
     with text:
         wanted = st.text_input("Filter", key="filter", bind="query-params", placeholder="name, profile, commit …")
@@ -62,7 +62,7 @@ def _searched(run: RunEntry) -> str:
 
 
 def table(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> pd.DataFrame:
-    """What is shown, a row per run."""
+    """Returns the table that is shown, a row per run."""
     titles: dict[str, str] = {}
     for run in runs:
         titles = {**store.benchmarks(run), **titles}
@@ -106,7 +106,7 @@ def _alarms(row: RunRow) -> str:
 
 
 def columns(frame: pd.DataFrame) -> dict[str, Any]:
-    """How the columns are formatted, and what they are."""
+    """Returns the formats of the columns, and their explanations."""
     last = run_rows.LAST_STEPS
     config: dict[str, Any] = {
         "Method": st.column_config.TextColumn(pinned=True),
@@ -134,7 +134,7 @@ def columns(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def last_chart(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> None:
-    """Last of each benchmark with its interval, run by run."""
+    """Shows Last of each benchmark with its interval, run by run."""
     titles: dict[str, str] = {}
     for run in runs:
         titles = {**store.benchmarks(run), **titles}
@@ -159,7 +159,7 @@ def last_chart(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> None:
 
 
 def links(chosen: Sequence[RunEntry], shown: Sequence[RunEntry]) -> None:
-    """Where the selected runs can be looked at."""
+    """Shows links to the pages of the selected runs."""
     ids = [run.id for run in (chosen or shown)]
     with st.container(horizontal=True, vertical_alignment="center"):
         what = f"Compare {len(ids)} selected" if chosen else f"Compare all {len(ids)}"
@@ -173,12 +173,12 @@ def links(chosen: Sequence[RunEntry], shown: Sequence[RunEntry]) -> None:
 
 
 def running(found: Sequence[RunEntry]) -> list[RunEntry]:
-    """Runs in progress, of the workspace."""
+    """Returns the workspace's runs in progress."""
     return [run for run in found if run.kind == "in progress"]
 
 
 def signature(runs: Sequence[RunEntry]) -> tuple[Any, ...]:
-    """Changes when a run begins or ends: then the whole page is made anew."""
+    """Returns a value that changes when a run begins or ends; then the whole page is drawn again."""
     if not runs:
         return ()
     files = runs[0].place.files
@@ -188,7 +188,7 @@ def signature(runs: Sequence[RunEntry]) -> tuple[Any, ...]:
 
 
 def show_progress(run: RunEntry, now: float) -> None:
-    """One run in progress: a bar, its speed, and how it is going."""
+    """Shows one run in progress: a bar, its speed, and its last reward."""
     at = run_rows.progress(run, now)
     with st.container(border=True):
         title, state = st.columns([3, 2], vertical_alignment="center")
@@ -212,7 +212,7 @@ def show_progress(run: RunEntry, now: float) -> None:
 
 
 def progress_of(runs: Sequence[RunEntry]) -> None:
-    """A part of the page that shows itself anew every few seconds, and the whole page when a run began or ended."""
+    """Shows a part of the page that redraws itself every few seconds, and the whole page when a run began or ended."""
     before = signature(runs)
 
     @st.fragment(run_every=FEW_SECONDS)
@@ -230,7 +230,7 @@ def progress_of(runs: Sequence[RunEntry]) -> None:
 
 
 def page() -> None:
-    """The overview."""
+    """Shows the Overview page."""
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:

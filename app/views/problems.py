@@ -1,4 +1,4 @@
-"""Problems: methods × problems of a benchmark, pass@k, and one problem through training, down to its answers."""
+"""The Problems page: methods × problems of a benchmark, pass@k, and one problem through training to its answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,13 +19,13 @@ from sdpg.results.tables import pass_sizes
 
 LARGER, LAST = "larger samples", "last evaluation"
 METHODS, RUNS = "methods", "runs"
-TRAINING = "training"  # what the URL calls the problems of training, beside the benchmarks
-ROWS = 300  # problems of a list that are shown
+TRAINING = "training"  # the name in the URL of the training problems, beside the benchmarks
+ROWS = 300  # the number of problems of a list that are shown
 BASE_COLOUR, BASE_DASH = "#8a8f98", [1, 2]
 
 
 def style_of(rows: Sequence[Solved], runs: Sequence[RunEntry]) -> list[charts.Style]:
-    """Colour and dashes as on the other pages: a method's place in the parameters, a run's in the list."""
+    """Returns colours and dashes as on the other pages: by a method's place in the parameters, a run's in the list."""
     places = accuracy.method_places(runs)
     order = [run.id for run in runs]
     where = [0 if row.key == BASE else places[row.key] if row.key in places else order.index(row.key) for row in rows]
@@ -37,7 +37,7 @@ def style_of(rows: Sequence[Solved], runs: Sequence[RunEntry]) -> list[charts.St
 
 
 def controls() -> tuple[list[RunEntry], str, str, str] | None:
-    """Runs of one place, benchmark, which answers, methods or runs; None where nothing is finished."""
+    """Returns runs of one place, benchmark, kind of answers, methods or runs; None where nothing is finished."""
     places = accuracy.by_place(ui.found())
     if not places:
         ui.empty("No run is finished yet: `make repro` makes some. Rollouts shows those of a run in progress.")
@@ -74,7 +74,7 @@ def _most(runs: Sequence[RunEntry]) -> str:
 
 
 def heatmap(rows: Sequence[Solved], table: pd.DataFrame, problem: str | None, answers: str) -> None:
-    """Share of right answers, dark never and bright always; a click chooses the problem."""
+    """Shows the share of right answers, dark for never and bright for always; a click chooses the problem."""
     titles = {row.key: ui.printable(row.title) for row in rows}
     samples = {row.key: row.samples for row in rows}
     long = table.rename_axis("problem").reset_index().melt("problem", var_name="key", value_name="accuracy").dropna()
@@ -124,7 +124,7 @@ def _clicked(key: str) -> None:
 
 
 def pass_curves(rows: Sequence[Solved], styles: Sequence[charts.Style], focus: str | None) -> None:
-    """pass@k with intervals by problem: a band for one row, in the tooltip for all."""
+    """Shows pass@k with intervals by problem: a band for one row, in the tooltip for all."""
     points = []
     for row in rows:
         fewest = min(counts.samples for counts in row.counts)
@@ -159,7 +159,7 @@ def pass_curves(rows: Sequence[Solved], styles: Sequence[charts.Style], focus: s
 
 
 def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, str]) -> None:
-    """The hardest problems, or those that tell two rows apart the most."""
+    """Lists the hardest problems, or those on which two rows differ the most."""
     titles = {row.key: row.title for row in rows}
     kinds = ("hardest", "most different") if len(rows) > 1 else ("hardest",)
     bar = st.container(horizontal=True, vertical_alignment="bottom")
@@ -201,18 +201,18 @@ def _listed(key: str, problems: Sequence[str]) -> None:
 
 
 def statements_of(runs: Sequence[RunEntry], benchmark: str) -> dict[str, str]:
-    """Problem → the prompt that it was asked with, chat marks and all; from the first evaluation that can be read."""
+    """Returns problem → its prompt, with chat markers, from the first evaluation that can be read."""
     for run in runs:
         steps = store.evaluation_steps(run)
         if steps:
             table = store.evaluation(run, max(steps))
-            its = table.filter(pc.equal(table["benchmark"], benchmark)).select(["problem_id", "prompt"])
-            return distinct({row["problem_id"]: row["prompt"] or "" for row in its.to_pylist()})
+            rows = table.filter(pc.equal(table["benchmark"], benchmark)).select(["problem_id", "prompt"])
+            return distinct({row["problem_id"]: row["prompt"] or "" for row in rows.to_pylist()})
     return {}
 
 
 def distinct(prompts: Mapping[str, str]) -> dict[str, str]:
-    """The prompts without what all of them begin and end with, cut at whole words: what tells problems apart."""
+    """Returns the prompts without their common beginning and end, cut at whole words: the part that differs."""
     texts = list(prompts.values())
     start = end = 0
     if len(texts) > 1:
@@ -225,7 +225,7 @@ def distinct(prompts: Mapping[str, str]) -> dict[str, str]:
 
 
 def _alike(texts: Sequence[str]) -> int:
-    """How many characters all texts begin with."""
+    """Returns the number of characters with which all texts begin."""
     first, last = min(texts), max(texts)
     return next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
@@ -234,7 +234,7 @@ def through_training(
     runs: Sequence[RunEntry], rows: Sequence[Solved], styles: Sequence[charts.Style], benchmark: str, problem: str,
     each_run: bool,
 ) -> None:  # fmt: skip
-    """Accuracy on the problem at each evaluation, a line per method or run; the base at step 0."""
+    """Shows the accuracy on the problem at each evaluation, a line per method or run; the base is at step 0."""
     points, notices = accuracy.through_training(runs, benchmark, problem)
     for notice in notices:
         st.warning(ui.plain(notice))
@@ -260,7 +260,8 @@ def through_training(
 def answers_of(
     rows: Sequence[Solved], benchmark: str, problem: str, answers: str
 ) -> tuple[pd.DataFrame, str | None, str | None]:
-    """Every answer to a problem: who, sample, status, answer, tokens, completion; its gold answer and its prompt."""
+    """Returns every answer to a problem (who, sample, status, answer, tokens, completion), its gold answer, its
+    prompt."""
     parts: list[dict[str, Any]] = []
     gold = prompt = None
     columns = ["method", "benchmark", "problem_id", "temperature", "sample", "status", "extracted_answer", "gold",
@@ -269,12 +270,12 @@ def answers_of(
         for run in row.runs or (None,):
             table = _table(run, rows, answers).select(columns)
             here = pc.and_(pc.equal(table["benchmark"], benchmark), pc.equal(table["problem_id"], problem))
-            for each in table.filter(here).to_pylist():
-                if each["temperature"] == 0 or (row.key == BASE and each["method"] != BASE):
+            for answer in table.filter(here).to_pylist():
+                if answer["temperature"] == 0 or (row.key == BASE and answer["method"] != BASE):
                     continue
-                gold, prompt = each["gold"], each["prompt"] or prompt
+                gold, prompt = answer["gold"], answer["prompt"] or prompt
                 parts.append({"who": row.title, "key": row.key, "run": run.name if run else BASE,
-                              **{name: each[name] for name in ("sample", "status", "extracted_answer", "length",
+                              **{name: answer[name] for name in ("sample", "status", "extracted_answer", "length",
                                                                "completion")}})  # fmt: skip
     return pd.DataFrame(parts), gold, prompt
 
@@ -286,7 +287,7 @@ def _table(run: RunEntry | None, rows: Sequence[Solved], answers: str) -> Any:
 
 
 def votes(found: pd.DataFrame, rows: Sequence[Solved], gold: str | None) -> None:
-    """What was answered how often, right ones first."""
+    """Shows how often each answer was given, right ones first."""
     table = found.assign(
         right=found["status"] == "correct",
         says=[
@@ -306,28 +307,28 @@ def votes(found: pd.DataFrame, rows: Sequence[Solved], gold: str | None) -> None
 
 
 def completions(found: pd.DataFrame, rows: Sequence[Solved]) -> None:
-    """Answers of one method in full, as text."""
+    """Shows the answers of one method in full, as text."""
     with st.expander("Read the answers", icon=":material/notes:", key="read", on_change="rerun") as opened:
         if not opened.open:
             return
         titles = {row.key: row.title for row in rows if row.key in set(found["key"])}
         whose = selection.choose("Answers of", list(titles), "whose", shown=titles.__getitem__,
                                  first=list(titles)[-1])  # fmt: skip
-        its = found[found["key"] == whose]
-        for row in store.plain_rows(its.head(24)):
+        chosen = found[found["key"] == whose]
+        for row in store.plain_rows(chosen.head(24)):
             mark = "●" if row["status"] == "correct" else "○"
             st.caption(ui.plain(f"{row['run']} · sample {row['sample']} · {mark} {row['status']} · {row['length']} "
                                 "tokens"))  # fmt: skip
             st.code(ui.printable((row["completion"] or "")[:4000]), language=None, wrap_lines=True)
-        if len(its) > 24:
-            st.caption(f"{len(its) - 24} more are in the files of the evaluation.")
+        if len(chosen) > 24:
+            st.caption(f"{len(chosen) - 24} more are in the files of the evaluation.")
 
 
 def one_problem(
     runs: Sequence[RunEntry], rows: Sequence[Solved], styles: Sequence[charts.Style], table: pd.DataFrame,
     benchmark: str, answers: str, each_run: bool,
 ) -> None:  # fmt: skip
-    """The problem that is chosen: statement, gold, accuracy through training, votes, answers."""
+    """Shows the chosen problem: statement, gold answer, accuracy through training, votes, answers."""
     problem = st.session_state["problem"]
     found, gold, prompt = answers_of(rows, benchmark, problem, answers)
     left, right = st.columns([2, 3])
@@ -343,7 +344,7 @@ def one_problem(
 
 
 def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run: bool) -> None:
-    """Heatmap, the problem that is chosen, pass@k, lists."""
+    """Shows the heatmap, the chosen problem, pass@k and the lists."""
     source = accuracy.final_of(benchmark) if answers == LARGER else accuracy.last_of(benchmark)
     rows, notices = accuracy.solved(runs, benchmark, source, each_run)
     if notices:
@@ -354,7 +355,7 @@ def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run:
     table = accuracy.matrix(rows)
     styles = style_of(rows, runs)
     statements = statements_of(runs, benchmark)
-    # Chosen here and shown in the select box below, since the chart needs it first.
+    # The problem is chosen here and shown in the select box below, since the chart needs it first.
     named = st.session_state.get("problem") or st.query_params.get("problem")
     heatmap(rows, table, named if named in table.index else table.index[-1], answers)
     hardest = str(table.index[-1])

@@ -1,4 +1,4 @@
-"""What a run hangs on, and how to make it again."""
+"""The Provenance page: what a run depends on, and how to make it again."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ SYSTEM = {
 
 
 def header(run: RunEntry) -> None:
-    """The facts that tell runs apart, and where the run can be looked at."""
+    """Shows the facts that tell runs apart, and links to the run's other pages."""
     git = run.config.get("git") or {}
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(f"**{ui.plain(run.title)}**")
@@ -55,7 +55,7 @@ def _named(first: str, second: str) -> dict[str, Any]:
 
 
 def reproduce(run: RunEntry) -> None:
-    """The commands, and the files that they need."""
+    """Shows the commands, and the files that they need."""
     st.subheader("Make it again")
     st.code(commands(run), language="bash")
     with st.container(horizontal=True):
@@ -70,7 +70,7 @@ def reproduce(run: RunEntry) -> None:
 
 
 def changes(run: RunEntry) -> None:
-    """How the tree differed from its commit."""
+    """Shows how the tree differed from its commit."""
     git, diff = run.config.get("git") or {}, run.config.get("diff")
     if diff:
         lines = str(diff).count("\n") + 1
@@ -82,7 +82,7 @@ def changes(run: RunEntry) -> None:
 
 
 def parameters(run: RunEntry) -> None:
-    """All of them, searchable."""
+    """Shows all parameters, with a search."""
     st.subheader("Parameters")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
@@ -109,7 +109,7 @@ def parameters(run: RunEntry) -> None:
 
 
 def environment(run: RunEntry) -> None:
-    """Versions, hardware, inputs."""
+    """Shows versions, hardware and inputs."""
     columns = st.columns([2, 2, 3])
     sections = (("Versions", "versions", "Package", "Version"), ("Hardware", "hardware", "Part", "What"),
                 ("Inputs", "inputs", "Input", "Digest"))  # fmt: skip
@@ -125,7 +125,7 @@ def environment(run: RunEntry) -> None:
 
 
 def files(run: RunEntry) -> None:
-    """What there is on disk."""
+    """Lists the files on disk."""
     st.subheader("Files")
     table = sizes(run)
     number = st.column_config.NumberColumn(format="%,.1f")
@@ -135,24 +135,24 @@ def files(run: RunEntry) -> None:
 
 
 def mlflow(run: RunEntry) -> None:
-    """What MLflow recorded of it, on demand."""
+    """Shows what MLflow recorded of the run, on demand."""
     st.subheader("MLflow")
     if not st.toggle("Look the run up", key="mlflow", bind="query-params", help="By its fingerprint, in the store that "
                      "its parameters name. Loading MLflow takes some seconds."):  # fmt: skip
         return
     with st.spinner("Asking MLflow", show_time=True):
-        found = mlflow_link.lookup(run)
-    if not found:
+        runs = mlflow_link.lookup(run)
+    if not runs:
         ui.empty("The store has no run with this fingerprint.")
-    for each in found:
-        tracked(each)
-    if found:
+    for record in runs:
+        tracked(record)
+    if runs:
         st.caption("Its pages, after `make mlflow` in the project's folder:")
-        st.code("make mlflow\n" + "\n".join(ui.printable(each.address) for each in found), language="bash")
+        st.code("make mlflow\n" + "\n".join(ui.printable(record.address) for record in runs), language="bash")
 
 
 def tracked(each: mlflow_link.Tracked) -> None:
-    """One run of MLflow."""
+    """Shows one run of MLflow."""
     begun = "" if each.started is None else f"{datetime.fromtimestamp(each.started / 1000, UTC):%Y-%m-%d %H:%M} UTC"
     took = "" if each.started is None or each.ended is None else run_rows.duration((each.ended - each.started) / 1000)
     facts = {"Run": each.id, "Name": each.name, "Status": each.status, "Begun": begun, "Took": took,
@@ -169,7 +169,7 @@ def tracked(each: mlflow_link.Tracked) -> None:
 
 
 def page() -> None:
-    """Provenance."""
+    """Shows the Provenance page."""
     st.header("Provenance")
     if not ui.found().runs:
         ui.empty("No run can be shown: the sidebar says what was left out, and why.")

@@ -1,4 +1,4 @@
-"""One rollout down to the token: its text coloured by a signal, both prompts, the verdict."""
+"""The Rollout page: one rollout down to the token, coloured by a signal, with both prompts and the verdict."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from app.rollout_choice import Chosen
 
 
 def chosen_token(chosen: Chosen) -> int | None:
-    """The token that the URL names, unless it belongs to a rollout that was looked at before."""
+    """Returns the token that the URL names, unless it belongs to a rollout that was shown before."""
     if st.session_state.get("_token_of", chosen.key) != chosen.key and "token" in st.query_params:
         del st.query_params["token"]
     st.session_state["_token_of"] = chosen.key
@@ -26,7 +26,7 @@ def keep_token(key: str, token: int) -> None:
 
 
 def find_problem(chosen: Chosen) -> None:
-    """Any problem that the run has met: choosing one goes to the step where it was met first."""
+    """Lets the reader choose any problem that the run drew, and goes to the first step that drew it."""
     with st.popover("Find a problem", icon=":material/search:"):
         known = places(chosen.run)
 
@@ -40,7 +40,7 @@ def find_problem(chosen: Chosen) -> None:
 
 
 def more_of_it(chosen: Chosen) -> None:
-    """Links: neighbours in the group, the same problem at other steps, the pages that show more."""
+    """Shows links: neighbours in the group, the same problem at other steps, the pages that show more."""
     row, here = chosen.row, chosen.link
     group = rollout_choice.members(store.step_rollouts(chosen.run, row["step"]), row["group"])
     siblings = sorted(group["sibling"].to_pylist())
@@ -64,7 +64,7 @@ def more_of_it(chosen: Chosen) -> None:
 
 
 def alone(chosen: Chosen, data: dict[str, Any]) -> str:
-    """The rollout as one HTML file."""
+    """Returns the rollout as one HTML file."""
     run, row = chosen.run, chosen.row
     git = run.config.get("git") or {}
     commit = f", commit {str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else ""
@@ -76,7 +76,7 @@ def alone(chosen: Chosen, data: dict[str, Any]) -> str:
 
 
 def downloads(chosen: Chosen, data: dict[str, Any]) -> None:
-    """The rollout as files, made when a button is pressed."""
+    """Shows buttons that make files of the rollout when they are clicked."""
     row, keys = chosen.row, pd.DataFrame([chosen.link])
     name = f"{chosen.run.name.replace('/', '-')}-step-{row['step']}-group-{row['group']}-sibling-{row['sibling']}"
     with st.container(horizontal=True):
@@ -89,7 +89,7 @@ def downloads(chosen: Chosen, data: dict[str, Any]) -> None:
 
 
 def page() -> None:
-    """All of it."""
+    """Shows the Rollout page."""
     left, right = st.columns([5, 6], vertical_alignment="bottom")
     left.header("Rollout")
     with ui.guard():

@@ -1,4 +1,4 @@
-"""Rollouts: run → step → group of siblings → one rollout; filters, search, download."""
+"""The Rollouts page: run → step → group of siblings → one rollout; filters, search, download."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from app.sources import RunEntry
 
 STEP, RUN = "this step", "whole run"
 WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"), "both": filters.TEXTS}
-CLIP = 1200  # characters of a completion that are shown here
-CARDS = 16  # siblings whose completions are shown at once
+CLIP = 1200  # the number of characters of a completion that are shown here
+CARDS = 16  # the number of siblings whose completions are shown at once
 LEGEND = "● correct, ○ wrong, ∅ no answer, … truncated without an answer, t timeout"
 
 
 def filters_chosen(index: pd.DataFrame) -> Filter:
-    """The filters, behind one button that says how many are set."""
+    """Returns the filters, which are behind one button that says how many are set."""
     set_now = ("status", "reward", "gate", "min_length", "max_length", "kl", "flagged")
     count = sum(name in st.query_params for name in set_now)
     with st.popover(f"Filters ({count})" if count else "Filters", icon=":material/filter_list:"):
@@ -39,7 +39,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
 
 
 def download(run: RunEntry, chosen: pd.DataFrame) -> None:
-    """Files of what passes; made when a button is pressed."""
+    """Shows buttons that make files of the rollouts that pass when they are clicked."""
     keys = chosen[["step", "group", "sibling"]]
     with st.popover("Download", icon=":material/download:", disabled=chosen.empty):
         st.caption(f"{len(chosen):,} rollouts, {int(chosen['length'].sum()):,} response tokens")
@@ -52,7 +52,7 @@ def download(run: RunEntry, chosen: pd.DataFrame) -> None:
 
 
 def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, bool] | None:
-    """Run, the rollouts in scope, those that pass, and whether the scope is the whole run; None without records."""
+    """Returns run, rollouts in scope, those that pass, and whether the scope is the whole run; None without records."""
     row = st.columns([3, 2, 3])
     with row[0]:
         run = ui.choose_run()
@@ -83,7 +83,7 @@ def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, bool] | None:
 
 
 def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> None:
-    """What is listed, in one line."""
+    """Says in one line what is listed."""
     flagged = int(table["flagged"].sum())
     right = (chosen["status"] == "correct").mean() if len(chosen) else 0.0
     what = f"{len(chosen):,} of {len(scope):,} rollouts" if len(chosen) < len(scope) else f"{len(scope):,} rollouts"
@@ -97,7 +97,7 @@ def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> N
 
 
 def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
-    """A row per group; selecting one shows its siblings."""
+    """Shows a row per group; selecting one shows its siblings."""
     shown = pd.DataFrame({
         "step": table["step"], "group": table["group"], "problem": table["problem_id"].map(ui.printable),
         "siblings": table["marks"], "reward": table["reward"], "correct": table["correct"],
@@ -109,7 +109,7 @@ def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[
     if not whole:
         shown = shown.drop(columns="step")
     where = [at for at, key in enumerate(zip(table["step"], table["group"], strict=True)) if key == current]
-    # A list of other groups is another widget, so that no row stays selected that means something else now.
+    # A list of other groups is another widget, so that no row stays selected that now means another group.
     key = f"groups-{hash((run.id, *zip(table['step'], table['group'], strict=True)))}"
     st.dataframe(
         shown, hide_index=True, key=key, selection_mode="single-row",
@@ -139,7 +139,7 @@ def _choose_group(key: str, table: pd.DataFrame) -> None:
 
 
 def current_group(table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
-    """Step and group that the URL names, if listed; else the first listed."""
+    """Returns step and group that the URL names if they are listed, and otherwise the first listed."""
     group = st.query_params.get("group", "")
     keys = list(zip(table["step"].tolist(), table["group"].tolist(), strict=True))
     if group.isdigit() and (step, int(group)) in keys:
@@ -148,18 +148,18 @@ def current_group(table: pd.DataFrame, step: int | None) -> tuple[int, int] | No
 
 
 def clipped(text: str) -> str:
-    """Text that fits on a card, and how much more there is."""
+    """Returns text that fits on a card, and says how much was cut."""
     text = ui.printable(text[: CLIP + 1])
     return text if len(text) <= CLIP else f"{text[:CLIP]} … (cut off here; Rollout shows all of it)"
 
 
 def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing: set[int]) -> None:
-    """One group: its problem, its siblings with their numbers, and what each of them wrote."""
-    its = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
-    rows = store.plain_rows(its)
+    """Shows one group: its problem, its siblings with their numbers, and their completions."""
+    members = index[(index["step"] == step) & (index["group"] == group)].sort_values("sibling")
+    rows = store.plain_rows(members)
     problem = str(rows[0]["problem_id"])
     st.subheader(ui.plain(f"Step {step}, group {group}: {problem}"))
-    if its["reward"].nunique() == 1:
+    if members["reward"].nunique() == 1:
         st.warning("All rewards of this group are equal: no variance, every advantage is 0.",
                    icon=":material/horizontal_rule:")  # fmt: skip
     written = filters.texts(run, step, group)
@@ -169,12 +169,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         gold = ui.plain(rows[0]["gold"] or "–")
         st.markdown(f"Gold answer **{gold}**")
     shown = pd.DataFrame({
-        "sibling": its["sibling"],
+        "sibling": members["sibling"],
         "verdict": [f"{filters.MARKS.get(row['status'], '?')} {row['status']}" for row in rows],
         "answer": [ui.printable(row["extracted_answer"] or "") for row in rows],
-        "reward": its["reward"], "advantage": its["advantage"], "tokens": its["length"],
-        "gate": (its["gate"] > 0).map({True: "open", False: "closed"}), "KL": its["kl_to_teacher"],
-        "entropy": its["entropy"],
+        "reward": members["reward"], "advantage": members["advantage"], "tokens": members["length"],
+        "gate": (members["gate"] > 0).map({True: "open", False: "closed"}), "KL": members["kl_to_teacher"],
+        "entropy": members["entropy"],
         "text": [ui.printable((written.get(row["sibling"], {}).get("completion") or "")[:160]) for row in rows],
     })  # fmt: skip
     state = st.dataframe(
@@ -196,7 +196,7 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
 
 
 def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int]) -> None:
-    """What each sibling wrote, two beside each other."""
+    """Shows what each sibling wrote, two beside each other."""
     columns = st.columns(2)
     for at, row in enumerate(rows[:CARDS]):
         sibling = row["sibling"]

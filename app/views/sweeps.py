@@ -1,4 +1,4 @@
-"""Sweeps: what a study tried, what mattered, and the command that runs its best setting."""
+"""The Sweeps page: what a study tried, which parameters mattered, and the command that runs its best setting."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from app import charts, selection, studies, ui
 from app.studies import PREFIX, Study
 
 COMMAND = "make tune METHOD=sdpg-ufkl TRIALS=20 WORKERS=2"
-STATES = {"complete": 3, "pruned": 1, "running": 5, "failed": 4, "lost": 2, "waiting": 0}  # places in the palette
+STATES = {"complete": 3, "pruned": 1, "running": 5, "failed": 4, "lost": 2, "waiting": 0}  # positions in the palette
 SHAPES = {"complete": "circle", "pruned": "triangle-down", "running": "diamond", "failed": "cross", "lost": "square",
           "waiting": "stroke"}  # fmt: skip
 
 
 def objective(study: Study) -> str:
-    """What is optimised, in words."""
-    its = study.summary["objective"]
-    kind = {"last": "at the end", "area": "mean over the curve"}.get(str(its.get("kind")), str(its.get("kind") or ""))
-    return f"{its.get('metric', 'value')} accuracy, {kind}".rstrip(", ")
+    """Returns what is optimised, in words."""
+    goal = study.summary["objective"]
+    kind = {"last": "at the end", "area": "mean over the curve"}.get(str(goal.get("kind")), str(goal.get("kind") or ""))
+    return f"{goal.get('metric', 'value')} accuracy, {kind}".rstrip(", ")
 
 
 def head(study: Study) -> None:
-    """Counts and the best value."""
+    """Shows the counts and the best value."""
     summary = study.summary
     counts = summary.get("counts") or {}
     complete = study.trials[study.trials["state"] == "complete"]["value"].dropna()
@@ -48,7 +48,7 @@ def head(study: Study) -> None:
 
 
 def best_setting(study: Study) -> None:
-    """The best values, beside the defaults, and the line that runs them."""
+    """Shows the best values beside the defaults, and the line that runs them."""
     if not study.best:
         ui.empty("No trial is complete yet, so that there is no best setting.")
         return
@@ -68,12 +68,12 @@ def best_setting(study: Study) -> None:
 
 
 def value_axis(study: Study) -> str:
-    """Title of the axis of values."""
+    """Returns the title of the axis of values."""
     return ui.printable(f"{study.summary['objective'].get('metric', 'value')}")
 
 
 def history(study: Study) -> charts.Chart:
-    """Value of each trial, and the best so far."""
+    """Draws the value of each trial, and the best so far."""
     table = studies.history(study)
     states = [state for state in STATES if state in set(table["state"])]
     colour = alt.Color("state:N", scale=alt.Scale(domain=states, range=[ui.colour(STATES[s]) for s in states]),
@@ -93,12 +93,12 @@ def history(study: Study) -> charts.Chart:
 
 
 def importance(study: Study, short: dict[str, str]) -> None:
-    """Which parameter explains the values, or why that cannot be said."""
-    found = study.summary.get("importance")
-    if not found:
+    """Shows which parameter explains the values, or why that cannot be said."""
+    shares = study.summary.get("importance")
+    if not shares:
         ui.empty(f"No importance: {study.summary.get('importance_reason') or 'it was not computed'}.")
         return
-    table = pd.DataFrame({"path": [ui.printable(short.get(path, path)) for path in found], "share": found.values()})
+    table = pd.DataFrame({"path": [ui.printable(short.get(path, path)) for path in shares], "share": shares.values()})
     st.altair_chart(
         alt.Chart(table).mark_bar(color=ui.colour(3)).encode(
             alt.X("share:Q", title="importance (share)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%")),
@@ -111,7 +111,7 @@ def importance(study: Study, short: dict[str, str]) -> None:
 
 
 def parallel(study: Study, short: dict[str, str]) -> charts.Chart:
-    """One line per complete trial over the parameters and its value; the brightest is the best."""
+    """Draws one line per complete trial over the parameters and its value; the brightest is the best."""
     table = studies.positions(study)
     table["axis"] = table["path"].map({path: ui.printable(name) for path, name in short.items()})
     values = table.drop_duplicates("number")[["number", "value"]]
@@ -143,7 +143,7 @@ def parallel(study: Study, short: dict[str, str]) -> charts.Chart:
 
 
 def slices(study: Study, short: dict[str, str]) -> None:
-    """Value over each parameter alone."""
+    """Draws the value over each parameter alone."""
     table = study.trials[study.trials["value"].notna() & (study.trials["state"] == "complete")]
     columns = st.columns(min(3, max(1, len(study.paths))))
     for place, path in enumerate(study.paths):
@@ -169,7 +169,7 @@ def slices(study: Study, short: dict[str, str]) -> None:
 
 
 def curve_chart(study: Study, column: str, title: str, form: str) -> charts.Chart:
-    """A line per trial over its steps, coloured by the trial's value; the best one is thick."""
+    """Draws a line per trial over its steps, coloured by the trial's value; the best one is thick."""
     values = study.trials.set_index("number")[["value", "state"]]
     table = study.curves.join(values, on="trial").dropna(subset=[column])
     scale = alt.Scale(scheme="viridis", reverse=not study.maximise)
@@ -191,7 +191,7 @@ def curve_chart(study: Study, column: str, title: str, form: str) -> charts.Char
 
 
 def curves(study: Study) -> None:
-    """Validation curve and β(k) of each trial."""
+    """Shows the validation curve and β(k) of each trial."""
     with_beta = "beta" in study.curves and study.curves["beta"].notna().any()
     left, right = st.columns(2) if with_beta else (st.container(), None)
     left.altair_chart(curve_chart(study, "accuracy", "validation accuracy", ".3f"), width="stretch")
@@ -201,7 +201,7 @@ def curves(study: Study) -> None:
 
 
 def front(study: Study) -> None:
-    """Two objectives against each other."""
+    """Draws the two objectives against each other."""
     second = study.second or {}
     table = study.trials[study.trials["state"] == "complete"]
     on_front = set(study.summary.get("front") or [])
@@ -221,7 +221,7 @@ def front(study: Study) -> None:
 
 
 def trial_table(study: Study, short: dict[str, str]) -> None:
-    """Every trial; selecting one opens its run."""
+    """Lists every trial; selecting one opens its run."""
     st.subheader("Trials")
     table = study.trials
     ids = [study.run_id(int(number)) for number in table["number"]]
@@ -257,7 +257,7 @@ def trial_table(study: Study, short: dict[str, str]) -> None:
 
 
 def page(study: Study) -> None:
-    """A study, the most important first."""
+    """Shows a study, the most important parts first."""
     short = studies.common_prefix(study.paths, str(study.summary["method"]))
     head(study)
     if study.trials.empty:

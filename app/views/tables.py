@@ -1,4 +1,4 @@
-"""Tables: methods × benchmarks of one place's finished runs, and what the paper reports, each under its own name."""
+"""The Tables page: methods × benchmarks of one place's finished runs, and the paper's numbers under their own names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from sdpg.results.paper import TABLES
 from sdpg.results.runs import Results
 from sdpg.results.tables import FinalRow, MainRow, final_json, main_json
 
-LARGER_SAMPLES, LAST = "larger samples", "last evaluation"  # as the Problems page calls them
+LARGER_SAMPLES, LAST = "larger samples", "last evaluation"  # the names on the Problems page
 TRAINING, DIFFERENCE, LARGER = "Last, Best, Selected", "Difference to GRPO", "Larger samples"
-Cell = tuple[str, str]  # method and benchmark
+Cell = tuple[str, str]  # (method, benchmark)
 
 
 def choices() -> Gathered | None:
-    """Place and seeds, and the runs that they name; None where nothing is finished."""
+    """Lets the reader choose place and seeds, and returns their runs; None where nothing is finished."""
     places = accuracy.by_place(ui.found())
     if not places:
         ui.empty("No run is finished yet: tables need finished runs. `make repro` makes them; Overview shows progress.")
@@ -52,12 +52,12 @@ def _place_of_run(places: Mapping[str, Sequence[RunEntry]]) -> str | None:
 
 
 def about(gathered: Gathered, results: Results) -> None:
-    """One line: what was run, on how many problems."""
+    """Says in one line what was run, on how many problems."""
     params = results.params
-    runs = [run for its in gathered.runs.values() for run in its]
+    runs = [run for entries in gathered.runs.values() for run in entries]
     commits = sorted({str((run.config.get("git") or {}).get("commit") or "unknown")[:8] for run in runs})
     dirty = any((run.config.get("git") or {}).get("dirty") for run in runs)
-    steps = sorted({run.last_step for its in results.runs.values() for run in its})
+    steps = sorted({run.last_step for entries in results.runs.values() for run in entries})
     seeds = params.run.seeds
     parts = [
         f"profile {params.profile}", f"preset {params.preset}",
@@ -75,21 +75,21 @@ def grid(
     numbers_of: Mapping[Cell, Mapping[str, str]], methods: Mapping[str, str], benchmarks: Mapping[str, str], key: str,
     answers: str, runs: Mapping[str, Sequence[RunEntry]], numbers: Sequence[str],
 ) -> None:  # fmt: skip
-    """Methods × benchmarks with several numbers in each; a click on one leads to the problems behind it."""
+    """Shows methods × benchmarks with several numbers in each; a click on one leads to the problems behind it."""
     columns, behind = cells.column_names(benchmarks, numbers)
     rows = [
         [ui.printable(title)]
         + [numbers_of.get((method, benchmark), {}).get(number, "–") for benchmark in benchmarks for number in numbers]
         for method, title in methods.items()
     ]
-    # Columns are counted from the hidden index.
+    # The hidden index counts as the first column.
     config = {at + 2: st.column_config.TextColumn(alignment="right") for at in range(len(behind))}
     config[1] = st.column_config.TextColumn(pinned=True)
     st.dataframe(
         pd.DataFrame(rows, columns=columns), hide_index=True, key=key, selection_mode="single-cell",
         on_select=lambda: _open(key, list(methods), behind, answers, runs), column_config=config, height="content",
     )  # fmt: skip
-    # Pages are switched in the script, not in a callback.
+    # Pages cannot be switched in a callback, so the script does it here.
     if target := st.session_state.pop("_cell", None):
         selection.go("problems", **target)
 
@@ -97,7 +97,7 @@ def grid(
 def _open(
     key: str, methods: Sequence[str], behind: Mapping[str, str], answers: str, runs: Mapping[str, Sequence[RunEntry]]
 ) -> None:
-    """Remembers where a clicked cell leads."""
+    """Remembers the page to which a clicked cell leads."""
     cells_chosen: list[tuple[int, str]] = st.session_state[key]["selection"]["cells"]
     for row, column in cells_chosen[:1]:
         if column in behind and 0 <= row < len(methods):
@@ -105,7 +105,7 @@ def _open(
 
 
 def in_training(gathered: Gathered, results: Results, rows: Sequence[MainRow]) -> None:
-    """Last with its interval, Best and Selected."""
+    """Shows Last with its interval, Best and Selected."""
     confidence = f"{results.params.report.confidence:.0%}"
     last, best, selected = f"Last ({confidence} interval)", "Best*", "Selected"
     numbers: dict[Cell, dict[str, str]] = {}
@@ -125,19 +125,19 @@ def in_training(gathered: Gathered, results: Results, rows: Sequence[MainRow]) -
 
 
 def differences(results: Results, rows: Sequence[MainRow]) -> None:
-    """Last minus GRPO's, paired by problem."""
+    """Shows Last minus GRPO's, paired by problem."""
     paired = [row for row in rows if row.difference is not None]
     if not paired:
         ui.empty("GRPO is not among these runs, or is alone, so that there is nothing to compare with it.")
         return
     places = {name: place for place, name in enumerate(results.params.methods)}
     for benchmark, title in results.benchmarks.items():
-        its = [row for row in paired if row.benchmark == benchmark]
+        shown_rows = [row for row in paired if row.benchmark == benchmark]
         table = pd.DataFrame(
             [{"row": row.title, "series": row.title, "value": row.difference, "low": row.difference_low,
-              "high": row.difference_high} for row in its]
+              "high": row.difference_high} for row in shown_rows]
         )  # fmt: skip
-        shown = charts.styles([row.title for row in its], [places[row.method] for row in its])
+        shown = charts.styles([row.title for row in shown_rows], [places[row.method] for row in shown_rows])
         reach = max(max(abs(row.difference_low or 0), abs(row.difference_high or 0)) for row in paired) * 1.05
         st.altair_chart(
             charts.intervals(table, shown, x="accuracy minus GRPO's", title=title, form="+.3f", reference=0.0,
@@ -145,7 +145,7 @@ def differences(results: Results, rows: Sequence[MainRow]) -> None:
             width="stretch",
         )  # fmt: skip
     header = rendering.PAIRED_HEADER
-    lines = [[ui.printable(cell) for cell in found] for row in paired if (found := rendering.paired_cells(row))]
+    lines = [[ui.printable(cell) for cell in texts] for row in paired if (texts := rendering.paired_cells(row))]
     right = {name: st.column_config.TextColumn(alignment="right") for name in header[2:6]}
     st.dataframe(pd.DataFrame(lines, columns=list(header)), hide_index=True, column_config=right, height="content")
     st.caption(
@@ -155,7 +155,7 @@ def differences(results: Results, rows: Sequence[MainRow]) -> None:
 
 
 def larger(gathered: Gathered, results: Results) -> list[FinalRow]:
-    """Larger samples of the final policies, and the base."""
+    """Shows larger samples of the final policies, and of the base."""
     rows, without = accuracy.final_table(gathered)
     if without:
         st.warning(ui.plain(f"Without a final evaluation (stage evaluate): {', '.join(without)}"))
@@ -165,15 +165,15 @@ def larger(gathered: Gathered, results: Results) -> list[FinalRow]:
     sizes = rendering.shared_sizes(rows)
     top = [f"pass@{sizes[-1]}"] if sizes else []
     numbers = (mean, *top, "Greedy", "Gain over base")
-    found: dict[Cell, dict[str, str]] = {}
+    numbers_of: dict[Cell, dict[str, str]] = {}
     for row in rows:
         shown = {mean: f"{row.mean:.3f} ({rendering.limits(row.mean_low, row.mean_high)})",
                  "Greedy": rendering.number(row.greedy), "Gain over base": rendering.signed(row.gain)}  # fmt: skip
         if sizes:
             shown[top[0]] = rendering.number(row.pass_at[sizes[-1]].mean)
-        found[row.method, row.benchmark] = shown
+        numbers_of[row.method, row.benchmark] = shown
     titles = {row.method: row.title for row in rows}
-    grid(found, titles, results.benchmarks, "table_larger", LARGER_SAMPLES, gathered.runs, numbers)
+    grid(numbers_of, titles, results.benchmarks, "table_larger", LARGER_SAMPLES, gathered.runs, numbers)
     st.caption(
         f"Another evaluation, of the policy after the last step: {rows[0].problems} problems × {rows[0].samples} "
         f"samples a seed at temperature {results.params.evaluation.temperature:g}. Gains are paired by problem. The "
@@ -183,7 +183,7 @@ def larger(gathered: Gathered, results: Results) -> list[FinalRow]:
 
 
 def paper() -> None:
-    """The paper's Tables 1 and 2: other models, other benchmarks."""
+    """Shows the paper's Tables 1 and 2, which are of other models and other benchmarks."""
     st.subheader("Reported by the paper")
     for tab, table in zip(st.tabs([table.model for table in TABLES]), TABLES, strict=True):
         with tab:
@@ -197,7 +197,7 @@ def paper() -> None:
 
 
 def measured(gathered: Gathered, results: Results) -> None:
-    """Our tables, one at a time."""
+    """Shows our tables, one at a time."""
     st.subheader("Measured here")
     about(gathered, results)
     view = selection.segments("Numbers", (TRAINING, DIFFERENCE, LARGER), "numbers", label_visibility="collapsed")

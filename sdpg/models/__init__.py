@@ -1,5 +1,5 @@
-"""Policies and how they are read: loading, adapters, batches of tokens, forward passes, the exact head, several
+"""Holds policies and passes tokens through them: loading, adapters, batches, forward passes, the exact head, several
 processes.
 
-Imports :mod:`sdpg.objective`, :mod:`sdpg.problems` and what these import.
+The package imports :mod:`sdpg.objective`, :mod:`sdpg.problems` and what these import.
 """

@@ -1,4 +1,4 @@
-"""LoRA by peft: an adapter is trained on weights that stay as they are, and that are the reference where it is off.
+"""LoRA by peft: an adapter is trained on frozen weights, which are the reference when it is switched off.
 
 A linear module with weight W becomes x ↦ x Wᵀ + s·x Aᵀ Bᵀ. Axes: R rank, I and O the module's inputs and outputs;
 W (O, I), A (R, I), B (O, R); s = alpha / R. B starts at 0, so that the policy starts as the base.
@@ -26,19 +26,19 @@ from sdpg.problems.context import model_config
 from sdpg.seeds import derive_seed
 
 NAME = "default"
-"""peft's, of the only adapter that there is."""
+"""The name that peft gives to the only adapter."""
 
 
 def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
-    """Puts an adapter into a model, in place, and freezes all else.
+    """Puts an adapter into a model, in place, and freezes all other weights.
 
     Args:
         model: a transformers model, before it is sharded or replicated.
-        params: its size, and where it goes.
-        seed: of A, equal on all ranks.
+        params: the adapter's size, and the modules that get it.
+        seed: the seed of A, equal on all ranks.
 
     Raises:
-        UserError: if a target is no linear module that may have an adapter.
+        UserError: if a target is not a linear module that may have an adapter.
     """
     config = LoraConfig(
         r=params.rank, lora_alpha=params.alpha, target_modules=adapter_targets(model, params), lora_dropout=0.0,
@@ -49,19 +49,19 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
         torch.manual_seed(derive_seed(seed, "adapter"))
         inject_adapter_in_model(config, model, NAME)
     for layer in _layers(model).values():
-        # Autocast decides on types. peft would first make a float32 copy of every input.
+        # Autocast decides on types; peft would first make a float32 copy of every input.
         layer.cast_input_dtype_enabled = False
 
 
 def check_adapter(params: Params) -> None:
-    """Looks the adapter's targets up in the base's architecture, before any weight is loaded.
+    """Checks the adapter's targets against the base's architecture, before any weight is loaded.
 
     Raises:
-        UserError: naming a target that cannot have an adapter, and those that can.
+        UserError: if a target cannot have an adapter; the message names it, and those that can.
     """
     base, lora = params.base, params.train.lora
     assert lora is not None
-    # No tensor of the meta device takes memory.
+    # A tensor on the meta device takes no memory.
     with torch.device("meta"):
         if isinstance(base.model, ScratchModel):
             model = Qwen3ForCausalLM(scratch_config(base.model, base.model.vocab_size, 0, 1))
@@ -74,7 +74,8 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
     """Returns the ends of the names of the modules that get an adapter.
 
     Raises:
-        UserError: naming a target that the model does not have, or that may not have one, and those that may.
+        UserError: if the model lacks a target, or a target may not have an adapter; the message names it, and those
+            that may.
     """
     head = model.get_output_embeddings()
     kinds = dict(model.named_modules())
@@ -82,11 +83,11 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
     known = sorted({name.rpartition(".")[2] for name in linear})
     targets = known if params.target_modules == "all-linear" else params.target_modules
     for target in targets:
-        found = {name for name in kinds if name == target or name.endswith(f".{target}")}
-        if not found or not found <= linear:
+        named = {name for name in kinds if name == target or name.endswith(f".{target}")}
+        if not named or not named <= linear:
             raise UserError(
                 f"train.lora.target_modules has {target!r}, "
-                f"{'which this model does not have' if not found else f'which is {min(found - linear)}'}: an adapter "
+                f"{'which this model does not have' if not named else f'which is {min(named - linear)}'}: an adapter "
                 "goes on a linear module that is neither the head nor an embedding (the losses read the head's weight, "
                 f"and a tied head is the embedding). There are: {', '.join(known) or 'none'}; or all-linear"
             )
@@ -99,18 +100,19 @@ def _layers(model: Any) -> dict[str, Any]:
 
 
 def has_adapter(model: Any) -> bool:
-    """Says whether :func:`add_adapter` was at work."""
+    """Says whether the model has an adapter, which :func:`add_adapter` put into it."""
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
 @contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
-    """Passes in here are those of the base, to the last bit."""
+    """Makes passes inside the ``with`` block those of the base, to the last bit."""
     layers = _layers(model).values()
     try:
         for layer in layers:
             layer.enable_adapters(False)
-            # peft freezes what it turns off. The first pass of a shard decides whether its weights ever get a gradient.
+            # peft freezes what it switches off, and the first pass of a shard decides whether its weights ever get a
+            # gradient.
             layer.set_requires_grad(NAME, True)
         yield
     finally:
@@ -121,8 +123,8 @@ def adapter_off(model: Any) -> Iterator[None]:
 class WithoutAdapter:
     """The base inside an adapted model, as a model of its own without gradient: reference and frozen teacher.
 
-    The adapter is off during its passes alone. As these keep nothing for a backward pass, no layer can be computed
-    again (activation checkpointing) under another state than it was computed first.
+    The adapter is off during its passes alone. As these keep nothing for a backward pass, activation checkpointing
+    cannot compute a layer again in another state than it was first computed in.
     """
 
     def __init__(self, model: Any) -> None:
@@ -144,11 +146,11 @@ class WithoutAdapter:
 
 
 def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Returns name and whole value of each weight of the policy, W + s·B·A where it has an adapter, under the base's
+    """Yields name and whole value of each weight of the policy, W + s·B·A where it has an adapter, under the base's
     names.
 
-    One at a time; the model's own stay as they are. Sharded weights are gathered from all ranks, so all of them must go
-    through all weights. A tied head comes once, under the name of the input embedding.
+    Values come one at a time, and the model's own weights stay as they are. Sharded weights are gathered from all
+    ranks, so all ranks must go through all weights. A tied head comes once, under the name of the input embedding.
     """
     layers = _layers(model)
     for name, parameter in model.named_parameters():
@@ -164,14 +166,14 @@ def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Writes the adapter alone in peft's own format, for ``PeftModel.from_pretrained``; its weights must be whole."""
+    """Writes the adapter alone, in peft's format for ``PeftModel.from_pretrained``; its weights must be whole."""
     folder.mkdir()
     weights = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    # peft's wrapper around a model, which there is none of here, is part of the names in its files.
+    # The names in peft's files contain peft's wrapper around a model, which this model does not have.
     named = {f"base_model.model.{name}": tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    # Loaded, it is frozen, as peft's own are.
+    # peft's own adapters are frozen when they are loaded, and so is this one.
     config = replace(model.peft_config[NAME], inference_mode=True)
-    # A set, which peft makes of whatever it is given, would be written in another order by each process.
+    # peft makes a set of any value given, which each process would write in another order.
     config.target_modules = sorted(config.target_modules)
     config.save_pretrained(folder)

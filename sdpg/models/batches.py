@@ -1,7 +1,7 @@
-"""Ragged prompt–response pairs as padded batches, with the places of the response tokens.
+"""Puts ragged prompt–response pairs into padded batches, with the positions of the response tokens.
 
-Siblings may share a line: their prompt is read once, and behind it each response sees the prompt and itself only. What
-is computed is the same to rounding, with fewer tokens.
+Siblings may share a line: their prompt is read once, and each response behind it sees the prompt and itself only. The
+result is the same to rounding, with fewer tokens.
 
 Axes: B lines, L padded length, R responses, N response tokens of the batch (all responses joined, in their order),
 V vocabulary, D hidden size.
@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 Line = list[int]
-"""Indices of the responses that stand on one line, behind the prompt that they share."""
+"""The indices of the responses on one line, behind the prompt that they share."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded lines. Under causal attention padding behind a token cannot reach it.
+    """Right-padded lines. Under causal attention no token sees the padding behind it.
 
-    The last token of a response is not part of the input: its state would predict nothing that is asked for.
+    The last token of a response is not part of the input: its state would predict a token that nobody needs.
 
     Attributes:
         input_ids: (B, L) prompt and response ids, padded at the right.
-        owners: (N,) which response each response token belongs to.
-        rows: (N,) on which line its hidden state stands.
-        positions: (N,) where on the line the hidden state stands that predicts the token.
+        owners: (N,) the index of the response to which each response token belongs.
+        rows: (N,) the line of the hidden state that predicts the token.
+        positions: (N,) the position on the line of the hidden state that predicts the token.
         targets: (N,) the response token ids.
-        position_ids: (B, L) where tokens stand in their own sequence; None where that is their place on the line.
-        mask: (B, 1, L, L) bool, which token (first L) sees which (second L); None where that is all before it.
+        position_ids: (B, L) each token's position in its own sequence; None where it equals the position on the line.
+        mask: (B, 1, L, L) bool, whether a token (first L) sees another (second L); None where it sees all before it.
     """
 
     input_ids: Tensor
@@ -49,14 +49,14 @@ def token_batch(
     device: torch.device | str = "cpu",
     lines: Sequence[Line] | None = None,
 ) -> TokenBatch:
-    """Joins prompts with their responses. Neither may be empty.
+    """Joins prompts with their responses; neither may be empty.
 
     Args:
-        prompts: (R) of each response.
-        responses: (R).
-        pad_id: padding token.
-        device: where the tensors are made.
-        lines: which responses share a line, in the order of the responses; None gives each a line of its own.
+        prompts: (R) the prompt of each response, as token ids.
+        responses: (R) the responses, as token ids.
+        pad_id: the id of the padding token.
+        device: the device of the tensors.
+        lines: the responses that share each line, in the order of the responses; None gives each a line of its own.
     """
     pairs = list(zip(prompts, responses, strict=True))
     lines = [[index] for index in range(len(pairs))] if lines is None else lines
@@ -104,7 +104,7 @@ def token_batch(
 
 
 def shared_lines(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], limit: int) -> list[Line]:
-    """Puts neighbours with the same prompt on one line as long as it has at most ``limit`` tokens; 0: never."""
+    """Puts neighbours with the same prompt on one line of at most ``limit`` tokens; with 0, no line is shared."""
     lines: list[Line] = []
     length = 0
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
@@ -134,9 +134,9 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 
 
 def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Deals line indices to ranks: the longest first, each to whom has the fewest tokens. Every index occurs once.
+    """Deals line indices to ranks: the longest first, each to the rank with the fewest tokens; each index occurs once.
 
-    A rank's indices are in rising order, so that one rank gets all of them as they are.
+    A rank's indices are in rising order, so that a single rank gets all of them in the given order.
     """
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks

@@ -1,7 +1,7 @@
-"""What each process of a run holds: replicas, or shards that are gathered layer by layer while they are needed.
+"""Lays a model out over the processes of a run: replicas, or shards that are gathered layer by layer when needed.
 
-accelerate launches the processes and its configuration says how to shard. On machines without a GPU it would go on
-without sharding and say nothing, so the sharding is done here, by torch's ``fully_shard``, in the same way on both.
+accelerate launches the processes and its configuration says how to shard. On machines without a GPU it would silently
+not shard, so the sharding is done here, by torch's ``fully_shard``, in the same way with and without GPUs.
 """
 
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params.distributed import DistributedParams
 
 WAIT = timedelta(hours=2)
-"""How long a rank waits for another: while one generates long answers, the others may have finished theirs."""
+"""The longest time that a rank waits for another: one may still generate long answers when the others have finished."""
 
 
 @contextmanager
 def joined(params: DistributedParams) -> Iterator[Ranks]:
-    """Returns the ranks of this run; each process that was launched joins them.
+    """Yields the ranks of this run; each process that was launched joins them.
 
     Raises:
         UserError: if the processes were not launched as ``train.distributed`` says.
@@ -50,16 +50,16 @@ def joined(params: DistributedParams) -> Iterator[Ranks]:
         )
     PartialState(cpu=not on_gpu, timeout=WAIT)
     yield _ranks(params)
-    # Not after an error, when the others may be waiting for this one: the launcher ends them. An engine of this process
-    # may have ended it already.
+    # The group is not destroyed after an error, when other ranks may be waiting for this one: the launcher ends them.
+    # An engine of this process may have destroyed it already.
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def _ranks(params: DistributedParams) -> Ranks:
-    if (found := distributed.get_world_size()) != params.processes:
+    if (launched := distributed.get_world_size()) != params.processes:
         raise UserError(
-            f"train.distributed.processes is {params.processes}, but {found} were launched: start the run by "
+            f"train.distributed.processes is {params.processes}, but {launched} were launched: start the run by "
             "`python -m pipelines.train`, which launches as many, or correct the number"
         )
     sharding = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
@@ -68,13 +68,13 @@ def _ranks(params: DistributedParams) -> Ranks:
             f"train.distributed.strategy is {params.strategy}, but accelerate was launched "
             f"{'with' if sharding else 'without'} FSDP: launch with {params.config_file}, or correct the strategy"
         )
-    return Ranks(distributed.get_rank(), found, distributed.new_group(backend="gloo", timeout=WAIT))
+    return Ranks(distributed.get_rank(), launched, distributed.new_group(backend="gloo", timeout=WAIT))
 
 
 def _die_with(parent: int) -> None:
     """Ends this process at once when the launcher that started it is gone.
 
-    A launcher that is killed leaves its processes behind, and they would train on beside those of the next attempt.
+    A launcher that is killed leaves its processes running, and they would train on beside those of the next attempt.
     """
 
     def look() -> None:
@@ -86,9 +86,9 @@ def _die_with(parent: int) -> None:
 
 
 def replicate(model: Any) -> DistributedDataParallel:
-    """Returns the wrapper through which passes with gradient go, so that gradients become the mean over the ranks."""
+    """Returns a wrapper for passes with gradient, which turns gradients into the mean over the ranks."""
     devices = [model.device.index] if model.device.type == "cuda" else None
-    # Buffers are constants of the architecture.
+    # Buffers are constants of the architecture, so they need no broadcast.
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
@@ -96,10 +96,10 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype, plugin: FullySha
     """Shards a model in place, layer by layer, and moves it to ``device``.
 
     Args:
-        model: with float32 weights, which stay so.
-        device: of the shards.
-        dtype: in which weights are gathered, and passes made.
-        plugin: accelerate's configuration: which modules are gathered together, and until when.
+        model: a model with float32 weights, which keep their type.
+        device: the device of the shards.
+        dtype: the type in which weights are gathered, and passes made.
+        plugin: accelerate's configuration: which modules are gathered together, and how long they stay whole.
 
     Raises:
         UserError: if a weight is not sharded afterwards.
@@ -116,7 +116,7 @@ def shard(model: Any, device: torch.device, dtype: torch.dtype, plugin: FullySha
     for module in [module for module in model.modules() if module is not model and together(module)]:
         fully_shard(module, **options)
     head = model.get_output_embeddings()
-    # A tied head is one tensor with the input embedding, which stays with the model itself.
+    # A tied head is one tensor with the input embedding, which belongs to the shard of the model itself.
     if head.weight is not model.get_input_embeddings().weight:
         fully_shard(head, **options)
     fully_shard(model, **options)
@@ -127,7 +127,7 @@ def check_sharded(model: Any, ranks: int) -> None:
     """Refuses a model whose weights are not spread over all ranks.
 
     Raises:
-        UserError: naming the first weight that is not.
+        UserError: if a weight is not spread; the message names the first.
     """
     for name, parameter in model.named_parameters():
         if not isinstance(parameter, DTensor) or parameter.device_mesh.size() != ranks:
@@ -143,9 +143,9 @@ def is_sharded(model: Any) -> bool:
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Has each layer keep its input alone; the backward pass computes the rest again.
+    """Makes each layer keep its input alone; the backward pass computes the rest again.
 
-    transformers' own switch works in training mode only, which would turn dropout on as well.
+    transformers' own switch works in training mode only, which would also turn dropout on.
     """
     kinds = set(model._no_split_modules)
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Starting the processes of a run: accelerate's launcher in place of this very process. Imports no torch."""
+"""Starts the processes of a run: this very process becomes accelerate's launcher. The module imports no torch."""
 
 from collections.abc import Sequence
 import os
@@ -13,10 +13,10 @@ DDP_TYPES = ("MULTI_GPU", "MULTI_CPU")
 
 
 def check_launch(params: DistributedParams) -> None:
-    """Refuses an accelerate configuration that would not give what ``train.distributed`` asks for.
+    """Refuses an accelerate configuration that does not fit ``train.distributed``.
 
     Raises:
-        UserError: naming the file, the key, its value and what it must be.
+        UserError: if a value does not fit; the message names the file, the key, its value and what it must be.
     """
     if params.strategy == "none":
         return
@@ -64,12 +64,12 @@ def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
 
 
 def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> None:
-    """Goes on as the launcher of ``params.processes`` processes of ``python -m module``.
+    """Turns this process into the launcher of ``params.processes`` processes of ``python -m module``.
 
-    Returns where this process is one of them, or the only one.
+    Returns if this process is already one of them, or the only one.
 
     Raises:
-        UserError: if it was launched by others in another way than ``train.distributed`` says.
+        UserError: if the process was launched in another way than ``train.distributed`` says.
     """
     launched = "LOCAL_RANK" in os.environ
     if params.strategy == "none":
@@ -87,5 +87,5 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> 
         "--num_processes", str(params.processes), "--module", module, *arguments,
     ]  # fmt: skip
     sys.stdout.flush()
-    # Not as a child: who ends this process ends the launcher, and with it the processes of the run.
+    # The launcher must not be a child: a signal that ends this process must end it, and the processes of the run.
     os.execv(sys.executable, command)

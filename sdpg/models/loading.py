@@ -1,4 +1,4 @@
-"""Policies: Qwen3-architecture models made from scratch, loaded from a folder, and asked for response logits."""
+"""Makes Qwen3-architecture policies from scratch, loads policies from a folder, and computes response logits."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ from sdpg.problems.tokenizer import pad_and_eos
 
 
 def device() -> torch.device:
-    """Returns the accelerator if there is one."""
+    """Returns the accelerator if there is one, and the CPU otherwise."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -28,13 +28,12 @@ def set_threads(count: int) -> None:
 
 
 def scratch_model(params: ScratchModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Returns a randomly initialised Qwen3 of the given size, in float32; seed it by ``torch.manual_seed``
-    beforehand."""
+    """Returns a randomly initialised Qwen3 of the given size, in float32; call ``torch.manual_seed`` before it."""
     return Qwen3ForCausalLM(scratch_config(params, len(tokenizer), *pad_and_eos(tokenizer)))
 
 
 def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: int) -> Qwen3Config:
-    """Returns the architecture of :func:`scratch_model`."""
+    """Returns the configuration of :func:`scratch_model`'s architecture."""
     return Qwen3Config(
         vocab_size=vocabulary,
         hidden_size=params.hidden_size,
@@ -55,7 +54,7 @@ def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: i
 
 
 def load_model(folder: Path, place: torch.device | None = None) -> Any:
-    """Loads a policy as float32 master weights, onto ``place``: without one, the accelerator if there is one.
+    """Loads a policy with float32 master weights onto ``place``; None is the accelerator if there is one.
 
     Raises:
         UserError: if the folder is no model folder, or its weights are not safetensors.
@@ -83,7 +82,7 @@ def load_model(folder: Path, place: torch.device | None = None) -> Any:
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:
-    """Returns what an optimiser moves: all parameters, or those of an adapter alone."""
+    """Returns the parameters that an optimiser updates: all of them, or those of an adapter alone."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -96,7 +95,7 @@ def take_over(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes weights (safetensors) and tokenizer whole or not at all."""
+    """Writes weights (safetensors) and tokenizer; the folder appears whole or not at all."""
     with replaced_folder(folder) as temporary:
         model.save_pretrained(temporary, safe_serialization=True)
         tokenizer.save_pretrained(temporary)
@@ -106,7 +105,7 @@ def can_share_lines(model: Any) -> bool:
     """Says whether the model's attention obeys the mask of shared lines (:mod:`sdpg.models.batches`) in every layer.
 
     Other attention implementations read a boolean mask in another way, layers with a sliding window drop the window
-    under a mask of ours, and recurrent layers know no mask at all.
+    when they are given a mask, and recurrent layers have no mask at all.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
@@ -115,19 +114,19 @@ def can_share_lines(model: Any) -> bool:
 
 
 def with_head(model: Any, batch: TokenBatch, function: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -> Tensor:
-    """Makes one forward pass in which ``function`` takes the place of the output embedding's forward.
+    """Makes one forward pass in which ``function`` replaces the forward of the output embedding.
 
-    It is given the hidden states (N, D) that predict the response tokens, and the head's weight (V, D) and bias; no
-    logits are made for prompt positions. Because it runs inside the model's own forward, wherever that puts its weights
-    (sharded or tied) they are whole here, and gradients that it hands to them are reduced like any other.
+    The function gets the hidden states (N, D) that predict the response tokens, and the head's weight (V, D) and bias;
+    no logits are made for prompt positions. Because it runs inside the model's own forward, sharded or tied weights are
+    whole while it runs, and the gradients that it gives them are reduced like any others.
     """
-    # A wrapper for data parallelism has none of the model's own methods.
+    # A wrapper for data parallelism lacks the model's own methods.
     head = getattr(model, "module", model).get_output_embeddings()
 
     def forward(states: Tensor) -> Tensor:
         return function(states[batch.rows, batch.positions], head.weight, head.bias)
 
-    # An instance may have a forward of its own, as accelerate's hooks give it.
+    # An instance may have a forward of its own, such as one with accelerate's hooks.
     before = vars(head).get("forward")
     head.forward = forward
     try:
@@ -147,10 +146,10 @@ def response_hidden(model: Any, batch: TokenBatch) -> Tensor:
 
 
 def hidden_and_head(model: Any, batch: TokenBatch) -> tuple[Tensor, Any]:
-    """Returns hidden states as of :func:`response_hidden`, with an output embedding that may be called on its own.
+    """Returns the hidden states of :func:`response_hidden`, with an output embedding that can be called on its own.
 
-    Sharded weights are whole within the model's own pass alone, and calling their module elsewhere would gather them
-    from all ranks, as often as each of them calls it: a head with a copy stands in, as long as it is kept.
+    Sharded weights are whole only within the model's own pass, and calling their module elsewhere would gather them
+    from all ranks at each call; so a head with a copy of the weights is returned, which lives as long as it is kept.
     """
     head = model.get_output_embeddings()
     if not isinstance(head.weight, DTensor):
@@ -167,6 +166,6 @@ def hidden_and_head(model: Any, batch: TokenBatch) -> tuple[Tensor, Any]:
 
 
 def response_logits(model: Any, batch: TokenBatch, temperature: float = 1.0) -> Tensor:
-    """Logits (N, V) of the response tokens divided by the sampling temperature, in float32 or better."""
+    """Returns the logits (N, V) of the response tokens divided by the sampling temperature, in float32 or better."""
     logits = with_head(model, batch, torch.nn.functional.linear)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature

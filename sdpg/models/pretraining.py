@@ -1,4 +1,4 @@
-"""The base model of the tiny world: a language model trained from scratch on texts with and without a hint.
+"""Trains the base model of the tiny world: a language model from scratch, on texts with and without a hint.
 
 The texts are answers to student prompts, with mistakes, and to teacher prompts, without; see
 :mod:`sdpg.problems.synthetic`. The loss is taken on the answers only.
@@ -22,12 +22,12 @@ from sdpg.problems.synthetic import Chain, draw_chain
 from sdpg.problems.tokenizer import pad_and_eos
 
 BUCKET = 16
-"""Batches drawn at once and sorted by length, so that little of a batch is padding."""
+"""The number of batches drawn at once and sorted by length, so that little of a batch is padding."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """One training text in token ids."""
+    """One training text, as token ids."""
 
     prompt: list[int]
     answer: list[int]
@@ -36,7 +36,7 @@ class Text:
 def pretraining_text(
     chain: Chain, params: ScratchModel, prompts: PromptParams, tokenizer: PreTrainedTokenizerBase, rng: random.Random
 ) -> Text:
-    """Draws the style and the mistakes of one text."""
+    """Draws the style and the mistakes of one text, and returns the text."""
     problem = Problem(id="", problem=chain.problem, answer=chain.answer, solution=chain.solution, source="synthetic")
     if rng.random() < params.student_share:
         prompt = render_student(prompts, problem)
@@ -82,10 +82,10 @@ def pretrain(
     """Trains the base model: AdamW, one-cycle learning rate, gradients clipped at 1.
 
     Args:
-        params: size and recipe.
-        families: shares of the synthetic families in the training texts.
+        params: the model's size and the training's recipe.
+        families: the shares of the synthetic families in the training texts.
         prompts: the same templates as in the pipeline.
-        tokenizer: of the world.
+        tokenizer: the world's tokenizer.
         held_out: problem texts of validation and benchmarks, which must not be trained on.
     """
     torch.manual_seed(params.seed)

@@ -1,7 +1,7 @@
-"""The processes of one training run, and what they tell each other beside gradients.
+"""Represents the processes of one training run, and exchanges values between them, apart from gradients.
 
-Every method that needs the others is called by all ranks, in the same order. It works on CPU tensors over a group of
-its own, so that it is the same beside gloo and NCCL.
+All ranks call every method that exchanges values, in the same order. It works on CPU tensors over a group of its own,
+so that the result is the same with gloo and with NCCL.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from torch.distributed.tensor import DTensor
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run.
+    """This process among the processes of the run.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
-        group: of the process group for CPU tensors; None where there is one process.
+        rank: the number of this process, from 0.
+        size: the number of processes.
+        group: the process group for CPU tensors; None where there is one process.
     """
 
     rank: int = 0
@@ -32,11 +32,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes records, metrics, checkpoints and MLflow."""
+        """Says whether this is the process that writes records, metrics, checkpoints and MLflow."""
         return self.rank == 0
 
     def tensors(self, tensor: Tensor) -> list[Tensor]:
-        """Returns every rank's (N,) CPU tensor, by rank, on all of them; lengths may differ."""
+        """Returns every rank's (N,) CPU tensor, by rank, on all ranks; lengths may differ."""
         if self.size == 1:
             return [tensor]
         lengths, padded = self._padded(tensor)
@@ -56,7 +56,7 @@ class Ranks:
         return [part[:length] for part, length in zip(parts or (), lengths, strict=False)]
 
     def _padded(self, tensor: Tensor) -> tuple[list[int], Tensor]:
-        """Returns the length of every rank's tensor, and this rank's with zeros behind it up to the longest."""
+        """Returns the length of every rank's tensor, and this rank's tensor padded with zeros to the longest."""
         counts = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         distributed.all_gather(counts, torch.tensor([len(tensor)]), group=self.group)
         lengths = [int(count) for count in counts]
@@ -65,14 +65,14 @@ class Ranks:
         return lengths, padded
 
     def values(self, value: Any) -> list[Any]:
-        """Returns every rank's value, by rank. A value is what JSON holds; floats keep every bit."""
+        """Returns every rank's value, by rank. A value is anything that JSON holds; floats keep every bit."""
         if self.size == 1:
             return [value]
         parts = self.tensors(torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8))
         return [json.loads(part.numpy().tobytes()) for part in parts]
 
     def from_first(self, value: Any) -> Any:
-        """Returns the first rank's value; what the others give is not looked at."""
+        """Returns the first rank's value on all ranks; the values of the others are ignored."""
         return self.values(value if self.first else None)[0]
 
     def total(self, value: float) -> float:
@@ -80,28 +80,28 @@ class Ranks:
         return math.fsum(self.values(value)) if self.size > 1 else value
 
     def lists(self, rows: Mapping[int, list[float]]) -> dict[int, list[float]]:
-        """Joins row → numbers of all ranks on each of them; no row is on two ranks."""
+        """Returns the rows (row → numbers) of all ranks on each of them; no row may be on two ranks."""
         if self.size == 1:
             return dict(rows)
         names = self.tensors(torch.tensor(list(rows), dtype=torch.int64))
         lengths = self.tensors(torch.tensor([len(values) for values in rows.values()], dtype=torch.int64))
         numbers = self.tensors(torch.tensor(list(chain.from_iterable(rows.values())), dtype=torch.float64))
-        found: dict[int, list[float]] = {}
+        merged: dict[int, list[float]] = {}
         for part, sizes, joined in zip(names, lengths, numbers, strict=True):
             pieces = joined.split(sizes.tolist())
-            found.update((row, piece.tolist()) for row, piece in zip(part.tolist(), pieces, strict=True))
-        return found
+            merged.update((row, piece.tolist()) for row, piece in zip(part.tolist(), pieces, strict=True))
+        return merged
 
     def wait(self) -> None:
-        """Waits until all ranks are here."""
+        """Returns once all ranks have called it."""
         if self.size > 1:
             distributed.barrier(group=self.group)
 
 
 SOLO = Ranks()
-"""One process alone."""
+"""A run of a single process."""
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Returns a tensor that may be spread over the ranks, as one; all ranks call this, in the same order."""
+    """Returns a tensor that may be spread over the ranks as one whole; all ranks call this, in the same order."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

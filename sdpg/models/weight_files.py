@@ -1,4 +1,4 @@
-"""Whether a model folder holds weights that can be read, without reading them."""
+"""Checks that a model folder holds readable weights, without reading them."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ def check_weights(folder: Path, field: str) -> None:
     """Opens every safetensors file of a folder.
 
     Args:
-        folder: of the model.
-        field: what errors begin with: the parameter or option that names the folder.
+        folder: the model's folder.
+        field: the parameter or option that names the folder, with which errors begin.
 
     Raises:
-        UserError: if there is none, or one is damaged.
+        UserError: if the folder has no such file, or one is damaged.
     """
     files = list(folder.glob("*.safetensors"))
     if not files:

@@ -1,4 +1,4 @@
-"""The mathematics of a method: advantages, gates, schedules, divergences, losses.
+"""Computes the mathematics of a method: advantages, gates, schedules, divergences, losses.
 
 The modules here know tensors and a method's values, but no model, no tokenizer and no file. Of the project they import
 :mod:`sdpg.params` and :mod:`sdpg.errors`.

@@ -1,4 +1,4 @@
-"""Group-relative advantages. Axes: P prompts, G responses per prompt."""
+"""Computes group-relative advantages. Axes: P prompts, G responses per prompt."""
 
 from typing import Literal
 
@@ -11,8 +11,8 @@ def group_advantages(rewards: Tensor, std: Literal["population", "sample"], eps:
     rewards.
 
     Args:
-        rewards: (P, G), G at least 2.
-        std: over G (population) or G-1 (sample) responses.
+        rewards: (P, G) the rewards, with G at least 2.
+        std: the standard deviation over G (population) or with G-1 (sample).
         eps: ε_std, added outside the square root.
 
     Returns:

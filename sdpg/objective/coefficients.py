@@ -1,7 +1,7 @@
-"""The rules of a method at a step: what multiplies each term, which gate holds, which models and rollouts are read.
+"""Decides for a method at a step: the coefficient of each term, the gate, and the models and rollouts that are read.
 
-Trainer, planner, rescoring and app all ask here, so that none of them can believe anything else. The module imports no
-torch: it works on the numbers of one rollout, and whoever has many asks for each.
+Trainer, planner, rescoring and app all use these functions, so that they cannot disagree. The module imports no
+torch: it works on the numbers of one rollout, and callers with many rollouts call it for each.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sdpg.params.train import TrainParams
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each term at one step: α, β(k), λ(k), and η of the entropy bonus."""
+    """The coefficients of the terms at one step: α, β(k), λ(k), and η of the entropy bonus."""
 
     alpha: float
     beta: float
@@ -36,7 +36,7 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
 
 
 def learning_rate(train: TrainParams, step: int) -> float:
-    """Returns the learning rate at step k, with warm-up and decay as ``train`` has them."""
+    """Returns the learning rate at step k, with the warm-up and decay of ``train``."""
     warmup, decay = (schedules.window(fraction, train.steps) for fraction in (train.lr_warmup, train.lr_decay))
     return schedules.learning_rate(step, train.lr, warmup, train.lr_starts_at_zero, train.steps, decay, train.lr_shape)
 
@@ -52,27 +52,27 @@ def weights_tokens(method: MethodParams) -> bool:
 
 
 def has_teacher(method: MethodParams) -> bool:
-    """Says whether any term of the loss reads the privileged teacher, be it its distribution or its log-probs."""
+    """Says whether any term of the loss reads the privileged teacher: its distribution or its log-probs."""
     own = any(term.reads_teacher for term in method.terms.values())
     return distils(method) or weights_tokens(method) or own
 
 
 def gate_name(method: MethodParams) -> str:
-    """Returns the gate that holds, by name or import path; a method that distils nothing is recorded with the paper's.
+    """Returns the gate in force, by name or import path; a method that distils nothing is recorded with the paper's.
 
-    No code of a user's own runs, unlike in :func:`gate_of`.
+    No own code runs, unlike in :func:`gate_of`.
     """
     gate = gate_kind(method)
     return gate if isinstance(gate, str) else gate.path
 
 
 def gate_kind(method: MethodParams) -> str | Imported:
-    """Returns the value of ``gate`` that holds; see :func:`gate_name`."""
+    """Returns the value of ``gate`` in force; see :func:`gate_name`."""
     return method.gate if distils(method) else "positive"
 
 
 def gate_of(method: MethodParams) -> Gate:
-    """Returns the rule of the gate that holds; that of a user's own is imported."""
+    """Returns the rule of the gate in force; a user's own gate is imported."""
     return find_gate(gate_kind(method))
 
 
@@ -87,12 +87,12 @@ def needs_reference_weights(method: MethodParams, train: TrainParams) -> bool:
 
 
 def needs_teacher_passes(method: MethodParams, train: TrainParams) -> bool:
-    """Says whether a run passes privileged prompts at all; the records of sampled rollouts do for every method."""
+    """Says whether a run passes privileged prompts at all; the records of sampled rollouts do so for every method."""
     return has_teacher(method) or train.record_rows > 0
 
 
 def penalizes_reward(method: MethodParams) -> bool:
-    """Says whether the reference term is subtracted from the reward, before advantages are taken (D4)."""
+    """Says whether the reference term is subtracted from the reward, before advantages are computed (D4)."""
     return method.reference != "none" and method.reference_in == "reward"
 
 
@@ -102,9 +102,9 @@ def scores_old_policy(train: TrainParams) -> bool:
 
 
 def scores_teacher_first(train: TrainParams, at: Coefficients) -> bool:
-    """Says whether RLSD's Δ is taken before a batch's first update; the updates then read the teacher to distil alone.
+    """Says whether RLSD's Δ is computed before a batch's first update; updates then read the teacher to distil alone.
 
-    With one update a batch its own teacher pass gives Δ.
+    With one update per batch, the update's own teacher pass gives Δ.
     """
     return train.updates_per_batch > 1 and at.rlsd_lambda > 0
 
@@ -123,7 +123,7 @@ def reads_teacher(method: MethodParams, at: Coefficients, advantage: float, gate
     """Says whether the loss reads the teacher on a rollout; no teacher pass is made for the others."""
     if any(term.reads_teacher for term in method.terms.values()):
         return True
-    # A zero advantage stays zero under any weight.
+    # A zero advantage stays zero, whatever its weight is.
     return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and advantage != 0)
 
 
@@ -133,10 +133,10 @@ def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: f
 
 
 def silent_terms(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> list[str]:
-    """Tells why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
+    """Says why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
     if reads_reference(method, at) or at.entropy_bonus > 0 or method.terms:
         return []
-    # A NaN differs from 0, and counts as something to look at.
+    # NaN differs from 0, so it counts as a term that is not zero.
     if (method.outcome != "none" and advantage != 0) or (at.beta > 0 and gate > 0):
         return []
     reasons = ["there is no outcome term" if method.outcome == "none" else "its advantage is 0"]

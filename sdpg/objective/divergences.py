@@ -1,9 +1,9 @@
-"""Divergences between the student's and the teacher's next-token distributions, exact over the vocabulary.
+"""Computes divergences between the student's and the teacher's next-token distributions, exact over the vocabulary.
 
-A divergence is one class here and its name in :class:`sdpg.params.MethodParams`. Its formula, :meth:`Divergence.value`,
-is all that it needs: gradients follow by autograd, a block of rows at a time. A class may also bring a row kernel that
-does the same in place with fewer passes over memory; the tests hold both, and the numbers worked out by hand in
-:attr:`Divergence.worked`, against each other for every entry of :data:`DIVERGENCES`.
+A divergence is one class here and its name in :class:`sdpg.params.MethodParams`. It needs no more than its formula,
+:meth:`Divergence.value`: gradients follow by autograd, a block of rows at a time. A class may also have a row kernel
+that does the same in place with fewer passes over memory; for every entry of :data:`DIVERGENCES`, the tests compare
+both with each other and with the numbers worked out by hand in :attr:`Divergence.worked`.
 
 Axes: S rows (one row is one token), V vocabulary. p is the student's distribution, q the teacher's. This module imports
 only torch.
@@ -23,14 +23,14 @@ WORKED_P, WORKED_Q = (0.5, 0.25, 0.25), (0.25, 0.25, 0.5)
 
 @dataclass(frozen=True)
 class Rows:
-    """A block of rows that a row kernel reads and may write over.
+    """A block of rows that a row kernel reads and may overwrite.
 
     Attributes:
-        log_p: (S, V) the student's log-probs; must be left as they are.
-        p: (S, V) the student's probabilities; must be left as they are.
-        log_q: (S, V) the teacher's log-probs; the kernel leaves x of :class:`Slopes` here.
-        exponentials: (S, V) q times ``sums``, which the kernel may use as scratch.
-        sums: (S, 1) what ``exponentials`` are to be divided by.
+        log_p: (S, V) the student's log-probs, which must not be changed.
+        p: (S, V) the student's probabilities, which must not be changed.
+        log_q: (S, V) the teacher's log-probs; the kernel writes x of :class:`Slopes` here.
+        exponentials: (S, V) q times ``sums``, which the kernel may use as scratch memory.
+        sums: (S, 1) the divisor of ``exponentials``.
     """
 
     log_p: Tensor
@@ -40,7 +40,7 @@ class Rows:
     sums: Tensor
 
     def take_q(self) -> Tensor:
-        """Returns the teacher's probabilities (S, V), made in place of ``exponentials``; to be called once."""
+        """Returns the teacher's probabilities (S, V), written over ``exponentials``; it may be called only once."""
         return self.exponentials.div_(self.sums)
 
 
@@ -49,9 +49,9 @@ class Slopes:
     """The divergence of each row, and its gradient with respect to the student's logits z: a·p + b·x.
 
     Attributes:
-        divergence: (S,) in nats.
-        of_p: (S,) a.
-        of_x: b, which is one number for all rows; x is what the kernel left in :attr:`Rows.log_q`.
+        divergence: (S,) the divergence, in nats.
+        of_p: (S,) the slope a.
+        of_x: the slope b, one number for all rows; the kernel has written x to :attr:`Rows.log_q`.
     """
 
     divergence: Tensor
@@ -61,7 +61,7 @@ class Slopes:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Base class; a subclass's fields are its options, and carry the names of fields of a method."""
+    """The base class; a subclass's fields are its options, and have the names of fields of a method."""
 
     worked: ClassVar[dict[tuple[float, ...], float]] = {}
     """Values of the options, in the order of the fields → D at WORKED_P and WORKED_Q, worked out by hand."""
@@ -118,7 +118,7 @@ class TeacherStudentKL(Divergence):
 class GeneralisedJSD(Divergence):
     """β D_KL(q‖m) + (1-β) D_KL(p‖m) with m = β q + (1-β) p, generalised Jensen-Shannon (arXiv 2601.18734).
 
-    x = p log(p/m), and the gradient is (1-β)(x - Σx·p): what p does to m cancels.
+    x = p log(p/m), and the gradient is (1-β)(x - Σx·p): the terms by which p changes m cancel.
     """
 
     jsd_beta: float = 0.5
@@ -151,7 +151,7 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 
 
 def divergence_of(method: Any) -> Divergence | None:
-    """Returns the divergence of a method, whose fields hold the options; None where it distils nothing."""
+    """Returns the divergence of a method, whose fields hold the options; None if the method distils nothing."""
     if method.distillation == "none":
         return None
     kind = DIVERGENCES[method.distillation]

@@ -1,7 +1,7 @@
-"""Gates: which rollouts, and which of their tokens, the distillation term counts. One entry for each name.
+"""Defines gates: the rollouts, and their tokens, that the distillation term counts. Each name has one entry.
 
-This module imports no torch, so that the app and the planner can ask it too; a gate per token works on the tensors that
-it is given by their own methods. A new gate is an entry of :data:`GATES` and its name in
+This module imports no torch, so that the app and the planner can use it too; a gate per token calls only the methods of
+the tensors that it gets. A new gate is an entry of :data:`GATES` and its name in
 :class:`sdpg.params.MethodParams`.
 """
 
@@ -25,10 +25,10 @@ class Gate:
     """A rule that weights the distillation term.
 
     Attributes:
-        formula: m in the paper's letters, for people.
-        row: the rollout's advantage → its gate m_i; a rollout with a gate of 0 costs no teacher pass.
-        token: what the loss reads per token → a further factor for each token of the rollouts with an open gate, (N,)
-            without gradient; None where all tokens of a rollout count alike.
+        formula: the gate m in the paper's letters, for people.
+        row: a function from the rollout's advantage to its gate m_i; a rollout with a gate of 0 costs no teacher pass.
+        token: a function from the inputs of the loss to a further factor for each token of the rollouts with an open
+            gate, (N,) without gradient; None where all tokens of a rollout count alike.
         reads_teacher_entropy: whether ``token`` reads the entropy of the teacher's distribution, which takes one more
             pass over the teacher's logits.
         whole_responses: whether ``token`` reads other tokens of a response, such as their mean; see
@@ -50,7 +50,7 @@ GATES: dict[str, Gate] = {
 
 
 def find_gate(gate: str | Imported) -> Gate:
-    """Returns the gate of a name, or what a function of a user's own makes of its options.
+    """Returns the gate of a name, or the gate that a user's own function returns for its options.
 
     Raises:
         UserError: if the function does not exist or does not return a :class:`Gate`.
@@ -59,7 +59,7 @@ def find_gate(gate: str | Imported) -> Gate:
 
 
 def gate_formula(gate: str | Imported) -> str:
-    """Returns how people are told of a gate; unlike :func:`find_gate`, it runs no code of a user's own."""
+    """Returns the text that describes a gate to people; unlike :func:`find_gate`, it runs no own code."""
     return GATES[gate].formula if isinstance(gate, str) else f"m = {gate.path}"
 
 

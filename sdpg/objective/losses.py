@@ -1,4 +1,4 @@
-"""The terms of the loss as pure tensor functions, per token.
+"""Computes the terms of the loss, per token, as pure tensor functions.
 
 Axes: B sequences, N response tokens of all sequences joined. Every function returns one value per token; the caller
 weights them (see :func:`normaliser_weights`) and sums. Equation numbers are those of arXiv 2606.04036. Divergences over
@@ -72,7 +72,7 @@ def reference_term(logprobs: Tensor, ref_logprobs: Tensor, kind: ReferenceKind) 
 
 
 def rlsd_weights(advantages: Tensor, old_logprobs: Tensor, teacher_logprobs: Tensor, lam: float, clip: float) -> Tensor:
-    """RLSD's factor on each token's advantage (arXiv 2604.03128): (1-λ) + λ·clip(exp(sign(A)·Δ), 1-ε_w, 1+ε_w).
+    """Returns RLSD's factor on each advantage (arXiv 2604.03128): (1-λ) + λ·clip(exp(sign(A)·Δ), 1-ε_w, 1+ε_w).
 
     Δ = log q(y_t) - log p(y_t) at the start of the step, detached. λ = 0 gives 1, which is GRPO.
     """
@@ -82,8 +82,7 @@ def rlsd_weights(advantages: Tensor, old_logprobs: Tensor, teacher_logprobs: Ten
 
 
 def normaliser_weights(lengths: Tensor, kind: Normaliser, group_size: int, max_tokens: int) -> Tensor:
-    """Returns what each response token's loss is multiplied by before the sum; the weights know nothing of
-    micro-batches.
+    """Returns the weights by which response tokens' losses are multiplied before the sum; micro-batches do not matter.
 
     ``group`` (the paper): token mean over each prompt's G responses, then mean over prompts. ``batch``: token mean over
     all responses. ``sequence``: token mean of each response, then mean over responses. ``constant``: divided by
@@ -91,12 +90,12 @@ def normaliser_weights(lengths: Tensor, kind: Normaliser, group_size: int, max_t
 
     Args:
         lengths: (B,) response tokens per sequence, EOS included; the G siblings of a prompt stand side by side.
-        kind: which normaliser.
+        kind: the normaliser.
         group_size: G.
         max_tokens: the response limit, for ``constant``.
 
     Returns:
-        (B,) float64 weight of each token of the sequence.
+        (B,) float64, the weight of each token of the sequence.
     """
     lengths = lengths.double()
     match kind:

@@ -1,4 +1,4 @@
-"""A method put together: ``methods.<name>`` turned into the loss of each token, Eq. 3.1 of arXiv 2606.04036."""
+"""Puts a method together: turns ``methods.<name>`` into the loss of each token, Eq. 3.1 of arXiv 2606.04036."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,22 +21,23 @@ from sdpg.params.train import TrainParams
 
 @dataclass(frozen=True)
 class TokenInputs:
-    """What the loss reads, per response token.
+    """The inputs of the loss, per response token.
 
     Attributes:
         logprobs: (N,) student log-prob of the sampled token, with gradient.
-        entropy: (N,) of the student's distribution, with gradient.
-        divergence: (N,) to the teacher's distribution, with gradient; 0 where the teacher scored nothing.
-        old_logprobs: (N,) of π_old.
+        entropy: (N,) entropy of the student's distribution, with gradient.
+        divergence: (N,) divergence to the teacher's distribution, with gradient; 0 where the teacher scored nothing.
+        old_logprobs: (N,) log-probs under π_old.
         advantages: (N,) the row's advantage.
         gates: (N,) the row's gate m_i.
-        ref_logprobs: (N,) of π_ref, or None where no term reads it.
+        ref_logprobs: (N,) log-probs under π_ref, or None where no term reads them.
         gain_logprobs: (N,) student log-probs from which RLSD's Δ is taken: those at the start of the step.
         gain_teacher_logprobs: (N,) teacher log-probs of the sampled tokens at the start of the step, or None.
         teacher_logprobs: (N,) teacher log-probs of the sampled tokens, NaN where the teacher scored nothing.
-        teacher_entropy: (N,) of the teacher's distribution, NaN where the teacher scored nothing or nothing reads it.
-        responses: which response each token belongs to, and where it stands there. Sums over a response are those of
-            all its tokens only for a method that :func:`reads_whole_responses`.
+        teacher_entropy: (N,) entropy of the teacher's distribution, NaN where the teacher scored nothing or nothing
+            reads it.
+        responses: the response of each token, and the token's place in it. Sums over a response are those of all its
+            tokens only for a method that :func:`reads_whole_responses`.
     """
 
     logprobs: Tensor
@@ -65,7 +66,7 @@ class TokenLosses:
         total: L_out + β L_OPD + α L_K - η H + own terms.
         ratio: ρ, detached.
         weight: RLSD's factor on the advantage, detached; 1 for other methods.
-        clipped: bool, the token's ratio was outside the clip range on the side where clipping acts.
+        clipped: bool, whether the token's ratio was outside the clip range on the side where clipping acts.
     """
 
     outcome: Tensor

@@ -1,4 +1,4 @@
-"""Outcome terms L_out: what the verifier's reward teaches, one entry of :data:`OUTCOMES` for each name.
+"""Defines the outcome terms L_out, which learn from the verifier's reward; each name has an entry in :data:`OUTCOMES`.
 
 A new outcome is a function here, its entry, and its name in :class:`sdpg.params.MethodParams`. This module imports only
 torch, :mod:`sdpg.objective.losses` and :mod:`sdpg.objective.responses`.
@@ -16,15 +16,15 @@ from sdpg.objective.responses import Responses
 
 @dataclass(frozen=True)
 class OutcomeInputs:
-    """What an outcome term reads, per response token.
+    """The inputs of an outcome term, per response token.
 
     Attributes:
         logprobs: (N,) student log-prob of the sampled token, with gradient.
         ratio: (N,) ρ = π_θ(y_t)/π_old(y_t), with gradient.
         advantages: (N,) the token's advantage, RLSD's factor included.
-        responses: which response each token belongs to, and where it stands there.
-        clip_low: ε_l.
-        clip_high: ε_h.
+        responses: the response of each token, and the token's place in it.
+        clip_low: ε_l of the clip range.
+        clip_high: ε_h of the clip range.
         dual_clip: c, the bound for negative advantages; None is no bound.
     """
 
@@ -39,11 +39,11 @@ class OutcomeInputs:
 
 @dataclass(frozen=True)
 class OutcomeTerm:
-    """L_out per token, and where its clip acted.
+    """L_out per token, and the tokens at which its clip acted.
 
     Attributes:
-        loss: (N,).
-        clipped: (N,) bool, the token's ratio was outside the clip range on the side where clipping acts.
+        loss: (N,) the loss per token.
+        clipped: (N,) bool, whether the token's ratio was outside the clip range on the side where clipping acts.
     """
 
     loss: Tensor
@@ -55,8 +55,8 @@ class Outcome:
     """An entry of :data:`OUTCOMES`.
 
     Attributes:
-        term: from what it reads to the term.
-        clips: whether it reads the clip range.
+        term: a function from the inputs to the term.
+        clips: whether the term reads the clip range.
         whole_responses: whether a token's loss depends on other tokens of its response. The head then hands over all
             values of a micro-batch at once, for which it forms the logits a second time where they do not fit into one
             chunk; no other pass through the model is made.

@@ -18,15 +18,15 @@ from sdpg.params import Imported, MethodParams
 from sdpg.params.imported import check_call, load_part
 
 LENGTHS = (1, 3, 2)
-"""Tokens of the made-up responses."""
+"""The number of tokens of each made-up response."""
 
 
 def check_own_parts(method: MethodParams, field: str) -> None:
     """Calls the method's own gate and own terms on what they will be given, as far as their declarations say.
 
     Args:
-        method: with parts that can be imported.
-        field: the method's path in params.yaml, by which errors call it.
+        method: a method whose own parts can be imported.
+        field: the method's path in params.yaml, which errors name.
 
     Raises:
         UserError: if one cannot be called as it will be, returns something else than it has to, or reads what it does

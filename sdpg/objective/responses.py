@@ -1,4 +1,4 @@
-"""Which response each token belongs to, so that a term can be a function of whole responses. Imports only torch.
+"""Says which response each token belongs to, for terms that are functions of whole responses. Imports only torch.
 
 Axes: N tokens, R responses. The tokens may stand in any order.
 """
@@ -24,14 +24,14 @@ class Responses:
 
     @staticmethod
     def of(lengths: Tensor) -> "Responses":
-        """Returns those of responses that stand one after another."""
+        """Returns the responses of tokens that stand one response after another, given the responses' lengths."""
         owners = lengths.new_ones(len(lengths)).cumsum(0).sub_(1).repeat_interleave(lengths)
         starts = lengths.cumsum(0) - lengths
         positions = lengths.new_ones(len(owners)).cumsum(0).sub_(1) - starts[owners]
         return Responses(owners, positions, lengths)
 
     def take(self, tokens: Tensor) -> "Responses":
-        """Returns those of some tokens, in their order; sums over a response are whole only if all its tokens are."""
+        """Returns the responses of some tokens, in their order; sums are whole only if all tokens of a response are."""
         return Responses(self.owners[tokens], self.positions[tokens], self.lengths)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -43,5 +43,5 @@ class Responses:
         return self.sum(values) / self.lengths.to(values.dtype)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Returns each token's response's value, (R,) → (N,)."""
+        """Returns for each token the value of its response, (R,) → (N,)."""
         return values[self.owners]

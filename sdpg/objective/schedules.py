@@ -1,22 +1,22 @@
-"""Step → coefficient. Steps count from 1 to ``total``."""
+"""Computes the coefficients of a step. Steps count from 1 to ``total``."""
 
 import math
 from typing import Literal
 
 Shape = Literal["linear", "cosine"]
-"""How a window is crossed: x, or (1 - cos πx)/2, which leaves and arrives without a corner."""
+"""The shape of a window: x, or (1 - cos πx)/2, which starts and ends without a corner."""
 
 
 def window(fraction: float, total: int) -> int:
     """Returns a window in steps from its fraction of the run: the paper's 0.125 of 400 steps is 50.
 
-    At least 1, as 0 would turn the factor off; only a fraction of 0 does that.
+    The window has at least 1 step, as 0 would turn the factor off; only a fraction of 0 does that.
     """
     return max(1, round(fraction * total)) if fraction > 0 else 0
 
 
 def crossed(position: float, shape: Shape = "linear") -> float:
-    """Returns the factor at a position of 0 to 1 within a window; 1 beyond its end."""
+    """Returns the factor at a position of 0 to 1 within a window, and 1 beyond the window's end."""
     if position >= 1:
         return 1.0
     return position if shape == "linear" else (1 - math.cos(math.pi * position)) / 2
@@ -25,8 +25,8 @@ def crossed(position: float, shape: Shape = "linear") -> float:
 def beta(step: int, total: int, base: float, warmup: int, decay: int, shape: Shape = "linear") -> float:
     """Returns β(k) = β_base · min(1, k/T_warm) · min(1, (T-k)/T_decay), section 3.2 of arXiv 2606.04036.
 
-    Overlapping windows multiply; a window of 0 turns its factor off. With a decay window, β(T) = 0. Another shape than
-    the paper's bends both factors.
+    Overlapping windows multiply; a window of 0 turns its factor off. With a decay window, β(T) = 0. The shape applies
+    to both factors; the paper's is linear.
     """
     rise = crossed(step / warmup, shape) if warmup else 1.0
     fall = crossed((total - step) / decay, shape) if decay else 1.0
@@ -53,8 +53,8 @@ def learning_rate(
 ) -> float:
     """Returns a linear warm-up, then a constant: lr · min(1, k/W), or lr · min(1, (k-1)/W) as in the public code (D19).
 
-    A decay window D, which neither has, multiplies by min(1, (T-k+1)/D), so that the last step still learns; the shape
-    is the decay's.
+    A decay window D, which neither of them has, multiplies by min(1, (T-k+1)/D), so that the last step still learns;
+    the shape is the decay's.
     """
     position = step - 1 if starts_at_zero else step
     fall = crossed((total - step + 1) / decay, shape) if decay else 1.0

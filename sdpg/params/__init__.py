@@ -1,6 +1,6 @@
 """The typed tree behind params.yaml, one module for each section, and what writes params.yaml.
 
-A choice that changes a result is a field here. Imports :mod:`sdpg.errors` and :mod:`sdpg.files` alone.
+A choice that changes a result is a field here. The package imports :mod:`sdpg.errors` and :mod:`sdpg.files` alone.
 """
 
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel

@@ -1,4 +1,4 @@
-"""Section ``base``: the initial policy, which is also the reference."""
+"""The section ``base`` of params.yaml: the initial policy, which is also the reference."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,7 +31,8 @@ class ScratchModel(Section):
     slip_rate: Fraction
     """Chance that a step of a student-style text is off by 1, 2 or 10."""
     misconception_rate: Fraction
-    """Chance that doubling a one-digit number forgets the carry in student-style text; of two digits, see the world."""
+    """Chance that doubling a one-digit number forgets the carry in student-style text; :mod:`sdpg.problems.synthetic`
+    says what happens to two-digit numbers."""
     seed: int = 0
 
 
@@ -48,19 +49,19 @@ class LocalModel(Section):
 
     kind: Literal["folder"]
     path: str
-    """Relative to ``base.folder``."""
+    """The path of the folder, relative to ``base.folder``."""
 
 
 class BaseParams(Section):
     """The initial policy, which is also π_ref."""
 
     folder: str = "inputs/models"
-    """Where local model folders lie; a dependency of the stages that read them."""
+    """The folder of local model folders; the stages that read them depend on it."""
     model: Annotated[ScratchModel | HubModel | LocalModel, Field(discriminator="kind")]
 
     @property
     def name(self) -> str:
-        """How reports and messages call the model."""
+        """Returns the model's name in reports and messages."""
         match self.model:
             case HubModel(id=name) | LocalModel(path=name):
                 return name
@@ -68,7 +69,7 @@ class BaseParams(Section):
 
     @property
     def local_folder(self) -> Path | None:
-        """The model's folder: a local one, or that of a hub model whose files were put into ``<folder>/<id>``."""
+        """Returns the model's folder: a local one, or that of a hub model whose files lie in ``<folder>/<id>``."""
         match self.model:
             case LocalModel(path=path):
                 return Path(self.folder) / path

@@ -1,4 +1,4 @@
-"""Writing profiles, presets and choices of methods, seeds and benchmarks into params.yaml, and showing what changes.
+"""Writes profiles, presets and choices of methods, seeds and benchmarks into params.yaml, and shows what changes.
 
 An overlay (profiles/*.yaml, presets/*.yaml) is a part of the tree. Its values replace those in params.yaml, key by key;
 the text ``(unset)`` removes a key, and below ``data.benchmarks`` the overlay's set replaces the whole set. An overlay
@@ -19,7 +19,7 @@ from sdpg.files import write_text
 from sdpg.params import PARAMS_FILE, parse_params, read_yaml
 
 CATALOGUE = Path("catalogue.yaml")
-"""Public benchmarks, each in the form of a row of ``data.benchmarks``."""
+"""The file of public benchmarks, each in the form of a row of ``data.benchmarks``."""
 UNSET = "(unset)"
 WHOLE = {
     ("data", "train"),
@@ -29,13 +29,13 @@ WHOLE = {
     ("rollout", "vllm"),
     ("train", "lora"),
 }
-"""Nodes that an overlay replaces as a whole, because their keys depend on one another."""
+"""The nodes that an overlay replaces as a whole, because their keys depend on one another."""
 
 
 def _yaml() -> YAML:
     yaml = YAML()
     yaml.preserve_quotes = True
-    # Left to itself, ruamel writes null as nothing at all, and every such line would count as changed.
+    # By default ruamel writes null as an empty value, and every such line would count as changed.
     yaml.representer.add_representer(
         type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
     )
@@ -47,7 +47,7 @@ def _yaml() -> YAML:
 def merge(tree: Any, overlay: Mapping[str, Any], path: tuple[str, ...] = (), onto_overlay: bool = False) -> None:
     """Applies an overlay to a tree in place; comments and order of a ruamel tree survive.
 
-    ``onto_overlay``: the tree is an overlay itself, which goes on saying which keys are to be removed.
+    ``onto_overlay`` says that the tree is an overlay itself, which goes on saying which keys are to be removed.
     """
     for key, value in overlay.items():
         here = (*path, key)
@@ -64,12 +64,13 @@ def read_overlay(kind: str, name: str, root: Path = Path(), above: tuple[str, ..
 
     Args:
         kind: profile or preset.
-        name: of the file.
+        name: the file's name, without its ending.
         root: the project's folder.
-        above: names of those that are based on it.
+        above: the names of the overlays that are based on this one.
 
     Raises:
-        UserError: listing those there are, if there is none of that name; if one is based on itself.
+        UserError: if there is no file of that name, and the message lists those there are; if an overlay is based on
+            itself.
     """
     if name in above:
         raise UserError(
@@ -100,18 +101,18 @@ def configure(
 
     Args:
         root: the project's folder.
-        profile: name of a file in profiles/.
-        preset: name of a file in presets/.
+        profile: the name of a file in profiles/.
+        preset: the name of a file in presets/.
         methods: ``all``, or names separated by spaces or commas.
-        seeds: how many seeds, counted from 0.
-        benchmarks: names separated by spaces or commas, of the catalogue or of rows that params.yaml has already.
+        seeds: the number of seeds, counted from 0.
+        benchmarks: names separated by spaces or commas, from the catalogue or of rows that params.yaml has already.
 
     Raises:
         UserError: if a name is unknown or the resulting tree is not valid; the file is then left as it was.
     """
     path = root / PARAMS_FILE
     yaml = _yaml()
-    read_yaml(path)  # names a file that is missing or malformed
+    read_yaml(path)  # raises if the file is missing or malformed
     before = path.read_text(encoding="utf-8")
     tree = yaml.load(before)
     for kind, name in (("preset", preset), ("profile", profile)):
@@ -142,9 +143,9 @@ def _names(text: str) -> list[str]:
 
 
 def _chosen_benchmarks(present: Mapping[str, Any], text: str, root: Path) -> CommentedMap:
-    """Returns rows of ``data.benchmarks`` by name; one that is present stays as it is, as its revision may be
+    """Returns the rows of ``data.benchmarks`` by name; one that params.yaml has stays as it is, as its revision may be
     pinned."""
-    read_yaml(root / CATALOGUE)  # names a file that is missing or malformed
+    read_yaml(root / CATALOGUE)  # raises if the file is missing or malformed
     known = {**_yaml().load((root / CATALOGUE).read_text(encoding="utf-8")), **present}
     chosen = CommentedMap()
     for name in _names(text):

@@ -1,4 +1,4 @@
-"""Sections ``data`` and ``prompts``: where problems come from, and how they are put to student and teacher."""
+"""The sections ``data`` and ``prompts``: where problems come from, and how student and teacher see them."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from sdpg.params.section import Imported, Name, Positive, Section
 
 
 class ColumnMap(Section):
-    """Which columns of a file or hub dataset hold a problem's parts. ``None``: the set has no such column."""
+    """The columns of a file or hub dataset that hold a problem's parts; ``None`` where the set has no such column."""
 
     problem: str = "problem"
     answer: str = "answer"
@@ -17,7 +17,7 @@ class ColumnMap(Section):
 
 
 class SyntheticSource(Section):
-    """Arithmetic chains made here; see :mod:`sdpg.problems.synthetic`."""
+    """Synthetic arithmetic chains; see :mod:`sdpg.problems.synthetic`."""
 
     kind: Literal["synthetic"]
     families: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
@@ -35,7 +35,7 @@ class HubSource(Section):
     split: str = "train"
     columns: ColumnMap = ColumnMap()
     limit: Positive | None = None
-    """Keep only the first so many usable rows."""
+    """The number of usable rows to keep, from the first on; ``None`` keeps all."""
 
 
 class FileSource(Section):
@@ -46,53 +46,57 @@ class FileSource(Section):
     columns: ColumnMap = ColumnMap()
     limit: Positive | None = None
     made_from: HubSource | None = None
-    """The dataset whose problems the file holds, for instance with solutions added; named where the file is missing."""
+    """The dataset that the file was made from, for instance by adding solutions; an error names it where the file is
+    missing."""
 
 
 Source = Annotated[SyntheticSource | HubSource | FileSource | Imported, Field(discriminator="kind")]
-"""An own function that yields problems is called with its options; see docs/own_parts.md."""
+"""The type of ``data.train`` and of each benchmark's source. An own function that yields problems is called with its
+options; see docs/own_parts.md."""
 
 
 class BenchmarkParams(Section):
     """One held-out problem set: a column of the tables."""
 
     title: str
-    """How tables and figures call it."""
+    """The benchmark's name in tables and figures."""
     problems: Positive | None = None
-    """How many the set has once repeated ones are dropped; any other number stops the pipeline. ``None``: unknown."""
+    """The number of problems once repeated ones are dropped; any other number stops the pipeline. ``None``: unknown."""
     source: Source
 
 
 class DataParams(Section):
-    """Problems to train on, to select on, and to report on."""
+    """The problems to train on, to select on, and to report on."""
 
     folder: str = "inputs/problems"
-    """Where local problem files lie; a dependency of the ``prepare`` stage."""
+    """The folder of local problem files; the ``prepare`` stage depends on it."""
     seed: int = 0
     train: Source
     validation_size: Positive
-    """Problems split off the training source; no benchmark overlaps them."""
+    """The number of problems split off the training source; no benchmark overlaps them."""
     benchmarks: Annotated[dict[Name, BenchmarkParams], Field(min_length=1)]
     ngram: Positive = 13
-    """Length in words of the n-grams by which overlap with the benchmarks is measured."""
+    """The length, in words, of the n-grams by which overlap with the benchmarks is measured."""
     drop_overlap: bool = True
-    """Drop training problems whose text equals a benchmark problem's (n-gram overlap is reported, never dropped)."""
+    """Whether training problems whose text equals a benchmark problem's are dropped (n-gram overlap is only
+    reported)."""
 
 
 class PromptParams(Section):
-    """Templates of figure 4. ``{problem}``, ``{answer}``, ``{solution}`` and ``{student}`` are filled in."""
+    """The prompt templates of figure 4, in which ``{problem}``, ``{answer}``, ``{solution}`` and ``{student}`` are
+    filled in."""
 
     student: str
     teacher: dict[Literal["answer_and_solution", "answer"], str]
-    """``{student}`` stands for the whole rendered student text."""
+    """The teacher's template for each hint; ``{student}`` stands for the whole rendered student text."""
     hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
-    """What the privileged context holds (D6): the paper's answer and solution, or the public code's answer alone."""
+    """D6: the content of the privileged context: the paper's answer and solution, or the public code's answer alone."""
     system: str | None = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to the tokenizer's chat template, e.g. ``enable_thinking``."""
+    """The arguments for the tokenizer's chat template, such as ``enable_thinking``."""
     max_student_tokens: Positive = 2048
     max_teacher_tokens: Positive = 8192
-    """A longer prompt drops its problem and is counted; a prompt is never cut (against D15)."""
+    """The longest prompt in tokens: a longer one drops its problem and is counted; no prompt is cut (unlike D15)."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> "PromptParams":

@@ -1,4 +1,4 @@
-"""The section ``train.distributed`` of params.yaml: on how many processes a run trains, and what each of them holds."""
+"""The section ``train.distributed`` of params.yaml: the number of processes of a run, and what each of them holds."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,10 +11,10 @@ CONFIGS = Path("configs/accelerate")
 
 
 class DistributedParams(Section):
-    """Rollouts, verification and training are shared out among the processes, one per GPU."""
+    """The processes, one per GPU, that share rollouts, verification and training."""
 
     processes: Positive = 1
-    """Divides ``train.prompts_per_step``."""
+    """The number of processes, which divides ``train.prompts_per_step``."""
     strategy: Literal["none", "ddp", "fsdp2"] = "none"
     """none: one process without a launcher; ddp: each process holds the whole model; fsdp2: each holds its part of
     weights, gradients and optimiser state."""
@@ -32,5 +32,5 @@ class DistributedParams(Section):
 
     @property
     def config_file(self) -> Path:
-        """Where accelerate's configuration lies."""
+        """Returns the path of accelerate's configuration."""
         return Path(self.config) if self.config else CONFIGS / f"{self.strategy}.yaml"

@@ -1,4 +1,4 @@
-"""Parts of a user's own, named in params.yaml by ``module:attribute`` and imported when they are needed."""
+"""Imports a user's own parts, which params.yaml names by ``module:attribute``."""
 
 from collections.abc import Callable, Iterator
 import importlib
@@ -17,8 +17,8 @@ def load_part(part: Imported, field: str) -> Callable[..., Any]:
     """Imports an own part: a function or a class, from the project's folder or from an installed package.
 
     Args:
-        part: what params.yaml says.
-        field: the part's path in params.yaml, by which errors call it.
+        part: the part as params.yaml names it.
+        field: the part's path in params.yaml, which errors name.
 
     Raises:
         UserError: if the module does not exist or raises an exception while it is imported, or if the attribute does
@@ -39,7 +39,7 @@ def load_part(part: Imported, field: str) -> Callable[..., Any]:
             f"{field}.path is {part.path!r}, but there is no module {error.name}: write {error.name}.py beside "
             f"params.yaml ({folder}), install the package that holds it, or correct the path"
         ) from None
-    # Whatever an own module raises is its author's to read, with the field that named the module.
+    # An own module may raise anything; its author reads it, with the field that named the module.
     except Exception as error:
         raise _raised(part, field, error) from error
     if not hasattr(module, attribute):
@@ -48,29 +48,29 @@ def load_part(part: Imported, field: str) -> Callable[..., Any]:
             f"{field}.path is {part.path!r}, but {module.__file__} has no {attribute}; it has: "
             f"{', '.join(there) or 'no function and no class'}. Correct the path, or define {attribute} there"
         )
-    found = getattr(module, attribute)
-    if not callable(found):
+    target = getattr(module, attribute)
+    if not callable(target):
         raise UserError(
-            f"{field}.path is {part.path!r}, which is {type(found).__name__} {found!r}: name a function or a class"
+            f"{field}.path is {part.path!r}, which is {type(target).__name__} {target!r}: name a function or a class"
         )
-    return found
+    return target
 
 
 def check_call(found: Callable[..., Any], part: Imported, field: str, *arguments: str) -> None:
-    """Checks that an own part can be called with so many positional arguments and with its options.
+    """Checks that an own part can be called with these positional arguments and with its options.
 
     Args:
-        found: what :func:`load_part` returned.
-        part: holds the options, which are given as keywords.
-        field: the part's path in params.yaml, by which errors call it.
+        found: the part that :func:`load_part` returned.
+        part: the part as params.yaml names it; its options are given as keywords.
+        field: the part's path in params.yaml, which errors name.
         arguments: names of the positional arguments, for the error.
 
     Raises:
-        UserError: that says how it will be called.
+        UserError: if the part cannot be called so; the message says how it will be called.
     """
     try:
         signature = inspect.signature(found)
-    except ValueError:  # a builtin, which does not tell
+    except ValueError:  # a builtin, which has no signature to read
         return
     try:
         signature.bind(*arguments, **part.options)

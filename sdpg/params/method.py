@@ -1,4 +1,4 @@
-"""A method's values, ``methods.<name>.*`` in params.yaml: which terms, which teacher, which schedule."""
+"""A method's values, ``methods.<name>.*`` in params.yaml: its terms, its teacher, its schedules."""
 
 from typing import Annotated, Literal
 
@@ -8,18 +8,18 @@ from sdpg.params.section import Fraction, Imported, Name, Section
 
 
 class OwnTerm(Imported):
-    """A loss term of a user's own: a function of :class:`sdpg.objective.methods.TokenInputs` → (N,) values."""
+    """A user's own loss term: a function of :class:`sdpg.objective.methods.TokenInputs` → (N,) values."""
 
     coefficient: Annotated[float, Field(gt=0)]
-    """What the term is multiplied by before it is added to the loss."""
+    """The factor by which the term is multiplied before it is added to the loss."""
     whole_responses: bool = False
     """Whether a token's value depends on other tokens of its response."""
     reads_teacher: bool = False
-    """Whether it reads the teacher's log-probs or entropy, which costs a teacher's pass on every rollout."""
+    """Whether the term reads the teacher's log-probs or entropy, which costs a teacher pass on every rollout."""
 
 
 class MethodParams(Section):
-    """A method as data: which terms, which teacher, which schedule. A key that the method does not use is an error."""
+    """A method as data: its terms, its teacher, its schedules. A key that the method does not use is an error."""
 
     title: str
     outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight"]
@@ -27,40 +27,42 @@ class MethodParams(Section):
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(ge=0)] = 0.2
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """c of A.3, the bound for negative advantages; None is no bound."""
+    """The bound c of A.3 for negative advantages; None is no bound."""
     token_weighting: Literal["none", "rlsd"] = "none"
     rlsd_lambda: Fraction = 0.5
     rlsd_decay: Fraction = 0.125
-    """λ(k) = λ·max(0, 1 - k/T) with T this fraction of the steps; 0 keeps λ constant."""
+    """T of λ(k) = λ·max(0, 1 - k/T), as a fraction of the steps; 0 keeps λ constant."""
     rlsd_warmup: Fraction = 0.0
-    """Window in which λ rises, which RLSD does not have: a fraction of the steps; 0 turns it off."""
+    """The window in which λ rises, as a fraction of the steps; 0 turns it off. RLSD has no such window."""
     rlsd_shape: Literal["linear", "cosine"] = "linear"
-    """How λ crosses both windows."""
+    """The shape of λ in both windows."""
     rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
-    """Exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it forward)."""
+    """The divergence, exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it
+    forward)."""
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     teacher: Literal["current", "reference"] = "current"
-    """Whose weights play the teacher."""
+    """The policy whose weights play the teacher."""
     gate: Literal["positive", "all"] | Imported = "positive"
-    """D1: distil rollouts with positive advantage only, or all of them; or by a rule of one's own, a
+    """D1: positive distils rollouts with positive advantage only, all distils every rollout; an own rule is a
     :class:`sdpg.objective.gates.Gate`."""
     beta: Annotated[float, Field(ge=0)] = 1e-3
     beta_warmup: Fraction = 0.125
     beta_decay: Fraction = 0.875
-    """D2: windows of β(k), fractions of the steps; 0 turns that factor off."""
+    """D2: the windows of β(k), as fractions of the steps; 0 turns that factor off."""
     beta_shape: Literal["linear", "cosine"] = "linear"
-    """How β crosses both windows: the paper's straight lines, or half a cosine."""
+    """The shape of β in both windows: the paper's straight lines, or half a cosine."""
     kl_clamp: Annotated[float, Field(gt=0)] | None = None
-    """D1: bound on each token's KL; the public code has 20."""
+    """D1: the bound on each token's KL; the public code has 20."""
     reference: Literal["none", "ufkl", "urkl", "fkl", "rkl", "k1", "k3"] = "none"
     reference_in: Literal["loss", "reward"] = "loss"
-    """D4: the reference term as a loss, or subtracted from the reward before the advantage (the public GRPO)."""
+    """D4: whether the reference term is part of the loss, or subtracted from the reward before the advantage (as in the
+    public GRPO)."""
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
-    """η: the loss gets -η·H, H the exact entropy of each token's distribution. Not part of the paper."""
+    """η: the loss gets -η·H, where H is the exact entropy of each token's distribution. It is not part of the paper."""
     terms: dict[Name, OwnTerm] = Field(default_factory=dict)
-    """Further terms of one's own, by name; see docs/own_parts.md."""
+    """A user's own further terms, by name; see docs/own_parts.md."""
 
     def reads(self, field: str) -> bool:
         """Says whether the method's terms read a field at all."""

@@ -1,4 +1,4 @@
-"""What the sections of params.yaml are made of."""
+"""The parts of which the sections of params.yaml are made."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -12,25 +12,26 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class Section(BaseModel):
-    """A part of the tree: immutable, and a key that it does not know is an error."""
+    """A part of the tree: it is immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Imported(Section):
-    """A part of a user's own: a function or a class of a module beside params.yaml, or of an installed package."""
+    """A user's own part: a function or a class of a module beside params.yaml, or of an installed package."""
 
     kind: Literal["import"]
     path: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
-    """``module:attribute``; the module is imported with the folder of params.yaml first on the path."""
+    """The part as ``module:attribute``; the module is imported with the folder of params.yaml first on the path."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Given to the function or class by name."""
+    """The keyword arguments for the function or class."""
 
 
 def without_unknown(kind: type[Section], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies the plain tree of a run without the keys that this code does not know, as other versions may write them.
+    """Copies the plain tree of a run without the keys that this code does not know, which other versions may have
+    written.
 
-    Whatever else is wrong with the tree stays in it, for the validation to say.
+    Anything else that is wrong stays in the tree, for the validation to report.
     """
     known = deepcopy(dict(tree))
     try:
@@ -43,7 +44,7 @@ def without_unknown(kind: type[Section], tree: Mapping[str, Any]) -> dict[str, A
 
 
 def _remove(tree: Any, path: tuple[int | str, ...]) -> None:
-    """Removes what lies at a path; pydantic's paths also name the kind of a section, where there are several."""
+    """Removes the value at a path; pydantic's paths also name the kind of a section, where there are several."""
     for part in path[:-1]:
         if isinstance(part, int) or part in tree:
             tree = tree[part]
@@ -51,5 +52,5 @@ def _remove(tree: Any, path: tuple[int | str, ...]) -> None:
 
 
 def name_or_import(value: Any) -> str:
-    """Tells pydantic what stands in a field that takes a name or an own part. Errors leave these tags out."""
+    """Returns pydantic's tag for the value of a field that takes a name or an own part. Errors leave these tags out."""
     return "(import)" if isinstance(value, dict | Imported) else "(name)"

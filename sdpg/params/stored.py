@@ -1,8 +1,8 @@
-"""Sections of a stored tree, such as a run's config.yaml holds, typed as this version of the code knows them.
+"""Reads sections of a stored tree, such as a run's config.yaml, typed as this version of the code knows them.
 
-A run may be of an older or of a newer commit. A key that it lacks has its default, which is what the code did before
-the key came; a key that this version does not know is left out. Nothing is validated: whoever needs that a run's
-parameters are those of this version calls :func:`sdpg.params.parse_params`.
+A run may come from an older or a newer commit. A key that it lacks has its default, which is what the code did before
+the key was added; a key that this version does not know is left out. Nothing is validated: code that needs valid
+parameters of this version calls :func:`sdpg.params.parse_params`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from sdpg.params.train import TrainParams
 
 
 def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
-    """Returns the method ``methods.<name>``; one that the tree lacks has no term, and no field that is set."""
+    """Returns the method ``methods.<name>``; one that the tree lacks has no terms, and no field is set."""
     known = _known(MethodParams, tree, "methods", name)
     # Parts of a user's own are described, and not imported: a run may have been made by anybody.
     if not isinstance(gate := known.get("gate", ""), str):
@@ -33,12 +33,15 @@ def _described(kind: type[Imported], part: Any) -> Any:
 
 
 def train_of(tree: Mapping[str, Any]) -> TrainParams:
-    """Returns the section ``train``, whose own sections stay plain."""
+    """Returns the section ``train``; its own sections stay plain mappings."""
     return TrainParams.model_construct(**_known(TrainParams, tree, "train"))
 
 
 def fields_read(entry: Any) -> Any:
-    """Returns of a method's entry what its terms read, as params.yaml takes no more; what is no entry as it is."""
+    """Returns the fields of a method's entry that its terms read, as params.yaml accepts no others.
+
+    An entry that is no mapping is returned as it is.
+    """
     if not isinstance(entry, Mapping):
         return entry
     reads = method_of({"methods": {"": entry}}, "").reads
@@ -46,8 +49,8 @@ def fields_read(entry: Any) -> Any:
 
 
 def _known(section: type[Section], tree: Mapping[str, Any], *path: str) -> dict[str, Any]:
-    """Returns the values at a path of the tree whose keys are fields of the section; none where there is no mapping."""
-    found: Any = tree
+    """Returns the values at a path of the tree whose keys are fields of the section; empty if no mapping is there."""
+    node: Any = tree
     for key in path:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return {key: found[key] for key in section.model_fields if key in found} if isinstance(found, Mapping) else {}
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return {key: node[key] for key in section.model_fields if key in node} if isinstance(node, Mapping) else {}

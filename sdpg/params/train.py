@@ -16,55 +16,56 @@ class TrainParams(Section):
     prompts_per_step: Positive = 128
     responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     updates_per_batch: Positive = 1
-    """D5: optimiser updates per rollout batch. 1 is on-policy; the public code has 8."""
+    """D5: the number of optimiser updates per rollout batch. 1 is on-policy; the public code has 8."""
     old_logprobs: Literal["trainer", "rollout"] = "trainer"
-    """D5: whose log-probs are π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
+    """D5: the log-probs used as π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
     normaliser: Literal["group", "batch", "sequence", "constant"] = "group"
-    """D10: what a sum over tokens is divided by; see :func:`sdpg.objective.losses.normaliser_weights`."""
+    """D10: the divisor of a sum over tokens; see :func:`sdpg.objective.losses.normaliser_weights`."""
     advantage_std: Literal["population", "sample"] = "population"
-    """D16: divide by √(Σ/G) or, as the public code, by √(Σ/(G-1))."""
+    """D16: whether the variance is divided by G (population) or, as in the public code, by G-1 (sample)."""
     advantage_eps: Annotated[float, Field(gt=0)] = 1e-6
     log_ratio_clamp: Annotated[float, Field(gt=0)] | None = None
-    """D1: bound on |log ρ|; the public code has 20."""
+    """D1: the bound on |log ρ|; the public code has 20."""
     ratio_on_all_terms: bool = True
-    """D5, A.3: multiply distillation and reference terms by sg[ρ] when a batch feeds several updates."""
+    """D5, A.3: whether distillation and reference terms are multiplied by sg[ρ] when a batch feeds several updates."""
     teacher_temperature: Literal["same", "one"] = "same"
-    """D12: divide the teacher's logits by the sampling temperature like the student's, or not."""
+    """D12: whether the teacher's logits are divided by the sampling temperature, as the student's are, or by one."""
     lr: Annotated[float, Field(gt=0)] = 1e-6
     lr_warmup: Fraction = 0.025
-    """Linear warm-up, as a fraction of ``steps``; then constant."""
+    """The window of linear warm-up, as a fraction of ``steps``; the rate is constant after it."""
     lr_decay: Fraction = 0.0
-    """Window at the end in which the rate falls, as a fraction of ``steps``; 0, as in the paper: it does not."""
+    """The window at the end in which the rate falls, as a fraction of ``steps``; 0, as in the paper: it does not."""
     lr_shape: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls."""
+    """The shape of the learning rate's fall."""
     lr_starts_at_zero: bool = False
-    """D19: the public code's first optimiser step has learning rate 0."""
+    """D19: whether the first optimiser step has learning rate 0, as in the public code."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_micro_batch: Positive
-    """Padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
+    """The number of padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
     line_tokens: Annotated[int, Field(ge=0)] = 0
-    """Siblings share one line, behind the prompt that they have in common, of up to so many tokens; 0: each has its
-    own. Pays where responses are not much longer than prompts; attention's cost grows with the square of a line."""
+    """The length, in tokens, of a line that siblings share behind their common prompt; 0: each sibling has its own
+    line. Sharing pays where responses are not much longer than prompts; attention's cost grows with the square of a
+    line."""
     head_megabytes: Positive = 256
-    """Memory for the logits of as many tokens as fit; changes memory and time, never the gradient."""
+    """The memory for logits, in MiB; changes memory and time, never the gradient."""
     gradients_every: Annotated[int, Field(ge=0)] = 0
     """Steps between measurements of each term's own gradient, which cost one update more per term; 0: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward and backward passes; weights and optimiser state are float32."""
+    """The type of the forward and backward passes; weights and optimiser state are float32."""
     activation_checkpointing: bool = False
-    """Keep each layer's input alone for the backward pass and compute the rest again: less memory, a third more
-    operations, the same gradient."""
+    """Whether only each layer's input is kept for the backward pass and the rest is computed again: less memory, a
+    third more operations, the same gradient."""
     lora: LoraParams | None = None
-    """Train an adapter alone, beside weights that stay as they are and are the reference too; see docs/scaling.md.
-    None: train all weights."""
+    """The adapter, which alone is trained; the base's weights stay as they are and are the reference too; see
+    docs/scaling.md. None: all weights are trained."""
     threads: Positive = 1
-    """CPU threads of one training process."""
+    """The number of CPU threads of one training process."""
     distributed: DistributedParams = DistributedParams()
     eval_every: Positive = 10
     checkpoint_every: Positive = 10
     record_every: Positive = 10
-    """Steps between recordings of teacher, reference and KL per token."""
+    """Steps between two records of teacher, reference and KL per token."""
     record_rows: Annotated[int, Field(ge=0)] = 16
-    """Rollouts per recorded step that get those signals; 0 turns the diagnostic pass off."""
+    """The number of rollouts per recorded step that get those signals; 0 turns the diagnostic pass off."""

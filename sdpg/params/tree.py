@@ -26,10 +26,10 @@ VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match
 
 
 class RunParams(Section):
-    """Which stages the pipeline runs."""
+    """The methods and seeds that the pipeline trains."""
 
     methods: Annotated[list[Name], Field(min_length=1)]
-    """Names under ``methods``; one training run each per seed."""
+    """The names under ``methods`` that are trained, once per seed."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -42,18 +42,18 @@ class RunParams(Section):
 
 
 class RolloutParams(Section):
-    """How responses are sampled in training."""
+    """The sampling of responses in training."""
 
     engine: Literal["transformers", "vllm"] = "transformers"
-    """Also of all evaluations. transformers' generate works on the trained module itself; vLLM has a copy of the
-    weights, which follows after each step's updates; see docs/vllm.md."""
+    """The engine of training and of all evaluations. transformers' generate works on the trained module itself; vLLM
+    has a copy of the weights, which is updated after each step; see docs/vllm.md."""
     vllm: VllmParams | None = None
-    """Settings of vLLM; ``None`` with another engine."""
+    """The settings of vLLM; ``None`` with another engine."""
     max_tokens: Positive = 4096
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch: Positive = 128
-    """Sequences generated at once."""
+    """The number of sequences that are generated at once."""
 
     @model_validator(mode="after")
     def _settings_of_this_engine(self) -> "RolloutParams":
@@ -68,20 +68,20 @@ class RolloutParams(Section):
 
 
 class RewardParams(Section):
-    """The verifier and what its verdicts are worth."""
+    """The verifier, and the reward of each verdict."""
 
     verifier: Annotated[
         Annotated[VerifierName, Tag("(name)")] | Annotated[Imported, Tag("(import)")], Discriminator(name_or_import)
     ] = "math_verify"
     """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; or the public
-    code's normalised string match. See docs/verifiers.md. An own function or class: docs/own_parts.md."""
+    code's normalised string match. See docs/verifiers.md, and docs/own_parts.md for an own function or class."""
     answer_format: Literal["boxed", "answer_line"] = "boxed"
-    """D14: \\boxed{…}, or a line ``Answer: …``."""
+    """D14: the form of an answer: \\boxed{…}, or a line ``Answer: …``."""
     correct: float = 1.0
     wrong: float = -1.0
-    """D8: -1 as in the runs behind the paper's figures; its text has 0."""
+    """D8: the reward of a wrong answer: -1 as in the runs behind the paper's figures; its text has 0."""
     timeout: Annotated[float, Field(gt=0)] = 5.0
-    """Seconds after which verifying one answer is killed."""
+    """Seconds after which the verification of one answer is killed."""
     workers: Positive = 1
 
     @model_validator(mode="after")
@@ -92,7 +92,7 @@ class RewardParams(Section):
 
     @property
     def verifier_name(self) -> str:
-        """How records call the verifier; an own one by its path."""
+        """Returns the verifier's name in records; an own verifier is named by its path."""
         return self.verifier.path if isinstance(self.verifier, Imported) else self.verifier
 
     def override(self, values: dict[str, Any]) -> "RewardParams":
@@ -104,12 +104,12 @@ class RewardParams(Section):
 
 
 class EvaluationParams(Section):
-    """Sampling on benchmarks and validation."""
+    """The sampling on benchmarks and on the validation set."""
 
     samples: Positive = 32
-    """Per problem, during training."""
+    """The number of answers per problem, during training."""
     final_samples: Positive = 32
-    """Per problem, of the final policy and of the base."""
+    """The number of answers per problem, from the final policy and from the base."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_tokens: Positive = 4096
@@ -118,29 +118,29 @@ class EvaluationParams(Section):
 
 
 class TrackingParams(Section):
-    """MLflow."""
+    """The place where MLflow keeps runs."""
 
     uri: str = "sqlite:///mlflow.db"
-    """A server's address, or a sqlite file; a relative file is taken from the project's folder."""
+    """A server's address, or a sqlite file; a relative path starts at the project's folder."""
     experiment: str = "sdpg"
     system_metrics: bool = True
 
 
 class ReportParams(Section):
-    """The tables."""
+    """The statistics of the tables."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Positive = 10_000
-    """Of each bootstrap and permutation."""
+    """The number of resamples of each bootstrap and permutation."""
     seed: int = 0
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """The whole of params.yaml."""
 
     profile: str
     preset: str
-    """Which overlays params.yaml was written from; recorded with each run, never read by the code."""
+    """The overlays from which params.yaml was written; they are recorded with each run and never read by the code."""
     run: RunParams
     data: DataParams
     prompts: PromptParams
@@ -210,12 +210,12 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
     """Checks a plain tree (as YAML gives it) and freezes it.
 
     Args:
-        tree: to be checked.
-        source: what errors call it.
-        kind: of the tree, where a reader asks for less than all of it.
+        tree: the tree to check.
+        source: the tree's name in errors.
+        kind: the class of the tree, where a reader needs less than all of it.
 
     Raises:
-        UserError: naming each wrong field, its value and what is allowed.
+        UserError: if a field is wrong; the message names each, its value and what is allowed.
     """
     try:
         return kind.model_validate(tree)
@@ -234,7 +234,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
 
 
 def read_yaml(path: Path) -> Any:
-    """Reads a YAML file into plain containers; a missing or malformed file is a UserError that names it."""
+    """Reads a YAML file into plain containers; a missing or malformed file raises a UserError that names it."""
     try:
         with path.open(encoding="utf-8") as file:
             return YAML(typ="safe").load(file)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sdpg.params.section import Positive, Section
 
 VALIDATION = "validation"
-"""The one set that a study may look at."""
+"""The one problem set that a study may look at."""
 
 Choice = str | bool | int | float | None
 
@@ -21,9 +21,9 @@ class FloatRange(Section):
     low: float
     high: float
     log: bool = False
-    """Search the logarithm: for values that span orders of magnitude."""
+    """Whether the logarithm is searched, for values that span orders of magnitude."""
     step: Annotated[float, Field(gt=0)] | None = None
-    """Only ``low``, ``low + step``, …; a grid needs it."""
+    """The distance of the values ``low``, ``low + step``, …; a grid needs it."""
 
     @model_validator(mode="after")
     def _holds_something(self) -> "FloatRange":
@@ -41,7 +41,7 @@ class FloatRange(Section):
         return [self.low, self.high]
 
     def grid(self) -> list[Choice] | None:
-        """All values, or ``None`` for a range that is not divided into steps."""
+        """Returns all values, or ``None`` for a range that is not divided into steps."""
         if self.step is None:
             return None
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
@@ -71,12 +71,12 @@ class IntRange(Section):
         return [self.low, self.high]
 
     def grid(self) -> list[Choice] | None:
-        """All values; of a logarithmic range none are meant."""
+        """Returns all values, or ``None`` for a logarithmic range."""
         return None if self.log else list(range(self.low, self.high + 1, self.step))
 
 
 class Choices(Section):
-    """A few values, in no order."""
+    """A few values, without an order."""
 
     kind: Literal["choice"]
     choices: Annotated[list[Choice], Field(min_length=2)]
@@ -106,20 +106,20 @@ def _check_range(low: float, high: float) -> None:
 
 
 class ObjectiveParams(Section):
-    """What a study maximises."""
+    """The number that a study maximises."""
 
     metric: str = VALIDATION
-    """The set that is asked. Never a benchmark: what is selected on a set cannot be reported on it."""
+    """The problem set that is sampled. It is never a benchmark: what is selected on a set cannot be reported on it."""
     kind: Literal["last", "area"] = "last"
-    """mean@k at the end, or the mean height of the curve from step 0 on, which rewards learning early as well."""
+    """last: mean@k at the end; area: the mean height of the curve from step 0 on, which rewards learning early too."""
 
 
 class RetrainParams(Section):
-    """Default and best setting trained anew, with seeds that no trial has seen."""
+    """The default and the best setting trained anew, with seeds that no trial has seen."""
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = Field(default_factory=lambda: [2000])
     steps: Positive | None = None
-    """``None``: as many as a trial."""
+    """The steps of a new training; ``None``: those of a trial."""
 
     @model_validator(mode="after")
     def _no_repeats(self) -> "RetrainParams":
@@ -129,42 +129,43 @@ class RetrainParams(Section):
 
 
 class TuneParams(Section):
-    """Studies. One entry serves every method: a study takes the paths of its own method and those shared by all."""
+    """Studies. One entry serves every method: a study takes the paths of its own method and the paths shared by all."""
 
     storage: str = "sqlite:///tune.db"
-    """Where Optuna keeps studies: a sqlite file, relative to the project's folder, or the address of a PostgreSQL or
-    MySQL server. An address with a password belongs into SDPG_TUNE_STORAGE, as params.yaml is in git."""
+    """The place where Optuna keeps studies: a sqlite file, relative to the project's folder, or the address of a
+    PostgreSQL or MySQL server. An address with a password belongs into SDPG_TUNE_STORAGE, as params.yaml is in git."""
     objective: ObjectiveParams = ObjectiveParams()
     second: Literal["tokens", "seconds"] | None = None
-    """Also keep this low: the study then has a front of best trials instead of one, and prunes nothing."""
+    """A cost to keep low as well: the study then has a front of best trials instead of one, and prunes nothing."""
     trials: Positive = 20
     steps: Positive = 30
-    """Of each trial: with prompts, responses and trials the budget, equal for all methods."""
+    """The steps of each trial: with prompts, responses and trials they are the budget, equal for all methods."""
     eval_every: Positive = 5
-    """Steps between looks at the validation set: the points at which a trial can be pruned."""
+    """Steps between evaluations on the validation set, at which a trial can be pruned."""
     samples: Positive = 8
-    """Answers per validation problem."""
+    """The number of answers per validation problem."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the sampler."""
+    """The seed of the sampler."""
     training_seed: Annotated[int, Field(ge=0)] = 1000
-    """Of every trial's training: the same prompts for all. None of ``run.seeds``."""
+    """The seed of every trial's training, which gives all trials the same prompts. It is none of ``run.seeds``."""
     sampler: Literal["tpe", "gp", "qmc", "grid", "random"] = "tpe"
     startup_trials: Positive = 6
-    """Trials drawn at random before TPE or GP has something to go by."""
+    """The number of trials drawn at random before TPE or GP proposes any."""
     default_first: bool = True
-    """The first trial takes the values of params.yaml, so that a study never ends below them on its own measure."""
+    """Whether the first trial takes the values of params.yaml, so that a study never ends below them on its own
+    measure."""
     pruner: Literal["hyperband", "median", "none"] = "hyperband"
     pruner_startup: Positive = 4
-    """Finished trials before the median pruner acts."""
+    """The number of finished trials before the median pruner acts."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """Hyperband keeps one trial in so many at each rung."""
+    """The number of trials of which Hyperband keeps one at each rung."""
     grace: Annotated[float, Field(gt=0)] = 120.0
-    """Seconds without a sign of life after which a worker of another machine counts as dead."""
+    """Seconds without a heartbeat after which a worker of another machine counts as dead."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """How often in a row a trial whose worker died is enqueued again."""
+    """The number of times in a row that a trial whose worker died is enqueued again."""
     retrain: RetrainParams = Field(default_factory=RetrainParams)
     space: dict[str, Distribution] = Field(default_factory=dict)
-    """Path in this file → values to try."""
+    """Path in this file → the values to try."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TuneParams":

@@ -1,4 +1,4 @@
-"""The section ``rollout.vllm`` of params.yaml: where vLLM runs and what it may take."""
+"""The section ``rollout.vllm`` of params.yaml: where vLLM runs and what it may use."""
 
 from typing import Annotated, Literal
 
@@ -14,22 +14,22 @@ class VllmInProcess(Section):
 
     mode: Literal["in_process"]
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of vLLM's copy of the weights, and of its passes."""
+    """The type of vLLM's copy of the weights, and of its passes."""
     kv_cache_megabytes: Positive | None = None
-    """Memory of the KV cache, in MiB."""
+    """The memory of the KV cache, in MiB."""
     gpu_memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the device's memory for vLLM as a whole: weights, activations and KV cache. Exactly one of the two is
-    given; without a GPU that is ``kv_cache_megabytes``."""
+    """The share of the device's memory for vLLM as a whole: weights, activations and KV cache. Exactly one of this and
+    ``kv_cache_megabytes`` is given; without a GPU it is the latter."""
     eager: bool = False
-    """No CUDA graphs, nothing compiled: starts sooner, generates more slowly."""
+    """Whether vLLM runs without CUDA graphs and compilation: it starts sooner and generates more slowly."""
     sleep: bool = False
-    """Hands vLLM's memory back between a generation and the next, weights to the CPU and the KV cache dropped. Needs a
-    GPU."""
+    """Whether vLLM's memory is freed between two generations: weights move to the CPU and the KV cache is dropped. It
+    needs a GPU."""
     request_seeds: bool = True
-    """Every response has a random source of its own, so that it does not depend on what else is in the batch; on a GPU
-    this costs a kernel per sequence and token. False: one source for all, seeded at each call."""
+    """Whether every response has a random source of its own, so that it does not depend on what else is in the batch;
+    on a GPU this costs a kernel per sequence and token. False: one source for all, seeded at each call."""
     canary_tolerance: Tolerance = 0.05
-    """Mean difference per token, in nats, that is allowed between vLLM's log-probs and the trainer's after each
+    """The mean difference per token, in nats, that is allowed between vLLM's log-probs and the trainer's after each
     sync."""
 
     @model_validator(mode="after")
@@ -48,13 +48,14 @@ class VllmServer(Section):
     mode: Literal["server"]
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(:\d+)?$")] = "http://127.0.0.1:8000"
     weights_folder: str = ".state/served-weights"
-    """Where the weights are handed over after a step's updates; the server must see it under the same path."""
+    """The folder in which the weights are handed over after a step's updates; the server must see it under the same
+    path."""
     timeout: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds that one response, or one hand-over of weights, may take."""
+    """Seconds that one response, or one transfer of weights, may take."""
     request_seeds: bool = True
-    """As in process; False: responses that nobody can draw again, also not when a run is resumed."""
+    """The same as in :class:`VllmInProcess`; False: nobody can draw the responses again, not even a resumed run."""
     canary_tolerance: Tolerance = 0.05
-    """As in process."""
+    """The same as in :class:`VllmInProcess`."""
 
 
 VllmParams = Annotated[VllmInProcess | VllmServer, Field(discriminator="mode")]

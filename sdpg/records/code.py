@@ -1,7 +1,7 @@
-"""Which code a result depends on: every module of the project that an entry module imports, directly or not.
+"""Finds the code that a result depends on: every module of the project that an entry module imports, directly or not.
 
-The digest is taken of the syntax tree, so that comments, docstrings and layout do not count. Free of torch, and it
-imports none of the modules that it reads.
+The digest is taken of the syntax tree, so that comments, docstrings and layout do not count. The module imports no
+torch, and none of the modules that it reads.
 """
 
 import ast
@@ -25,12 +25,12 @@ SOURCE = Path(__file__).parents[2]
 PACKAGES = ("sdpg", "pipelines", "app")
 CACHE = paths.STATE / "code.json"
 MOST_CACHED = 2000
-"""Modules in the cache; beyond that, only those in use are kept."""
+"""The number of modules in the cache beyond which only those in use are kept."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """What entries reach.
+    """The modules and data files that the entries reach.
 
     Attributes:
         modules: modules and data files, each with its digest, by path.
@@ -42,18 +42,18 @@ class Code:
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits that change with any module, and with the path of any."""
+        """Returns 32 hex digits that change with any module, and with the path of any."""
         return _hash(json.dumps(self.modules, sort_keys=True).encode())
 
 
 @dataclass(frozen=True)
 class Module:
-    """What the digest of an entry needs to know of one module's text.
+    """The part of one module's text that the digest of an entry needs.
 
     Attributes:
-        digest: of its statements.
+        digest: the digest of the module's statements.
         imports: the level (0 for an absolute import) and the dotted name of each import, and of each imported name.
-        data: folders and files that it names, relative to its own folder.
+        data: the folders and files that the module names, relative to its own folder.
     """
 
     digest: str
@@ -81,16 +81,16 @@ def read_code(*entries: str) -> Code:
             located[name] = list(_files(roots.setdefault(top, _root(top)), name))
         return located[name]
 
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     imports: dict[str, frozenset[str]] = {}
     waiting = [(file, roots[entry.split(".")[0]]) for entry in entries for file in locate(entry)]
     while waiting:
         file, root = waiting.pop()
         path = file.relative_to(root).as_posix()
-        if path in found:
+        if path in digests:
             continue
         module = cache.read(file)
-        found[path] = module.digest
+        digests[path] = module.digest
         package = path.split("/")[:-1]
         reached = {
             target: roots[name.split(".")[0]]
@@ -100,9 +100,9 @@ def read_code(*entries: str) -> Code:
         imports[path] = frozenset(target.relative_to(root).as_posix() for target, root in reached.items())
         waiting += reached.items()
         for data in _data_files(file.parent, module.data):
-            found[Path(os.path.relpath(data, root)).as_posix()] = _hash(data.read_bytes())
+            digests[Path(os.path.relpath(data, root)).as_posix()] = _hash(data.read_bytes())
     cache.save()
-    return Code(dict(sorted(found.items())), imports)
+    return Code(dict(sorted(digests.items())), imports)
 
 
 def source_digest(path: str) -> str:
@@ -112,16 +112,16 @@ def source_digest(path: str) -> str:
         path: ``module:attribute``, as in :class:`sdpg.params.Imported`.
 
     Raises:
-        UserError: as :func:`read_code`.
+        UserError: if an entry does not exist, or a module is not valid Python; see :func:`read_code`.
     """
     return read_code(path.split(":")[0]).digest
 
 
 def parse_module(text: str | bytes, name: str) -> Module:
-    """Reads what counts of one module's text.
+    """Reads the statements, imports and data files of one module's text.
 
     Raises:
-        UserError: if it is not valid Python; ``name`` is what the error calls it.
+        UserError: if the text is not valid Python; ``name`` is what the error calls the module.
     """
     try:
         tree = ast.parse(text)
@@ -147,29 +147,30 @@ def _write(value: Any, out: list[str]) -> None:
         for field in value._fields:
             part = getattr(value, field, None)
             if isinstance(part, list):
-                part = [each for each in part if not _is_text_alone(each)]
-            # kind tells u"…" from "…", and type comments are comments.
+                part = [item for item in part if not _is_text_alone(item)]
+            # kind tells u"…" from "…", and type comments are comments; neither changes what the code does.
             if part is not None and part != [] and field not in ("kind", "type_comment", "type_ignores"):
                 out.append(field + "=")
                 _write(part, out)
         out.append(")")
     elif isinstance(value, list):
         out.append("[")
-        for each in value:
-            _write(each, out)
+        for item in value:
+            _write(item, out)
         out.append("]")
     else:
-        # ascii, because which characters repr escapes depends on the Unicode tables of the Python.
+        # ascii() is used, because which characters repr() escapes depends on the Unicode tables of the Python version.
         out.append(f"{type(value).__name__}:{value!a},")
 
 
 def _is_text_alone(node: Any) -> bool:
-    """Whether a statement is a mere string: a docstring of a module, class, function or field."""
+    """Says whether a statement is a mere string: a docstring of a module, class, function or field."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _named_data(node: ast.AST) -> Iterator[str]:
-    """Paths that expressions like ``Path(__file__).parent / "templates"`` name, relative to the module's folder."""
+    """Yields the paths that expressions like ``Path(__file__).parent / "templates"`` name, relative to the module's
+    folder."""
     path = _below_own_folder(node)
     if path is not None and path.parts[-1:] not in ((), ("..",)):
         yield path.as_posix()
@@ -179,7 +180,7 @@ def _named_data(node: ast.AST) -> Iterator[str]:
 
 
 def _below_own_folder(node: ast.AST) -> Path | None:
-    """The path that an expression makes of ``__file__``, relative to the module's folder; None of any other."""
+    """Returns the path that an expression makes of ``__file__``, relative to the module's folder, or None."""
     match node:
         case ast.Attribute(value=ast.Call(func=ast.Name(id="Path"), args=[ast.Name(id="__file__")]), attr="parent"):
             return Path()
@@ -231,8 +232,8 @@ def _entry_root(entry: str) -> Path:
     if not any(_files(root, top)) and (spec := importlib.util.find_spec(top)) is not None:
         folders = spec.submodule_search_locations
         root = Path(folders[0] if folders else spec.origin or "").parent
-    found = [file.relative_to(root).with_suffix("").parts for file in _files(root, entry)]
-    if entry not in {".".join(parts).removesuffix(".__init__") for parts in found}:
+    names = [file.relative_to(root).with_suffix("").parts for file in _files(root, entry)]
+    if entry not in {".".join(parts).removesuffix(".__init__") for parts in names}:
         raise UserError(
             f"there is no module {entry}: it is looked for in {Path.cwd()} and among the installed packages; "
             "put it there, or correct the name"
@@ -245,7 +246,10 @@ def _hash(content: bytes) -> str:
 
 
 class _Cache:
-    """Modules that were parsed before, by the digest of their text and of this module; a damaged cache is made anew."""
+    """Modules that were parsed before, by the digest of their text and of this module.
+
+    A damaged cache is made anew.
+    """
 
     def __init__(self) -> None:
         self.rules = _hash(Path(__file__).read_bytes())
@@ -258,7 +262,7 @@ class _Cache:
                 self.kept = dict(stored["modules"])
 
     def read(self, file: Path) -> Module:
-        """Parses a file, or takes what was read when it was parsed before."""
+        """Returns a file's module, from the cache if the same text was parsed before."""
         text = file.read_bytes()
         key = _hash(text)
         with suppress(KeyError, TypeError, ValueError):
@@ -272,7 +276,7 @@ class _Cache:
         return module
 
     def save(self) -> None:
-        """Writes what is new. A place that cannot be written costs time alone, so it is passed over."""
+        """Writes the cache if it changed; a folder that cannot be written to costs time alone, so it is passed over."""
         if not self.parsed:
             return
         modules = self.kept | self.used

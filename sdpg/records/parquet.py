@@ -1,8 +1,9 @@
-"""Parquet files that say what kind of record they hold and in which version, and that may grow by columns.
+"""Reads and writes Parquet files that say which kind of record they hold, in which version; columns may be added.
 
-A reader takes what is there: a column that a file lacks is null, and one that the schema does not know is kept. The
-version says what the columns *mean*; it rises only when a meaning changes, and then :data:`CONVERSIONS` takes the files
-of older versions along, one version at a time. docs/records.md has the rules. Imports no torch.
+A reader accepts a file whose columns differ: a column that the file lacks is null, and one that the schema does not
+know is kept. The version says what the columns *mean*; it rises only when a meaning changes, and then
+:data:`CONVERSIONS` converts the files of older versions, one version at a time. docs/records.md has the rules. The
+module imports no torch.
 """
 
 import base64
@@ -26,9 +27,9 @@ class Conversion(NamedTuple):
     """A step from one version of the records to the next.
 
     Attributes:
-        needs: columns that ``convert`` reads, which every file of the older version has; they are read beside those
-            that are asked for.
-        convert: gets a table in the older version, and returns its rows in the next one.
+        needs: the columns that ``convert`` reads; every file of the older version has them, and they are read beside
+            the columns that the caller wants.
+        convert: a function from a table in the older version to its rows in the next one.
     """
 
     needs: tuple[str, ...]
@@ -44,25 +45,25 @@ def _tell_cut_responses(table: pa.Table) -> pa.Table:
 
 
 CONVERSIONS: dict[int, Conversion] = {1: Conversion(("status",), _tell_cut_responses)}
-"""Version → the step to the next version, of rollouts and evaluations alike.
+"""Version → the step to the next version; rollouts and evaluations share these steps.
 
-Version 1 knew only from the status ``truncated`` that a response was cut, and only of responses without an answer.
+In version 1, only the status ``truncated`` said that a response was cut, and only for responses without an answer.
 """
 
 
 def records_table(
     path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, required: Sequence[str]
 ) -> pa.Table:
-    """Puts rows into the schema's columns; a column that a row does not name is null in it.
+    """Arranges rows in the schema's columns; a column that a row does not name is null in it.
 
     Args:
-        path: of the file that they are for, which errors name.
-        rows: of the records.
-        schema: of their kind.
-        required: columns that each row must name.
+        path: the path of the file that the rows are for, which errors name.
+        rows: the records.
+        schema: the schema of their kind of record.
+        required: the columns that each row must name.
 
     Raises:
-        ValueError: if a row names a column that the schema has not, or lacks a required one.
+        ValueError: if a row names a column that the schema lacks, or lacks a required one.
     """
     for row in rows:
         if unknown := sorted(set(row) - set(schema.names)):
@@ -73,7 +74,7 @@ def records_table(
 
 
 def write_records(path: Path, table: pa.Table) -> None:
-    """Writes rows whole or not at all, with a checksum for each page."""
+    """Writes the file whole or not at all, with a checksum for each page."""
     with replaced_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
@@ -85,21 +86,21 @@ def read_records(
     columns: Sequence[str] | None = None,
     rows: bool = True,
 ) -> pa.Table:
-    """Reads rows of a kind of record, in the current version whatever the file's.
+    """Reads records of one kind, and returns them in the current version whatever the file's version is.
 
     Args:
-        path: of the file.
-        schema: of the kind of record; its metadata name kind and version.
-        required: columns that a file of any version has.
-        columns: to read, in this order; by default those of the schema, and then what else the file has.
+        path: the file's path.
+        schema: the schema of the kind of record; its metadata names the kind and the version.
+        required: the columns that a file of any version has.
+        columns: the columns to read, in this order; by default those of the schema, then the file's further columns.
         rows: False for a table without rows, which says what columns the file would give; only the footer is read.
 
     Returns:
-        A table with the schema's types; text that is no UTF-8 has replacement characters.
+        A table with the schema's types; text that is not valid UTF-8 has replacement characters.
 
     Raises:
         UserError: if the file is missing, damaged, of another kind, or of a version that this code cannot read.
-        ValueError: if a column is asked for that neither the schema nor the file knows.
+        ValueError: if a column is wanted that neither the schema nor the file has.
     """
     try:
         return _read(path, schema, required, columns, rows)
@@ -120,7 +121,7 @@ def _damaged(path: Path, why: object) -> UserError:
 def _read(
     path: Path, schema: pa.Schema, required: Sequence[str], columns: Sequence[str] | None, rows: bool
 ) -> pa.Table:
-    # Of this one file alone: a reader of data sets would take folders named like "seed=0" for columns.
+    # Read this one file alone: a reader of data sets would take folders named like "seed=0" for columns.
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         inside = file.schema_arrow
         steps = _steps(path, inside.metadata or {}, schema)
@@ -148,7 +149,7 @@ def _read(
 
 
 def _steps(path: Path, metadata: Mapping[bytes, bytes], schema: pa.Schema) -> list[Conversion]:
-    """What leads from the file's version to the schema's."""
+    """Returns the conversions from the file's version to the schema's."""
     own = schema.metadata or {}
     if metadata.get(KIND_KEY) not in (None, own[KIND_KEY]):
         raise UserError(f"{path} holds {metadata[KIND_KEY]!r} records, not what is expected here")
@@ -164,21 +165,21 @@ def _steps(path: Path, metadata: Mapping[bytes, bytes], schema: pa.Schema) -> li
 
 
 def _check_footer(path: Path, file: pq.ParquetFile) -> None:
-    """Pages have checksums, and the footer has none: what it says twice must agree."""
+    """Raises if the footer, which has no checksum, disagrees with itself about what it states twice."""
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
         raise _damaged(path, "two columns have one name")
     if again := (file.metadata.metadata or {}).get(b"ARROW:schema"):
         try:
             said = pa.ipc.read_schema(pa.BufferReader(base64.b64decode(again)))
-        except ValueError as error:  # no base64
+        except ValueError as error:  # the text is not valid base64
             raise _damaged(path, error) from None
         if said.names != names:
             raise _damaged(path, "its two lists of columns differ")
 
 
 def _check_counts(path: Path, file: pq.ParquetFile, table: pa.Table) -> None:
-    """A page's header has no checksum either; how many values it holds stands in the footer as well."""
+    """Raises if a column's number of values differs from the footer's: the header of a page has no checksum."""
     if len(table) != file.metadata.num_rows:
         raise _damaged(path, f"it has {len(table)} rows of {file.metadata.num_rows}")
     groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
@@ -186,28 +187,28 @@ def _check_counts(path: Path, file: pq.ParquetFile, table: pa.Table) -> None:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if not pa.types.is_list(column.type) or pa.types.is_nested(column.type.value_type):
             continue
-        # An empty list, or none, stands in the file as one value.
+        # A list that is empty or null stands in the file as one value.
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-        found = int(lengths.clip(1).sum())
-        # Only what was read is looked at: a damaged chunk that nobody has read ends the process (in pyarrow 25).
+        values = int(lengths.clip(1).sum())
+        # Only columns that were read are checked: a damaged chunk that nobody read ends the process (in pyarrow 25).
         places = [at for at, leaf in enumerate(paths) if leaf.startswith(f"{name}.list.")]
-        said = sum(group.column(at).num_values for group in groups for at in places)
-        if found != said:
-            raise _damaged(path, f"{name} has {found} values of {said}")
+        expected = sum(group.column(at).num_values for group in groups for at in places)
+        if values != expected:
+            raise _damaged(path, f"{name} has {values} values of {expected}")
 
 
 def _typed(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
-    """A column in the field's type; null where the table has none."""
+    """Returns a column in the field's type; it is null where the table lacks the column."""
     if field.name not in table.column_names:
         return pa.chunked_array([pa.nulls(len(table), field.type)])
     return table.column(field.name).cast(field.type)
 
 
 def join_records(tables: Sequence[pa.Table], source: str) -> pa.Table:
-    """Rows of several files in one table; a column that one file lacks is null in its rows.
+    """Puts the rows of several files into one table; a column that one file lacks is null in its rows.
 
     Raises:
-        UserError: if a column that this code does not know has types that do not go together; names ``source``.
+        UserError: if a column that the schema lacks has types that cannot be joined; the message names ``source``.
     """
     try:
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
@@ -216,7 +217,7 @@ def join_records(tables: Sequence[pa.Table], source: str) -> pa.Table:
 
 
 def readable(table: pa.Table) -> pa.Table:
-    """The same rows, bytes that are no UTF-8 replaced (those of a lone surrogate are none)."""
+    """Returns the same rows, with bytes that are not valid UTF-8 replaced (such as those of a lone surrogate)."""
     for place, column in enumerate(table.columns):
         kind = column.type
         if not (pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))):

@@ -1,4 +1,4 @@
-"""What a result hangs on: code, versions, hardware, inputs."""
+"""Describes what a result depends on: code, versions, hardware, inputs."""
 
 from collections.abc import Iterable
 import hashlib
@@ -21,7 +21,7 @@ PACKAGES = (
 
 DIFF_CHARACTERS = 200_000
 MODULES = ("sdpg", "pipelines", "*.py")
-"""What git is asked about for modules that it does not track, a user's own among them."""
+"""The paths in which git looks for modules that it does not track, a user's own among them."""
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -30,15 +30,15 @@ def _git(root: Path, *arguments: str) -> str | None:
             ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", check=False
         )
     except FileNotFoundError:
-        # A machine that only trains may have no git.
+        # A machine that only trains may lack git.
         return None
     return result.stdout.strip() if result.returncode == 0 else None
 
 
 def git_state(root: Path = Path()) -> dict[str, Any]:
-    """Commit and whether the tree differs from it; both None outside a git checkout.
+    """Returns the commit and whether the tree differs from it; both are None outside a git checkout.
 
-    dvc.lock does not count, as DVC rewrites it in every run; new modules do, as they may be imported.
+    dvc.lock does not count, as DVC rewrites it in every run; new modules do count, as they may be imported.
     """
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
     new = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *MODULES)
@@ -46,9 +46,10 @@ def git_state(root: Path = Path()) -> dict[str, Any]:
 
 
 def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
-    """How tracked files differ from the commit, and the names of modules that are not tracked yet.
+    """Returns how tracked files differ from the commit, and the names of modules that are not tracked yet.
 
-    None outside a git checkout, empty where nothing differs; cut after ``limit`` characters, which it says.
+    The result is None outside a git checkout and empty where nothing differs. A text longer than ``limit`` characters
+    is cut, and says so.
     """
     diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".", ":!dvc.lock")
     if diff is None:
@@ -61,18 +62,18 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Python and the libraries that can change a result."""
-    found = {"python": platform.python_version()}
+    """Returns the versions of Python and of the libraries that can change a result."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            installed[package] = "not installed"
+    return installed
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and GPUs."""
+    """Returns the processor, cores, memory and GPUs of this machine."""
     import torch  # the app reads run folders with this module's neighbours, and must not load torch
 
     return {
@@ -85,7 +86,7 @@ def hardware() -> dict[str, Any]:
 
 
 def hash_files(paths: Iterable[Path], root: Path = Path()) -> str:
-    """A digest of files and folders, names included, independent of where the project lies."""
+    """Returns a digest of files and folders, names included, that does not depend on where the project lies."""
     digest = hashlib.blake2b(digest_size=16)
     files = sorted(file for path in paths for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
     for file in files:
@@ -96,13 +97,13 @@ def hash_files(paths: Iterable[Path], root: Path = Path()) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hex digits that change with any of the JSON-like parts."""
+    """Returns 16 hex digits that change with any of the JSON-like parts."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident size of this process so far."""
+    """Returns the largest resident size of this process so far, in bytes."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

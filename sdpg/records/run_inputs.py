@@ -1,4 +1,4 @@
-"""What a stage depends on: its part of params.yaml, files and code. Free of torch, so that it is known at once."""
+"""Says what a stage depends on: its part of params.yaml, files and code. The module imports no torch, to load fast."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sdpg.records.provenance import hash_files
 
 
 def train_sections(params: Params, method: str) -> dict[str, Any]:
-    """The parts of params.yaml that a training run's result depends on; dvc.yaml lists the same for ``train``."""
+    """Returns the parts of params.yaml that a training run depends on; dvc.yaml lists the same for ``train``."""
     tree = params.model_dump(mode="json")
     evaluation = {key: value for key, value in tree["evaluation"].items() if key != "final_samples"}
     return {
@@ -22,7 +22,7 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
 
 
 def run_inputs() -> dict[str, str]:
-    """Digests of what a training run reads, by path."""
+    """Returns the digests of the files that a training run reads, by path."""
     return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
 
 
@@ -37,8 +37,8 @@ def stage_code(stage: str, params: Params, method: str | None = None) -> Code:
 
     Args:
         stage: ``prepare``, ``base``, ``train``, ``evaluate`` or ``tabulate``.
-        params: name the own parts.
-        method: of a training run; otherwise the own parts of methods are left out.
+        params: the parameters, which name the own parts.
+        method: the method of a training run; without one the own parts of methods are left out.
     """
     read: dict[str, Any] = {"prepare": params.data, "tabulate": None}
     section = read.get(stage, {"reward": params.reward, "method": params.methods[method] if method else None})

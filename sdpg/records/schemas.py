@@ -1,8 +1,8 @@
-"""Records of rollouts and evaluations: the only contract between training and whoever looks at it later.
+"""Defines the records of rollouts and evaluations: the only contract between training and whoever reads them later.
 
-Imports no torch. One file holds one step of one rank. A column more is one line here, and whoever fills it: rows that
-do not name it, and older files, have null there. docs/records.md says what each column holds, and when the version
-rises.
+The module imports no torch. One file holds one step of one rank. A new column is one line here, and the code that fills
+it: rows that do not name it, and older files, have null there. docs/records.md says what each column holds, and when
+the version rises.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ import pyarrow as pa
 from sdpg.records.parquet import KIND_KEY, SCHEMA_VERSION, VERSION_KEY, read_records, records_table, write_records
 
 BASE = "base"
-"""The method of the records of the initial policy, which is no method."""
+"""The ``method`` in the records of the initial policy, which no method trained."""
 VALIDATION = "validation"
-"""The name under which the validation set stands beside the benchmarks."""
+"""The name of the validation set, beside those of the benchmarks."""
 TOKEN_SIGNALS = (
     "rollout_logprob",
     "logprob",
@@ -63,7 +63,7 @@ ROLLOUT_REQUIRED = (
     "run", "method", "seed", "step", "problem_id", "group", "sibling", "student_prompt", "completion", "completion_ids",
     "tokens", "token_starts", "token_ends", "reward", "status", "gold", "advantage", "gate", "length",
 )  # fmt: skip
-"""Columns that every row names and every file has, of whatever version; a new column is none of them."""
+"""The columns that every row names and every file of any version has; a new column is never among them."""
 
 EVALUATION_SCHEMA = pa.schema(
     [
@@ -88,21 +88,22 @@ EVALUATION_SCHEMA = pa.schema(
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"evaluation"},
 )
-"""``temperature`` is 0 for greedy decoding; ``status`` is ``correct`` where the answer was right; ``truncated`` where
-the response was cut at the token limit, whether or not it held an answer by then."""
+"""The columns of an evaluation row. ``temperature`` is 0 for greedy decoding; ``status`` is ``correct`` where the
+answer was right; ``truncated`` is true where the response was cut at the token limit, whether or not it held an answer
+by then."""
 EVALUATION_REQUIRED = (
     "run", "method", "seed", "step", "benchmark", "problem_id", "sample", "prompt", "completion", "status", "reward",
     "gold", "length", "temperature",
 )  # fmt: skip
-"""As :data:`ROLLOUT_REQUIRED`, of evaluations."""
+"""The columns that every evaluation row names and every file has, as :data:`ROLLOUT_REQUIRED` are for rollouts."""
 
 
 def write_rollouts(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rollout rows of one step; a column that a row does not name is null in it.
 
     Raises:
-        ValueError: if a per-token list does not have the completion's length, a row names a column that the schema has
-            not, or it lacks one of :data:`ROLLOUT_REQUIRED`.
+        ValueError: if a per-token list does not have the completion's length, a row names a column that the schema
+            lacks, or a row lacks one of :data:`ROLLOUT_REQUIRED`.
     """
     rows = list(rows)
     table = records_table(path, rows, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED)
@@ -123,7 +124,7 @@ def write_evaluations(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes evaluation rows, one per sampled answer; a column that a row does not name is null in it.
 
     Raises:
-        ValueError: if a row names a column that the schema has not, or lacks one of :data:`EVALUATION_REQUIRED`.
+        ValueError: if a row names a column that the schema lacks, or lacks one of :data:`EVALUATION_REQUIRED`.
     """
     write_records(path, records_table(path, list(rows), EVALUATION_SCHEMA, EVALUATION_REQUIRED))
 

@@ -1,4 +1,4 @@
-"""Columns of a run's CSV files: numbers, beside which another version of this code may have written words."""
+"""Reads columns of a run's CSV files: numbers, beside which another version of this code may have written words."""
 
 from collections.abc import Sequence
 import math
@@ -12,17 +12,17 @@ NUMBERS = frozenset({
 
 
 def holds_words(name: str, cells: Sequence[str]) -> bool:
-    """Tells whether a column is one of words, which only another version of this code can have written.
+    """Says whether a column holds words, which only another version of this code can have written.
 
     Args:
-        name: of the column.
-        cells: what stands in it, as text; an empty cell says nothing.
+        name: the column's name.
+        cells: the column's cells, as text; an empty cell says nothing.
     """
     return name not in NUMBERS and any(cells) and not any(_is_number(cell) for cell in cells if cell)
 
 
 def numbers(cells: Sequence[str]) -> list[float]:
-    """The cells as numbers, an empty one as NaN; a word is a ValueError."""
+    """Returns the cells as numbers, an empty one as NaN; a word raises ValueError."""
     return [float(cell) if cell else math.nan for cell in cells]
 
 

@@ -1,4 +1,4 @@
-"""MLflow: a parent run per pipeline, a child per stage run; a resumed stage goes on in its own run."""
+"""Logs to MLflow: a parent run per pipeline, a child per stage run; a resumed stage goes on in its own run."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,11 +28,11 @@ SQLITE = "sqlite:///"
 NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
 SYSTEM_METRICS_INTERVAL = 10
-"""Seconds."""
+"""Seconds between two samples of the system metrics."""
 
 
 def absolute_uri(params: TrackingParams) -> str:
-    """The tracking URI with a relative sqlite file resolved against the project's folder."""
+    """Returns the tracking URI, with a relative sqlite file resolved against the project's folder."""
     if params.uri.startswith(SQLITE) and not params.uri.startswith(SQLITE + "/"):
         return SQLITE + str(project_root() / params.uri.removeprefix(SQLITE))
     return params.uri
@@ -45,7 +45,7 @@ def _lock() -> FileLock:
 
 
 def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id; creates database and experiment where they are missing.
+    """Returns a client and the experiment's id; creates database and experiment where they are missing.
 
     Raises:
         UserError: if the store cannot be reached.
@@ -54,7 +54,7 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(uri)
     try:
-        # Two processes that create the same tables or experiment at once would stop each other.
+        # Two processes that create the same tables or experiment at once would make each other fail.
         with _lock():
             client = MlflowClient(tracking_uri=uri)
             experiment = client.get_experiment_by_name(params.experiment)
@@ -67,7 +67,7 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Leaf path → text, as MLflow's parameters want it."""
+    """Returns leaf path → text, the form of MLflow's parameters."""
     leaves: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -79,15 +79,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parent:
-    """Under which run a stage's run stands."""
+    """The run under which a stage's run stands."""
 
     kind: str
     """``pipeline`` or ``study``."""
     name: str
     identity: str
-    """Runs of equal kind and identity are one."""
+    """The text that tells parents apart: runs of equal kind and identity are one."""
     settings: Mapping[str, Any]
-    """Parameters to log once."""
+    """The parameters, which are logged once."""
 
 
 class StageRun:
@@ -153,14 +153,14 @@ def stage_run(
     """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
 
     Args:
-        params: of the pipeline; their fingerprint identifies the parent run.
+        params: the pipeline's parameters; their fingerprint identifies the parent run.
         stage: prepare, base, train, evaluate or tabulate.
-        name: shown in MLflow's list.
-        identity: fingerprint of this stage's work; an unfinished run of the same identity is continued.
+        name: the name in MLflow's list.
+        identity: the fingerprint of this stage's work; an unfinished run of the same identity is continued.
         inputs: data set name → path and digest.
-        settings: parameters to log once.
-        resume: go on in a finished run as well: its stage was killed before its outputs were taken over.
-        under: another parent than the pipeline.
+        settings: the parameters, which are logged once.
+        resume: whether a finished run is continued as well: its stage was killed before its outputs were taken over.
+        under: a parent other than the pipeline.
     """
     client, experiment = connect(params.tracking)
     under = under or _pipeline(params)
@@ -237,7 +237,7 @@ def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
 
 
 def _pipeline_identity(params: Params) -> str:
-    """Which parent run the stages belong to: everything that can change a result of the pipeline."""
+    """Returns the fingerprint of everything that can change a result of the pipeline; it finds the parent run."""
     return fingerprint(params.model_dump(mode="json", exclude=NOT_THE_PIPELINES))
 
 
@@ -247,7 +247,7 @@ def _pipeline(params: Params) -> Parent:
 
 
 def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
-    """Closes a parent run with numbers and files of its own."""
+    """Closes a parent run with metrics and files of its own."""
     client, experiment = connect(params.tracking)
     condition = f"tags.`{FINGERPRINT_TAG}` = '{parent.identity}' and tags.`{STAGE_TAG}` = '{parent.kind}'"
     for run in client.search_runs([experiment], condition):
@@ -259,7 +259,7 @@ def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], 
 
 
 def stage_seconds(params: Params) -> dict[str, float]:
-    """Wall time of each finished stage run of this pipeline, by name, in the order in which they started."""
+    """Returns the wall time of each finished stage run of this pipeline, by name, in the order of their starts."""
     client, experiment = connect(params.tracking)
     condition = f"tags.`{FINGERPRINT_TAG}` = '{_pipeline_identity(params)}' and tags.`{STAGE_TAG}` = 'pipeline'"
     seconds: dict[str, float] = {}

@@ -1,6 +1,6 @@
-"""Alarms of collapse and leakage: pure functions of the metrics so far, in training and from metrics.csv afterwards.
+"""Finds alarms of collapse and leakage: pure functions of the metrics so far, used in training and on metrics.csv.
 
-A history is metric → one value per step from step 1 on, NaN where a step had nothing to measure. Imports no torch.
+A history is metric → one value per step from step 1 on, NaN where a step measured nothing. The module imports no torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ LEAKS = ("leak_mentions", "leak_spans")
 
 
 def moving_means(values: Series, window: int) -> list[float]:
-    """Mean of the last ``window`` steps at each step; NaN before there are so many, or where none was measured."""
+    """Returns the mean of the last ``window`` steps at each step; NaN where there are fewer, or none was measured."""
     means = [math.nan] * len(values)
     for end in range(window, len(values) + 1):
         measured = [value for value in values[end - window : end] if not math.isnan(value)]
@@ -38,7 +38,7 @@ def moving_means(values: Series, window: int) -> list[float]:
 
 
 def in_a_row(crossed: Sequence[bool], patience: int) -> list[bool]:
-    """At each step, whether this one and the ``patience - 1`` before it are all true."""
+    """Says for each step whether it and the ``patience - 1`` steps before it are all true."""
     rings, run = [], 0
     for now in crossed:
         run = run + 1 if now else 0
@@ -61,11 +61,11 @@ class Limit:
     """A limit on one metric.
 
     Attributes:
-        alarm: which alarm it rings, one of :data:`ALARMS`.
-        field: where its value stands under ``watch``.
-        metric: what it bounds.
-        above: whether values above the bound cross it, or values below.
-        bound: the value itself, a fraction of the start, or a distance below the best so far.
+        alarm: the alarm that the limit rings, one of :data:`ALARMS`.
+        field: the name of the limit's value under ``watch``.
+        metric: the metric that the limit bounds.
+        above: whether values above the bound cross it; otherwise values below do.
+        bound: whether the field holds the bound itself, a fraction of the start, or a distance below the best so far.
         remedy: what a person can do.
     """
 
@@ -77,7 +77,7 @@ class Limit:
     remedy: str
 
     def bounds(self, value: float, means: Sequence[float], window: int) -> list[float]:
-        """What the moving mean is compared with at each step; NaN, which nothing crosses, where it is not known yet."""
+        """Returns the bound of the moving mean at each step; NaN, which nothing crosses, where it is not known yet."""
         match self.bound:
             case "value":
                 return [value] * len(means)
@@ -85,7 +85,7 @@ class Limit:
                 start = means[window - 1] if len(means) >= window else math.nan
                 return [value * start] * len(means)
             case "below_best":
-                # fmax, unlike max, takes the number where the other is NaN.
+                # fmax, unlike max, returns the number where the other is NaN.
                 return [float(best) - value for best in accumulate(means, np.fmax)]
 
 
@@ -114,16 +114,16 @@ class Course:
     rings: list[bool]
 
     def reason(self, at: int) -> str:
-        """What is wrong at the step of this index."""
+        """Says in words what is wrong at the step of this index."""
         crossed = "above" if self.limit.above else "below"
         return (f"moving mean of {self.limit.metric} is {self.means[at]:.4g}, {crossed} {self.bounds[at]:.4g} "
                 f"(watch.{self.limit.field})")  # fmt: skip
 
 
 def courses(history: History, watch: WatchParams) -> list[Course]:
-    """Every limit that is on and whose metric the history has."""
+    """Returns a course for every limit that is on and whose metric the history has."""
     means = {metric: moving_means(history[metric], watch.window) for metric in WATCHED if metric in history}
-    found = []
+    shown = []
     for limit in LIMITS:
         value: float | None = getattr(watch, limit.field)
         if value is None or limit.metric not in means:
@@ -131,12 +131,12 @@ def courses(history: History, watch: WatchParams) -> list[Course]:
         mean = means[limit.metric]
         bounds = limit.bounds(value, mean, watch.window)
         crossed = [m > b if limit.above else m < b for m, b in zip(mean, bounds, strict=True)]
-        found.append(Course(limit, mean, bounds, in_a_row(crossed, watch.patience)))
-    return found
+        shown.append(Course(limit, mean, bounds, in_a_row(crossed, watch.patience)))
+    return shown
 
 
 def alarm_columns(history: History, watch: WatchParams) -> dict[str, list[float | None]]:
-    """The columns ``alarm_*``: 1 where an alarm rings, 0 where it does not, None where all of its limits are off."""
+    """Returns the columns ``alarm_*``: 1 where an alarm rings, 0 where not, None where all of its limits are off."""
     count = max(map(len, history.values()), default=0)
     columns: dict[str, list[float | None]] = {column: [None] * count for column in COLUMNS}
     for course in courses(history, watch):
@@ -150,8 +150,8 @@ class Ring:
     """An alarm over a whole run.
 
     Attributes:
-        first_step: at which it first rang; None where it never did.
-        steps: at how many it rang.
+        first_step: the step at which the alarm first rang; None if it never did.
+        steps: the number of steps at which it rang.
         reason: what was wrong when it first rang, in words.
         remedy: what a person can do.
     """
@@ -164,7 +164,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class LeakShare:
-    """A leak share over the steps that measured it."""
+    """The share of leaking rollouts, over the steps that measured it."""
 
     mean: float
     max: float
@@ -172,11 +172,11 @@ class LeakShare:
 
 @dataclass(frozen=True)
 class WatchSummary:
-    """What the watch saw in a run.
+    """The alarms and leak shares of a whole run.
 
     Attributes:
         alarms: alarm → when it rang; None where all of its limits are off.
-        leaks: ``leak_mentions`` and ``leak_spans`` → over the run; None where no step measured it.
+        leaks: ``leak_mentions`` and ``leak_spans`` → the share over the run; None where no step measured it.
     """
 
     alarms: dict[str, Ring | None]
@@ -184,11 +184,11 @@ class WatchSummary:
 
     @property
     def ringing(self) -> dict[str, Ring]:
-        """The alarms that rang at least once."""
+        """Returns the alarms that rang at least once."""
         return {alarm: ring for alarm, ring in self.alarms.items() if ring is not None and ring.steps}
 
     def numbers(self) -> dict[str, Any]:
-        """As plain containers of numbers, for JSON."""
+        """Returns the summary as plain containers of numbers, for JSON."""
         return {
             "alarms": {
                 alarm: ring and {"first_step": ring.first_step, "steps": ring.steps}
@@ -198,7 +198,7 @@ class WatchSummary:
         }
 
     def text(self) -> str:
-        """A line for each alarm that rang, or one that says that none did, and a line with the leak shares."""
+        """Returns a line for each alarm that rang, or one that says that none did, and a line with the leak shares."""
         lines = [
             f"alarm {alarm} rang from step {ring.first_step}, at {ring.steps} steps: {ring.reason}. {ring.remedy}"
             for alarm, ring in self.ringing.items()
@@ -214,7 +214,7 @@ class WatchSummary:
 
 
 def watch_summary(metrics: History, watch: WatchParams) -> WatchSummary:
-    """The watch over a whole run, from the columns of its metrics.csv, ``step`` among them.
+    """Summarises a whole run from the columns of its metrics.csv, ``step`` among them.
 
     Alarms are worked out anew under the given limits, so that limits can be tried on a finished run.
     """
@@ -237,10 +237,10 @@ def watch_summary(metrics: History, watch: WatchParams) -> WatchSummary:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Reads a metrics.csv; an empty field is NaN. A column of words, of another version of this code, is left out.
+    """Reads a metrics.csv; an empty field is NaN, and a column of words from another version of this code is left out.
 
     Raises:
-        UserError: if it is missing, or a line is not one number or nothing per column.
+        UserError: if the file is missing, or a line has something other than one number or nothing per column.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -255,7 +255,10 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 
 class Watch:
-    """The alarms of a training in progress. All that it remembers stands in metrics.csv, so a resumed run goes on."""
+    """The alarms of a training in progress.
+
+    All of its state can be read from metrics.csv, so a resumed run goes on.
+    """
 
     def __init__(self, metrics_file: Path, watch: WatchParams) -> None:
         self.watch = watch
@@ -263,7 +266,7 @@ class Watch:
         self.history = {metric: written[metric] for metric in ("step", *WATCHED)}
 
     def see(self, step: int, metrics: Mapping[str, float | None]) -> tuple[dict[str, float | None], list[str]]:
-        """Takes in a step's metrics; returns its ``alarm_*`` values, and a line for each alarm that rings first now."""
+        """Adds a step's metrics; returns its ``alarm_*`` values, and a line for each alarm that now rings first."""
         for metric, values in self.history.items():
             value = step if metric == "step" else metrics[metric]
             values.append(math.nan if value is None else value)

@@ -1,6 +1,7 @@
-"""Samples responses: one protocol, several engines.
+"""Samples responses from policies: one protocol, several engines (transformers' generate, vLLM), and what starts them.
 
-The package imports :mod:`sdpg.models`, :mod:`sdpg.rewards` and what they import.
+Everything that generates responses belongs here. The package imports :mod:`sdpg.models`, :mod:`sdpg.rewards` and what
+these import.
 """
 
 from sdpg.rollouts.protocol import Completion, RolloutEngine, Sampling, WeightSource

@@ -1,4 +1,4 @@
-"""Algorithm 1: the loop, one update, checkpoints, metrics, the records of a step, and the train stage.
+"""Runs Algorithm 1: the loop, one update, checkpoints, metrics, the records of a step, and the train stage.
 
-Imports :mod:`sdpg.evaluation` and what it imports.
+The package imports :mod:`sdpg.evaluation` and what it imports.
 """

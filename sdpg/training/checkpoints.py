@@ -1,8 +1,8 @@
-"""Training in progress: what a killed run needs to go on exactly where it was.
+"""Saves a training in progress, so that a killed run goes on exactly where it was.
 
 Everything lies in one folder, ``.state/<fingerprint>/``. A checkpoint is written under a temporary name and renamed,
-and the one before it is removed only then. Records and metrics may run ahead of the last checkpoint by some steps; on
-resume whatever lies past it is cut, and those steps are made again, bit for bit.
+and only then the one before it is removed. Records and metrics may be some steps ahead of the last checkpoint; on
+resume the steps past it are cut from them and made again, bit for bit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ from sdpg.models.ranks import SOLO, Ranks, whole
 CHECKPOINT = re.compile(r"^checkpoint-(\d{6})$")
 WEIGHTS, OPTIMIZER = "model", "optimizer"
 PIECE_BYTES = 4 << 30
-"""About the largest file of a checkpoint, and the memory that writing one takes."""
+"""The approximate size of a checkpoint's largest file, and of the memory that writing one takes."""
 STEP_FILE = re.compile(r"^step-(\d{6})\b.*\.parquet$")
 
 
 def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
-    """Saves weights and optimiser state as safetensors; earlier checkpoints are removed once this one stands.
+    """Saves weights and optimiser state as safetensors, and then removes earlier checkpoints.
 
-    Weights that are not trained are the base's, and not saved: beside an adapter, all but the adapter's.
+    Frozen weights are the base's and are not saved: with an adapter, these are all but the adapter's.
 
     All ranks call this: sharded tensors are gathered one by one, and the first rank writes them whole, so that a
     checkpoint does not depend on the number of processes.
@@ -43,7 +43,7 @@ def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.O
     moments = (
         (f"{index}.{name}", value) for index, entries in saved["state"].items() for name, value in entries.items()
     )
-    # Tied weights share memory, which safetensors refuses: the trainable parameters name each tensor once.
+    # Tied weights share memory, which safetensors refuses; the trainable parameters hold each tensor once.
     weights = ((name, value.detach()) for name, value in model.named_parameters() if value.requires_grad)
     if not ranks.first:
         for _, tensor in chain(weights, moments):
@@ -61,7 +61,7 @@ def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.O
 
 
 def _write(folder: Path, prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Writes tensors into files of about ``PIECE_BYTES``, no more of them being held than one file has."""
+    """Writes tensors into files of about ``PIECE_BYTES``, and holds no more of them in memory than one file has."""
     piece: dict[str, Tensor] = {}
     number = size = 0
     for name, tensor in tensors:
@@ -83,8 +83,8 @@ def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
 
 def newest_checkpoint(state: Path) -> Path | None:
     """Returns the folder of the last checkpoint that was written whole."""
-    found = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
-    return found[-1] if found else None
+    checkpoints = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
+    return checkpoints[-1] if checkpoints else None
 
 
 def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None) -> int:
@@ -105,7 +105,7 @@ def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | 
         entries: dict[int, dict[str, Any]] = {}
         for key, value in _read(folder, OPTIMIZER):
             index, name = key.split(".", 1)
-            # Counts of steps are single numbers beside the moments.
+            # Step counts are single numbers beside the moments.
             part = _part(value, held[int(index)]) if value.dim() else value
             entries.setdefault(int(index), {})[name] = part
         optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
@@ -113,15 +113,15 @@ def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | 
 
 
 def _part(value: Tensor, like: Tensor) -> Tensor:
-    """Returns what this rank holds of a whole tensor."""
+    """Returns this rank's part of a whole tensor."""
     if not isinstance(like, DTensor):
         return value
-    # Without a source: every rank has the whole tensor, and nothing need be sent.
+    # There is no source rank: every rank has the whole tensor, and nothing need be sent.
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def cut_after(state: Path, step: int) -> None:
-    """Removes records and metric lines of later steps, and a line or file that a kill left half written."""
+    """Removes the records and metric lines of later steps, and a line or file that a kill left half written."""
     for folder in (state / "rollouts", state / "evaluations"):
         for path in folder.iterdir() if folder.exists() else []:
             match = STEP_FILE.match(path.name)
@@ -129,13 +129,13 @@ def cut_after(state: Path, step: int) -> None:
                 path.unlink()
     for path in state.glob("*.csv"):
         header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A step is a line's first field; only a line that ends in a newline was written whole.
+        # The step is a line's first field; only a line that ends in a newline was written whole.
         kept = [line for line in lines if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
         write_text(path, header + "".join(kept))
 
 
 class CsvLog:
-    """A CSV that grows by one line a step; the columns are fixed by its first line."""
+    """A CSV file that gets one line per step; its first line fixes the columns."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, list(columns)
@@ -143,7 +143,7 @@ class CsvLog:
             write_text(path, ",".join(self.columns) + "\n")
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one line; a missing value is an empty field, an unknown column an error."""
+        """Adds one line; a missing value is an empty field, and an unknown column raises an error."""
         if unknown := set(row) - set(self.columns):
             raise ValueError(f"{self.path.name} has no column {', '.join(sorted(unknown))}")
         line = io.StringIO()

@@ -1,6 +1,6 @@
-"""The teacher's and the reference's view of a sample of a step's rollouts, gate open or not.
+"""Scores a sample of a step's rollouts under teacher and reference, whether their gate is open or not.
 
-Training runs no teacher pass where the gate is closed. So that every kind of rollout can be looked at, a pass without
+Training runs no teacher pass where the gate is closed. So that every kind of rollout can be inspected, a pass without
 gradient scores ``record_rows`` sampled rollouts under teacher and reference; it happens before the update, draws from a
 random source of its own, and cannot change training.
 """
@@ -18,7 +18,7 @@ from sdpg.params.train import TrainParams
 
 
 def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
-    """Draws which rollouts of a step get teacher, reference and KL per token."""
+    """Draws the rollouts of a step that get teacher, reference and KL per token, and returns their rows."""
     return sorted(random.Random(seed).sample(range(count), min(wanted, count)))
 
 
@@ -26,12 +26,12 @@ def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
 def diagnose(
     policies: Policies, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams
 ) -> dict[str, TokenColumn]:
-    """Scores rows under student, reference and teacher; returns the columns on the first rank, nothing on the others.
+    """Scores rows under student, reference and teacher; returns the columns on the first rank, and none on the others.
 
     The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``. A method
-    without a teacher of its own is shown the current weights with the privileged prompt.
+    without a teacher of its own is scored by the current weights with the privileged prompt.
     """
-    # Whatever the method distils, what is recorded is D_KL(p‖q).
+    # The records always hold D_KL(p‖q), whatever the method distils.
     method = method.model_copy(update={"distillation": "kl_student_teacher"})
     parts = []
     for one in policies.rounds(rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch):

@@ -1,4 +1,4 @@
-"""Whether responses show that the privileged context was seen: mentions of it, and long copies of its solution.
+"""Finds signs that a response saw the privileged context: mentions of it, and long copies of its solution.
 
 Axes: P prompts, G responses per prompt, B = P·G responses.
 """
@@ -14,12 +14,12 @@ from sdpg.problems.prompts import PreparedRow
 
 COLUMNS = ("leak_mentions", "leak_spans")
 QUOTED = 4
-"""So many words in a row that stand in the student prompt too are quoted from there; fewer may stand anywhere."""
+"""The number of words in a row that make a quotation if they stand in the student prompt too; fewer may be chance."""
 WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """Runs of letters, digits and underscores, whatever their case; spacing, signs and LaTeX's backslashes vanish."""
+    """Returns the runs of letters, digits and underscores in lower case, without spacing, signs and backslashes."""
     return WORD.findall(text.casefold())
 
 
@@ -29,7 +29,7 @@ class WordRuns:
     def __init__(self, text: Sequence[str]) -> None:
         self.following: list[dict[str, int]] = [{}]
         self.shorter = [-1]
-        """State → the state of its longest suffix that can also be followed otherwise."""
+        """State → the state of its longest suffix that can also be followed by other words."""
         self.longest = [0]
         last = 0
         for word in text:
@@ -62,8 +62,7 @@ class WordRuns:
         return clone
 
     def endings(self, other: Sequence[str]) -> list[int]:
-        """Returns, for each word of ``other``, the length of the longest run that ends with it and stands in the text
-        too."""
+        """Returns, for each word of ``other``, the length of the longest run of the text's words that ends with it."""
         state = length = 0
         lengths = []
         for word in other:
@@ -78,10 +77,11 @@ class WordRuns:
 
 
 def _quoted(lengths: Sequence[int]) -> list[bool]:
-    """Returns which words lie in a run of at least QUOTED words, from the lengths of the runs that end at each."""
+    """Says of each word whether it lies in a run of at least QUOTED words, given the lengths of runs that end at
+    each."""
     quoted, left = [False] * len(lengths), 0
     for place in range(len(lengths) - 1, -1, -1):
-        # Never less than what is left of a run that ends later: its beginning ends here.
+        # A longer run that ends later also gives a run that ends here, so that lengths[place] is at least ``left``.
         if lengths[place] >= QUOTED:
             left = lengths[place]
         quoted[place] = left > 0
@@ -90,12 +90,12 @@ def _quoted(lengths: Sequence[int]) -> list[bool]:
 
 
 def copied_words(completion: Sequence[str], solution: WordRuns, prompt: WordRuns) -> int:
-    """Returns the most words that one run, common to completion and solution, holds beside quotations of the prompt.
+    """Returns the largest number of unquoted words in a run that completion and solution have in common.
 
-    A word of the completion is quoted if it lies in a run of :data:`QUOTED` or more words of the completion that stands
-    in the student prompt too. Of every run of words that stands both in the completion and in the solution, the words
-    that are not quoted are counted; the largest count is returned. So a restated problem is no copy, and a copy is not
-    hidden by a restated problem in its middle.
+    A word of the completion is quoted if it lies in a run of :data:`QUOTED` or more words of the completion that also
+    stands in the student prompt. Of every run of words that stands both in the completion and in the solution, the
+    words that are not quoted are counted; the largest count is returned. So a restated problem is no copy, and a copy
+    is not hidden by a restated problem in its middle.
     """
     own = [0]
     for quoted in _quoted(prompt.endings(completion)):
@@ -105,22 +105,22 @@ def copied_words(completion: Sequence[str], solution: WordRuns, prompt: WordRuns
 
 
 def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
-    """Says of each of B texts whether it matches any of the patterns; by RE2, in time linear in the text whatever the
-    pattern.
+    """Says of each of B texts whether it matches any of the patterns.
 
-    Runs of whitespace count as one space, so that a pattern need not think of line breaks.
+    RE2 matches in time linear in the text, whatever the pattern is. Runs of whitespace count as one space, so that a
+    pattern need not consider line breaks.
     """
-    found = [False] * len(texts)
+    matched = [False] * len(texts)
     array = pa.array([" ".join(text.split()) for text in texts], pa.large_string())
     for pattern in patterns:
         options = pc.MatchSubstringOptions(pattern, ignore_case=True)
         matches = pc.call_function("match_substring_regex", [array], options).to_pylist()
-        found = [a or b for a, b in zip(found, matches, strict=True)]
-    return found
+        matched = [a or b for a, b in zip(matched, matches, strict=True)]
+    return matched
 
 
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
-    """Says of each of G responses whether it repeats at least so many words of the problem's solution; see
+    """Says of each of G responses whether it repeats at least ``span_words`` words of the problem's solution; see
     :func:`copied_words`."""
     solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
     return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
@@ -131,8 +131,9 @@ def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: Wa
 
     Args:
         texts: (B) completions, siblings side by side.
-        problems: (P); only a solution that its teacher prompt shows is privileged, and the others have no spans.
-        watch: patterns and length of a span.
+        problems: (P) the step's problems; only a solution that the teacher prompt shows is privileged, and the other
+            problems have no spans.
+        watch: the patterns and the length of a span.
     """
     siblings = len(texts) // len(problems)
     copies: list[bool] = []

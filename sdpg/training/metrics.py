@@ -1,4 +1,4 @@
-"""The metrics of a training step; docs/metrics.md defines each with its estimator."""
+"""Computes the metrics of a training step; docs/metrics.md defines each with its estimator."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ TIMING_COLUMNS = (
 
 
 def metric_columns() -> list[str]:
-    """Returns columns of metrics.csv; all of them are functions of seed, data and code, never of time."""
+    """Returns the columns of metrics.csv; all of them are functions of seed, data and code, never of time."""
     return [
         "step", "reward", "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),
@@ -51,7 +51,7 @@ def _column_mean(columns: Mapping[str, TokenColumn], name: str) -> float | None:
 
 
 def _clip_fractions(step: Step, method: MethodParams) -> dict[str, float | None]:
-    """Returns shares of tokens by what the clip did to them: held at 1-ε_l, at 1+ε_h, or at the dual bound."""
+    """Returns the shares of tokens whose ratio the clip held at 1-ε_l, at 1+ε_h, or at the dual bound."""
     names = ("clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual")
     columns = step.update.columns
     if not OUTCOMES[method.outcome].clips or not (columns and columns["clipped"].rows):
@@ -73,7 +73,7 @@ def _mismatch(step: Step) -> list[float]:
 
 
 def _log_ratios(step: Step) -> list[float]:
-    """Returns log w = log π_θ - log π_ref of each token of which the loss read it."""
+    """Returns log w = log π_θ - log π_ref of each token whose π_ref the loss read."""
     if (reference := step.update.columns.get("ref_logprob")) is None:
         return []
     trained = step.update.columns["logprob"].lists()
@@ -84,7 +84,7 @@ def _log_ratios(step: Step) -> list[float]:
 def _entropies(step: Step) -> list[float]:
     """Returns each token's entropy, exact where the rollout was trained on.
 
-    Rollouts without a training pass stand in with the sampler's log-probs, an unbiased estimate of the same entropy.
+    For rollouts without a training pass the sampler's log-probs are used, an unbiased estimate of the same entropy.
     """
     column = step.update.columns.get("entropy")
     exact = column.lists() if column else {}
@@ -93,7 +93,7 @@ def _entropies(step: Step) -> list[float]:
 
 
 def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
-    """Returns metrics from a step's rollouts and per-token values; None where the step has nothing to measure."""
+    """Returns the metrics of a step from its rollouts and per-token values; None where the step measured nothing."""
     count, siblings = len(step.verdicts), step.siblings
     statuses = Counter(verdict.status for verdict in step.verdicts)
     lengths = [len(ids) for ids in step.experience.responses]

@@ -1,4 +1,4 @@
-"""From a finished step to the rows of its Parquet file."""
+"""Turns a finished step into the rows of its Parquet file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from sdpg.records.schemas import TOKEN_SIGNALS
 from sdpg.training.steps import Step
 
 TRAINED = ("logprob", "entropy", "weight", "loss")
-"""The values per token that are the training pass's where there was one, and the diagnostic pass's elsewhere."""
+"""The values per token that come from the training pass if there was one, and from the diagnostic pass otherwise."""
 
 
 def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str], list[int], list[int]]:
-    """Returns each token's piece of the completion, its start and its end; special tokens have a name and no width.
+    """Returns each token's piece of the completion, its start and its end; a special token has a name and zero width.
 
     A character whose bytes are spread over several tokens belongs to the last of them.
     """
@@ -32,7 +32,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str
         ends.append(end)
         cursor = end
     if cursor < len(text):
-        # The response breaks off inside a character; what decoding shows instead belongs to the last ordinary token.
+        # The response ends inside a character; the replacement that decoding shows belongs to the last ordinary token.
         last = max(index for index, token in enumerate(ids) if token not in special)
         tokens[last], ends[last] = text[starts[last] :], len(text)
         starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
@@ -43,9 +43,9 @@ def rollout_rows(step: Step, identity: dict[str, Any], tokenizer: Any) -> list[d
     """Returns rows of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, in the order of the rollouts.
 
     Args:
-        step: what the step left behind, on the first rank.
-        identity: run, method, seed, step, and by which verifier in which version the rollouts were judged.
-        tokenizer: the policy's.
+        step: the finished step, on the first rank.
+        identity: run, method, seed, step, and the verifier and version that judged the rollouts.
+        tokenizer: the policy's tokenizer.
     """
     experience, siblings = step.experience, step.siblings
     updated, diagnosed = ({name: column.lists() for name, column in columns.items()} for columns in step.columns)

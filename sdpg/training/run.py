@@ -1,4 +1,4 @@
-"""The train stage: from params.yaml, data and base to a run folder."""
+"""Runs the train stage: from params.yaml, data and base to a run folder."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,29 +40,30 @@ from sdpg.training.trainer import DTYPES, Trainer
 
 @dataclass(frozen=True)
 class RunOverrides:
-    """How a run differs from one of the pipeline: that of a trial, or of a retraining on fresh seeds."""
+    """The differences of a trial, or of a retraining on fresh seeds, from a run of the pipeline."""
 
     folder: Path
     """The run folder, instead of ``runs/<method>-<seed>``."""
     name: str
     """The run's name in its records."""
     identity: tuple[Any, ...]
-    """What tells the run from others of the same parameters, which would share its work in progress."""
+    """The values that tell the run from others of the same parameters, which would share its work in progress."""
     command: str
     """The command that makes the run again."""
     sets: tuple[str, ...]
     """The problem sets that are evaluated in training."""
     parent: Parent
-    """The MLflow run under which it is shown."""
+    """The MLflow run under which the run is shown."""
     keep_policy: bool = False
     stop: Callable[[Path, int, bool], bool] = lambda state, step, evaluated: False
-    """Is called with (work in progress, step, whether that step was evaluated) after each step; True ends training."""
+    """The function that is called with (work in progress, step, whether that step was evaluated) after each step; if it
+    returns True, training ends."""
 
 
 def describe_run(
     params: Params, method: str, seed: int, identity: str, inputs: dict[str, str], overrides: RunOverrides | None = None
 ) -> dict[str, Any]:
-    """Returns what a run hangs on, as stored in its config.yaml."""
+    """Returns what a run depends on, as stored in its config.yaml."""
     return {
         "run": overrides.name if overrides else f"{method}-{seed}",
         "method": method,
@@ -91,7 +92,8 @@ def run_identity(
 def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | None = None) -> Path | None:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
 
-    Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others it is None.
+    Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others the result is
+    None.
     """
     if method not in params.methods:
         raise UserError(
@@ -113,12 +115,12 @@ def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | 
             params, "train", config["run"], identity, datasets, train_sections(params, method),
             resume=state.exists(), under=overrides.parent if overrides else None,
         ) as tracked:  # fmt: skip
-            # The others wait for this, so that a tracking server that cannot be reached stops them all at once.
+            # The others wait for this, so that an unreachable tracking server stops all of them at once.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
             if overrides:
                 _apply_overrides(trainer, overrides, tracked)
-            # Written first, so that a run in progress says what it is to whoever looks at it.
+            # The config is written first, so that a run in progress says what it is to anybody who looks at it.
             write_config(state, config)
             trainer.train()
             keep = overrides is None or overrides.keep_policy
@@ -126,13 +128,13 @@ def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | 
             for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
                 tracked.log_artifact(folder / name)
         close_engine()
-    # The state stays until the tables are made: were this process killed before DVC has taken the outputs into its
-    # cache, the run could not be had again without training.
+    # The state stays until the tables are made: if this process were killed before DVC has put the outputs into its
+    # cache, the run would otherwise have to be trained again.
     return folder
 
 
 def _apply_overrides(trainer: Trainer, overrides: RunOverrides, tracked: StageRun) -> None:
-    """Has the trainer evaluate the overrides' problem sets alone, and end when they say so."""
+    """Makes the trainer evaluate the overrides' problem sets alone, and end when the overrides say so."""
 
     def on_step(step: int, metrics: dict[str, float | None]) -> bool:
         tracked.log_step(step, metrics)
@@ -143,7 +145,7 @@ def _apply_overrides(trainer: Trainer, overrides: RunOverrides, tracked: StageRu
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Writes ``config.yaml``, what a run hangs on, into a folder that need not be there yet."""
+    """Writes ``config.yaml``, which says what a run depends on, into a folder, and makes the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     with replaced_file(folder / "config.yaml") as temporary, temporary.open("w", encoding="utf-8") as file:
         YAML().dump(config, file)
@@ -158,12 +160,12 @@ def make_trainer(
     on_step: Callable[[int, dict[str, float | None]], bool | None],
     ranks: Ranks = SOLO,
 ) -> Trainer:
-    """Returns the trainer of one run, with base, data and problem sets read from where the stages left them."""
+    """Returns the trainer of one run, with base, data and problem sets read from the outputs of the earlier stages."""
     train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     needed = needs_reference_weights(settings, train)
     sharded = train.distributed.strategy == "fsdp2"
-    # Sharding moves weights to their device layer by layer; all of them need not fit there.
+    # Sharding moves weights to their device layer by layer; the whole model need not fit there.
     place = torch.device("cpu") if sharded else device()
     student, reference = load_model(paths.BASE_MODEL, place), None
     if train.lora:
@@ -184,7 +186,7 @@ def make_trainer(
         for model in filter(None, (student, None if train.lora else reference)):
             shard(model, device(), DTYPES[train.dtype], plugin)
         if params.rollout.engine == "transformers":
-            # It cannot generate with shards.
+            # transformers' generate cannot run on shards.
             sampler, weights = load_model(paths.BASE_MODEL), partial(full_weights, student)
     problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
     longest = longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens)
@@ -219,7 +221,7 @@ def make_trainer(
 
 
 def base_accuracies() -> dict[str, float]:
-    """Returns accuracy of the base per benchmark and on validation, sampled: step 0 of every method's curves."""
+    """Returns the base's sampled accuracy per benchmark and on validation: step 0 of every method's curves."""
     rows = read_evaluations(
         paths.BASE_EVALUATIONS / "sampled.parquet", ["method", "benchmark", "status", "temperature"]
     )
@@ -227,7 +229,8 @@ def base_accuracies() -> dict[str, float]:
 
 
 def save_policy(policy: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes a model folder as of the base; an adapter is merged into it, and lies beside it in ``adapter/``."""
+    """Writes a model folder in the form of the base's; an adapter is merged into it, and lies beside it in
+    ``adapter/``."""
     if not has_adapter(policy):
         save_model(policy, tokenizer, folder)
         return
@@ -242,7 +245,7 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
     state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
     policy = trainer.policies.student
     if is_sharded(policy):
-        # A checkpoint holds whole weights, which this process did not.
+        # A checkpoint holds whole weights, and this process has only its part of them.
         policy = load_model(paths.BASE_MODEL, torch.device("cpu"))
         if lora := trainer.params.train.lora:
             add_adapter(policy, lora, trainer.seed)

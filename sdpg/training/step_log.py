@@ -1,4 +1,4 @@
-"""What a run writes down after each step: metrics, alarms, curves, times."""
+"""Writes the metrics, alarms, curves and times of each step of a run."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,28 +15,28 @@ from sdpg.training.metrics import TIMING_COLUMNS, metric_columns
 
 
 class Stopwatch:
-    """Seconds spent in named parts of a step."""
+    """The seconds spent in each named part of a step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """Books the time since the last lap."""
+        """Adds the time since the last lap to a part."""
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
         self.last = now
 
 
-class Logbook:
+class StepLog:
     """The files metrics.csv, timing.csv and curves.csv of a run, its alarms and its progress bar.
 
     Args:
         state: the folder of the files.
-        run: its name.
-        params: the pipeline's.
-        base_accuracies: of step 0, by name; the first line of the curves.
-        on_step: told (step, metrics) after every step; True ends the training there.
+        run: the run's name.
+        params: the pipeline's parameters.
+        base_accuracies: the accuracies of step 0, by problem set; they are the first line of the curves.
+        on_step: the function that is called with (step, metrics) after every step; if it returns True, training ends.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Logbook:
     def enter(
         self, step: int, metrics: dict[str, float | None], accuracy: Mapping[str, float], watch: Stopwatch
     ) -> bool:
-        """Writes a step down and says whether it is to be the last; ``accuracy`` is empty where none was measured."""
-        rings, news = self.alarms.see(step, metrics)
-        metrics = metrics | rings
-        for line in news:
+        """Logs a step and says whether it is to be the last; ``accuracy`` is empty where none was measured."""
+        alarms, lines = self.alarms.see(step, metrics)
+        metrics = metrics | alarms
+        for line in lines:
             tqdm.write(f"{self.run}, step {step}: {line}")
         if accuracy:
             self.curves.append({"step": step, **accuracy})

@@ -1,4 +1,4 @@
-"""What the stages of a training step hand on: sample → verify → credit → update → write, each a frozen value.
+"""The values that the stages of a training step pass on: sample → verify → credit → update → write; each is frozen.
 
 Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
@@ -13,7 +13,7 @@ from sdpg.rewards.verifiers import Verdict
 
 @dataclass(frozen=True)
 class Sampled:
-    """The responses of a step, before anybody looked at them.
+    """The responses of a step, before they are verified.
 
     Attributes:
         problems: (P) the step's problems.
@@ -33,10 +33,10 @@ class Update:
     """The optimiser updates of one rollout batch.
 
     Attributes:
-        loss: the mean over the updates.
-        grad_norm: likewise, before clipping.
+        loss: the mean loss over the updates.
+        grad_norm: the mean gradient norm over the updates, before clipping.
         lr: the learning rate.
-        columns: per-token values of the passes with gradient, of all ranks on the first; see
+        columns: the per-token values of the passes with gradient; the first rank has those of all ranks; see
             :class:`sdpg.training.update.Accumulated`.
     """
 
@@ -48,13 +48,13 @@ class Update:
 
 @dataclass(frozen=True)
 class Step:
-    """A finished step, as metrics and records read it on the first rank.
+    """A finished step; metrics and records read it on the first rank.
 
     Attributes:
         sampled: the responses.
-        verdicts: (B) what the verifier says of them.
+        verdicts: (B) the verifier's verdicts.
         experience: (B) rollouts with advantages and gates.
-        update: what was learnt from them.
+        update: the optimiser updates made with them.
         diagnosed: per-token values of sampled rollouts, gate open or not; see :mod:`sdpg.training.diagnostics`.
     """
 
@@ -66,10 +66,10 @@ class Step:
 
     @property
     def siblings(self) -> int:
-        """Responses per prompt, G."""
+        """Returns the number of responses per prompt, G."""
         return len(self.sampled.texts) // len(self.sampled.problems)
 
     @property
     def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:
-        """The per-token values of the update and those of the diagnostic pass."""
+        """Returns the per-token values of the update and those of the diagnostic pass."""
         return self.update.columns, self.diagnosed

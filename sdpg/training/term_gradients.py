@@ -1,4 +1,4 @@
-"""How large each term's own gradient is, and whether the verifier and the teacher pull the same way."""
+"""Measures how large each term's own gradient is, and whether outcome and distillation pull the same way."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,31 +18,31 @@ COLUMNS = (
 
 
 def single_terms(task: Task) -> dict[str, Task]:
-    """Returns the task with one of its terms at a time, coefficients as they are; only terms that are at work."""
+    """Returns the task with one of its terms at a time, coefficients unchanged; terms that are zero are left out."""
     method, at = task.method, task.at
     nothing = replace(at, alpha=0.0, beta=0.0, entropy_bonus=0.0)
     silent = method.model_copy(update={"outcome": "none", "terms": {}})
-    found = {}
+    tasks = {}
     if method.outcome != "none":
-        found["outcome"] = replace(task, method=method.model_copy(update={"terms": {}}), at=nothing)
+        tasks["outcome"] = replace(task, method=method.model_copy(update={"terms": {}}), at=nothing)
     if at.beta > 0:
-        found["distillation"] = replace(task, method=silent, at=replace(nothing, beta=at.beta))
+        tasks["distillation"] = replace(task, method=silent, at=replace(nothing, beta=at.beta))
     if reads_reference(method, at):
-        found["reference"] = replace(task, method=silent, at=replace(nothing, alpha=at.alpha))
+        tasks["reference"] = replace(task, method=silent, at=replace(nothing, alpha=at.alpha))
     if at.entropy_bonus > 0:
-        found["entropy"] = replace(task, method=silent, at=replace(nothing, entropy_bonus=at.entropy_bonus))
-    return found
+        tasks["entropy"] = replace(task, method=silent, at=replace(nothing, entropy_bonus=at.entropy_bonus))
+    return tasks
 
 
 def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
-    """Returns each term's gradient norm over ``rows``, before clipping, and outcome and distillation's cosine.
+    """Returns each term's gradient norm over ``rows``, before clipping, and the cosine of outcome and distillation.
 
-    Leaves the student without gradients. A term that is not at work has None; so has the cosine where either gradient
-    is zero.
+    The student has no gradients afterwards. A term that is zero has None; so has the cosine where either gradient is
+    zero.
     """
     student = task.policies.student
     kept: dict[str, list[Tensor]] = {}
-    found: dict[str, float | None] = dict.fromkeys(COLUMNS)
+    measured: dict[str, float | None] = dict.fromkeys(COLUMNS)
     for name, single in single_terms(task).items():
         student.zero_grad(set_to_none=True)
         accumulate_gradients(single, rows)
@@ -50,16 +50,16 @@ def term_gradients(task: Task, rows: Sequence[int]) -> dict[str, float | None]:
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in trainable(student)
         ]
-        found[f"grad_norm_{name}"] = _dot(gradient, gradient) ** 0.5
+        measured[f"grad_norm_{name}"] = _dot(gradient, gradient) ** 0.5
         if name in ("outcome", "distillation"):
             kept[name] = gradient
     student.zero_grad(set_to_none=True)
     if len(kept) == 2:
-        norms = [found["grad_norm_outcome"], found["grad_norm_distillation"]]
+        norms = [measured["grad_norm_outcome"], measured["grad_norm_distillation"]]
         product = (norms[0] or 0.0) * (norms[1] or 0.0)
         if product > 0:
-            found["grad_cosine_outcome_distillation"] = _dot(kept["outcome"], kept["distillation"]) / product
-    return found
+            measured["grad_cosine_outcome_distillation"] = _dot(kept["outcome"], kept["distillation"]) / product
+    return measured
 
 
 def _dot(left: list[Tensor], right: list[Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""Algorithm 1: rollouts → rewards → advantages and gate → losses → update → log, resumable at any instant.
+"""Algorithm 1: rollouts → rewards → advantages and gate → losses → update → log; a run can be resumed at any point.
 
 Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 """
@@ -43,7 +43,7 @@ from sdpg.training.diagnostics import diagnose, sample_rows
 from sdpg.training.leakage import leak_shares
 from sdpg.training.metrics import step_metrics
 from sdpg.training.rollout_rows import rollout_rows
-from sdpg.training.step_log import Logbook, Stopwatch
+from sdpg.training.step_log import StepLog, Stopwatch
 from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
@@ -52,9 +52,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Returns which of ``count`` problems step k takes: whole epochs, each in an order of its own, cut into steps.
+    """Returns the indices of step k's problems, of ``count``: each epoch has an order of its own and is cut into steps.
 
-    The order depends on the seed alone, so that methods meet the same problems at the same step.
+    The order depends on the seed alone, so that methods see the same problems at the same step.
     """
     places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
     return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
@@ -69,22 +69,23 @@ def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 
 @dataclass
 class Trainer:
-    """One training run: a method, a seed, and the folder in which its work in progress lies.
+    """One training run: a method, a seed, and the folder of its work in progress.
 
     Attributes:
-        params: the pipeline's.
-        name: of the method, as in ``methods.<name>``.
-        method: its values.
-        seed: of prompts and sampling.
-        state: ``.state/<fingerprint>``.
+        params: the pipeline's parameters.
+        name: the method's name, as in ``methods.<name>``.
+        method: the method's values.
+        seed: the seed of prompts and sampling.
+        state: the folder ``.state/<fingerprint>``.
         policies: the models.
-        tokenizer: theirs.
-        engine: samples from the student.
-        verifier: scores answers.
-        problems: to train on.
+        tokenizer: the policies' tokenizer.
+        engine: the engine that samples from the student.
+        verifier: the verifier that scores the answers.
+        problems: the training problems.
         sets: benchmarks and validation, by name.
-        base_accuracies: of step 0, by name.
-        on_step: told (step, metrics) after every step, for tracking; where it returns True, training ends there.
+        base_accuracies: the accuracies of step 0, by problem set.
+        on_step: the function that is called with (step, metrics) after every step, for tracking; if it returns True,
+            training ends.
     """
 
     params: Params
@@ -111,13 +112,13 @@ class Trainer:
         )
 
     def train(self) -> None:
-        """Runs the steps that are still missing; the first rank alone writes, beside them all."""
+        """Runs the steps that are still missing; the first rank alone writes metrics, records and checkpoints."""
         train, ranks = self.params.train, self.ranks
         done = self.resume()
-        book = None
+        log = None
         if ranks.first:
             base = {name: self.base_accuracies[name] for name in self.sets}
-            book = Logbook(self.state, self.run, self.params, base, self.on_step)
+            log = StepLog(self.state, self.run, self.params, base, self.on_step)
         self.engine.sync_weights()
         for step in range(done + 1, train.steps + 1):
             watch = Stopwatch()
@@ -126,17 +127,17 @@ class Trainer:
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
-            # Whether to end here is the first rank's to say: it alone has the books.
-            stop = ranks.from_first(book is not None and book.enter(step, metrics, accuracy, watch))
+            # The first rank decides whether to end here: it alone has the log.
+            stop = ranks.from_first(log is not None and log.enter(step, metrics, accuracy, watch))
             if stop or step % train.checkpoint_every == 0 or step == train.steps:
                 save_checkpoint(self.state, step, self.policies.student, self.optimizer, ranks)
             if stop:
                 break
-        if book is not None:
-            book.close()
+        if log is not None:
+            log.close()
 
     def resume(self) -> int:
-        """Restores the newest checkpoint, cuts what lies past it, and returns its step."""
+        """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
         self.state.mkdir(parents=True, exist_ok=True)
         done = load_checkpoint(self.state, self.policies.student, self.optimizer)
         if set(self.ranks.values(done)) != {done}:
@@ -150,7 +151,7 @@ class Trainer:
         return done
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
-        """Makes one step: sample → verify → credit → update → write; returns metrics, on the first rank alone."""
+        """Makes one step: sample → verify → credit → update → write; returns its metrics, on the first rank alone."""
         at = coefficients(self.method, number, self.params.train.steps)
         sampled = self.sample(number)
         watch.lap("rollout")
@@ -179,7 +180,7 @@ class Trainer:
         """Samples G responses to each of the step's problems from the current weights."""
         train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
         chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
-        # Siblings share their prompts: each is tokenised once.
+        # Siblings share their prompt: each prompt is tokenised once.
         prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
         shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
         student_prompts = [ids for ids in prompts for _ in range(siblings)]
@@ -198,13 +199,13 @@ class Trainer:
         return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
 
     def verify(self, sampled: Sampled) -> list[Verdict]:
-        """Asks the verifier about each response."""
+        """Returns the verifier's verdict on each response."""
         siblings = self.params.train.responses_per_prompt
         golds = [row.answer for row in sampled.problems for _ in range(siblings)]
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
     def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
-        """Gives each rollout its advantage and gate, and the log-probs that must be those of the start of the step."""
+        """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
         if penalizes_reward(self.method):
@@ -221,16 +222,16 @@ class Trainer:
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
         if scores_teacher_first(train, at):
-            asked = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
+            taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
             scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), rollouts, asked, rollouts.teacher_prompts,
+                self.policies.teacher(self.method), rollouts, taught_rows, rollouts.teacher_prompts,
                 train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
             )  # fmt: skip
             experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
         return experience
 
     def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
-        """Returns log π_old of each response's tokens; None where π_old is the policy of the passes themselves."""
+        """Returns log π_old of each response's tokens; None where π_old is the policy of the passes with gradient."""
         train = self.params.train
         if train.old_logprobs == "rollout":  # those of the sampler are at hand
             return [torch.tensor(values) for values in rollouts.rollout_logprobs]
@@ -251,7 +252,7 @@ class Trainer:
         return torch.stack([reference_term(student[i], reference[i], kind).double().sum() for i in rows]).cpu()
 
     def task(self, experience: Experience, step: int, at: Coefficients) -> Task:
-        """Puts together what a step's passes are computed from."""
+        """Returns the inputs of a step's passes."""
         return Task(
             self.policies, experience, self.method, at, self.params.train, self.params.rollout.max_tokens,
             self.state / f"not-finite-step-{step:06d}.json",
@@ -290,8 +291,8 @@ class Trainer:
             total_loss += accumulated.loss
             columns.append(accumulated.columns)
             for parameter in self.trained:
-                # Where no row has a term no pass was made: the gradient is 0, which the optimiser's momentum and decay
-                # must see, and not missing.
+                # Where no row has a term no pass was made: the gradient is 0, not missing, for the optimiser's momentum
+                # and decay must see it.
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             norm = whole(torch.nn.utils.clip_grad_norm_(self.trained, train.max_grad_norm))
@@ -299,7 +300,7 @@ class Trainer:
                 raise Diverged(f"{self.run}: the gradient's norm at step {step} is {norm.item()}: lower train.lr")
             total_norm += norm.item()
             self.optimizer.step()
-        # Once, however many updates a batch feeds: nothing is sampled between them.
+        # One synchronisation is enough, however many updates a batch feeds: nothing is sampled between them.
         self.engine.sync_weights()
         count = train.updates_per_batch
         gathered = gather_columns(join_columns(columns), self.ranks)
@@ -317,7 +318,7 @@ class Trainer:
         return step_metrics(step, self.method) | leaks
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Samples benchmarks and validation, stores every answer, returns accuracies."""
+        """Samples benchmarks and validation, stores every answer, and returns the accuracies."""
         identity = Identity(self.run, self.name, self.seed, step)
         params = self.params.evaluation
         rows = evaluate(

@@ -1,4 +1,4 @@
-"""Compare: lines over steps, schedules, parameters, and two runs problem by problem."""
+"""Tests the Compare page: lines over steps, schedules, parameters, and two runs problem by problem."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What two rollouts share, and the page that shows it."""
+"""Tests the comparison of two rollouts, and the page that shows it."""
 
 from pathlib import Path
 import random

@@ -1,4 +1,4 @@
-"""The Gating page and what is counted on it."""
+"""Tests the Gating page and the numbers on it."""
 
 from functools import partial
 import math

@@ -1,4 +1,4 @@
-"""The overview: rows of runs, filters, links, and runs in progress."""
+"""Tests the Overview page: rows of runs, filters, links, and runs in progress."""
 
 import json
 import os

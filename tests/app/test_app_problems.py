@@ -1,4 +1,4 @@
-"""The Problems page: heatmap, one problem through training, its answers, training problems."""
+"""Tests the Problems page: heatmap, one problem through training, its answers, training problems."""
 
 from functools import partial
 from pathlib import Path

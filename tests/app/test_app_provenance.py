@@ -1,4 +1,4 @@
-"""Provenance: what a run hangs on, the command that makes it again, and MLflow's record of it."""
+"""Tests the Provenance page: what a run depends on, the command that makes it again, and MLflow's record of it."""
 
 from pathlib import Path
 import shutil

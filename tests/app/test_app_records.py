@@ -1,4 +1,4 @@
-"""Runs of other commits: every page shows records, tables and parameters that hold less or more than today's."""
+"""Tests runs of other commits: every page shows records, tables and parameters with more or fewer fields than ours."""
 
 import io
 import json

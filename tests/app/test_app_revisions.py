@@ -1,4 +1,4 @@
-"""Other commits and DVC experiments, in a real repository of git and DVC."""
+"""Tests other commits and DVC experiments, in a real repository of git and DVC."""
 
 from collections.abc import Iterator
 import os

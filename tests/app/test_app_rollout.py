@@ -1,4 +1,4 @@
-"""The Rollout page: what it opens, what the strip is given, files to take away."""
+"""Tests the Rollout page: the rollout that it opens, the data of the strip, the files that it offers."""
 
 import base64
 import hashlib

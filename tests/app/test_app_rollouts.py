@@ -1,4 +1,4 @@
-"""The list of rollouts: filters, groups, search, files of a selection."""
+"""Tests the list of rollouts: filters, groups, search, files of a selection."""
 
 from functools import partial
 import io

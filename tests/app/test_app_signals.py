@@ -1,4 +1,4 @@
-"""Signals of a rollout: their numbers, their scales, and why one is missing."""
+"""Tests the signals of a rollout: their numbers, their scales, and the reasons why one is missing."""
 
 from collections.abc import Iterator
 import math

@@ -1,4 +1,4 @@
-"""Where the app's runs come from: everything that is there, and a notice for everything that cannot be shown."""
+"""Tests where the app finds runs, and that everything it cannot show has a notice."""
 
 from pathlib import Path
 import shutil

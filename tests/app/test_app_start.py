@@ -1,4 +1,4 @@
-"""The app as a whole: what it imports, how soon it is there, its options, and text that is shown as text."""
+"""Tests the app as a whole: its imports, its start, its options, and that text is shown as text."""
 
 from pathlib import Path
 import subprocess

@@ -1,4 +1,4 @@
-"""What the app reads of a run: right numbers, only what is asked for, and anew when a file changes."""
+"""Tests what the app reads of a run: right numbers, no needless reads, and a new read when a file changes."""
 
 from pathlib import Path
 import shutil

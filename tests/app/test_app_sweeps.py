@@ -1,4 +1,4 @@
-"""The Sweeps page, and its reader, on a real study over a made-up objective."""
+"""Tests the Sweeps page and its reader, on a real study over a made-up objective."""
 
 import csv
 from functools import partial

@@ -1,4 +1,4 @@
-"""The Tables page, and how runs that were found become its rows."""
+"""Tests the Tables page, and how runs become its rows."""
 
 from pathlib import Path
 import re

@@ -1,6 +1,6 @@
-"""Hostile text in records, in a real browser: shown as text on every page, and nothing of it takes effect.
+"""Tests hostile text in records, in a real browser: every page shows it as text, and none of it takes effect.
 
-Each text would leave a trace that :class:`Watch` looks for: a dialog, a request, another title, a variable, or an
+Each text would leave a trace that :class:`Watch` finds: a dialog, a request, another title, a variable, or an
 element that carries its mark. The last test makes the same visit to a copy of the app that does make markup of text.
 """
 

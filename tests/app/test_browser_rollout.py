@@ -1,4 +1,4 @@
-"""The token strip in a real browser: what a reader sees, points at, clicks, follows and takes away."""
+"""Tests the token strip in a real browser: what a reader sees, hovers over, clicks, follows and downloads."""
 
 from collections.abc import Iterator
 import json

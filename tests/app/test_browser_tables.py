@@ -1,4 +1,4 @@
-"""From a cell of the table to one rollout, and files of a selection, in a real browser."""
+"""Tests, in a real browser, the way from a cell of the table to one rollout, and files of a selection."""
 
 from collections.abc import Iterator
 import json

@@ -1,4 +1,4 @@
-"""A reader's whole way in a real browser: from a cell of the table to a token, to a fresh window, to a file."""
+"""Tests a reader's whole way in a real browser: from a cell of the table to a token, a fresh window, and a file."""
 
 from collections.abc import Iterator
 import json

@@ -1,3 +1,5 @@
+"""Tests padded batches, shared lines and micro-batches, by hand and over random lengths."""
+
 from itertools import pairwise
 
 from hypothesis import given

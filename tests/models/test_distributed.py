@@ -1,4 +1,4 @@
-"""Two gloo ranks compute what one process computes: gradients, weights, log-probs; and none waits for the other."""
+"""Tests that two gloo ranks compute what one does (gradients, weights, log-probs), and that neither waits in vain."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""From one command to several processes: what is refused before any work, and the real launch with a kill."""
+"""Tests the launch of several processes by one command: what is refused before any work, and a real run with a kill."""
 
 import os
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Tests the exact head: values and gradients against full logits, by hand and by gradcheck."""
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 import math

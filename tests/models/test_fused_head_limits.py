@@ -1,3 +1,5 @@
+"""Tests the exact head in its limiting cases: no tokens, sharp distributions, half precision, frozen parts."""
+
 from dataclasses import replace
 from typing import Any
 

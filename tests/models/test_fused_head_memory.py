@@ -1,3 +1,5 @@
+"""Tests the memory of the exact head, and the counter that measures it."""
+
 import itertools
 from typing import Any
 

@@ -1,3 +1,5 @@
+"""Tests the exact head inside models (tied, biased, sharded), and against TRL's functions."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

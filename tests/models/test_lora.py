@@ -1,4 +1,4 @@
-"""LoRA: what an adapted policy computes, against W + s·B·A by hand, and that the base inside it is the base."""
+"""Tests what an adapted policy computes against W + s·B·A by hand, and that the base inside it is the base."""
 
 import copy
 import dataclasses

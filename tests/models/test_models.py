@@ -1,3 +1,5 @@
+"""Tests how a model's head is replaced and restored, and which models may share lines."""
+
 import json
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Tests group-relative advantages and gates: numbers by hand and properties over random rewards."""
+
 import math
 
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Every divergence of the registry: its formula by hand and by others' code, its row kernel against autograd."""
+"""Tests every divergence: its formula by hand and against other libraries, its row kernel against autograd."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields

@@ -1,3 +1,5 @@
+"""Tests the terms of the loss: numbers by hand, gradients, and where terms agree with one another."""
+
 from collections.abc import Callable
 import math
 from typing import Any, get_args

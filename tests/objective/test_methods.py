@@ -1,3 +1,5 @@
+"""Tests methods as a whole: coefficients, the rows that are read, and the loss per token by hand."""
+
 import dataclasses
 import math
 from typing import Any

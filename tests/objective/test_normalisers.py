@@ -1,4 +1,4 @@
-"""What a sum over tokens is divided by: numbers by hand, and weights that add up to one."""
+"""Tests the normalisers of the loss: numbers by hand, and weights that add up to one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A method's own gate and terms are tried before anything runs, and refused by field, path and remedy."""
+"""Tests that a method's own gate and terms are tried before a run, and refused by field, path and remedy."""
 
 from collections.abc import Callable
 from pathlib import Path

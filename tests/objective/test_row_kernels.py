@@ -1,3 +1,5 @@
+"""Tests the row kernels of the exact head by hand and against autograd."""
+
 import math
 from typing import Any
 

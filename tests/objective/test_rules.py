@@ -1,4 +1,4 @@
-"""Whoever asks for a method's rules is told the same, and what the loss itself does: over random valid methods."""
+"""Tests that the rules of a method agree with what the loss itself does, over random valid methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

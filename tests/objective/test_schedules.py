@@ -1,3 +1,5 @@
+"""Tests the schedules of β, λ and the learning rate against the paper's and the public code's."""
+
 import pytest
 
 from sdpg.objective.schedules import beta, crossed, learning_rate, rlsd_lambda, window

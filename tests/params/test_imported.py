@@ -1,4 +1,4 @@
-"""Own parts: what is wrong with one is said with its field, its path and what to do."""
+"""Tests own parts: an error names the part's field and path, and says what to do."""
 
 from collections.abc import Iterator
 from pathlib import Path

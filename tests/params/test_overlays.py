@@ -1,4 +1,4 @@
-"""Profiles and presets, written into params.yaml."""
+"""Tests profiles and presets, written into params.yaml."""
 
 from pathlib import Path
 import shutil

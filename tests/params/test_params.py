@@ -1,4 +1,4 @@
-"""params.yaml: every key known and used, every error readable."""
+"""Tests params.yaml: every key is known and used, and every error is readable."""
 
 import copy
 from pathlib import Path

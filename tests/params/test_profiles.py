@@ -1,4 +1,4 @@
-"""The profiles of Qwen3: the paper's settings, equal but for the model, gone once another profile is written."""
+"""Tests the profiles of Qwen3: the paper's settings, equal but for the model, and gone with another profile."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The section rollout.vllm, and what is said before vLLM is started; no vLLM is needed."""
+"""Tests the section rollout.vllm, and the errors before vLLM is started; no vLLM is needed."""
 
 import copy
 import importlib.machinery

@@ -1,4 +1,4 @@
-"""The digest of code moves with what a program does, and with nothing else."""
+"""Tests that the digest of code changes with what a program does, and with nothing else."""
 
 from collections.abc import Callable
 import json

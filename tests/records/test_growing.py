@@ -1,4 +1,4 @@
-"""Records that grow: older files, newer ones, files with columns more or less, and damaged ones."""
+"""Tests records that grow: older files, newer ones, files with more or fewer columns, and damaged ones."""
 
 from pathlib import Path
 import re

@@ -1,4 +1,4 @@
-"""The Parquet contract between training and whoever reads it."""
+"""Tests the Parquet contract between training and its readers."""
 
 from pathlib import Path
 import subprocess

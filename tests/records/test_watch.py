@@ -1,4 +1,4 @@
-"""Alarms: when each rings, to the step, and that a resumed run's are those of an uninterrupted one."""
+"""Tests alarms: the step at which each rings, and that a resumed run has those of an uninterrupted one."""
 
 import math
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Tests checkpoints: every bit is restored, a kill or a full disk leaves a usable one, and later steps are cut."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 import os

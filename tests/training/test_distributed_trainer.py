@@ -1,4 +1,4 @@
-"""What a run on two gloo ranks keeps, writes and goes on from: the loop, checkpoints, precision, memory, sampling."""
+"""Tests a run on two gloo ranks: the loop, its files, checkpoints, resuming, precision, memory, sampling."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,7 @@
-"""Traces of five updates per method: what no formula says, such as the order of updates, must not change unnoticed.
+"""Tests traces of five updates per method: choices in no formula, such as the order of updates, must stay the same.
 
-A file of ``tests/golden/`` holds a method's values beside its trace, so that tuning params.yaml leaves it alone.
-After a change that is meant to move them, or to add the methods that are new in params.yaml, run
+A file of ``tests/golden/`` holds a method's values beside its trace, so that tuning params.yaml does not affect it.
+After a change that is meant to move the traces, or to add the methods that are new in params.yaml, run
 ``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/training/test_golden.py`` and look at the difference before
 committing it.
 """

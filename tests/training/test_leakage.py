@@ -1,4 +1,4 @@
-"""Mentions of a given answer and copies of the privileged solution."""
+"""Tests the detection of mentions of a given answer and of copies of the privileged solution."""
 
 from pathlib import Path
 import time

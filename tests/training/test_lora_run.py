@@ -1,4 +1,4 @@
-"""A run that trains an adapter, from files to files: sampled, recorded, cut off, gone on with, written, evaluated."""
+"""Tests a run that trains an adapter, from files to files: sampled, recorded, killed, resumed, written, evaluated."""
 
 from collections.abc import Callable
 import csv

@@ -1,3 +1,5 @@
+"""Tests the metrics of a step: entropies, clip fractions and KL estimators by hand."""
+
 import math
 from typing import Any
 

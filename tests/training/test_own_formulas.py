@@ -1,4 +1,4 @@
-"""Terms of whole responses and gates per token, as somebody would add them: one entry each, and no further pass."""
+"""Tests terms of whole responses and gates per token as a user would add them: one entry each, no further pass."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

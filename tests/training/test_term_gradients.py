@@ -1,3 +1,5 @@
+"""Tests that the terms' gradients add up to the whole gradient, and their norms and cosine."""
+
 from pathlib import Path
 from typing import Any
 

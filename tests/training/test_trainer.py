@@ -1,4 +1,4 @@
-"""The training loop on a random model of the tiny world, in memory."""
+"""Tests the training loop on a random model of the tiny world, in memory."""
 
 import dataclasses
 from pathlib import Path

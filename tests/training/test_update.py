@@ -1,4 +1,4 @@
-"""The update against an implementation of its own, from the paper's formulas, one row and one token at a time."""
+"""Tests the update against a second implementation of the paper's formulas, one row and one token at a time."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Which forward passes an update makes, its limiting cases, and what it hands on."""
+"""Tests the forward passes that an update makes, its limiting cases, and the values that it passes on."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Leak shares and alarms in a real training run, interrupted and not."""
+"""Tests leak shares and alarms in a real training run, interrupted and not."""
 
 import json
 from pathlib import Path
