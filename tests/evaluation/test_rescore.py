@@ -15,7 +15,7 @@ import torch
 
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
-from sdpg.objective.advantages import gate, group_advantages
+from sdpg.objective.advantages import group_advantages
 from sdpg.objective.gates import GATES
 from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
@@ -177,6 +177,12 @@ def test_the_run_says_how_it_was_scored(tmp_path: Path) -> None:
     write_run(tmp_path, config=config)
     found, _ = rescored(tmp_path)
     assert [row["gates"] for row in found["steps"]] == [0, 0]
+    # A gate of the run's own is not looked at, as that would run its code.
+    params["methods"]["grpo"]["gate"] = {"kind": "import", "path": "nowhere:gate", "options": {}}
+    write_run(tmp_path, config=config)
+    found, report = rescored(tmp_path)
+    assert [row["gates"] for row in found["steps"]] == [None, None]
+    assert "no gate was looked at (a gate of a run's own is left out: its code is not run here)" in report
     params["methods"]["grpo"]["gate"] = "later"
     write_run(tmp_path, config=config)
     with pytest.raises(UserError, match="gate 'later', which this version does not know"):
@@ -208,7 +214,7 @@ def test_signs_are_those_of_the_advantages(kind: Any) -> None:
     ]
     expected = [group_advantages(rewards, kind, 1e-6).sign().flatten().int().tolist() for rewards in (old, new)]
     assert list(advantage_signs(rows)) == list(zip(*expected, strict=True))
-    gates = gate(group_advantages(new, kind, 1e-6), "positive").flatten().tolist()
+    gates = [GATES["positive"].row(each) for each in group_advantages(new, kind, 1e-6).flatten().tolist()]
     assert [float(sign > 0) for _, sign in advantage_signs(rows)] == gates
 
 

@@ -20,6 +20,7 @@ from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
 from sdpg.objective.coefficients import Coefficients
+from sdpg.objective.gates import GATES, Gate
 from sdpg.params import MethodParams
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose
@@ -369,6 +370,12 @@ def crediting(ranks: Ranks, folder: Path) -> None:
     assert ranks.values(found) == [found] * 2
     # Every second reward is 1, as on the first rank.
     assert found[1] == [1.0, 0.0] * 6
+    # So do the gates of the first rank, though a rule of one's own may differ between ranks.
+    GATES["by rank"] = Gate("", lambda advantage: float(ranks.rank))
+    reader.method = reader.method.model_copy(update={"distillation": "jsd", "gate": "by rank"})
+    experience = Trainer.credit(reader, sampled, verdicts, Coefficients(0.0, 0.0, 0.0))
+    del GATES["by rank"]
+    assert experience.gates.tolist() == [0.0] * 12
 
 
 def test_one_process_alone_tells_itself(found: Path) -> None:

@@ -249,6 +249,22 @@ def test_a_run_is_read_by_its_name_or_its_folder(tmp_path: Path) -> None:
     assert read_record(str(folder)) == Record(str(folder), config("grpo"), metrics)
 
 
+def test_a_field_that_an_older_run_lacks_has_its_default() -> None:
+    newer, older, moved = config(), config(), config()
+    for one in (newer, older, moved):
+        one["params"]["methods"]["grpo"] |= {"terms": {}}
+        one["params"]["methods"]["sdpg-ufkl"] |= {"terms": {}, "entropy_bonus": 0.0}
+    for name in ("terms", "entropy_bonus"):
+        del older["params"]["methods"]["sdpg-ufkl"][name]
+    del older["params"]["methods"]["grpo"]["terms"]
+    moved["params"]["methods"]["sdpg-ufkl"]["entropy_bonus"] = 0.1
+    empty = {"step": [], "response_tokens": []}
+    found = compare_runs(Record("new", newer, empty), Record("old", older, empty))
+    assert (found.rest, found.compared, found.without_effect) == ([], [], [])
+    found = compare_runs(Record("moved", moved, empty), Record("old", older, empty))
+    assert paths(found.rest) == ["methods.sdpg-ufkl.entropy_bonus"]
+
+
 def test_what_an_older_run_does_not_say_differs(tmp_path: Path) -> None:
     stored(tmp_path / "runs" / "grpo-0")
     text = (stored(tmp_path / "elsewhere" / "grpo-0") / "config.yaml").read_text()
