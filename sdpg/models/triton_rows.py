@@ -18,6 +18,7 @@ Axes: C tokens of a chunk, of which the first S were scored by the teacher, V vo
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+import importlib
 import importlib.util
 import os
 from typing import Any
@@ -124,14 +125,12 @@ def read(
 
     ``ids`` is (C,). Returns (4, C) numbers that :func:`differentiate` wants.
     """
-    from sdpg.models import triton_kernels
-
     count, vocabulary = student.shape
     stats = torch.empty(4, count, dtype=torch.float32, device=student.device)
     for rows, taught in _parts(count, teacher, scored):
         part = values[rows]
         with _on(student.device):
-            triton_kernels.read_row[(rows.stop - rows.start,)](
+            _kernels().read_row[(rows.stop - rows.start,)](
                 student[rows], teacher if taught else student, ids[rows], part.logprobs, part.entropy, part.divergence,
                 part.teacher_logprobs, part.teacher_entropy, part.of_p, stats[:, rows],
                 vocabulary, student.stride(0), teacher.stride(0), count, 1 / temperature,
@@ -158,8 +157,6 @@ def differentiate(
     ``gradients`` are ∂L/∂logprobs, ∂L/∂entropy and ∂L/∂divergence, (C,) each or None, already divided by the
     temperature.
     """
-    from sdpg.models import triton_kernels
-
     count, vocabulary = student.shape
     given = [torch.zeros_like(values.logprobs) if part is None else part.contiguous() for part in gradients]
     for rows, taught in _parts(count, teacher, scored):
@@ -167,13 +164,18 @@ def differentiate(
         form = "none" if taught is None or gradients[2] is None else taught.form
         grid = (rows.stop - rows.start, -(-vocabulary // DIFFERENTIATE["BLOCK"]))
         with _on(student.device):
-            triton_kernels.differentiate_row[grid](
+            _kernels().differentiate_row[grid](
                 student[rows], teacher if taught else student, out[rows], ids[rows], part.entropy, part.of_p,
                 stats[:, rows], *(gradient[rows] for gradient in given),
                 vocabulary, student.stride(0), teacher.stride(0), out.stride(0), count, 1 / temperature,
                 1 / taught.temperature if taught else 1.0, taught.beta if taught else 0.0,
                 FORM=form, **DIFFERENTIATE,
             )  # fmt: skip
+
+
+def _kernels() -> Any:
+    """Returns the module of the kernels, which imports Triton."""
+    return importlib.import_module("sdpg.models.triton_kernels")
 
 
 def _parts(count: int, teacher: Tensor, scored: Scored | None) -> list[tuple[slice, Scored | None]]:

@@ -12,7 +12,7 @@ of :mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloa
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sdpg.models.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
+from sdpg.models.fused_head import BLOCK_BYTES, chunk_tokens
 from sdpg.planning.adapter import FLOAT, HALF, Adapter
 from sdpg.planning.shapes import Shape
 
@@ -113,7 +113,8 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     row = FLOAT * shape.vocabulary
     chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
     scored = min(chunk, passes.scored) if gradients else 0
-    block = max(1, min(chunk, (GPU_BLOCK_BYTES if passes.on_gpu else BLOCK_BYTES) // row))
+    # Assumption: on a GPU Triton does the row-wise work, without scratch rows (without Triton: 128 MiB more).
+    block = 0 if passes.on_gpu else max(1, min(chunk, BLOCK_BYTES // row))
     total = (chunk + scored + 2 * block) * row + passes.responses * (56 if gradients else 36)
     product = HALF if passes.half and passes.on_gpu else FLOAT
     if product == HALF:
