@@ -17,8 +17,8 @@ from benchmarks.head import PRODUCTS, peak_of
 from benchmarks.rivals import Way, Work, differences, make_work
 from benchmarks.timing import MIB, interleaved, median_ratio, one_product, ratio_range
 from sdpg.errors import UserError
-from sdpg.models import triton_rows
 from sdpg.models.fused_head import chunk_tokens
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import StudentTeacherKL
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
@@ -64,7 +64,7 @@ class Setting:
     @property
     def both_forms(self) -> bool:
         """Whether Triton does the head's row-wise work, so that there is a plain PyTorch form to compare it with."""
-        return triton_rows.usable(self.device, torch.float32, StudentTeacherKL())
+        return launch.usable(self.device, torch.float32, StudentTeacherKL())
 
     def work(self, tokens: int | None = None) -> Work:
         """Inputs for all or fewer tokens."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.figures import SkippedError
 from sdpg.models.fused_head import Teacher, TokenValues, fused_head
-from sdpg.models.triton_rows import without_triton
+from sdpg.models.triton_rows.launch import without_triton
 from sdpg.objective import losses
 from sdpg.objective.divergences import Divergence, StudentTeacherKL
 

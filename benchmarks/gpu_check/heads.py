@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, SkippedError
 from benchmarks.gpu import Setting
 from benchmarks.gpu_check.checks import Answer, Run
 from benchmarks.rivals import Result, Work, differences, make_work
-from sdpg.models import triton_rows
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import DIVERGENCES, Divergence
 
 REPEATS = 3
@@ -62,11 +62,11 @@ def kernels(setting: Setting) -> Answer:
     if setting.device.type != "cuda":
         raise SkippedError("Triton's kernels run on a GPU")
     start = time.monotonic()
-    problem = triton_rows.problem(setting.device)
+    problem = launch.problem(setting.device)
     if problem is not None:
         return Answer(f"plain PyTorch is used: {problem}", False)
     if not setting.both_forms:
-        return Answer(f"plain PyTorch is used: {triton_rows.SWITCH}=0 is set", False)
+        return Answer(f"plain PyTorch is used: {launch.SWITCH}=0 is set", False)
     import triton  # pyright: ignore[reportMissingImports]
 
     return Answer(f"Triton {triton.__version__}, {time.monotonic() - start:.1f} s", True)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sdpg.models import triton_rows
 from sdpg.models.row_kernels import RowValues, gradient_rows, student_rows, teacher_rows
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import Divergence, StudentTeacherKL
 
 BLOCK_BYTES = 512 * 1024
@@ -194,9 +194,9 @@ class _Pass:
         self.logits = torch.empty(self.chunk, vocabulary, **options)
         self.teacher_logits = torch.empty(min(self.chunk, self.scored), vocabulary, **options)
         teacher = job.teacher
-        self.asked = teacher and triton_rows.Scored(teacher.temperature, teacher.divergence, teacher.with_entropy)
+        self.asked = teacher and launch.Scored(teacher.temperature, teacher.divergence, teacher.with_entropy)
         divergence = None if teacher is None else teacher.divergence
-        self.triton = triton_rows.usable(hidden.device, options["dtype"], divergence)
+        self.triton = launch.usable(hidden.device, options["dtype"], divergence)
         self.scratch = torch.empty(2, 0 if self.triton else self.block, vocabulary, **options)
 
         self.loss = torch.zeros((), **options)
@@ -251,7 +251,7 @@ class _Pass:
         teacher, values = self.job.teacher, self.values[chunk]
         if self.triton:
             ids = logits.ids.squeeze(1)
-            stats = triton_rows.read(logits.student, logits.teacher, ids, self.job.temperature, self.asked, values)
+            stats = launch.read(logits.student, logits.teacher, ids, self.job.temperature, self.asked, values)
             return replace(logits, stats=stats)
         for rows, taught, (p, scratch) in self._blocks(count, len(logits.teacher)):
             student_rows(logits.student[rows], logits.ids[rows], p, scratch, self.job.temperature, values[rows])
@@ -299,9 +299,7 @@ class _Pass:
             exact = self.bias_gradient is not None or p.dtype == self.weight.dtype
             factor = p if exact else torch.empty_like(p, dtype=self.weight.dtype)
             ids = logits.ids.squeeze(1)
-            triton_rows.differentiate(
-                p, x, ids, self.job.temperature, self.asked, values, logits.stats, gradients, factor
-            )
+            launch.differentiate(p, x, ids, self.job.temperature, self.asked, values, logits.stats, gradients, factor)
             return factor
         for rows, taught, (scratch, _) in self._blocks(len(p), len(x)):
             parts = [None if gradient is None else gradient[rows] for gradient in gradients]
@@ -334,7 +332,7 @@ class _Logits:
     """The place of work of a chunk: C tokens, S of them scored.
 
     Hidden states are (C, D), ids (C, 1), the student's logits (C, V), the teacher's (S, V). ``stats`` is what
-    :func:`sdpg.models.triton_rows.read` returned; None where the plain form read.
+    :func:`sdpg.models.triton_rows.launch.read` returned; None where the plain form read.
     """
 
     hidden: Tensor

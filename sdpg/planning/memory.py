@@ -115,15 +115,19 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     scored = min(chunk, passes.scored) if gradients else 0
     # Assumption: on a GPU Triton does the row-wise work, without scratch rows (without Triton: 128 MiB more).
     block = 0 if passes.on_gpu else max(1, min(chunk, BLOCK_BYTES // row))
-    total = (chunk + scored + 2 * block) * row + passes.responses * (56 if gradients else 36)
     product = HALF if passes.half and passes.on_gpu else FLOAT
+    # What a chunk is worked on with, and gives back before the values of all tokens are put in order.
+    work = (chunk + scored + 2 * block) * row + FLOAT * (2 if gradients else 1) * chunk * shape.hidden_size
+    if gradients and product == HALF:
+        work += HALF * chunk * shape.vocabulary
+    # Seven numbers a token and its place; the update keeps eight of its terms and a flag.
+    stays = passes.responses * (69 if gradients else 36)
     if product == HALF:
-        total += HALF * shape.embedding
+        stays += HALF * shape.embedding
     if gradients:
         weight = shape.embedding if passes.lora is None else 0
-        total += FLOAT * (weight + (passes.responses + 2 * chunk) * shape.hidden_size)
-        total += chunk * shape.vocabulary * HALF if product == HALF else 0
-    return total
+        stays += FLOAT * (weight + passes.responses * shape.hidden_size)
+    return stays + max(work, 5 * FLOAT * passes.responses)
 
 
 def forward_only(shape: Shape, tokens: int, half: bool, cached: bool, lora: Adapter | None = None) -> int:

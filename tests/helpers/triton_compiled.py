@@ -11,8 +11,8 @@ from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingI
 from triton.runtime import driver  # pyright: ignore[reportMissingImports]
 from triton.runtime.jit import JITFunction  # pyright: ignore[reportMissingImports]
 
-from sdpg.models import triton_rows
 from sdpg.models.row_kernels import RowValues
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import DIVERGENCES
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -48,15 +48,15 @@ def main() -> None:
     JITFunction.run = compiled
     words = 151_936
     for kind in (None, *DIVERGENCES.values()):
-        scored = triton_rows.Scored(1.0, kind and kind(), False)
+        scored = launch.Scored(1.0, kind and kind(), False)
         for start in (0, 3):
             student, teacher = torch.zeros(3, words), torch.zeros(2, words)
             ids = torch.zeros(9, dtype=torch.int64)[start : start + 3]
             values = RowValues.empty(9, student)[slice(start, start + 3)]
-            stats = triton_rows.read(student, teacher, ids, 1.0, scored, values)
+            stats = launch.read(student, teacher, ids, 1.0, scored, values)
             for out in (student, torch.zeros(3, words, dtype=torch.bfloat16)):
                 gradients = [torch.zeros(3), None, torch.zeros(3)]
-                triton_rows.differentiate(student, teacher, ids, 1.0, scored, values, stats, gradients, out)
+                launch.differentiate(student, teacher, ids, 1.0, scored, values, stats, gradients, out)
     print(json.dumps(list(found.values())))
 
 

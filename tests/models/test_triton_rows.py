@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sdpg.models import triton_rows
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import StudentTeacherKL
 
 PROJECT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ needs_triton = pytest.mark.skipif(
 def test_the_kernels_under_tritons_interpreter() -> None:
     # Triton decides when it is imported whether it interprets.
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop(triton_rows.SWITCH, None)
+    environment.pop(launch.SWITCH, None)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/models/triton_interpreted.py"]
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
@@ -48,4 +48,4 @@ def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
 
 def test_cpus_use_the_plain_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert not triton_rows.usable(torch.device("cpu"), torch.float32, StudentTeacherKL())
+    assert not launch.usable(torch.device("cpu"), torch.float32, StudentTeacherKL())

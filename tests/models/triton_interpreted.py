@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdpg.models import triton_rows
 from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.row_kernels import RowValues
-from sdpg.models.triton_rows import READ, Scored
+from sdpg.models.triton_rows import launch
+from sdpg.models.triton_rows.launch import READ, Scored
 from sdpg.objective.divergences import DIVERGENCES, Divergence, StudentTeacherKL
 from tests.helpers.direct_head import (
     Inputs,
@@ -69,11 +69,11 @@ def computed(rows: Rows, factors: list[Tensor | None], out_type: torch.dtype) ->
     student, teacher = rows.student.clone(), rows.teacher.clone()
     values = RowValues.empty(len(student), student)
     asked = rows.asked() if len(teacher) else None
-    stats = triton_rows.read(student, teacher, rows.ids, rows.temperature, asked, values)
+    stats = launch.read(student, teacher, rows.ids, rows.temperature, asked, values)
     assert torch.equal(student, rows.student) and torch.equal(teacher, rows.teacher)
     out = student if out_type == student.dtype else torch.empty_like(student, dtype=out_type)
     scaled = [None if factor is None else factor / rows.temperature for factor in factors]
-    triton_rows.differentiate(student, teacher, rows.ids, rows.temperature, asked, values, stats, scaled, out)
+    launch.differentiate(student, teacher, rows.ids, rows.temperature, asked, values, stats, scaled, out)
     assert torch.equal(teacher, rows.teacher)
     return vars(TokenValues.of(values)) | {"gradient": out}
 
@@ -280,24 +280,24 @@ def test_what_has_no_triton_form_takes_the_plain_one(reads: list[int], monkeypat
     torch.testing.assert_close(twice, 2 * once)
     assert sum(reads) == 6
     fused(example(dtype=torch.float64), None)
-    with triton_rows.without_triton():
+    with launch.without_triton():
         fused(inputs, None)
-    monkeypatch.setenv(triton_rows.SWITCH, "0")
+    monkeypatch.setenv(launch.SWITCH, "0")
     fused(inputs, None)
     assert sum(reads) == 6
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of :func:`sdpg.models.triton_rows.read` was given."""
-    assert triton_rows.problem(CPU) is None
-    found, read = [], triton_rows.read
+    """How many tokens each call of :func:`sdpg.models.triton_rows.launch.read` was given."""
+    assert launch.problem(CPU) is None
+    found, read = [], launch.read
 
     def counted(student: Tensor, *arguments: Any) -> Tensor:
         found.append(len(student))
         return read(student, *arguments)
 
-    monkeypatch.setattr(triton_rows, "read", counted)
+    monkeypatch.setattr(launch, "read", counted)
     return found
 
 
@@ -312,11 +312,11 @@ def test_kernels_that_fail_or_are_wrong_are_reported_once(monkeypatch: pytest.Mo
         return torch.ones(4, 3)
 
     for reader, text in ((broken, "RuntimeError: Failed to find C compiler"), (wrong, "logprobs, .* differ from")):
-        triton_rows.problem.cache_clear()
+        launch.problem.cache_clear()
         with monkeypatch.context() as patched:
-            patched.setattr(triton_rows, "read", reader)
+            patched.setattr(launch, "read", reader)
             with pytest.warns(UserWarning, match=text) as caught:
                 for _ in range(2):
                     torch.testing.assert_close(fused(inputs, None)[1].logprobs, expected)
             assert sum("Triton's kernels" in str(each.message) for each in caught) == 1
-    triton_rows.problem.cache_clear()
+    launch.problem.cache_clear()

@@ -1,4 +1,4 @@
-"""Decides where Triton does the head's row-wise work, and launches its kernels, :mod:`sdpg.models.triton_kernels`.
+"""Decides where Triton does the head's row-wise work, and launches its kernels, :mod:`sdpg.models.triton_rows.kernels`.
 
 The plain PyTorch form, :mod:`sdpg.models.row_kernels`, is the reference: CPUs, float64 and divergences that
 :data:`FORMS` does not name use it, and so does everything where Triton does not work, after one warning. The
@@ -175,7 +175,7 @@ def differentiate(
 
 def _kernels() -> Any:
     """Returns the module of the kernels, which imports Triton."""
-    return importlib.import_module("sdpg.models.triton_kernels")
+    return importlib.import_module("sdpg.models.triton_rows.kernels")
 
 
 def _parts(count: int, teacher: Tensor, scored: Scored | None) -> list[tuple[slice, Scored | None]]:

@@ -1,4 +1,4 @@
-"""Triton kernels of the head's row-wise work; :mod:`sdpg.models.triton_rows` launches them and says what they promise.
+"""Triton kernels of the head's row-wise work; :mod:`sdpg.models.triton_rows.launch` says what they promise.
 
 Importing this module imports Triton. z are a token's raw logits and τ its temperature; p is the student's distribution
 and q the teacher's. In every name ``_p`` is of the student and ``_q`` of the teacher.
