@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdpg.models.columns import TokenColumn, cut_columns
@@ -21,7 +22,10 @@ class Waits(TorchDispatchMode):
         self.found: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(name in str(function) for name in WAITING):
+        # A mask as an index: its length is that of the result.
+        indexes = str(function).startswith(("aten.index.", "aten.index_put"))
+        masked = indexes and any(isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1])
+        if masked or any(name in str(function) for name in WAITING):
             self.found[str(function)] += 1
         return function(*args, **(kwargs or {}))
 
