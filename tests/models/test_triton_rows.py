@@ -1,3 +1,5 @@
+"""Tests the Triton kernels of the head, in Triton's interpreter and by compiling them; both in other processes."""
+
 import importlib.util
 import json
 import os

@@ -1,3 +1,5 @@
+"""Tests that the head does not make the host wait for a GPU, and the columns that leave it together."""
+
 from collections import Counter
 from typing import Any
 
