@@ -18,12 +18,15 @@ from benchmarks.rivals import Way, Work, differences, make_work
 from benchmarks.timing import MIB, interleaved, median_ratio, one_product, ratio_range
 from sdpg.errors import UserError
 from sdpg.models.fused_head import chunk_tokens
+from sdpg.models.triton_rows import launch
+from sdpg.objective.divergences import StudentTeacherKL
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
 """MiB for the logits of a chunk."""
 CHUNK_BYTES = 1024 * MIB
 REPEATS = 10
 CHECKED_TOKENS = 256
+PLAIN = "ours without Triton"
 TOLERANCE = 2e-2
 """On gradients that are returned in bfloat16, whose own rounding is 4e-3 at the most."""
 
@@ -57,6 +60,11 @@ class Setting:
     def unit(self) -> int:
         """Operations of one matrix product of the head."""
         return 2 * self.tokens * self.width * self.vocabulary
+
+    @property
+    def both_forms(self) -> bool:
+        """Whether Triton does the head's row-wise work, so that there is a plain PyTorch form to compare it with."""
+        return launch.usable(self.device, torch.float32, StudentTeacherKL())
 
     def work(self, tokens: int | None = None) -> Work:
         """Inputs for all or fewer tokens."""
@@ -109,19 +117,23 @@ def matmul_share() -> Figure:
 
 
 def time_against(setting: Setting, target: Target, name: str, rival: Way, repeats: int = REPEATS) -> Figure:
-    """Interleaved times of ours and a rival, after a check of both."""
-    ours = partial(rivals.ours, memory_bytes=setting.chunk_bytes)
-    check(setting, {"ours": ours, name: rival})
+    """Interleaved times of ours, in both forms where there are two, and a rival, after a check of all."""
+    ways: dict[str, Way] = {"ours": partial(rivals.ours, memory_bytes=setting.chunk_bytes), name: rival}
+    if setting.both_forms:
+        ways[PLAIN] = partial(rivals.ours_in_pytorch, memory_bytes=setting.chunk_bytes)
+    check(setting, ways)
     work = setting.work()
     found = interleaved(
-        {"ours": lambda: ours(work), name: lambda: rival(work)}, repeats, f"head on {setting.device}", setting.device
+        {side: partial(way, work) for side, way in ways.items()}, repeats, f"head on {setting.device}", setting.device
     )
     _show_times(setting, found)
+    plain = {"without_triton": median_ratio(found[PLAIN], found[name])} if PLAIN in found else {}
     return target.measured(
         median_ratio(found["ours"], found[name]),
         seconds={side: statistics.median(taken) for side, taken in found.items()},
         range=ratio_range(found["ours"], found[name]),
         repeats=repeats,
+        **plain,
         **setting.sizes(),
     )
 
@@ -159,29 +171,36 @@ def largest_that_fits(setting: Setting, measure: Callable[[Work], int]) -> tuple
 
 
 def share_of_rate(setting: Setting, repeats: int = REPEATS) -> Figure:
-    """Also shows how the memory for logits changes time."""
+    """Also shows how the memory for logits changes time, in both forms where there are two."""
     budgets = sorted({*(budget * MIB for budget in BUDGETS), setting.chunk_bytes})
     work, product = setting.work(), "one product"
+    forms = {"ours": rivals.ours} | ({PLAIN: rivals.ours_in_pytorch} if setting.both_forms else {})
+    runs = {(form, budget): partial(way, work, budget) for form, way in forms.items() for budget in budgets}
     found = interleaved(
-        {str(budget): partial(rivals.ours, work, budget) for budget in budgets}
+        {f"{form}, {budget}": run for (form, budget), run in runs.items()}
         | {product: one_product(work.hidden, work.weight)},
         repeats, f"head on {setting.device}, memory for logits", setting.device,
     )  # fmt: skip
     medians = {name: statistics.median(taken) for name, taken in found.items()}
-    shares = {budget: PRODUCTS * median_ratio(found[product], found[str(budget)]) for budget in budgets}
+    shares = {
+        (form, budget): PRODUCTS * median_ratio(found[product], found[f"{form}, {budget}"]) for form, budget in runs
+    }
     show(
-        f"Ours on {setting.device} by memory for logits", ["MiB", "tokens a chunk", "seconds", "share of the rate"],
-        [(f"{budget / MIB:g}", min(setting.tokens, chunk_tokens(setting.vocabulary, 4, budget)),
-          f"{medians[str(budget)]:.4f}", f"{share:.2f}") for budget, share in shares.items()],
+        f"Ours on {setting.device} by memory for logits",
+        ["", "MiB", "tokens a chunk", "seconds", "share of the rate"],
+        [(form, f"{budget / MIB:g}", min(setting.tokens, chunk_tokens(setting.vocabulary, 4, budget)),
+          f"{medians[f'{form}, {budget}']:.4f}", f"{share:.2f}") for (form, budget), share in shares.items()],
         f"one product of 2·N·D·V = {setting.unit / 1e12:.2f} TFLOP takes {medians[product]:.4f} s; "
         f"{PRODUCTS} of them are the least",
     )  # fmt: skip
+    plain = {"without_triton": shares[PLAIN, setting.chunk_bytes]} if PLAIN in forms else {}
     return MATMUL_SHARE.measured(
-        shares[setting.chunk_bytes],
-        seconds={"ours": medians[str(setting.chunk_bytes)], product: medians[product]},
+        shares["ours", setting.chunk_bytes],
+        seconds={"ours": medians[f"ours, {setting.chunk_bytes}"], product: medians[product]},
         matmul_tflops=setting.unit / medians[product] / 1e12,
-        shares={f"{budget / MIB:g} MiB": share for budget, share in shares.items()},
+        shares={f"{form}, {budget / MIB:g} MiB": share for (form, budget), share in shares.items()},
         repeats=repeats,
+        **plain,
         **setting.sizes(),
     )
 

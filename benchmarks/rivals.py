@@ -6,7 +6,7 @@ gradient. Every way reads the teacher at open gates only.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 import importlib.util
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from benchmarks.figures import SkippedError
 from sdpg.models.fused_head import Teacher, TokenValues, fused_head
+from sdpg.models.triton_rows.launch import without_triton
 from sdpg.objective import losses
-from sdpg.objective.divergences import StudentTeacherKL
+from sdpg.objective.divergences import Divergence, StudentTeacherKL
 
 ALPHA, BETA = 1e-3, 1.0
 
@@ -32,6 +33,7 @@ class Work:
         teacher_hidden: (M, D) the teacher's hidden states, for the first M tokens.
         advantages: (N,) each token's advantage.
         ref_logprobs: (N,) log π_ref.
+        divergence: the one in the loss; rivals know the default alone.
     """
 
     hidden: Tensor
@@ -40,6 +42,7 @@ class Work:
     teacher_hidden: Tensor
     advantages: Tensor
     ref_logprobs: Tensor
+    divergence: Divergence = field(default_factory=StudentTeacherKL)
 
     def leaves(self) -> tuple[Tensor, Tensor]:
         """Returns hidden states and weight as leaves that get a gradient; nothing is copied."""
@@ -104,12 +107,19 @@ def ours(work: Work, memory_bytes: int) -> Result:
         reference = losses.reference_term(values.logprobs, work.ref_logprobs[tokens], "ufkl")
         return (outcome + ALPHA * reference + BETA * values.divergence) / count
 
-    teacher = Teacher(torch.arange(scored, device=hidden.device), work.teacher_hidden)
+    tokens = torch.arange(scored, device=hidden.device)
+    teacher = Teacher(tokens, work.teacher_hidden, divergence=work.divergence)
     loss, values = fused_head(
         hidden, weight, None, work.ids, token_loss, memory_bytes=memory_bytes, teacher=teacher
     )  # fmt: skip
     loss.backward()
     return _result(loss, hidden, weight, values.entropy)
+
+
+def ours_in_pytorch(work: Work, memory_bytes: int) -> Result:
+    """The same without Triton's kernels."""
+    with without_triton():
+        return ours(work, memory_bytes)
 
 
 def plain(work: Work) -> Result:
@@ -120,7 +130,7 @@ def plain(work: Work) -> Result:
         log_q = _wide(work.teacher_hidden @ weight.t()).log_softmax(-1)
     log_p = _wide(hidden @ weight.t()).log_softmax(-1)
     logprobs = _token_logprobs(log_p, work.ids)
-    divergence = StudentTeacherKL().value(log_p[:scored], log_q)
+    divergence = work.divergence.value(log_p[:scored], log_q)
     with torch.no_grad():
         entropy = _entropy(log_p)
     loss = work.loss(logprobs, divergence)

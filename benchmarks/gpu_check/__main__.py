@@ -28,7 +28,7 @@ MODULES = "benchmarks.gpu_check"
 PARTS = (
     Part(1, "matrix products of mixed types", f"{MODULES}.products", 15),
     Part(2, "updates of every method", f"{MODULES}.methods", 70),
-    Part(3, "the fused head", f"{MODULES}.heads", 60),
+    Part(3, "the fused head", f"{MODULES}.heads", 75),
     Part(4, "Qwen3-1.7B's shape", f"{MODULES}.large", 50),
     Part(5, "Qwen3-4B's shape", f"{MODULES}.larger", 60),
     Part(6, "FSDP2 on one process", f"{MODULES}.shards", 20),

@@ -82,25 +82,23 @@ def token_batch(
         places.append(place)
     longest = max(map(len, ids))
 
-    def padded(values: list[list[int]], fill: int) -> Tensor:
-        return torch.tensor([line + [fill] * (longest - len(line)) for line in values], device=device)
+    def padded(values: list[list[int]], fill: int) -> list[int]:
+        return [number for line in values for number in (*line, *[fill] * (longest - len(line)))]
 
+    shared = any(len(members) > 1 for members in lines)
+    # Padding is a segment of its own, so that each of its tokens sees at least itself.
+    grids = [padded(ids, pad_id)] + ([padded(places, 0), padded(segments, -1)] if shared else [])
+    parts = [*grids, owners, rows, positions, targets]
+    # All at once, and without a wait for a GPU's other work.
+    joined = torch.tensor([number for part in parts for number in part]).to(device, non_blocking=True)
+    *tables, owned, row_of, position_of, target = joined.split([len(part) for part in parts])
+    tables = [table.view(len(ids), longest) for table in tables]
     position_ids = mask = None
-    if any(len(members) > 1 for members in lines):
-        position_ids = padded(places, 0)
-        # Padding is a segment of its own, so that each of its tokens sees at least itself.
-        segment = padded(segments, -1)
+    if shared:
+        position_ids, segment = tables[1:]
         seen = (segment.unsqueeze(1) == 0) | (segment.unsqueeze(1) == segment.unsqueeze(2))
         mask = seen.tril().unsqueeze(1)
-    return TokenBatch(
-        input_ids=padded(ids, pad_id),
-        owners=torch.tensor(owners, device=device),
-        rows=torch.tensor(rows, device=device),
-        positions=torch.tensor(positions, device=device),
-        targets=torch.tensor(targets, device=device),
-        position_ids=position_ids,
-        mask=mask,
-    )
+    return TokenBatch(tables[0], owned, row_of, position_of, target, position_ids, mask)
 
 
 def shared_lines(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], limit: int) -> list[Line]:

@@ -3,7 +3,7 @@
 Axes: R rollouts of a column, N response tokens of them all.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 
@@ -39,6 +39,13 @@ class TokenColumn:
         parts = self.values.split(self.lengths) if self.rows else ()
         return {row: part.tolist() for row, part in zip(self.rows, parts, strict=True)}
 
+    def only(self, rows: Collection[int]) -> "TokenColumn":
+        """Returns the column of those of its rollouts that are among ``rows``."""
+        parts = self.values.split(self.lengths) if self.rows else ()
+        kept = [each for each in zip(self.rows, self.lengths, parts, strict=True) if each[0] in rows]
+        values = torch.cat([part for _, _, part in kept]) if kept else torch.zeros(0)
+        return TokenColumn([row for row, _, _ in kept], [length for _, length, _ in kept], values)
+
     def numbers(self) -> list[float]:
         """Returns all values, rollout after rollout, as Python numbers."""
         return self.values.tolist()
@@ -55,10 +62,12 @@ TokenColumns = Mapping[str, TokenColumn]
 def cut_columns(rows: Sequence[int], lengths: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, TokenColumn]:
     """Cuts joined (N,) values of rollouts in any order into columns, on the CPU and without gradient."""
     order = sorted(range(len(rows)), key=lambda at: rows[at])
+    # One copy for all, as each waits for the device.
+    together = torch.stack([tensor.detach().float() for tensor in values.values()]).cpu() if values else ()
     found = {}
-    for name, tensor in values.items():
-        parts = tensor.detach().float().cpu().split(list(lengths))
-        joined = torch.cat([parts[at] for at in order]) if order else tensor.new_zeros(0, dtype=torch.float32).cpu()
+    for name, tensor in zip(values, together, strict=True):
+        parts = tensor.split(list(lengths)) if order else ()
+        joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
         found[name] = TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
     return found
 

@@ -20,12 +20,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sdpg.models.row_kernels import RowValues, gradient_rows, student_rows, teacher_rows
+from sdpg.models.triton_rows import launch
 from sdpg.objective.divergences import Divergence, StudentTeacherKL
 
 BLOCK_BYTES = 512 * 1024
 """On CPUs the row-wise work goes block by block, so that it finds its numbers in the second-level cache."""
 GPU_BLOCK_BYTES = 64 << 20
-"""On GPUs too, so that its scratch rows stay small beside the logits of a chunk."""
+"""On GPUs without Triton too, so that its scratch rows stay small beside the logits of a chunk."""
 DIFFERENTIATED = ("logprobs", "entropy", "divergence")
 """The values that carry a gradient, in the order of :func:`sdpg.models.row_kernels.gradient_rows`."""
 
@@ -107,7 +108,8 @@ def fused_head(
         token_loss: per-token loss; its derivatives with respect to logprobs, entropy and divergence are taken by
             autograd on (C,) values, and carried to hidden, weight and bias here. None: values only.
         memory_bytes: for the float32 logits of a chunk, student's and teacher's; it decides memory and time, not the
-            result. Beside it a chunk takes some scratch rows and, where products are in a half type, their factor.
+            result. Beside it a chunk takes some scratch rows, unless :mod:`sdpg.models.triton_rows` does the work,
+            and, where products are in a half type, their factor.
         temperature: the student's logits are divided by this.
         teacher: what the teacher scored, or None.
         whole_responses: ``token_loss`` reads more than each token's own values, and is called once with all N tokens.
@@ -181,14 +183,21 @@ class _Pass:
         if job.teacher is not None:
             rest = torch.ones(count, dtype=torch.bool, device=hidden.device)
             rest[job.teacher.tokens] = False
-            self.order, self.scored = torch.cat([job.teacher.tokens, self.order[rest]]), len(job.teacher.tokens)
+            self.scored = len(job.teacher.tokens)
+            # Sorted instead of selected by the mask, whose length a GPU would have to tell.
+            unscored = rest.to(torch.uint8).argsort(stable=True)[self.scored :]
+            self.order = torch.cat([job.teacher.tokens, unscored])
 
         self.chunk = max(1, min(count, chunk_tokens(vocabulary, itemsize, job.memory_bytes)))
         block_bytes = BLOCK_BYTES if on_cpu else GPU_BLOCK_BYTES
         self.block = max(1, min(self.chunk, block_bytes // (vocabulary * itemsize)))
         self.logits = torch.empty(self.chunk, vocabulary, **options)
         self.teacher_logits = torch.empty(min(self.chunk, self.scored), vocabulary, **options)
-        self.scratch = torch.empty(2, self.block, vocabulary, **options)
+        teacher = job.teacher
+        self.asked = teacher and launch.Scored(teacher.temperature, teacher.divergence, teacher.with_entropy)
+        divergence = None if teacher is None else teacher.divergence
+        self.triton = launch.usable(hidden.device, options["dtype"], divergence)
+        self.scratch = torch.empty(2, 0 if self.triton else self.block, vocabulary, **options)
 
         self.loss = torch.zeros((), **options)
         self.values = RowValues.empty(count, self.loss)
@@ -226,9 +235,11 @@ class _Pass:
             for chunk in chunks:
                 logits = self._read(chunk)
                 self._form(chunk, logits, self._differentiate(chunk))
+        # Before gradients are converted, which takes memory too.
+        del self.logits, self.teacher_logits, self.scratch
 
     def _read(self, chunk: slice) -> "_Logits":
-        """Fills the values of one chunk; leaves p in the student's logits and x in the teacher's."""
+        """Fills the values of one chunk; leaves p in the student's logits and x in the teacher's, or raw logits."""
         order, count = self.order[chunk], chunk.stop - chunk.start
         logits = _Logits(
             self.hidden[order].to(self.weight.dtype), self.job.ids[order].unsqueeze(1),
@@ -238,6 +249,10 @@ class _Pass:
         if len(logits.teacher):
             self._teacher_logits(chunk.start, logits.teacher)
         teacher, values = self.job.teacher, self.values[chunk]
+        if self.triton:
+            ids = logits.ids.squeeze(1)
+            stats = launch.read(logits.student, logits.teacher, ids, self.job.temperature, self.asked, values)
+            return replace(logits, stats=stats)
         for rows, taught, (p, scratch) in self._blocks(count, len(logits.teacher)):
             student_rows(logits.student[rows], logits.ids[rows], p, scratch, self.job.temperature, values[rows])
             if teacher is not None and taught.stop > taught.start:
@@ -262,22 +277,34 @@ class _Pass:
         return list(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
 
     def _form(self, chunk: slice, logits: "_Logits", gradients: list[Tensor | None]) -> None:
-        """Turns p into the gradient with respect to the logits, and carries it to hidden states, weight and bias."""
+        """Turns what was read into the gradient with respect to the logits; carries it to hidden, weight and bias."""
         if all(gradient is None for gradient in gradients):
             return
-        p, x, values = logits.student, logits.teacher, self.values[chunk]
         # With respect to the logits before their division by the temperature.
         scaled = [None if gradient is None else gradient / self.job.temperature for gradient in gradients]
-        for rows, taught, (scratch, _) in self._blocks(len(p), len(x)):
-            parts = [None if gradient is None else gradient[rows] for gradient in scaled]
-            gradient_rows(p[rows], x[taught], logits.ids[rows], scratch, values[rows], *parts)
+        factor = self._factor(logits, self.values[chunk], scaled)
         if self.bias_gradient is not None:
-            self.bias_gradient += p.sum(0)
-        factor = p.to(self.weight.dtype)
+            self.bias_gradient += factor.sum(0)
+        factor = factor.to(self.weight.dtype)
         if self.hidden_gradient is not None:
             self.hidden_gradient[self.order[chunk]] = (factor @ self.weight).to(self.hidden_gradient.dtype)
         if self.weight_gradient is not None:
             _accumulate(self.weight_gradient, factor.t(), logits.hidden)
+
+    def _factor(self, logits: "_Logits", values: RowValues, gradients: list[Tensor | None]) -> Tensor:
+        """Returns the gradient with respect to a chunk's logits (C, V), by ``gradients``, (C,) each or None."""
+        p, x = logits.student, logits.teacher
+        if logits.stats is not None:
+            # In the type of the products, but for a bias, whose gradient is the sum of exact rows.
+            exact = self.bias_gradient is not None or p.dtype == self.weight.dtype
+            factor = p if exact else torch.empty_like(p, dtype=self.weight.dtype)
+            ids = logits.ids.squeeze(1)
+            launch.differentiate(p, x, ids, self.job.temperature, self.asked, values, logits.stats, gradients, factor)
+            return factor
+        for rows, taught, (scratch, _) in self._blocks(len(p), len(x)):
+            parts = [None if gradient is None else gradient[rows] for gradient in gradients]
+            gradient_rows(p[rows], x[taught], logits.ids[rows], scratch, values[rows], *parts)
+        return p
 
     def _teacher_logits(self, start: int, out: Tensor) -> None:
         teacher = self.job.teacher
@@ -304,13 +331,15 @@ class _Pass:
 class _Logits:
     """The place of work of a chunk: C tokens, S of them scored.
 
-    Hidden states are (C, D), ids (C, 1), the student's logits (C, V), the teacher's (S, V).
+    Hidden states are (C, D), ids (C, 1), the student's logits (C, V), the teacher's (S, V). ``stats`` is what
+    :func:`sdpg.models.triton_rows.launch.read` returned; None where the plain form read.
     """
 
     hidden: Tensor
     ids: Tensor
     student: Tensor
     teacher: Tensor
+    stats: Tensor | None = None
 
 
 def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:

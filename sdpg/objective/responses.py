@@ -4,6 +4,7 @@ Axes: N tokens, R responses. The tokens may stand in any order.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +30,10 @@ class Responses:
         starts = lengths.cumsum(0) - lengths
         positions = lengths.new_ones(len(owners)).cumsum(0).sub_(1) - starts[owners]
         return Responses(owners, positions, lengths)
+
+    def to(self, device: Any) -> "Responses":
+        """Returns the same on another device, without a wait for its other work."""
+        return Responses(*(part.to(device, non_blocking=True) for part in (self.owners, self.positions, self.lengths)))
 
     def take(self, tokens: Tensor) -> "Responses":
         """Returns the responses of some tokens, in their order; sums are whole only if all tokens of a response are."""

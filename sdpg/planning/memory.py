@@ -12,7 +12,7 @@ of :mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloa
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sdpg.models.fused_head import BLOCK_BYTES, GPU_BLOCK_BYTES, chunk_tokens
+from sdpg.models.fused_head import BLOCK_BYTES, chunk_tokens
 from sdpg.planning.adapter import FLOAT, HALF, Adapter
 from sdpg.planning.shapes import Shape
 
@@ -113,16 +113,21 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     row = FLOAT * shape.vocabulary
     chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
     scored = min(chunk, passes.scored) if gradients else 0
-    block = max(1, min(chunk, (GPU_BLOCK_BYTES if passes.on_gpu else BLOCK_BYTES) // row))
-    total = (chunk + scored + 2 * block) * row + passes.responses * (56 if gradients else 36)
+    # Assumption: on a GPU Triton does the row-wise work, without scratch rows (without Triton: 128 MiB more).
+    block = 0 if passes.on_gpu else max(1, min(chunk, BLOCK_BYTES // row))
     product = HALF if passes.half and passes.on_gpu else FLOAT
+    # What a chunk is worked on with, and gives back before the values of all tokens are put in order.
+    work = (chunk + scored + 2 * block) * row + FLOAT * (2 if gradients else 1) * chunk * shape.hidden_size
+    if gradients and product == HALF:
+        work += HALF * chunk * shape.vocabulary
+    # Seven numbers a token and its place; the update keeps eight of its terms and a flag.
+    stays = passes.responses * (69 if gradients else 36)
     if product == HALF:
-        total += HALF * shape.embedding
+        stays += HALF * shape.embedding
     if gradients:
         weight = shape.embedding if passes.lora is None else 0
-        total += FLOAT * (weight + (passes.responses + 2 * chunk) * shape.hidden_size)
-        total += chunk * shape.vocabulary * HALF if product == HALF else 0
-    return total
+        stays += FLOAT * (weight + passes.responses * shape.hidden_size)
+    return stays + max(work, 5 * FLOAT * passes.responses)
 
 
 def forward_only(shape: Shape, tokens: int, half: bool, cached: bool, lora: Adapter | None = None) -> int:

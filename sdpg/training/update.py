@@ -136,11 +136,11 @@ def _micro_batch(task: Task, one: Round, weight_of: Tensor, with_teacher: Sequen
     kept = {"logprob": values.logprobs, "entropy": values.entropy} | {name: computed[name] for name in RECORDED}
     if ref_logprobs is not None:
         kept["ref_logprob"] = ref_logprobs
+    if task.at.beta > 0:
+        kept["kl_gated"] = computed["distillation"]
     columns = cut_columns(group, lengths, kept)
     if task.at.beta > 0:
-        open_rows = [i for i in group if experience.gates[i] > 0]
-        open_lengths = [len(experience.responses[i]) for i in open_rows]
-        columns |= cut_columns(open_rows, open_lengths, {"kl_gated": computed["distillation"][terms.gates > 0]})
+        columns["kl_gated"] = columns["kl_gated"].only([i for i in group if experience.gates[i] > 0])
     return Accumulated(loss.item(), columns)
 
 
@@ -158,23 +158,25 @@ class _Terms:
         experience = task.experience
         self.task, self.ref_logprobs = task, ref_logprobs
         lengths = [len(experience.responses[i]) for i in group]
-        self.responses = Responses.of(torch.tensor(lengths, device=device))
+        # Made on the CPU, as a GPU would have to tell how many tokens there are.
+        responses = Responses.of(torch.tensor(lengths))
+        self.responses = responses.to(device)
         self.advantages, self.gates, self.weights = (
-            self.responses.spread(values[group].to(device))
+            responses.spread(values[group]).to(device, non_blocking=True)
             for values in (experience.advantages, experience.gates, weight_of)
         )
         # On-policy, π_old is the policy of this very pass, and no second pass is needed.
         self.old_logprobs = None
         if experience.old_logprobs is not None:
-            self.old_logprobs = torch.cat([experience.old_logprobs[i].to(device) for i in group])
+            self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device, non_blocking=True)
         self.scored = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
         if teacher is not None:
             self.scored[teacher.tokens] = True
         self.stored_teacher = None
         if experience.teacher_logprobs is not None:
             stored = [(experience.teacher_logprobs[i], length) for i, length in zip(group, lengths, strict=True)]
-            parts = [torch.zeros(length) if part is None else part for part, length in stored]
-            self.stored_teacher = torch.cat([part.to(device) for part in parts])
+            parts = [torch.zeros(length, device=device) if part is None else part.to(device) for part, length in stored]
+            self.stored_teacher = torch.cat(parts)
         self.parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
