@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 import importlib.util
 import json
@@ -184,10 +185,12 @@ def test_sequences() -> None:
 
 
 def test_tokens_that_must_be_read() -> None:
-    experience = tiny_experience([[1, -1, -1, -1]])
-    experience.student_prompts = [[1, 2, 3]] * 4
-    experience.teacher_prompts = [[1, 2, 3, 4, 5]] * 4
-    experience.responses = [[1, 2], [1, 2, 3], [1], [1, 2, 3, 4]]
+    experience = replace(
+        tiny_experience([[1, -1, -1, -1]]),
+        student_prompts=[[1, 2, 3]] * 4,
+        teacher_prompts=[[1, 2, 3, 4, 5]] * 4,
+        responses=[[1, 2], [1, 2, 3], [1], [1, 2, 3, 4]],
+    )
     assert training.tokens_read(experience) == (5 + 1, 3 + 1 + 2 + 0 + 3)
 
 

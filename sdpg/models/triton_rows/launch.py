@@ -37,7 +37,10 @@ FORMS: dict[type[Divergence], str] = {
     TeacherStudentKL: "teacher_student",
     GeneralisedJSD: "mixture",
 }
-"""Class → its branch in the kernels. Subclasses are not looked up, as they may have other formulas."""
+"""Class → its branch in the kernels, by which a divergence gets a Triton form; the others keep the plain one.
+
+Subclasses are not looked up, as they may have other formulas.
+"""
 
 # Fixed, as tuning would measure for seconds at each start. A thread takes 16 bytes of each side at a time, which is the
 # widest load there is; its sums of up to six kinds then stay in registers, and several programs share a multiprocessor,
