@@ -71,6 +71,11 @@ def test_the_commands_of_the_page_run(project: Path) -> None:
     assert all("Hint" in row["teacher_prompt"] for row in rows)
     gated = read_yaml(project / "runs/sdpg-ufkl-0/config.yaml")["params"]["methods"]["sdpg-ufkl"]["gate"]
     assert gated["path"] == "my_gates:early_and_sure"
+    own = read_yaml(project / "runs/sdpg-ufkl-0/config.yaml")["own_parts"]
+    assert {field: part["path"] for field, part in own.items() if not field.startswith("data.")} == {
+        "methods.sdpg-ufkl.gate": "my_gates:early_and_sure", "reward.verifier": "my_parts:last_number",
+    }  # fmt: skip
+    assert all(re.fullmatch("[0-9a-f]{32}", part["digest"]) for part in own.values())
     trained = [list(csv.DictReader((project / f"runs/{name}-0/metrics.csv").open())) for name in ("grpo", "sdpg-ufkl")]
     # A term of one's own is in every rollout, and the gate leaves tokens out.
     assert {float(row["trained_rows"]) for row in trained[0]} == {float(len(trained_rows(project)))}
