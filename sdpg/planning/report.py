@@ -248,6 +248,6 @@ def _assumptions(plan: Plan) -> str:
         "- DDP's buckets are a copy of the gradients; FSDP2 gathers a layer and the next one, and keeps embedding and\n"
         "  head whole",
         "The formulas of one process were checked against tensors counted on a CPU\n"
-        "(tests/planning/test_plan_memory.py); those of DDP, FSDP2 and vLLM, and of GPU\n"
-        "kernels' workspaces, were not.",
+        "(tests/planning/test_plan_memory.py), and against one H200's peaks, within 1%, or 6% with siblings on shared\n"
+        "lines (docs/scaling.md); those of DDP, of FSDP2 on several GPUs and of vLLM were not.",
     ])  # fmt: skip
