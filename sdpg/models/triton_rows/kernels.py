@@ -9,7 +9,7 @@ wait for each other inside it. d = (z - top) / τ is formed from the difference,
 as for small ones; a word of logit -inf has d = -inf and probability 0, and its terms are 0.
 """
 
-# pyright: reportMissingImports=false, reportPossiblyUnboundVariable=false
+# pyright: reportMissingImports=false, reportPossiblyUnboundVariable=false, reportOperatorIssue=false
 # Triton is there where torch for CUDA is, and reads these branches when it compiles.
 import triton
 import triton.language as tl
