@@ -19,9 +19,10 @@ def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
     # Parts of a user's own are described, and not imported: a run may have been made by anybody.
     if not isinstance(gate := known.get("gate", ""), str):
         known["gate"] = _described(Imported, gate) or str(gate)
-    terms = known.get("terms")
-    parts = {term: _described(OwnTerm, part) for term, part in terms.items()} if isinstance(terms, Mapping) else {}
-    known["terms"] = {term: part for term, part in parts.items() if part is not None}
+    if "terms" in known:
+        terms = known["terms"] if isinstance(known["terms"], Mapping) else {}
+        parts = {term: _described(OwnTerm, part) for term, part in terms.items()}
+        known["terms"] = {term: part for term, part in parts.items() if part is not None}
     return MethodParams.model_construct(set(known), **{"title": name, "outcome": "none"} | known)
 
 
