@@ -262,7 +262,8 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
     assert read.before == (several and params.train.old_logprobs == "trainer") + 2 * penalized
 
     largest = largest_passes(params, False)
-    taught_at_all = method.distillation != "none" or method.token_weighting == "rlsd"
+    own = any(term.reads_teacher for term in method.terms.values())
+    taught_at_all = method.distillation != "none" or method.token_weighting == "rlsd" or own
     recorded = params.train.record_rows > 0
     assert (largest.teacher_tokens > 0) == (largest.scored > 0) == (taught_at_all or recorded)
     frozen = taught_at_all and method.teacher == "reference"
