@@ -9,6 +9,7 @@ Axes: S rows (one row is one token), V vocabulary. p is the student's distributi
 only torch.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 import math
 from typing import Any, ClassVar
@@ -60,15 +61,15 @@ class Slopes:
 
 
 @dataclass(frozen=True)
-class Divergence:
+class Divergence(ABC):
     """The base class; a subclass's fields are its options, and have the names of fields of a method."""
 
     worked: ClassVar[dict[tuple[float, ...], float]] = {}
     """Values of the options, in the order of the fields → D at WORKED_P and WORKED_Q, worked out by hand."""
 
+    @abstractmethod
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Returns the divergence of each row, (S, V) and (S, V) → (S,); the gradient flows through ``log_p`` alone."""
-        raise NotImplementedError
 
     def rows(self, rows: Rows) -> Slopes:
         """Returns value and slopes by autograd through :meth:`value`: with g = ∂D/∂log p, ∂D/∂z = g - p·Σg."""
