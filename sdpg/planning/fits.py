@@ -61,10 +61,12 @@ def check_gpus(params: Params) -> None:
     Raises:
         UserError: if there are more; the message names both numbers.
     """
+    spread = params.train.distributed
+    if spread.strategy == "none":
+        return
     import torch
 
-    spread = params.train.distributed
-    if spread.strategy == "none" or not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         return
     machines = int(read_yaml(spread.config_file).get("num_machines") or 1)
     here, there = -(-spread.processes // machines), torch.cuda.device_count()
