@@ -9,7 +9,7 @@ from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
 from sdpg.models.launching import check_launch
-from sdpg.models.weight_files import check_weights
+from sdpg.models.weight_files import check_digest, check_weights
 from sdpg.params import LocalModel, Params, load_params
 from sdpg.params.imported import imported_parts, load_part
 from sdpg.planning.fits import check_gpus, check_memory
@@ -58,6 +58,7 @@ def check_inputs(params: Params) -> None:
     check_memory(params)
     check_context(params)
     if (folder := params.base.local_folder) is not None:
+        check_digest(params.base)
         check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]

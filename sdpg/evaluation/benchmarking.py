@@ -17,11 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpg import paths
 from sdpg.errors import UserError
-from sdpg.evaluation.base import WEIGHTS_AND_TOKENIZER
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import replaced_folder, write_json
 from sdpg.models.loading import load_model, set_threads
-from sdpg.models.weight_files import check_weights
+from sdpg.models.weight_files import check_weights, model_files
 from sdpg.params import BaseParams, LocalModel, Params, PromptParams
 from sdpg.problems.context import model_context
 from sdpg.problems.prepare import dropped_text
@@ -132,7 +131,7 @@ def open_model(path: Path, params: Params) -> ModelFolder:
             f"prompts.max_student_tokens ({prompt}) + evaluation.max_tokens ({response}) = {prompt + response} tokens, "
             f"but the context of {path} is {context}: lower one of the two in params.yaml"
         )
-    files = [file for pattern in WEIGHTS_AND_TOKENIZER for file in path.glob(pattern)]
+    files = model_files(path)
     name = "-".join(part for part in Path(os.path.abspath(path)).parts[-2:] if part != os.sep)
     return ModelFolder(path, name, tokenizer, hash_files(files, path))
 
