@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params.distributed import DistributedParams
@@ -31,8 +32,12 @@ WAIT = timedelta(hours=2)
 
 
 @contextmanager
-def joined(params: DistributedParams) -> Iterator[Ranks]:
+def joined(params: DistributedParams, device: str = "auto") -> Iterator[Ranks]:
     """Yields the ranks of this run; each process that was launched joins them.
+
+    Args:
+        params: the section ``train.distributed``.
+        device: ``train.device``, which decides between NCCL and gloo.
 
     Raises:
         UserError: if the processes were not launched as ``train.distributed`` says.
@@ -41,7 +46,7 @@ def joined(params: DistributedParams) -> Iterator[Ranks]:
         yield SOLO
         return
     _die_with(os.getppid())
-    on_gpu = torch.cuda.is_available()
+    on_gpu = device_type(device) == "cuda"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if on_gpu and torch.cuda.device_count() < here:
         raise UserError(
