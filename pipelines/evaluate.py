@@ -4,6 +4,7 @@ import argparse
 
 from sdpg.errors import entry_point
 from sdpg.evaluation.final import evaluate_run
+from sdpg.interruption import ended_by_termination
 from sdpg.params import load_params
 
 
@@ -13,7 +14,8 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    folder = evaluate_run(load_params(), options.method, options.seed)
+    with ended_by_termination("the evaluation"):
+        folder = evaluate_run(load_params(), options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

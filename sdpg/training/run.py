@@ -92,11 +92,20 @@ def run_identity(
     return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), device, *more)
 
 
-def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | None = None) -> Path | None:
+def train_run(
+    params: Params,
+    method: str,
+    seed: int,
+    overrides: RunOverrides | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Path | None:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
 
     Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others the result is
     None.
+
+    Raises:
+        Interrupted: if ``interrupted`` returned True, on any process, before the last step.
     """
     if method not in params.methods:
         raise UserError(
@@ -106,7 +115,9 @@ def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | 
     with joined(params.train.distributed, params.train.device) as ranks, make_verifier(params.reward) as verifier:
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
-            make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()
+            trainer = make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks)
+            trainer.interrupted = interrupted
+            trainer.train()
             close_engine()
             return None
         inputs = run_inputs()
@@ -121,6 +132,7 @@ def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | 
             # The others wait for this, so that an unreachable tracking server stops all of them at once.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
+            trainer.interrupted = interrupted
             if overrides:
                 _apply_overrides(trainer, overrides, tracked)
             # The config is written first, so that a run in progress says what it is to anybody who looks at it.
