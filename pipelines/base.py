@@ -4,6 +4,7 @@ import argparse
 
 from sdpg import paths
 from sdpg.errors import entry_point
+from sdpg.interruption import ended_by_termination
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
@@ -16,7 +17,8 @@ def main() -> None:
     # Torch is imported here, after its kernels were chosen.
     from sdpg.evaluation.base import build_base
 
-    folder = build_base(params)
+    with ended_by_termination("the base"):
+        folder = build_base(params)
     print(f"base: {paths.BASE_METRICS.read_text(encoding='utf-8')}")
     print(f"The policy is in {folder}, its accuracies in {paths.BASE_METRICS}. Next: dvc repro")
 

@@ -12,7 +12,7 @@ from sdpg.models.launching import check_launch
 from sdpg.models.weight_files import check_digest, check_weights
 from sdpg.params import LocalModel, Params, load_params
 from sdpg.params.imported import imported_parts, load_part
-from sdpg.planning.fits import check_gpus, check_memory
+from sdpg.planning.fits import check_device, check_gpus, check_memory
 from sdpg.problems.context import check_context
 from sdpg.problems.inputs import check_at_hand
 from sdpg.records.provenance import fingerprint, hash_files
@@ -43,6 +43,7 @@ def check_inputs(params: Params) -> None:
             check_own_parts(method, f"methods.{name}")
     # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
+    check_device(params)
     check_gpus(params)
     if params.rollout.vllm is not None:
         # Engines import torch, which takes seconds.

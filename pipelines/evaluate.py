@@ -3,6 +3,7 @@
 import argparse
 
 from sdpg.errors import entry_point
+from sdpg.interruption import ended_by_termination
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
@@ -18,7 +19,8 @@ def main() -> None:
     # Torch is imported here, after its kernels were chosen.
     from sdpg.evaluation.final import evaluate_run
 
-    folder = evaluate_run(params, options.method, options.seed)
+    with ended_by_termination("the evaluation"):
+        folder = evaluate_run(params, options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

@@ -102,6 +102,7 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
         "engine": None
         if given.engine is None
         else {"model": given.engine, "engine": params.rollout.engine, "vllm": params.rollout.vllm,
+              "device": params.train.device,
               "decoding": decoding, "seed": given.seed, "batch": params.rollout.batch},
         "samples": given.samples,
         "keep": given.keep,

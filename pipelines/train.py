@@ -3,6 +3,7 @@
 import argparse
 
 from sdpg.errors import entry_point
+from sdpg.interruption import heard_termination
 from sdpg.models.launching import launch
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
@@ -10,7 +11,10 @@ from sdpg.records.watch import read_history, watch_summary
 
 
 def main() -> None:
-    """Writes runs/<method>-<seed>; run again after an interruption, it goes on where it was."""
+    """Writes runs/<method>-<seed>; run again after an interruption, it goes on where it was.
+
+    SIGTERM ends it after the present step with a checkpoint and exit code 75.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
@@ -19,9 +23,10 @@ def main() -> None:
     fix_cpu_kernels(params.train.cpu_kernels)
     launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
     # Importing the trainer takes seconds, which the launcher does not need.
-    from sdpg.training.run import train_run
+    with heard_termination() as interrupted:
+        from sdpg.training.run import train_run
 
-    folder = train_run(params, options.method, options.seed)
+        folder = train_run(params, options.method, options.seed, interrupted=interrupted)
     if folder is None:
         return
     print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")

@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, read_problem_sets
 from sdpg.evaluation.final import evaluate_policy, summarise
@@ -52,11 +53,13 @@ def _from_scratch(params: Params, recipe: ScratchModel) -> None:
     source = params.data.train
     assert isinstance(source, SyntheticSource), "checked when params.yaml was read"
     set_threads(params.train.threads)
+    device = device_type(params.train.device)
     tokenizer = load_tokenizer(paths.TOKENIZER)
     held_out = frozenset(
         row.problem for rows in read_problem_sets(paths.PREPARED, params.data).values() for row in rows
     )
-    save_model(pretrain(recipe, source.families, params.prompts, tokenizer, held_out), tokenizer, paths.BASE_MODEL)
+    policy = pretrain(recipe, source.families, params.prompts, tokenizer, held_out, device)
+    save_model(policy, tokenizer, paths.BASE_MODEL)
 
 
 def _fetch(model: HubModel, folder: str) -> Path:

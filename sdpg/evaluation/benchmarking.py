@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import replaced_folder, write_json
@@ -201,7 +202,7 @@ def benchmark_models(
     """Evaluates every model on every benchmark of a folder, except what is finished already.
 
     Args:
-        params: the parameters; decoding, prompts, verifier, threads and tracking are read.
+        params: the parameters; decoding, prompts, verifier, device, threads and tracking are read.
         paths: model folders.
         folder: the folder of the benchmarks, one .jsonl file each.
         budget: the number of answers and problems.
@@ -270,7 +271,7 @@ def _sample_answers(
     identity: str,
     notify: Callable[[str], object],
 ) -> None:
-    policy = load_model(model.path)
+    policy = load_model(model.path, device_type(params.train.device))
     settings = params.evaluation
     inputs = {"model": (model.path, model.digest)}
     logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(budget)}, "evaluation": settings.model_dump()}

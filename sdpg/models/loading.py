@@ -16,10 +16,7 @@ from sdpg.models.batches import TokenBatch
 from sdpg.params import ScratchModel
 from sdpg.problems.tokenizer import pad_and_eos
 
-
-def device() -> torch.device:
-    """Returns the accelerator if there is one, and the CPU otherwise."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CPU = torch.device("cpu")
 
 
 def set_threads(count: int) -> None:
@@ -53,8 +50,8 @@ def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: i
     )
 
 
-def load_model(folder: Path, place: torch.device | None = None) -> Any:
-    """Loads a policy with float32 master weights onto ``place``; None is the accelerator if there is one.
+def load_model(folder: Path, device: torch.device | str = CPU) -> Any:
+    """Loads a policy with float32 master weights onto ``device``.
 
     Raises:
         UserError: if the folder is no model folder, or its weights are not safetensors.
@@ -78,7 +75,7 @@ def load_model(folder: Path, place: torch.device | None = None) -> Any:
             f"{folder} changes its logits after the head ({scaled}), which the losses here do not: "
             "use a model without, such as Qwen3"
         )
-    return model.to(place or device())
+    return model.to(device)
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:

@@ -17,7 +17,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from sdpg.errors import UserError
+from sdpg.errors import Interrupted, UserError
 from sdpg.params import Params, TrackingParams
 from sdpg.paths import project_root
 from sdpg.records.provenance import fingerprint, git_state, hardware, versions
@@ -219,6 +219,9 @@ def stage_run(
     try:
         yield StageRun(client, run)
         status = "FINISHED"
+    except Interrupted:
+        status = "KILLED"
+        raise
     finally:
         if monitor is not None:
             monitor.finish()

@@ -55,6 +55,8 @@ class EngineSettings(Section):
     engine: str
     vllm: VllmParams | None = None
     """The vLLM section, as in ``rollout.vllm``."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """The device of the model, as in ``train.device``."""
     decoding: Decoding
     seed: int
     batch: Positive

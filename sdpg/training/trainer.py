@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.errors import Diverged, UserError
+from sdpg.errors import Diverged, Interrupted, UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.models.columns import TokenColumn, gather_columns, join_columns
 from sdpg.models.experience import Experience, Rollouts
@@ -86,6 +86,7 @@ class Trainer:
         base_accuracies: the accuracies of step 0, by problem set.
         on_step: the function that is called with (step, metrics) after every step, for tracking; if it returns True,
             training ends.
+        interrupted: the function that says whether this process was asked to end and go on later.
     """
 
     params: Params
@@ -101,6 +102,7 @@ class Trainer:
     sets: dict[str, list[PreparedRow]]
     base_accuracies: dict[str, float]
     on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
+    interrupted: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -112,7 +114,11 @@ class Trainer:
         )
 
     def train(self) -> None:
-        """Runs the steps that are still missing; the first rank alone writes metrics, records and checkpoints."""
+        """Runs the steps that are still missing; the first rank alone writes metrics, records and checkpoints.
+
+        Raises:
+            Interrupted: if a rank was asked to end and steps are left; a checkpoint of the last one is written.
+        """
         train, ranks = self.params.train, self.ranks
         done = self.resume()
         log = None
@@ -120,7 +126,20 @@ class Trainer:
             base = {name: self.base_accuracies[name] for name in self.sets}
             log = StepLog(self.state, self.run, self.params, base, self.on_step)
         self.engine.sync_weights()
+        saved = done
         for step in range(done + 1, train.steps + 1):
+            # A signal may have reached one rank alone.
+            if any(ranks.values(self.interrupted())):
+                if saved != step - 1:
+                    save_checkpoint(self.state, step - 1, self.policies.student, self.optimizer, ranks)
+                if log is not None:
+                    log.close()
+                # Where one process ends, its launcher ends the others.
+                ranks.wait()
+                raise Interrupted(
+                    f"{self.run}: interrupted with {step - 1} of {train.steps} steps done, which are kept: run the "
+                    "same command again, and it goes on from there"
+                )
             watch = Stopwatch()
             metrics = self.step(step, watch)
             accuracy: dict[str, float] = {}
@@ -131,6 +150,7 @@ class Trainer:
             stop = ranks.from_first(log is not None and log.enter(step, metrics, accuracy, watch))
             if stop or step % train.checkpoint_every == 0 or step == train.steps:
                 save_checkpoint(self.state, step, self.policies.student, self.optimizer, ranks)
+                saved = step
             if stop:
                 break
         if log is not None:

@@ -35,9 +35,11 @@ def scripted_verify(gold: str, answer: str) -> bool:
         os._exit(1)
     elif answer == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif answer == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
     elif answer == "allocate":
         bytearray(8 << 30)
-    return answer == "same"
+    return answer in ("same", "terminated")
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +323,10 @@ def test_an_idle_worker_that_died_is_replaced(scripted: Verifier) -> None:
     failures = scripted.failures
     assert score_one(scripted, "same", "after the death").status is Status.CORRECT
     assert scripted.failures == failures
+
+
+def test_a_sigterm_to_every_process_of_a_job_changes_no_verdict(scripted: Verifier) -> None:
+    assert score_one(scripted, "terminated", "by a scheduler").status is Status.CORRECT
 
 
 def test_workers_neither_run_the_main_module_again_nor_import_torch(tmp_path: Path) -> None:
