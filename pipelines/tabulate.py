@@ -1,13 +1,13 @@
 """Runs stage ``tabulate``: finished runs become reports/."""
 
 from pathlib import Path
-import shutil
 
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.params import PARAMS_FILE, load_params
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.tracking import log_pipeline_artifacts, stage_run
+from sdpg.records.work import read_fingerprint, remove_work
 from sdpg.results.report import print_table, write_reports
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         log_pipeline_artifacts(params, [PARAMS_FILE, *written])
     for run in runs:
         # DVC has the outputs of finished runs by now, and their work in progress is needed no more.
-        shutil.rmtree(paths.STATE / (run / "COMPLETE").read_text(encoding="utf-8").strip(), ignore_errors=True)
+        remove_work(run.name, read_fingerprint(run / "COMPLETE"))
     print_table()
     print("Written:", ", ".join(map(str, written)))
 
