@@ -2,8 +2,10 @@
 
 import argparse
 
+from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.evaluation.final import evaluate_run
+from sdpg.locks import exclusive
 from sdpg.params import load_params
 
 
@@ -13,7 +15,8 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    folder = evaluate_run(load_params(), options.method, options.seed)
+    with exclusive(paths.evaluation_folder(options.method, options.seed)):
+        folder = evaluate_run(load_params(), options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sdpg import paths
 from sdpg.errors import entry_point
+from sdpg.locks import exclusive
 from sdpg.params import PARAMS_FILE, load_params
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.tracking import log_pipeline_artifacts, stage_run
@@ -17,7 +18,8 @@ def main() -> None:
     runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
     inputs = {run.name: (run, hash_files([run], run)) for run in runs}
     identity = fingerprint("tabulate", params.report.model_dump(mode="json"), [digest for _, digest in inputs.values()])
-    with stage_run(params, "tabulate", "tabulate", identity, inputs, params.report.model_dump(mode="json")):
+    settings = params.report.model_dump(mode="json")
+    with exclusive(paths.REPORTS), stage_run(params, "tabulate", "tabulate", identity, inputs, settings):
         written = write_reports(params, Path())
         log_pipeline_artifacts(params, [PARAMS_FILE, *written])
     for run in runs:

@@ -73,7 +73,7 @@ def is_remains(name: str) -> bool:
     return match is not None and not psutil.pid_exists(int(match.group(1)))
 
 
-_REMAINS = re.compile(r"\..+\.(?:partial|outgoing)-(\d{1,9})")
+_REMAINS = re.compile(r"\..+\.(?:partial|outgoing)-(\d{1,9})(?:-journal|-wal|-shm)?")
 
 
 def _explain(path: Path, error: OSError | SafetensorError) -> UserError:

@@ -83,7 +83,7 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\\b", "a\0b", "a\nb", "é" * 128, "\ud800"])
 def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="^--study: ") as refused:
+    with pytest.raises(UserError, match=r"^--study: ") as refused:
         child(tmp_path, name, "--study")
     assert str(refused.value).isprintable()
 

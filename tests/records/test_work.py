@@ -42,8 +42,9 @@ def hostile(project: Path) -> dict[str, bytes]:
         "absolute": precious, "empty": b"", "blank": b" \n\n", "dot": b".", "above": b"..", "deep": b"../precious",
         "slash": IDENTITY.encode() + b"/checkpoint-000003", "trailing": IDENTITY.encode() + b"/", "nul": b"\0",
         "nul inside": IDENTITY.encode() + b"\0", "long": b"a" * 100_000, "no text": b"\xff\xfe\x00", "app": b"app",
-        "other work": OTHER.encode(), "link": b"abcdefabcdefabcd", "pattern": b"*", "several": f"{IDENTITY}\n..".encode(),
-        "upper": IDENTITY.upper().encode(), "digits of another script": "٠١٢٣٤٥٦٧٨٩abcdef".encode(),
+        "other work": OTHER.encode(), "link": b"abcdefabcdefabcd", "pattern": b"*",
+        "several": f"{IDENTITY}\n..".encode(), "upper": IDENTITY.upper().encode(),
+        "digits of another script": "٠١٢٣٤٥٦٧٨٩abcdef".encode(),
     }  # fmt: skip
 
 

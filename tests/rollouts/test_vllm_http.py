@@ -235,7 +235,7 @@ def test_a_folder_that_holds_anything_but_weights_is_not_replaced(tmp_path: Path
     check_weights_folder(tmp_path / "new")
     (tmp_path / held).write_text("kept")
     for place in (tmp_path, tmp_path / held):
-        with pytest.raises(UserError, match="weights_folder is .* would be replaced"):
+        with pytest.raises(UserError, match=r"weights_folder is .* would be replaced"):
             check_weights_folder(place)
 
 
