@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions compare coverage tune tune-all mlflow clean
+  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -50,6 +50,7 @@ help:
 	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
 	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
+	@echo "make doctor   what a kill or a full disk left in the way is named and set aside"
 	@echo "make install  only set up the environment"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -176,6 +177,10 @@ tune-all: $(STAMP)
 
 mlflow: $(STAMP)
 	mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri "$$(python -m pipelines.mlflow_uri)"
+
+# A damaged database, work in progress that cannot be read, temporary files: named, and set aside under another name.
+doctor: $(STAMP)
+	@python -m pipelines.doctor
 
 clean:
 	rm -rf .state reports/*.partial*

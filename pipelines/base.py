@@ -5,6 +5,7 @@ import argparse
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.interruption import ended_by_termination
+from sdpg.locks import exclusive
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
@@ -17,7 +18,7 @@ def main() -> None:
     # Torch is imported here, after its kernels were chosen.
     from sdpg.evaluation.base import build_base
 
-    with ended_by_termination("the base"):
+    with exclusive(paths.BASE_MODEL), ended_by_termination("the base"):
         folder = build_base(params)
     print(f"base: {paths.BASE_METRICS.read_text(encoding='utf-8')}")
     print(f"The policy is in {folder}, its accuracies in {paths.BASE_METRICS}. Next: dvc repro")

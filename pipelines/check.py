@@ -8,6 +8,7 @@ from pathlib import Path
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
+from sdpg.locks import exclusive
 from sdpg.models.launching import check_launch
 from sdpg.models.weight_files import check_digest, check_weights
 from sdpg.params import LocalModel, Params, load_params
@@ -15,9 +16,9 @@ from sdpg.params.imported import imported_parts, load_part
 from sdpg.planning.fits import check_device, check_gpus, check_memory
 from sdpg.problems.context import check_context
 from sdpg.problems.inputs import check_at_hand
+from sdpg.records.mlflow_store import check_store
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.run_inputs import stage_code
-from sdpg.records.tracking import connect
 from sdpg.rewards.own import check_verifier
 
 CHECKED = Path("data/check.json")
@@ -71,7 +72,7 @@ def check_inputs(params: Params) -> None:
 
         prepare(params)
         write_text(LAST_GOOD, identity)
-    connect(params.tracking)
+    check_store(params.tracking)
     write_json(CHECKED, {"valid": True})
 
 
@@ -87,8 +88,9 @@ def write_code(params: Params) -> None:
 def main() -> None:
     """Runs always and first; a mistake stops the pipeline here, with earlier outputs as they were."""
     params = load_params()
-    check_inputs(params)
-    write_code(params)
+    with exclusive(CODE):
+        check_inputs(params)
+        write_code(params)
 
 
 if __name__ == "__main__":

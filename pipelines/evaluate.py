@@ -2,8 +2,10 @@
 
 import argparse
 
+from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.interruption import ended_by_termination
+from sdpg.locks import exclusive
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
@@ -19,7 +21,7 @@ def main() -> None:
     # Torch is imported here, after its kernels were chosen.
     from sdpg.evaluation.final import evaluate_run
 
-    with ended_by_termination("the evaluation"):
+    with exclusive(paths.evaluation_folder(options.method, options.seed)), ended_by_termination("the evaluation"):
         folder = evaluate_run(params, options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")

@@ -20,6 +20,7 @@ from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import replaced_folder, write_json
+from sdpg.locks import exclusive
 from sdpg.models.loading import load_model, set_threads
 from sdpg.models.weight_files import check_weights, model_files
 from sdpg.params import BaseParams, LocalModel, Params, PromptParams
@@ -277,6 +278,7 @@ def _sample_answers(
     logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(budget)}, "evaluation": settings.model_dump()}
     answers = sum(len(benchmark.rows) for benchmark in benchmarks) * (budget.samples + 1)
     with (
+        exclusive(*(folders[benchmark.name] for benchmark in benchmarks)),
         stage_run(params, "benchmarks", f"benchmarks {model.name}", identity, inputs, logged) as tracked,
         make_verifier(params.reward) as verifier,
         tqdm(total=answers, desc=f"all of {model.name}", unit="answer", leave=False) as bar,

@@ -12,8 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
-from sdpg.params.base import BaseParams, ScratchModel
-from sdpg.params.data import DataParams, PromptParams, SyntheticSource
+from sdpg.files import check_within
+from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
+from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, name_or_import
 from sdpg.params.train import TrainParams
@@ -184,6 +185,7 @@ class Params(Section):
                 f"train.distributed.processes is {self.train.distributed.processes}, which does not divide "
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
+        self._check_paths()
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
@@ -196,6 +198,21 @@ class Params(Section):
                 "reported later favours it; use another"
             )
         return self
+
+    def _check_paths(self) -> None:
+        """Refuses a name of something in a folder of inputs that could lead out of that folder."""
+        try:
+            match self.base.model:
+                case LocalModel(path=path):
+                    check_within(path, "base.model.path")
+                case HubModel(id=id):
+                    check_within(id, "base.model.id")
+            sources = {f"data.benchmarks.{name}": each.source for name, each in self.data.benchmarks.items()}
+            for field, source in {"data.train": self.data.train, **sources}.items():
+                if isinstance(source, HubSource):
+                    check_within(source.id, f"{field}.id")
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     def method(self, name: str) -> MethodParams:
         """Returns the method called ``name``; an unknown one is a ValueError that lists those there are."""

@@ -3,67 +3,26 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-import logging
 import os
 from pathlib import Path
 import time
 from typing import Any
 
-from filelock import FileLock
-import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
-from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
 
-from sdpg.errors import Interrupted, UserError
-from sdpg.params import Params, TrackingParams
-from sdpg.paths import project_root
+from sdpg.errors import Interrupted
+from sdpg.params import Params
+from sdpg.records.mlflow_store import connect, store_lock
 from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
 FINGERPRINT_TAG = "sdpg.fingerprint"
 STAGE_TAG = "sdpg.stage"
-SQLITE = "sqlite:///"
 NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds between two samples of the system metrics."""
-
-
-def absolute_uri(params: TrackingParams) -> str:
-    """Returns the tracking URI, with a relative sqlite file resolved against the project's folder."""
-    if params.uri.startswith(SQLITE) and not params.uri.startswith(SQLITE + "/"):
-        return SQLITE + str(project_root() / params.uri.removeprefix(SQLITE))
-    return params.uri
-
-
-def _lock() -> FileLock:
-    state = project_root() / ".state"
-    state.mkdir(exist_ok=True)
-    return FileLock(state / "mlflow.lock")
-
-
-def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
-    """Returns a client and the experiment's id; creates database and experiment where they are missing.
-
-    Raises:
-        UserError: if the store cannot be reached.
-    """
-    uri = absolute_uri(params)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    try:
-        # Two processes that create the same tables or experiment at once would make each other fail.
-        with _lock():
-            client = MlflowClient(tracking_uri=uri)
-            experiment = client.get_experiment_by_name(params.experiment)
-            if experiment is not None:
-                return client, experiment.experiment_id
-            artifacts = (project_root() / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-            return client, client.create_experiment(params.experiment, artifact_location=artifacts)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error}") from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -174,7 +133,7 @@ def stage_run(
         **{f"sdpg.version.{package}": version for package, version in versions().items()},
         **{f"sdpg.hardware.{key}": str(value) for key, value in hardware().items()},
     }
-    with _lock():
+    with store_lock():
         parent = _find_or_create(
             client,
             experiment,

@@ -11,6 +11,7 @@ run draws the same responses up to that.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+import re
 import shutil
 from typing import Any
 import uuid
@@ -30,7 +31,25 @@ from sdpg.rollouts.vllm_engine import Progress, VllmEngine
 CONNECT_SECONDS = 10
 PIECE_BYTES = 1 << 30
 """Bytes of one file of weights, about which much is in memory at once."""
+WEIGHT_FILE = re.compile(r"model-\d{5}\.safetensors")
 START = "start it with `python -m pipelines.serve`"
+
+
+def check_weights_folder(folder: Path) -> None:
+    """Refuses a folder for weights that holds anything else, as it is replaced at each step and removed.
+
+    Raises:
+        UserError: if the folder is no folder, or one with other files in it.
+    """
+    if not folder.exists():
+        return
+    others = [path.name for path in folder.iterdir() if not WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
+    if others or not folder.is_dir():
+        held = f"holds {others[0]}" if others else "is a file"
+        raise UserError(
+            f"rollout.vllm.weights_folder is {folder}, which {held} and would be replaced by weights: name a folder "
+            "that does not exist yet"
+        )
 
 
 class ServedVllm(VllmEngine):
@@ -112,6 +131,7 @@ class ServedVllm(VllmEngine):
         first = not several or distributed.get_rank() == 0
         folder = Path(self.settings.weights_folder).resolve()
         if first:
+            check_weights_folder(folder)
             with replaced_folder(folder) as temporary:
                 self._write(temporary)
             self.ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})

@@ -16,6 +16,7 @@ from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
+from sdpg.locks import exclusive
 from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
 from sdpg.models.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
 from sdpg.models.loading import CPU, can_share_lines, load_model, save_model, set_threads, take_over
@@ -125,7 +126,8 @@ def train_run(
         state = paths.STATE / identity
         config = describe_run(params, method, seed, identity, inputs, overrides)
         datasets = {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}
-        with stage_run(
+        target = overrides.folder if overrides else paths.run_folder(method, seed)
+        with exclusive(state, target), stage_run(
             params, "train", config["run"], identity, datasets, train_sections(params, method),
             resume=state.exists(), under=overrides.parent if overrides else None,
         ) as tracked:  # fmt: skip

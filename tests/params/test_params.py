@@ -91,6 +91,24 @@ def test_a_mistake_is_named_with_its_remedy(path: str, value: Any, message: str)
         parse_params(changed(path, value))
 
 
+HUB = {"kind": "hub", "revision": "main"}
+
+
+@pytest.mark.parametrize("name", ["../mine", "/etc", "a/../../b", ""])
+def test_an_input_is_named_within_its_folder(name: str) -> None:
+    for path, value in (
+        ("base/model", {"kind": "folder", "path": name}),
+        ("base/model", HUB | {"id": name}),
+        ("data/train", HUB | {"id": name}),
+    ):
+        tree = changed(path, value)
+        if path == "data/train":
+            tree["base"]["model"] = {"kind": "folder", "path": "mine"}
+        with pytest.raises(UserError, match=path.replace("/", r"\.")) as refused:
+            parse_params(tree)
+        assert "plain name" in str(refused.value)
+
+
 def test_keys_that_are_unknown_now_are_left_out_and_nothing_else() -> None:
     tree = copy.deepcopy(TREE)
     more = copy.deepcopy(tree)

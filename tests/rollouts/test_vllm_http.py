@@ -17,7 +17,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.params.vllm import VllmServer
 from sdpg.rollouts import Completion, Sampling
-from sdpg.rollouts.vllm_server import ServedVllm
+from sdpg.rollouts.vllm_server import ServedVllm, check_weights_folder
 from tests.helpers.vllm_tiny import EOS, PROMPTS, Tokenizer, embedded, qwen3, recomputed, sampling
 
 Answer = Callable[[str, Any], tuple[int, Any]]
@@ -226,3 +226,24 @@ def test_seeds_are_the_requests_own_unless_they_are_turned_off(pretended: Preten
         first = seeded.generate(PROMPTS, sampling())
         assert seeded.generate(PROMPTS, sampling()) == first
     assert {type(one) for one in first} == {Completion}
+
+
+@pytest.mark.parametrize("held", ["thesis.txt", "model-1.safetensors", "model.safetensors", ".hidden"])
+def test_a_folder_that_holds_anything_but_weights_is_not_replaced(tmp_path: Path, held: str) -> None:
+    (tmp_path / "model-00000.safetensors").write_bytes(b"")
+    check_weights_folder(tmp_path)
+    check_weights_folder(tmp_path / "new")
+    (tmp_path / held).write_text("kept")
+    for place in (tmp_path, tmp_path / held):
+        with pytest.raises(UserError, match=r"weights_folder is .* would be replaced"):
+            check_weights_folder(place)
+
+
+def test_weights_are_not_handed_over_through_a_folder_with_other_files(pretended: Pretended, tmp_path: Path) -> None:
+    with serving(pretended) as url:
+        engine = client(url, tmp_path)
+        (tmp_path / "weights").mkdir(exist_ok=True)
+        (tmp_path / "weights" / "thesis.txt").write_text("kept")
+        with pytest.raises(UserError, match="thesis"):
+            engine.send_weights()
+    assert (tmp_path / "weights" / "thesis.txt").read_text() == "kept"
