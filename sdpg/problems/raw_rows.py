@@ -216,3 +216,22 @@ def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str
         f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
         "with plain text, or convert the file"
     )
+
+
+def answer_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:
+    """Returns a row's answer, which stands behind ``columns.answer_after`` where that is given."""
+    text = cell(rows, index, row, columns.answer)
+    if columns.answer_after is None:
+        return text
+    _, mark, answer = text.rpartition(columns.answer_after)
+    return answer if mark else ""
+
+
+def solution_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:
+    """Returns a row's solution, less the answer behind it and what ``columns.solution_without`` matches."""
+    text = cell(rows, index, row, columns.solution)
+    if columns.answer_after is not None and columns.solution == columns.answer:
+        text = text.rpartition(columns.answer_after)[0]
+    if columns.solution_without is not None:
+        text = re.sub(columns.solution_without, "", text)
+    return text.strip()
