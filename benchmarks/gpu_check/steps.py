@@ -99,6 +99,9 @@ class MadeUpEngine:
     def sync_weights(self) -> None:
         """There is no copy of the weights."""
 
+    def rest(self) -> None:
+        """There is no memory to give back."""
+
 
 class MadeUpScorer:
     """Finds the first ``all_right`` responses right, and then every other one."""

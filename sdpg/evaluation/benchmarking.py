@@ -350,3 +350,7 @@ class _Counted(RolloutEngine):
     def sync_weights(self) -> None:
         """Hands the weights over as the engine does."""
         self.engine.sync_weights()
+
+    def rest(self) -> None:
+        """Gives memory back as the engine does."""
+        self.engine.rest()

@@ -37,6 +37,10 @@ class SharedEngine:
         """Hands the weights over to every rank's engine."""
         self.engine.sync_weights()
 
+    def rest(self) -> None:
+        """Gives every rank's memory back."""
+        self.engine.rest()
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],

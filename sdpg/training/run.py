@@ -24,7 +24,7 @@ from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
-from sdpg.problems.prompts import longest_prompt, read_prepared
+from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
@@ -33,6 +33,7 @@ from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
 from sdpg.rewards.own import make_verifier
 from sdpg.rewards.verifiers import Scorer
+from sdpg.rollouts.canary import EXAMPLES
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
@@ -208,8 +209,9 @@ def make_trainer(
             sampler, weights = load_model(paths.BASE_MODEL, device), partial(full_weights, student)
     problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
     longest = longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+    examples = [prompt_ids(tokenizer, row.student_prompt) for row in problems[:EXAMPLES]]
     engine = make_engine(
-        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights
+        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights, examples
     )
     return Trainer(
         params=params,

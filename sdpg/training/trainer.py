@@ -222,6 +222,7 @@ class Trainer:
             rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
         )
         completions = self.engine.generate(student_prompts, sampling)
+        self.engine.rest()
         rollouts = Rollouts(
             problem_ids=[row.id for row in chosen for _ in range(siblings)],
             student_prompts=student_prompts,

@@ -8,9 +8,10 @@ from sdpg.models.passes import Policies
 from sdpg.models.pretraining import pretrain
 from sdpg.params import Params, load_params, parse_params
 from sdpg.problems.prepare import prepare
-from sdpg.problems.prompts import longest_prompt
+from sdpg.problems.prompts import longest_prompt, prompt_ids
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rewards.verifiers import Verifier
+from sdpg.rollouts.canary import EXAMPLES
 from sdpg.rollouts.engines import make_engine
 from sdpg.training.trainer import DTYPES, Trainer
 
@@ -73,7 +74,15 @@ class World:
             state=state,
             policies=Policies(student, reference, pad_and_eos(self.tokenizer)[0], params.rollout.temperature, dtype),
             tokenizer=self.tokenizer,
-            engine=make_engine(params.rollout, student, self.tokenizer, params.rollout.batch, longest, dtype),
+            engine=make_engine(
+                params.rollout,
+                student,
+                self.tokenizer,
+                params.rollout.batch,
+                longest,
+                dtype,
+                examples=[prompt_ids(self.tokenizer, row.student_prompt) for row in problems[:EXAMPLES]],
+            ),
             verifier=verifier,
             problems=problems,
             sets=sets,
