@@ -31,8 +31,9 @@ A Qwen3-architecture model of {parameters:.2f}M parameters that does arithmetic 
 of mistakes in it; docs/tiny_world.md of the repository describes both. It is the initial policy and the reference of
 the profile `tiny`. It knows no language and is of no use elsewhere.
 
-**Data**: texts that `sdpg/problems/synthetic.py` draws from the families {families}; problems of the validation set
-and of the benchmarks are never among them.
+**Data**: texts that `sdpg/problems/synthetic.py` draws from the families
+{families}; problems of the validation set and of the benchmarks are never
+among them.
 
 **Training**: from scratch, {steps} steps of {batch} texts, seed {seed}, one CPU thread, kernels {kernels}; the
 recipe is the profile `tiny-scratch`. Commit {commit}; torch {torch}, transformers {transformers}.

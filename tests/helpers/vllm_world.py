@@ -6,7 +6,7 @@ from typing import Any
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.pretraining import pretrain
-from sdpg.params import Params, load_params, parse_params
+from sdpg.params import Params, parse_params
 from sdpg.problems.prepare import prepare
 from sdpg.problems.prompts import longest_prompt, prompt_ids
 from sdpg.problems.tokenizer import pad_and_eos
@@ -14,6 +14,7 @@ from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.canary import EXAMPLES
 from sdpg.rollouts.engines import make_engine
 from sdpg.training.trainer import DTYPES, Trainer
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
 IN_PROCESS = {
@@ -23,7 +24,7 @@ IN_PROCESS = {
 
 def tree(vllm: dict[str, Any], **train: Any) -> dict[str, Any]:
     """params.yaml with one-step problems and vLLM; ``train`` replaces values of that section."""
-    params = load_params(ROOT / "params.yaml")
+    params = parse_params(scratch_tree())
     found = params.model_dump(mode="json")
     # Keys that a method uses alone, as in params.yaml: the dump writes every default.
     found["methods"] = {

@@ -12,14 +12,15 @@ import torch
 
 from pipelines import serve
 from sdpg.errors import UserError
-from sdpg.params import RolloutParams, parse_params, read_yaml
+from sdpg.params import RolloutParams, parse_params
 from sdpg.rollouts import vllm_start
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.vllm_start import check_vllm, engine_arguments, kv_cache_bytes
+from tests.helpers.scratch import scratch_tree
 from tests.helpers.vllm_tiny import Tokenizer, qwen3
 
 ROOT = Path(__file__).parents[2]
-TREE = read_yaml(ROOT / "params.yaml")
+TREE = scratch_tree()
 IN_PROCESS = {"mode": "in_process", "kv_cache_megabytes": 32}
 SERVER = {"mode": "server", "url": "http://127.0.0.1:8000"}
 

@@ -69,7 +69,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: 
 
 def test_models_from_scratch_and_unknown_ones_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1}))
-    check_memory(planned_params("tiny"))
+    check_memory(planned_params("tiny-scratch"))
     params = anywhere(planned_params("qwen3-4b"))
     model = HubModel(kind="hub", id="other/model", revision="main")
     check_memory(params.model_copy(update={"base": params.base.model_copy(update={"model": model})}))

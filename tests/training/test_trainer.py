@@ -21,13 +21,14 @@ from sdpg.records.schemas import read_rollouts
 from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.training.trainer import DTYPES, Trainer, step_prompts
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
 
 
 def small(**train: Any) -> Params:
     """params.yaml with a small world, two prompts of four rollouts, and the given changes to ``train``."""
-    tree = load_params(ROOT / "params.yaml").model_dump()
+    tree = parse_params(scratch_tree()).model_dump()
     tree["data"]["train"] |= {"families": {"chain-2": 1}, "count": 60}
     tree["data"]["validation_size"] = 4
     for benchmark in tree["data"]["benchmarks"].values():
