@@ -20,7 +20,7 @@ from benchmarks.gpu_check.checks import PROJECT, Answer, Run
 
 METHOD, STEPS, KILLED_AFTER = "sdpg-ufkl", 16, 3
 COPIED = ("sdpg", "pipelines", "profiles", "presets", "configs", "params.yaml", "catalogue.yaml", "dvc.yaml")
-NEEDED = ("mlflow", "sqlalchemy", "alembic", "math_verify", "pebble", "ruamel.yaml", "peft", "pyarrow")
+NEEDED = ("mlflow", "sqlalchemy", "alembic", "math_verify", "ruamel.yaml", "peft", "pyarrow")
 LIMIT = 240.0
 """Seconds for one command."""
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder
 from sdpg.models.batches import TokenBatch
+from sdpg.models.weight_files import check_model
 from sdpg.params import ScratchModel
 from sdpg.problems.tokenizer import pad_and_eos
 
@@ -54,12 +55,9 @@ def load_model(folder: Path, device: torch.device | str = CPU) -> Any:
     """Loads a policy with float32 master weights onto ``device``.
 
     Raises:
-        UserError: if the folder is no model folder, or its weights are not safetensors.
+        UserError: if the folder is no model folder, or not whole; see :func:`sdpg.models.weight_files.check_model`.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json: a model folder holds config.json, *.safetensors, a tokenizer")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
+    check_model(folder)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False

@@ -167,7 +167,7 @@ def parse_body(text: str) -> dict[str, Any]:
     """Returns further fields of the request's body, which are given as a JSON object."""
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--body is not valid JSON ({error}): write an object such as '{{\"top_k\": 20}}'") from None
     fixed = {"model", "messages", "stream", "n"}
     if not isinstance(body, dict) or fixed & body.keys():
