@@ -122,7 +122,10 @@ def test_a_launch_replaces_the_process_by_accelerate(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launching.os, "execv", lambda path, command: commands.append(command))
     launch(DistributedParams(processes=4, strategy="fsdp2"), "pipelines.train", ["grpo", "0"])
     text = " ".join(commands[0])
-    assert "-m sdpg.models.launching --config_file configs/accelerate/fsdp2.yaml --num_processes 4" in text
+    assert (
+        "-m sdpg.models.launching --config_file configs/accelerate/fsdp2.yaml --num_processes 4 --machine_rank 0"
+        in text
+    )
     assert text.endswith("--module pipelines.train grpo 0")
     launch(DistributedParams(), "pipelines.train", ["grpo", "0"])
     monkeypatch.setenv("LOCAL_RANK", "0")
