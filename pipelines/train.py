@@ -18,10 +18,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="I", help="of a run on several machines: the number of this one"
+    )
     options = parser.parse_args()
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
-    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
+    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)], options.machine_rank)
     # Importing the trainer takes seconds, which the launcher does not need.
     with heard_termination() as interrupted:
         from sdpg.training.run import train_run

@@ -45,12 +45,35 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _shapes_on_cpu(model):
         torch.manual_seed(derive_seed(seed, "adapter"))
         inject_adapter_in_model(config, model, NAME)
     for layer in _layers(model).values():
         # Autocast decides on types; peft would first make a float32 copy of every input.
         layer.cast_input_dtype_enabled = False
+
+
+@contextmanager
+def _shapes_on_cpu(model: Any) -> Iterator[None]:
+    """Puts a single number, expanded to the shape, in the place of each parameter on the meta device.
+
+    peft makes an adapter on the device of the weights that it adapts, and on the meta device it would have no values.
+    """
+    meta = [parameter for parameter in model.parameters() if parameter.is_meta]
+    shapes = [torch.nn.Parameter(torch.zeros((), dtype=each.dtype).expand(each.shape)) for each in meta]
+    _replace(model, dict(zip(map(id, meta), shapes, strict=True)))
+    try:
+        yield
+    finally:
+        _replace(model, dict(zip(map(id, shapes), meta, strict=True)))
+
+
+def _replace(model: Any, others: dict[int, torch.nn.Parameter]) -> None:
+    """Puts other parameters in the place of some, by the id of these; whether they are trained stays as it is."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in others:
+                setattr(module, name, others[id(parameter)].requires_grad_(parameter.requires_grad))
 
 
 def check_adapter(params: Params) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 import os
+from pathlib import Path
 import sys
 import threading
 import time
@@ -18,12 +19,13 @@ from typing import Any
 
 from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
+from safetensors import safe_open
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed import DistError
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -159,6 +161,53 @@ def check_sharded(model: Any, ranks: int) -> None:
                 f"train.distributed.strategy is fsdp2, but {name} is not sharded over the {ranks} processes: use ddp, "
                 "or another model"
             )
+
+
+def fill_shards(model: Any, folder: Path) -> None:
+    """Gives a sharded model without values (:func:`sdpg.models.loading.empty_model`) the weights of its folder.
+
+    Each rank reads its part of each tensor from the files, which are mapped into memory, and nothing else: no rank ever
+    holds a whole model, nor a whole tensor.
+
+    Raises:
+        UserError: if the files lack a weight; the message names it.
+    """
+    meta = {name: value for name, value in model.state_dict(keep_vars=True).items() if value.is_meta}
+    # peft puts what it adapts one level lower.
+    stored = {name.replace(".base_layer.", "."): parameter for name, parameter in meta.items()}
+    # A tied head has a second name for the same tensor, which the files need not have.
+    filled: dict[int, torch.nn.Parameter] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in sorted(stored.keys() & set(tensors.keys())):
+                parameter = stored[name]
+                if id(parameter) not in filled:
+                    part = own_part(tensors, name, parameter)
+                    filled[id(parameter)] = torch.nn.Parameter(part, requires_grad=parameter.requires_grad)
+    if missing := [name for name, parameter in meta.items() if id(parameter) not in filled]:
+        raise UserError(f"{folder} has no weight {missing[0]!r}, nor {len(missing) - 1} others: copy the model again")
+    values = {name: filled[id(parameter)] for name, parameter in meta.items()}
+    model.load_state_dict(values, strict=False, assign=True)
+
+
+def own_part(tensors: Any, name: str, like: Tensor) -> Tensor:
+    """Reads this rank's part of a stored tensor, in the type, on the device and in the layout of ``like``.
+
+    Args:
+        tensors: an open safetensors file.
+        name: the tensor's name in it.
+        like: the tensor that the part is for, sharded by its rows or not at all.
+    """
+    if not isinstance(like, DTensor):
+        return tensors.get_tensor(name).to(like.device, like.dtype)
+    [placement] = like.placements
+    assert isinstance(placement, Shard) and placement.dim == 0, "fully_shard deals rows"
+    mesh, local = like.device_mesh, like.to_local()
+    first = mesh.get_local_rank() * -(-len(like) // mesh.size())
+    part = torch.empty(local.shape, dtype=like.dtype, device=mesh.device_type)
+    if len(local):
+        part.copy_(tensors.get_slice(name)[first : first + len(local)])
+    return DTensor.from_local(part, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
 def is_sharded(model: Any) -> bool:

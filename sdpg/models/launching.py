@@ -43,8 +43,25 @@ def check_launch(params: DistributedParams) -> None:
         )
     if tree.get("mixed_precision", "no") not in ("no", False):
         raise UserError(f"{path}: mixed_precision is {tree['mixed_precision']}: set it to 'no'; train.dtype decides")
+    machines = int(tree.get("num_machines") or 1)
+    if params.processes % machines:
+        raise UserError(
+            f"{path}: num_machines is {machines}, which does not divide train.distributed.processes "
+            f"({params.processes}): each machine has as many processes"
+        )
+    if machines > 1 and not (tree.get("main_process_ip") and tree.get("main_process_port")):
+        raise UserError(
+            f"{path}: num_machines is {machines}, but main_process_ip or main_process_port is missing: name machine 0, "
+            "and a free port there"
+        )
     if params.strategy == "fsdp2":
         _check_sharding(path, tree.get("fsdp_config") or {})
+
+
+def _machines(params: DistributedParams) -> int:
+    """Returns the number of machines in accelerate's configuration, which is checked first."""
+    check_launch(params)
+    return int(read_yaml(params.config_file).get("num_machines") or 1)
 
 
 def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
@@ -68,15 +85,29 @@ def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
             raise UserError(f"{path}: fsdp_config.{key} is {sharding[key]}: set it to false; {why}")
 
 
-def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> None:
-    """Turns this process into the launcher of ``params.processes`` processes of ``python -m module``.
+def launch(params: DistributedParams, module: str, arguments: Sequence[str], machine: int = 0) -> None:
+    """Turns this process into the launcher of this machine's share of ``params.processes`` processes of
+    ``python -m module``.
 
     Returns if this process is already one of them, or the only one.
+
+    Args:
+        params: the section ``train.distributed``.
+        module: the module that each process runs.
+        arguments: its arguments.
+        machine: the number of this machine, of the ``num_machines`` of accelerate's configuration; 0 has the first
+            ranks, and the others wait for it.
 
     Raises:
         UserError: if the process was launched in another way than ``train.distributed`` says.
     """
     launched = "LOCAL_RANK" in os.environ
+    machines = 1 if params.strategy == "none" else _machines(params)
+    if not 0 <= machine < machines:
+        raise UserError(
+            f"--machine-rank is {machine}, but the run is on {machines} machine{'s' if machines > 1 else ''}: name one "
+            "from 0 on, or set num_machines in a configuration that train.distributed.config names"
+        )
     if params.strategy == "none":
         if launched and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
@@ -84,12 +115,11 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> 
                 "which each would train the whole run: set it to ddp or fsdp2, or start one process"
             )
         return
-    check_launch(params)
     if launched:
         return
     command = [
         sys.executable, "-m", "sdpg.models.launching", "--config_file", str(params.config_file),
-        "--num_processes", str(params.processes), "--module", module, *arguments,
+        "--num_processes", str(params.processes), "--machine_rank", str(machine), "--module", module, *arguments,
     ]  # fmt: skip
     sys.stdout.flush()
     # The launcher must not be a child: a signal that ends this process must end it, and the processes of the run.

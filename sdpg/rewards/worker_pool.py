@@ -48,8 +48,8 @@ class _Task:
 
 def _serve(pipe: connection.Connection, task: _Task) -> None:
     """Runs in a worker: says that it is ready, then answers each pair until the pipe closes."""
-    # An interrupt is the parent's to handle. A scheduler sends SIGTERM to every process of a job: the answer at hand must
-    # not become a time-out by it.
+    # An interrupt is the parent's to handle. A scheduler sends SIGTERM to every process of a job: the answer at hand
+    # must not become a time-out by it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

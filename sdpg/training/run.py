@@ -18,8 +18,8 @@ from sdpg.evaluation.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.locks import exclusive
 from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
-from sdpg.models.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
-from sdpg.models.loading import CPU, can_share_lines, load_model, save_model, set_threads, take_over
+from sdpg.models.distribution import checkpoint_activations, fill_shards, is_sharded, joined, replicate, shard
+from sdpg.models.loading import can_share_lines, empty_model, load_model, save_model, set_threads, take_over
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.objective.coefficients import needs_reference_weights
@@ -183,15 +183,15 @@ def make_trainer(
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     needed = needs_reference_weights(settings, train)
     sharded = train.distributed.strategy == "fsdp2"
-    # Sharding moves weights to their device layer by layer; the whole model need not fit there.
     device = torch.device(device_type(train.device))
-    place = CPU if sharded else device
-    student, reference = load_model(paths.BASE_MODEL, place), None
+    # No process ever holds the whole of what is sharded.
+    load = empty_model if sharded else partial(load_model, device=device)
+    student, reference = load(paths.BASE_MODEL), None
     if train.lora:
         add_adapter(student, train.lora, seed)
         reference = WithoutAdapter(student)
     elif needed:
-        reference = load_model(paths.BASE_MODEL, place).requires_grad_(False)
+        reference = load(paths.BASE_MODEL).requires_grad_(False)
     if train.line_tokens and not can_share_lines(student):
         raise UserError(
             f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
@@ -204,6 +204,7 @@ def make_trainer(
         plugin = FullyShardedDataParallelPlugin()
         for model in filter(None, (student, None if train.lora else reference)):
             shard(model, device, DTYPES[train.dtype], plugin)
+            fill_shards(model, paths.BASE_MODEL)
         if params.rollout.engine == "transformers":
             # transformers' generate cannot run on shards.
             sampler, weights = load_model(paths.BASE_MODEL, device), partial(full_weights, student)
