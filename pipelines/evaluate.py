@@ -3,7 +3,7 @@
 import argparse
 
 from sdpg.errors import entry_point
-from sdpg.evaluation.final import evaluate_run
+from sdpg.models.launching import launch, on_one_machine
 from sdpg.params import load_params
 
 
@@ -13,7 +13,14 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    folder = evaluate_run(load_params(), options.method, options.seed)
+    params = load_params()
+    launch(on_one_machine(params.train.distributed), "pipelines.evaluate", [options.method, str(options.seed)])
+    # The launcher does not need what these import.
+    from sdpg.evaluation.final import evaluate_run
+
+    folder = evaluate_run(params, options.method, options.seed)
+    if folder is None:
+        return
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

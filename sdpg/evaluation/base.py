@@ -11,8 +11,11 @@ from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, read_problem_sets
 from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
+from sdpg.models.distribution import joined
+from sdpg.models.launching import on_one_machine
 from sdpg.models.loading import load_model, save_model, set_threads
 from sdpg.models.pretraining import pretrain
+from sdpg.models.ranks import Ranks
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files
@@ -23,13 +26,29 @@ WEIGHTS_AND_TOKENIZER = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja
 """The files of a model that are fetched and copied: no pickled weights, no code."""
 
 
-def build_base(params: Params) -> Path:
-    """Makes or resolves the base policy, evaluates it, and writes the stage's outputs; returns the policy's folder."""
+def build_base(params: Params) -> Path | None:
+    """Makes or resolves the base policy, evaluates it, and writes the stage's outputs; returns the policy's folder.
+
+    Every process of ``train.distributed`` calls this. The first alone makes and writes; the others help to evaluate,
+    and get None.
+    """
+    identity = Identity("base", "base", 0, 0)
+    with joined(on_one_machine(params.train.distributed)) as ranks:
+        if not ranks.first:
+            # The policy is being made.
+            ranks.wait()
+            evaluate_policy(params, identity, paths.BASE_MODEL, teacher=True, ranks=ranks)
+            return None
+        _build(params, identity, ranks)
+    return paths.BASE_MODEL
+
+
+def _build(params: Params, identity: Identity, ranks: Ranks) -> None:
     prepared = hash_files([paths.PREPARED], paths.PREPARED)
     settings = params.base.model_dump(mode="json")
-    identity = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
+    key = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
     inputs = {"prepared": (paths.PREPARED, prepared)}
-    with stage_run(params, "base", "base", identity, inputs, {"base": settings}) as tracked:
+    with stage_run(params, "base", "base", key, inputs, {"base": settings}) as tracked:
         model = params.base.model
         match model:
             case ScratchModel():
@@ -38,7 +57,8 @@ def build_base(params: Params) -> Path:
                 _copy_model(params.base.local_folder or _fetch(model, params.base.folder))
             case LocalModel():
                 _copy_model(Path(params.base.folder) / model.path)
-        rows = evaluate_policy(params, Identity("base", "base", 0, 0), paths.BASE_MODEL, teacher=True)
+        ranks.wait()
+        rows = evaluate_policy(params, identity, paths.BASE_MODEL, teacher=True, ranks=ranks)
         with replaced_folder(paths.BASE_EVALUATIONS) as folder:
             write_evaluations(folder / "sampled.parquet", rows)
         summary = summarise(rows)
@@ -46,7 +66,6 @@ def build_base(params: Params) -> Path:
         tracked.log_step(
             0, {f"base/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()}
         )
-    return paths.BASE_MODEL
 
 
 def _from_scratch(params: Params, recipe: ScratchModel) -> None:
