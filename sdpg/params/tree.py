@@ -104,6 +104,11 @@ class RewardParams(Section):
         return self.model_copy(update=values)
 
 
+PORTIONS = 8
+"""The largest number of portions into which the evaluation of a finished policy is divided, as many as a usual machine
+has GPUs. Each portion ends with its longest response alone, so that more of them would take longer on fewer GPUs."""
+
+
 class EvaluationParams(Section):
     """The sampling on benchmarks and on the validation set."""
 
