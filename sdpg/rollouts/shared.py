@@ -17,10 +17,13 @@ from sdpg.seeds import derive_seed
 
 
 def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
-    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once."""
+    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once.
+
+    Each group of siblings goes to the rank that has the fewest prompts by then; equal groups are dealt in turn.
+    """
     shares_by_rank: list[list[int]] = [[] for _ in range(ranks)]
-    for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
-        shares_by_rank[number % ranks].extend(members)
+    for _, members in groupby(range(len(prompts)), lambda index: tuple(prompts[index])):
+        min(shares_by_rank, key=len).extend(members)
     return shares_by_rank
 
 
