@@ -16,7 +16,7 @@ from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Imported, Name, Positive, Section, name_or_import
+from sdpg.params.section import Imported, Name, Positive, Section, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -125,6 +125,16 @@ class TrackingParams(Section):
     """A server's address, or a sqlite file; a relative path starts at the project's folder."""
     experiment: str = "sdpg"
     system_metrics: bool = True
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> "TrackingParams":
+        if holds_secret(self.uri):
+            raise ValueError(
+                "uri holds a password or a token, and params.yaml is in git and in each run's config.yaml: leave it "
+                "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for a "
+                "server, or PGPASSWORD or ~/.pgpass for PostgreSQL"
+            )
+        return self
 
 
 class ReportParams(Section):

@@ -37,6 +37,7 @@ for _name, _value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_RE
 # Errors of the database are reported once, by whoever calls, and not with a traceback beside.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def absolute_uri(params: TrackingParams) -> str:
