@@ -39,6 +39,9 @@ def main() -> None:
 def examine(params: Params) -> Iterator[str]:
     """Yields a line for each thing that was found, and mends it."""
     yield from (f"in use, left alone: {line}" for line in holders())
+    from sdpg.records.delivery import waiting
+    from sdpg.records.event_queue import queues
+
     yield from _mlflow_database(params)
     yield from _study_database(params)
     for place in (Path(), *map(Path, FOLDERS)):
@@ -46,6 +49,9 @@ def examine(params: Params) -> Iterator[str]:
     for folder in sorted(paths.STATE.iterdir()) if paths.STATE.is_dir() else ():
         if FINGERPRINT.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             yield from _work(folder)
+    for queue in queues():
+        if (count := waiting(queue)) > 0:
+            yield f"{queue}: {count} events wait for MLflow; python -m pipelines.deliver delivers them"
 
 
 def set_aside(path: Path, folder: Path | None = None) -> Path:

@@ -105,9 +105,10 @@ def test_a_whole_database_of_studies_stays(project: Path, params: Params) -> Non
 
 def test_remains_go_and_an_output_that_stepped_aside_comes_back(project: Path, params: Params) -> None:
     pid = gone()
-    for name in (f"runs/.grpo-0.partial-{pid}/x", f"models/.base.outgoing-{pid}/weights",
-                 f"reports/.a.md.partial-{pid}", f"runs/.rlsd-0.outgoing-{pid}/old", "runs/rlsd-0/new", f"runs/.kept.partial-{os.getpid()}/x",
-                 "reports/.mine"):  # fmt: skip
+    written = f"""
+        runs/.grpo-0.partial-{pid}/x  models/.base.outgoing-{pid}/weights  reports/.a.md.partial-{pid}
+        runs/.rlsd-0.outgoing-{pid}/old  runs/rlsd-0/new  runs/.kept.partial-{os.getpid()}/x  reports/.mine"""
+    for name in written.split():
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
