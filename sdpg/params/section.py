@@ -27,9 +27,9 @@ def holds_secret(address: str) -> bool:
     return bool(parts.password) or alone or bool(named & {"password", "passwd", "pwd", "token", "sslpassword"})
 
 
-def without_secret(address: str) -> str:
-    """Returns an address as it may be shown: without user, password and query."""
-    return re.sub(r"\?.*", "?…", re.sub(r"//[^/]*@", "//…@", address)) if "://" in address else address
+def hide_secrets(text: str) -> str:
+    """Returns a text as it may be shown: passwords and tokens in the addresses that it holds are left out."""
+    return re.sub(r"(?i)\b(\w*password|passwd|pwd|token)=[^&\s'\"]*", r"\1=…", re.sub(r"//[^/\s]*@", "//…@", text))
 
 
 class Imported(Section):

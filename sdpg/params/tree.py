@@ -16,7 +16,7 @@ from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Imported, Name, Positive, Section, holds_secret, name_or_import
+from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -255,7 +255,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
             elif problem["type"] == "value_error":
                 lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}")
             else:
-                value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+                value = "" if problem["type"] == "missing" else f" (got {hide_secrets(repr(problem['input']))})"
                 lines.append(f"  {where}: {problem['msg']}{value}")
         raise UserError("\n".join(lines)) from None
 

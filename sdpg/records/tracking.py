@@ -61,7 +61,7 @@ class StageRun:
 
     def log_step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Logs a step's metrics at once; a step that was logged before a kill is not logged again."""
-        present = {name: value for name, value in metrics.items() if value is not None}
+        present = {name: float(value) for name, value in metrics.items() if value is not None}
         self._queue.append({"kind": "step", "time": _now(), "step": step, "metrics": present})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:

@@ -304,6 +304,11 @@ def test_a_password_is_refused_and_not_repeated(uri: str) -> None:
             parse_params(tree)
         assert f"{section}: {field if section == 'tracking' else 'storage'} holds a password" in str(refused.value)
         assert SECRET not in str(refused.value)
+    tree = read_yaml(ROOT / "params.yaml")
+    tree["tracking"] = uri
+    with pytest.raises(UserError, match="tracking: Input should be a valid dictionary") as refused:
+        parse_params(tree)
+    assert SECRET not in str(refused.value)
     assert TrackingParams(uri="postgresql://me@host/mlflow").uri == "postgresql://me@host/mlflow"
 
 
