@@ -35,6 +35,8 @@ PATIENCE = 30.0
 PATIENCE_REFUSED = 10.0
 """The same while MLflow cannot be reached or refuses."""
 SHOWN_EVERY = 5.0
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading the files of a damaged queue raises."""
 UNKNOWN: dict[str, Any] = {"run": None, "parent": None, "last_step": -1, "system_step": 0}
 """What a delivery knows before the first event."""
 
@@ -181,11 +183,18 @@ def remove_if_empty(folder: Path) -> None:
 def waiting(folder: Path) -> int:
     """Returns the number of a queue's events that are not delivered; a queue that goes meanwhile has none."""
     try:
-        noted = folder / "delivered.json"
-        offsets = json.loads(noted.read_text(encoding="utf-8"))["offsets"] if noted.exists() else {}
-        return sum(1 for start in starts(folder) for _ in events(start, offsets.get(start.name, 0)))
+        return count_events(folder)
     except FileNotFoundError:
         return 0
+    except UNREADABLE:
+        return 1  # whoever delivers it says what is wrong
+
+
+def count_events(folder: Path) -> int:
+    """Returns the number of a queue's events that are not delivered; raises one of ``UNREADABLE`` if it is damaged."""
+    noted = folder / "delivered.json"
+    offsets = json.loads(noted.read_text(encoding="utf-8"))["offsets"] if noted.exists() else {}
+    return sum(1 for start in starts(folder) for _ in events(start, offsets.get(start.name, 0)))
 
 
 class Courier:

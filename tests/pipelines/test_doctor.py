@@ -131,3 +131,21 @@ def test_what_is_in_use_is_named(project: Path, params: Params) -> None:
         (line,) = doctor.examine(params)
         assert line.startswith("in use, left alone: runs/grpo-0: process ") and str(owner.pid) in line
         owner.communicate("\n")
+
+
+@pytest.mark.parametrize("damaged", ["events.jsonl", "delivered.json"])
+def test_events_that_wait_are_named_and_unreadable_ones_set_aside(project: Path, params: Params, damaged: str) -> None:
+    from sdpg.records.delivery import waiting
+    from sdpg.records.event_queue import EventQueue
+
+    queue = EventQueue("train-x")
+    for step in range(3):
+        queue.append({"kind": "step", "step": step})
+    queue.close()
+    (line,) = doctor.examine(params)
+    assert "3 events wait for MLflow; python -m pipelines.deliver" in line
+    (queue.start if damaged == "events.jsonl" else queue.folder).joinpath(damaged).write_bytes(b'{"kind": \xff\n[\n')
+    assert waiting(queue.folder) == 1, "no stage ends in a traceback for it"
+    (line,) = doctor.examine(params)
+    assert "train-x.damaged-1" in line and not queue.folder.exists()
+    assert list(doctor.examine(params)) == []
