@@ -15,6 +15,7 @@ from app.revisions import RevisionFiles
 from app.sources import LocalFiles, RunEntry
 from sdpg.errors import UserError
 from sdpg.params import PARAMS_FILE, read_yaml
+from sdpg.params.section import hide_secrets
 
 FINGERPRINT_TAG = "sdpg.fingerprint"
 SQLITE = "sqlite:///"
@@ -58,7 +59,9 @@ def store_of(run: RunEntry) -> Path:
     tracking = run.params.get("tracking") or {}
     uri = str(tracking.get("uri") or "")
     if not uri.startswith(SQLITE):
-        raise UserError(f"tracking.uri of this run is {uri!r}, which is no file: open that server's own pages")
+        raise UserError(
+            f"tracking.uri of this run is {hide_secrets(uri)!r}, which is no file: open that server's own pages"
+        )
     files = run.place.files
     if not isinstance(files, LocalFiles | RevisionFiles) or run.kind == "sample":
         raise UserError("this run came without an MLflow store")

@@ -39,6 +39,8 @@ def main() -> None:
 def examine(params: Params) -> Iterator[str]:
     """Yields a line for each thing that was found, and mends it."""
     yield from (f"in use, left alone: {line}" for line in holders())
+    from sdpg.records.event_queue import queues
+
     yield from _mlflow_database(params)
     yield from _study_database(params)
     for place in (Path(), *map(Path, FOLDERS)):
@@ -46,6 +48,8 @@ def examine(params: Params) -> Iterator[str]:
     for folder in sorted(paths.STATE.iterdir()) if paths.STATE.is_dir() else ():
         if FINGERPRINT.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
             yield from _work(folder)
+    for queue in queues():
+        yield from _events(queue)
 
 
 def set_aside(path: Path, folder: Path | None = None) -> Path:
@@ -126,6 +130,21 @@ def _work(folder: Path) -> Iterator[str]:
             if (reason := _unreadable(folder)) is not None:
                 yield f"{folder}: {reason}. It is now {set_aside(folder, ASIDE)}; the run begins anew"
     except InUse:
+        return
+
+
+def _events(queue: Path) -> Iterator[str]:
+    """Names events that wait for MLflow, and sets those aside that cannot be read."""
+    from sdpg.records.delivery import UNREADABLE, count_events
+    from sdpg.records.event_queue import locked
+
+    try:
+        with locked(queue):
+            if (count := count_events(queue)) > 0:
+                yield f"{queue}: {count} events wait for MLflow; python -m pipelines.deliver delivers them"
+    except UNREADABLE as error:
+        yield f"{queue} is damaged ({error}): it is now {set_aside(queue, ASIDE)}; MLflow lacks what it held"
+    except (InUse, FileNotFoundError):
         return
 
 

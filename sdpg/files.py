@@ -110,7 +110,11 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     # A killed process may have left its own behind; what a living one is writing stays.
     for stale in path.parent.glob(f".{escape(path.name)}.*"):
         if is_remains(stale.name) and not stale.is_symlink():
-            shutil.rmtree(stale)
+            if ".outgoing-" in stale.name and not path.exists():
+                # The kill came between the two renames below: what was there is still whole.
+                os.replace(stale, path)
+            else:
+                shutil.rmtree(stale)
     try:
         temporary.mkdir()
         yield temporary

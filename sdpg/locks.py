@@ -40,24 +40,25 @@ class InUse(UserError):
 
 
 @contextmanager
-def exclusive(*places: Path | str) -> Iterator[None]:
+def exclusive(*places: Path | str, locks: Path = LOCKS) -> Iterator[None]:
     """Holds the locks of several places, relative to the project, while the body runs; nothing waits.
 
     Args:
         places: the files or folders that the body writes. They need not exist.
+        locks: the folder of the files that are locked.
 
     Raises:
         InUse: if another process holds one of them; it says which process, where and since when.
     """
     with ExitStack() as stack:
         for place in places:
-            stack.enter_context(_exclusive(str(place)))
+            stack.enter_context(_exclusive(str(place), locks))
         yield
 
 
 @contextmanager
-def _exclusive(place: str) -> Iterator[None]:
-    file = lock_file(place)
+def _exclusive(place: str, locks: Path) -> Iterator[None]:
+    file = lock_file(place, locks)
     if file in _held:
         raise _in_use(place, _owner())
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,10 +101,10 @@ def holders() -> list[str]:
     return found
 
 
-def lock_file(place: str) -> Path:
+def lock_file(place: str, locks: Path = LOCKS) -> Path:
     """Returns the file that is locked for a place; it stays, as removing it could give two processes a lock each."""
     readable = re.sub(r"[^\w.-]+", "-", place, flags=re.ASCII).strip("-.")[-60:]
-    return LOCKS / f"{readable}-{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}.lock"
+    return locks / f"{readable}-{hashlib.blake2b(place.encode(), digest_size=4).hexdigest()}.lock"
 
 
 def _write(descriptor: int, text: str) -> None:

@@ -106,6 +106,16 @@ def test_a_path_within_its_folder_is_taken() -> None:
         check_within(path, "base.model.path")
 
 
+def test_what_stepped_aside_for_an_unfinished_folder_is_there_again(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    aside = tmp_path / f".run.outgoing-{int(gone.stdout)}"
+    aside.mkdir()
+    (aside / "earlier").write_text("")
+    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "run"):
+        raise RuntimeError
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["run", "run/earlier"]
+
+
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     """Two writers of one folder: the second does not take the first one's unfinished work away."""
     living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -16,7 +16,7 @@ from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Imported, Name, Positive, Section, name_or_import
+from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -130,6 +130,16 @@ class TrackingParams(Section):
     """A server's address, or a sqlite file; a relative path starts at the project's folder."""
     experiment: str = "sdpg"
     system_metrics: bool = True
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> "TrackingParams":
+        if holds_secret(self.uri):
+            raise ValueError(
+                "uri holds a password or a token, and params.yaml is in git and in each run's config.yaml: leave it "
+                "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for a "
+                "server, or PGPASSWORD or ~/.pgpass for PostgreSQL"
+            )
+        return self
 
 
 class ReportParams(Section):
@@ -250,7 +260,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
             elif problem["type"] == "value_error":
                 lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}")
             else:
-                value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+                value = "" if problem["type"] == "missing" else f" (got {hide_secrets(repr(problem['input']))})"
                 lines.append(f"  {where}: {problem['msg']}{value}")
         raise UserError("\n".join(lines)) from None
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Positive, Section
+from sdpg.params.section import Positive, Section, holds_secret
 
 Tolerance = Annotated[float, Field(gt=0)]
 
@@ -61,6 +61,15 @@ class VllmServer(Section):
     again, not even a resumed run."""
     canary_tolerance: Tolerance = 0.05
     """The same as in :class:`VllmInProcess`."""
+
+    @model_validator(mode="after")
+    def _no_secret(self) -> "VllmServer":
+        if holds_secret(self.url):
+            raise ValueError(
+                "url holds a password or a token, and params.yaml is in git and in each run's config.yaml: leave it "
+                "out, and let the server listen to a private network alone"
+            )
+        return self
 
 
 VllmParams = Annotated[VllmInProcess | VllmServer, Field(discriminator="mode")]

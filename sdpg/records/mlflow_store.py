@@ -32,11 +32,12 @@ CHECK_SECONDS = 5.0
 """The time in which a server must answer before a pipeline starts."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # MLflow by default repeats a request for minutes in silence; whoever calls repeats it here, and says so.
-for _name, _value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")):
+for _name, _value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")):
     os.environ.setdefault(_name, _value)
 # Errors of the database are reported once, by whoever calls, and not with a traceback beside.
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def absolute_uri(params: TrackingParams) -> str:

@@ -132,7 +132,7 @@ def train_run(
             params, "train", config["run"], identity, datasets, train_sections(params, method),
             resume=state.exists(), under=overrides.parent if overrides else None,
         ) as tracked:  # fmt: skip
-            # The others wait for this, so that an unreachable tracking server stops all of them at once.
+            # The others wait for this: the first alone knows that no other command writes this run.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
             trainer.interrupted = interrupted
