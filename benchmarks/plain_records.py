@@ -39,7 +39,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str
         ends.append(end)
         cursor = end
     if cursor < len(text):
-        last = max(index for index, token in enumerate(ids) if token not in special)
+        last = max((index for index, token in enumerate(ids) if token not in special), default=len(ids) - 1)
         tokens[last], ends[last] = text[starts[last] :], len(text)
         starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
     return tokens, starts, ends

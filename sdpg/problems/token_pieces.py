@@ -124,7 +124,7 @@ def token_spans(pieces: TokenPieces, ids: Sequence[int], text: str) -> Spans:
         cursor = end
     if cursor < len(text):
         # The response ends inside a character; the replacement that decoding shows belongs to the last ordinary token.
-        last = max(index for index, token in enumerate(ids) if token not in special)
+        last = max((index for index, token in enumerate(ids) if token not in special), default=len(ids) - 1)
         tokens[last], ends[last] = text[starts[last] :], len(text)
         starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
     return tokens, starts, ends
