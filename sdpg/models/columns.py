@@ -6,9 +6,10 @@ Axes: R rollouts of a column, N response tokens of them all.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
@@ -54,7 +55,12 @@ class TokenColumn:
 
     def mean(self) -> float | None:
         """Returns the mean over all tokens, or None where there is none."""
-        return math.fsum(numbers) / len(numbers) if (numbers := self.numbers()) else None
+        return mean_of(self.values.numpy())
+
+
+def mean_of(values: NDArray[Any]) -> float | None:
+    """Returns the mean of numbers, or None of none; where long doubles are wider, the sum is rounded but once."""
+    return float(np.sum(values, dtype=np.longdouble)) / len(values) if len(values) else None
 
 
 TokenColumns = Mapping[str, TokenColumn]

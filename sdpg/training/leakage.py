@@ -122,8 +122,17 @@ def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
     """Says of each of G responses whether it repeats at least ``span_words`` words of the problem's solution; see
     :func:`copied_words`."""
-    solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
-    return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
+    copied, completions = words(problem.solution), [words(text) for text in texts]
+    solution, prompt = WordRuns(copied), WordRuns(words(problem.student_prompt))
+    # A run of ``span_words`` words holds one of these blocks whole: most responses have none, and need no closer look.
+    size = (span_words + 1) // 2
+    blocks = [f" {' '.join(copied[at : at + size])} " for at in range(0, len(copied) - size + 1, size)]
+    joined = (f" {' '.join(completion)} " for completion in completions)
+    suspects = [any(block in text for block in blocks) for text in joined]
+    return [
+        suspect and copied_words(completion, solution, prompt) >= span_words
+        for suspect, completion in zip(suspects, completions, strict=True)
+    ]
 
 
 def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: WatchParams) -> dict[str, float | None]:
