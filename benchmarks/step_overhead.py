@@ -253,16 +253,15 @@ def measure(made: Made, folder: Path, repeats: int) -> tuple[dict[str, dict[str,
     return medians, list(ways.values())
 
 
+def _close(one: float | None, other: float | None) -> bool:
+    return one == other if one is None or other is None else math.isclose(one, other, rel_tol=1e-12)
+
+
 def differences(former: Way, ours: Way) -> list[str]:
     """Returns what differs between the two ways: nothing may."""
     measured, others = ({**way.measured, **way.leaked} for way in (former, ours))
     # The last bit of an exponential is a matter of the library.
-    found = [
-        name
-        for name, value in measured.items()
-        if (value is None) != (others[name] is None)
-        or not math.isclose(value or 0.0, others[name] or 0.0, rel_tol=1e-12)
-    ]
+    found = [name for name, value in measured.items() if not _close(value, others[name])]
     tables = [read_rollouts(way.path) for way in (former, ours)]
     return found + [name for name in ROLLOUT_SCHEMA.names if not tables[0][name].equals(tables[1][name])]
 

@@ -16,11 +16,14 @@ COLUMNS = ("leak_mentions", "leak_spans")
 QUOTED = 4
 """The number of words in a row that make a quotation if they stand in the student prompt too; fewer may be chance."""
 WORD = re.compile(r"\w+")
+SPACED = str.maketrans({chr(code): " " for code in range(128) if not WORD.match(chr(code))})
+"""The ASCII characters that are no part of a word, and a space: looking them up is faster than matching."""
 
 
 def words(text: str) -> list[str]:
     """Returns the runs of letters, digits and underscores in lower case, without spacing, signs and backslashes."""
-    return WORD.findall(text.casefold())
+    folded = text.casefold()
+    return folded.translate(SPACED).split() if folded.isascii() else WORD.findall(folded)
 
 
 class WordRuns:

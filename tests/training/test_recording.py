@@ -177,8 +177,8 @@ def test_a_failure_is_raised_where_the_next_file_is_handed_over_or_all_are_await
         writer.put(Path("a"), failing)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit(143), ValueError])
-def test_an_error_of_the_training_loses_no_file_and_names_those_that_failed(error: Any) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143), ValueError()])
+def test_an_error_of_the_training_loses_no_file_and_names_those_that_failed(error: BaseException) -> None:
     written: list[int] = []
     gate = threading.Event()
 
@@ -186,7 +186,7 @@ def test_an_error_of_the_training_loses_no_file_and_names_those_that_failed(erro
         assert gate.wait(LONG)
         written.append(1)
 
-    with pytest.raises(error if isinstance(error, type) else type(error)) as caught, BackgroundWriter(3) as writer:
+    with pytest.raises(type(error)) as caught, BackgroundWriter(3) as writer:
         writer.put(Path("a"), write)
         writer.put(Path("b"), failing)
         threading.Timer(0.05, gate.set).start()
