@@ -69,15 +69,16 @@ TokenColumns = Mapping[str, TokenColumn]
 
 def cut_columns(rows: Sequence[int], lengths: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, TokenColumn]:
     """Cuts joined (N,) values of rollouts in any order into columns, on the CPU and without gradient."""
-    order = sorted(range(len(rows)), key=lambda at: rows[at])
     # One copy for all, as each waits for the device.
     together = torch.stack([tensor.detach().float() for tensor in values.values()]).cpu() if values else ()
-    found = {}
-    for name, tensor in zip(values, together, strict=True):
-        parts = tensor.split(list(lengths)) if order else ()
-        joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
-        found[name] = TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
-    return found
+    return {name: _in_order(rows, lengths, tensor) for name, tensor in zip(values, together, strict=True)}
+
+
+def _in_order(rows: Sequence[int], lengths: Sequence[int], values: Tensor) -> TokenColumn:
+    order = sorted(range(len(rows)), key=lambda at: rows[at])
+    parts = values.split(list(lengths)) if order else ()
+    joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
+    return TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
 
 
 def join_columns(parts: Iterable[TokenColumns]) -> dict[str, TokenColumn]:
@@ -94,7 +95,7 @@ def _joined(columns: Sequence[TokenColumn]) -> TokenColumn:
         return columns[0]
     rows = [row for column in columns for row in column.rows]
     lengths = [length for column in columns for length in column.lengths]
-    return cut_columns(rows, lengths, {"": torch.cat([column.values for column in columns])})[""]
+    return _in_order(rows, lengths, torch.cat([column.values for column in columns]))
 
 
 def gather_columns(columns: TokenColumns, ranks: Ranks) -> dict[str, TokenColumn]:

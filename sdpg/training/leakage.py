@@ -113,13 +113,22 @@ def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
     RE2 matches in time linear in the text, whatever the pattern is. Runs of whitespace count as one space, so that a
     pattern need not consider line breaks.
     """
-    matched = [False] * len(texts)
-    array = pa.array([" ".join(text.split()) for text in texts], pa.large_string())
-    for pattern in patterns:
-        options = pc.MatchSubstringOptions(pattern, ignore_case=True)
-        matches = pc.call_function("match_substring_regex", [array], options).to_pylist()
-        matched = [a or b for a, b in zip(matched, matches, strict=True)]
-    return matched
+    if not patterns:
+        return [False] * len(texts)
+    return _match_any(pa.array([" ".join(text.split()) for text in texts], pa.large_string()), patterns)
+
+
+def _match_any(array: pa.Array, patterns: Sequence[str]) -> list[bool]:
+    """Matches all patterns in one pass, or in several where they are too much for RE2 together."""
+    options = pc.MatchSubstringOptions("|".join(f"(?:{pattern})" for pattern in patterns), ignore_case=True)
+    try:
+        return pc.call_function("match_substring_regex", [array], options).to_pylist()
+    except pa.ArrowInvalid:
+        if len(patterns) == 1:
+            raise
+    half = len(patterns) // 2
+    first, second = (_match_any(array, some) for some in (patterns[:half], patterns[half:]))
+    return [a or b for a, b in zip(first, second, strict=True)]
 
 
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:

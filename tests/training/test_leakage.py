@@ -5,6 +5,7 @@ import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import pyarrow as pa
 import pytest
 
 from benchmarks import plain_records
@@ -114,6 +115,16 @@ def test_a_response_that_is_not_looked_at_closely_repeats_nothing(
 @given(st.text(st.one_of(st.characters(codec="ascii"), st.sampled_from("é数ſK_²"))))
 def test_words_of_ascii_are_those_of_the_pattern(text: str) -> None:
     assert words(text) == WORD.findall(text.casefold())
+
+
+def test_patterns_that_are_too_much_together_are_matched_apart() -> None:
+    # RE2 takes each of them, and not all of them at once.
+    large = [f"{letter}\\pL{{100}}z" for letter in "abcdefgh"]
+    with pytest.raises(pa.ArrowInvalid, match="too large"):
+        mentions(["text"], ["|".join(large)])
+    texts = ["a" + "é" * 100 + "z", "told", "x", "H" + "h" * 100 + "z", "h" * 100 + "z"]
+    assert mentions(texts, [*large, "told"]) == [True, True, False, True, False]
+    assert mentions(["text", ""], []) == [False, False]
 
 
 @settings(deadline=None)
