@@ -6,7 +6,7 @@ import sys
 
 import streamlit as st
 
-from app import revisions, selection, sources, ui
+from app import address, revisions, selection, sources, ui
 from sdpg.errors import UserError
 
 
@@ -60,6 +60,12 @@ def sidebar(found: sources.Found) -> None:
 
 
 st.set_page_config(page_title="SDPG workbench", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
+if reached := address.reachable_from_elsewhere():
+    # A run's prompts and answers are nobody else's business, and the pages ask no one who they are.
+    st.error(ui.plain(f"The app listens on {', '.join(reached)}, which other machines can reach, so it shows nothing. "
+                      "Start it without an address, or with --server.address=127.0.0.1; from another machine, forward "
+                      "the port: ssh -L 8501:127.0.0.1:8501 HOST"))  # fmt: skip
+    st.stop()
 pages = {
     name: st.Page(selection.view(name), title=title, icon=icon, url_path=name, default=name == "overview")
     for name, (title, icon) in selection.PAGES.items()

@@ -14,6 +14,8 @@ import pandas as pd
 from app.revisions import RevisionFiles
 from app.sources import LocalFiles, RunEntry
 from sdpg.errors import UserError
+from sdpg.params import PARAMS_FILE, read_yaml
+from sdpg.params.section import hide_secrets
 
 FINGERPRINT_TAG = "sdpg.fingerprint"
 SQLITE = "sqlite:///"
@@ -57,15 +59,36 @@ def store_of(run: RunEntry) -> Path:
     tracking = run.params.get("tracking") or {}
     uri = str(tracking.get("uri") or "")
     if not uri.startswith(SQLITE):
-        raise UserError(f"tracking.uri of this run is {uri!r}, which is no file: open that server's own pages")
+        raise UserError(
+            f"tracking.uri of this run is {hide_secrets(uri)!r}, which is no file: open that server's own pages"
+        )
     files = run.place.files
     if not isinstance(files, LocalFiles | RevisionFiles) or run.kind == "sample":
         raise UserError("this run came without an MLflow store")
-    # The URI of an absolute file has four slashes; other files lie in the project's folder.
-    path = files.root / uri.removeprefix(SQLITE)
+    # A run may come from anywhere, and so may the path: other files of this disk are not opened for it.
+    path = _file_of(files.root, uri)
+    if not path.is_relative_to(files.root.resolve()) and path != _own_store():
+        raise UserError(f"tracking.uri of this run is {uri!r}, a file outside its project: if it is yours, set "
+                        "tracking.uri in params.yaml here to it")  # fmt: skip
     if not path.is_file():
         raise UserError(f"{path} does not exist: the run was made elsewhere, or its store was removed")
-    return path.resolve()
+    return path
+
+
+def _file_of(root: Path, uri: str) -> Path:
+    """Returns the file of a sqlite URI. That of an absolute file has four slashes; others lie in the project."""
+    if not uri.isprintable():
+        raise UserError(f"tracking.uri of this run is {uri!r}, which is no file")
+    return (root / uri.removeprefix(SQLITE)).resolve()
+
+
+def _own_store() -> Path | None:
+    """Returns the store that params.yaml of the folder in which the app was started names."""
+    try:
+        uri = str(read_yaml(PARAMS_FILE)["tracking"]["uri"])
+    except (UserError, KeyError, TypeError):
+        return None
+    return _file_of(Path(), uri) if uri.startswith(SQLITE) else None
 
 
 def lookup(run: RunEntry) -> list[Tracked]:

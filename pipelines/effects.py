@@ -7,9 +7,10 @@ import argparse
 
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
-from sdpg.files import write_json, write_text
+from sdpg.files import check_name, write_json, write_text
 from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     settings = knob_settings(params, options.method, options.knobs)
     from sdpg.tuning.retraining import retrain_all
 
@@ -63,6 +65,7 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
             raise UserError(f"{knob!r}: write PATH=VALUE, with a path of params.yaml such as methods.sdpg-ufkl.beta")
         for text in values.split(","):
             name = f"{path.split('.')[-1]}-{text}".lower().replace("_", "-")
+            check_name(name, knob)
             setting = Setting(group, method, name, {path: YAML(typ="safe").load(text)}, (VALIDATION,))
             setting_params(params, setting)
             settings.append(setting)

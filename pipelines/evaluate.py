@@ -3,8 +3,10 @@
 import argparse
 
 from sdpg.errors import entry_point
+from sdpg.interruption import ended_by_termination
 from sdpg.models.launching import launch, on_one_machine
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
@@ -14,11 +16,13 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     launch(on_one_machine(params.train.distributed), "pipelines.evaluate", [options.method, str(options.seed)])
-    # The launcher does not need what these import.
+    # Torch is imported here, after its kernels were chosen; the launcher does not need it.
     from sdpg.evaluation.final import evaluate_run
 
-    folder = evaluate_run(params, options.method, options.seed)
+    with ended_by_termination("the evaluation"):
+        folder = evaluate_run(params, options.method, options.seed)
     if folder is None:
         return
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")

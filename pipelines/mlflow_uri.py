@@ -2,7 +2,7 @@
 
 from sdpg.errors import entry_point
 from sdpg.params import load_params
-from sdpg.records.tracking import absolute_uri, connect
+from sdpg.records.mlflow_store import absolute_uri, connect
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sdpg.errors import entry_point
+from sdpg.locks import exclusive
 from sdpg.params import load_params
 from sdpg.problems.prepare import prepare, summary, write_prepared
 
@@ -11,8 +12,9 @@ DATA = Path("data")
 
 def main() -> None:
     """Reads params.yaml, writes data/tokenizer, data/prepared and data/prepare.json."""
-    prepared = prepare(load_params())
-    write_prepared(prepared, DATA)
+    with exclusive(DATA):
+        prepared = prepare(load_params())
+        write_prepared(prepared, DATA)
     print(summary(prepared, DATA))
 
 

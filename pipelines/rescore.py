@@ -11,6 +11,7 @@ from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.evaluation.rescoring import find_run
+from sdpg.locks import exclusive
 from sdpg.results.rescoring_report import write_rescored
 
 DEFAULT = "math_verify"
@@ -27,7 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     runs = [find_run(name, overrides(options), Path()) for name in options.runs]
     target = options.out or paths.REPORTS / "rescore" / options.verifier.replace(":", "-")
-    print(write_rescored(runs, target, with_audit=options.audit))
+    with exclusive(target):
+        print(write_rescored(runs, target, with_audit=options.audit))
     print(f"{target} holds verdicts/, changes.jsonl, report.md and rescore.json.")
 
 

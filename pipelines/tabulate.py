@@ -1,13 +1,14 @@
 """Runs stage ``tabulate``: finished runs become reports/."""
 
 from pathlib import Path
-import shutil
 
 from sdpg import paths
 from sdpg.errors import entry_point
+from sdpg.locks import exclusive
 from sdpg.params import PARAMS_FILE, load_params
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.tracking import log_pipeline_artifacts, stage_run
+from sdpg.records.work import read_fingerprint, remove_work
 from sdpg.results.report import print_table, write_reports
 
 
@@ -17,12 +18,13 @@ def main() -> None:
     runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
     inputs = {run.name: (run, hash_files([run], run)) for run in runs}
     identity = fingerprint("tabulate", params.report.model_dump(mode="json"), [digest for _, digest in inputs.values()])
-    with stage_run(params, "tabulate", "tabulate", identity, inputs, params.report.model_dump(mode="json")):
+    settings = params.report.model_dump(mode="json")
+    with exclusive(paths.REPORTS), stage_run(params, "tabulate", "tabulate", identity, inputs, settings):
         written = write_reports(params, Path())
         log_pipeline_artifacts(params, [PARAMS_FILE, *written])
     for run in runs:
         # DVC has the outputs of finished runs by now, and their work in progress is needed no more.
-        shutil.rmtree(paths.STATE / (run / "COMPLETE").read_text(encoding="utf-8").strip(), ignore_errors=True)
+        remove_work(run.name, read_fingerprint(run / "COMPLETE"))
     print_table()
     print("Written:", ", ".join(map(str, written)))
 

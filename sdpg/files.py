@@ -2,19 +2,78 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+import re
 import shutil
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 
 from sdpg.errors import UserError
 
+LONGEST_NAME = 255
+"""The bytes of a name that common file systems allow."""
+
+
+def check_name(name: str, field: str) -> None:
+    """Refuses a name that is not one plain component of a path.
+
+    Args:
+        name: the name.
+        field: the place that the name comes from, with which an error begins.
+
+    Raises:
+        UserError: if the name is empty, ``.`` or ``..``, holds a slash or a character that cannot be printed, or is too
+            long: it could lead out of the folder in which it is used.
+    """
+    reason = None
+    if name in ("", ".", ".."):
+        reason = "names no file or folder of its own"
+    elif "/" in name or "\\" in name or not name.isprintable():
+        reason = "holds a slash or a character that cannot be printed"
+    elif len(name.encode("utf-8")) > LONGEST_NAME:
+        reason = f"has more than {LONGEST_NAME} bytes"
+    if reason:
+        raise UserError(f"{field}: {name[:80]!r} {reason}, and a plain name is needed: correct it")
+
+
+def child(folder: Path, name: str, field: str) -> Path:
+    """Returns the path of a name inside a folder, for what is written or removed there.
+
+    Raises:
+        UserError: if the name is no plain name, as :func:`check_name` says, or is a symbolic link there.
+    """
+    check_name(name, field)
+    if (folder / name).is_symlink():
+        raise UserError(f"{field}: {folder / name} is a symbolic link, which may lead anywhere: remove it")
+    return folder / name
+
+
+def check_within(path: str, field: str) -> None:
+    """Refuses a path, read from outside, that could lead out of the folder to which it is relative.
+
+    Raises:
+        UserError: if the path is absolute, or one of its parts is no plain name, as :func:`check_name` says.
+    """
+    for part in PurePosixPath(path).parts or ("",):
+        check_name(part, field)
+
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def is_remains(name: str) -> bool:
+    """Says whether a name is that of a temporary file or folder whose process has ended."""
+    match = _REMAINS.fullmatch(name)
+    return match is not None and not psutil.pid_exists(int(match.group(1)))
+
+
+_REMAINS = re.compile(r"\..+\.(?:partial|outgoing)-(\d{1,9})(?:-journal|-wal|-shm)?")
 
 
 def _explain(path: Path, error: OSError | SafetensorError) -> UserError:
@@ -48,10 +107,14 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     """Yields an empty temporary folder; on success it takes the place of ``path``, on any failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    # A killed process may have left its own behind; a target has one writer at a time.
-    for pattern in (".partial-*", ".outgoing-*"):
-        for stale in path.parent.glob(f".{path.name}{pattern}"):
-            shutil.rmtree(stale)
+    # A killed process may have left its own behind; what a living one is writing stays.
+    for stale in path.parent.glob(f".{escape(path.name)}.*"):
+        if is_remains(stale.name) and not stale.is_symlink():
+            if ".outgoing-" in stale.name and not path.exists():
+                # The kill came between the two renames below: what was there is still whole.
+                os.replace(stale, path)
+            else:
+                shutil.rmtree(stale)
     try:
         temporary.mkdir()
         yield temporary
@@ -108,8 +171,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}): mend or remove the line") from None
+        # Beside errors of form: brackets thousands deep, and numbers of thousands of digits.
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or error
+            raise UserError(f"{path}, line {number}: not valid JSON ({reason}): mend or remove the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
         rows.append(row)

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.files import read_json_lines, replaced_file, replaced_folder, write_json, write_text
+from sdpg.files import check_within, child, read_json_lines, replaced_file, replaced_folder, write_json, write_text
 
 
 def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -35,7 +35,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_behind_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".run.partial-1").mkdir()
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    (tmp_path / f".run.partial-{int(gone.stdout)}").mkdir()
+    (tmp_path / f".run.outgoing-{int(gone.stdout)}").mkdir()
     with replaced_folder(tmp_path / "run") as folder:
         (folder / "x").write_text("")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -77,3 +79,63 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> N
 def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"accuracy": float("nan")})
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\\b", "a\0b", "a\nb", "é" * 128, "\ud800"])
+def test_a_name_that_could_lead_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"^--study: ") as refused:
+        child(tmp_path, name, "--study")
+    assert str(refused.value).isprintable()
+
+
+def test_a_link_is_no_child_and_a_plain_name_is_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="symbolic link"):
+        child(tmp_path, "link", "--study")
+    assert child(tmp_path, "grpo-0", "--study") == tmp_path / "grpo-0"
+
+
+@pytest.mark.parametrize("path", ["", "/x", "../x", "a/../../x", "a\0", "."])
+def test_a_path_out_of_its_folder_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=r"^base\.model\.path: "):
+        check_within(path, "base.model.path")
+
+
+def test_a_path_within_its_folder_is_taken() -> None:
+    for path in ("Qwen/Qwen3-4B", "model/", "./model", "some model é"):
+        check_within(path, "base.model.path")
+
+
+def test_what_stepped_aside_for_an_unfinished_folder_is_there_again(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    aside = tmp_path / f".run.outgoing-{int(gone.stdout)}"
+    aside.mkdir()
+    (aside / "earlier").write_text("")
+    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "run"):
+        raise RuntimeError
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["run", "run/earlier"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    """Two writers of one folder: the second does not take the first one's unfinished work away."""
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    theirs = tmp_path / f".run.partial-{living.pid}"
+    theirs.mkdir()
+    try:
+        with replaced_folder(tmp_path / "run"):
+            pass
+        assert theirs.is_dir()
+    finally:
+        living.communicate(b"\n")
+    with replaced_folder(tmp_path / "run"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_remains_of_a_target_whose_name_is_a_pattern_are_its_own(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    others = tmp_path / f".run.partial-{int(gone.stdout)}"
+    others.mkdir()
+    with replaced_folder(tmp_path / "r*n"):
+        pass
+    assert others.is_dir()

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.evaluation.evaluation import Identity, accuracies, read_problem_sets
 from sdpg.evaluation.portions import evaluate_in_portions
 from sdpg.files import replaced_folder, write_json
+from sdpg.locks import exclusive
 from sdpg.models.distribution import joined
 from sdpg.models.launching import on_one_machine
 from sdpg.models.loading import load_model, set_threads
@@ -52,7 +54,7 @@ def evaluate_policy(
     # vLLM rounds the weights in the same way, and needs the memory.
     half = isinstance(rollout.vllm, VllmInProcess) and rollout.vllm.dtype == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
-    model = load_model(folder).to(dtype)
+    model = load_model(folder).to(device_type(params.train.device), dtype)
     sets = read_problem_sets(paths.PREPARED, params.data)
     sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation
@@ -99,11 +101,12 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
     settings = params.evaluation.model_dump(mode="json")
     key = fingerprint("evaluate", method, seed, settings, {name: digest for name, (_, digest) in inputs.items()})
     identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
-    with joined(on_one_machine(params.train.distributed)) as ranks:
+    with joined(on_one_machine(params.train.distributed), params.train.device) as ranks:
         if not ranks.first:
             evaluate_policy(params, identity, run / "policy", ranks=ranks)
             return None
-        with stage_run(params, "evaluate", f"evaluate {method}-{seed}", key, inputs, settings) as tracked:
+        name = f"evaluate {method}-{seed}"
+        with exclusive(target), stage_run(params, "evaluate", name, key, inputs, settings) as tracked:
             rows = evaluate_policy(params, identity, run / "policy", ranks=ranks)
             summary = summarise(rows)
             with replaced_folder(target) as folder:

@@ -5,8 +5,11 @@ Axes: R rollouts of a column, N response tokens of them all.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-import math
+from itertools import chain
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
@@ -31,8 +34,8 @@ class TokenColumn:
     def of(parts: Mapping[int, Sequence[float]]) -> "TokenColumn":
         """Returns the column of rollout → its values."""
         rows = sorted(parts)
-        values = [value for row in rows for value in parts[row]]
-        return TokenColumn(rows, [len(parts[row]) for row in rows], torch.tensor(values, dtype=torch.float32))
+        values = np.fromiter(chain.from_iterable(parts[row] for row in rows), np.float32)
+        return TokenColumn(rows, [len(parts[row]) for row in rows], torch.from_numpy(values))
 
     def lists(self) -> dict[int, list[float]]:
         """Returns rollout → its values, as Python numbers."""
@@ -52,7 +55,12 @@ class TokenColumn:
 
     def mean(self) -> float | None:
         """Returns the mean over all tokens, or None where there is none."""
-        return math.fsum(numbers) / len(numbers) if (numbers := self.numbers()) else None
+        return mean_of(self.values.numpy())
+
+
+def mean_of(values: NDArray[Any]) -> float | None:
+    """Returns the mean of numbers, or None of none; where long doubles are wider, the sum is rounded but once."""
+    return float(np.sum(values, dtype=np.longdouble)) / len(values) if len(values) else None
 
 
 TokenColumns = Mapping[str, TokenColumn]
@@ -61,15 +69,16 @@ TokenColumns = Mapping[str, TokenColumn]
 
 def cut_columns(rows: Sequence[int], lengths: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, TokenColumn]:
     """Cuts joined (N,) values of rollouts in any order into columns, on the CPU and without gradient."""
-    order = sorted(range(len(rows)), key=lambda at: rows[at])
     # One copy for all, as each waits for the device.
     together = torch.stack([tensor.detach().float() for tensor in values.values()]).cpu() if values else ()
-    found = {}
-    for name, tensor in zip(values, together, strict=True):
-        parts = tensor.split(list(lengths)) if order else ()
-        joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
-        found[name] = TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
-    return found
+    return {name: _in_order(rows, lengths, tensor) for name, tensor in zip(values, together, strict=True)}
+
+
+def _in_order(rows: Sequence[int], lengths: Sequence[int], values: Tensor) -> TokenColumn:
+    order = sorted(range(len(rows)), key=lambda at: rows[at])
+    parts = values.split(list(lengths)) if order else ()
+    joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
+    return TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
 
 
 def join_columns(parts: Iterable[TokenColumns]) -> dict[str, TokenColumn]:
@@ -86,7 +95,7 @@ def _joined(columns: Sequence[TokenColumn]) -> TokenColumn:
         return columns[0]
     rows = [row for column in columns for row in column.rows]
     lengths = [length for column in columns for length in column.lengths]
-    return cut_columns(rows, lengths, {"": torch.cat([column.values for column in columns])})[""]
+    return _in_order(rows, lengths, torch.cat([column.values for column in columns]))
 
 
 def gather_columns(columns: TokenColumns, ranks: Ranks) -> dict[str, TokenColumn]:

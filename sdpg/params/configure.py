@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from sdpg.errors import UserError
-from sdpg.files import write_text
+from sdpg.files import check_name, write_text
 from sdpg.params import PARAMS_FILE, parse_params, read_yaml
 
 CATALOGUE = Path("catalogue.yaml")
@@ -76,6 +76,7 @@ def read_overlay(kind: str, name: str, root: Path = Path(), above: tuple[str, ..
         raise UserError(
             f"{kind}s are based on one another: {' → '.join((*above, name))}; correct based_on in one of them"
         )
+    check_name(name, kind)
     folder = root / f"{kind}s"
     path = folder / f"{name}.yaml"
     if not path.is_file():

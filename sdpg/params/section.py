@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +17,19 @@ class Section(BaseModel):
     """A part of the tree: it is immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def holds_secret(address: str) -> bool:
+    """Says whether an address holds a password or a token, which must not be in a file that git keeps."""
+    parts = urlsplit(address)
+    named = {name.lower() for name, _ in parse_qsl(parts.query)}
+    alone = parts.scheme in ("http", "https") and bool(parts.username)
+    return bool(parts.password) or alone or bool(named & {"password", "passwd", "pwd", "token", "sslpassword"})
+
+
+def hide_secrets(text: str) -> str:
+    """Returns a text as it may be shown: passwords and tokens in the addresses that it holds are left out."""
+    return re.sub(r"(?i)\b(\w*password|passwd|pwd|token)=[^&\s'\"]*", r"\1=…", re.sub(r"//[^/\s]*@", "//…@", text))
 
 
 class Imported(Section):

@@ -12,10 +12,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
-from sdpg.params.base import BaseParams, ScratchModel
-from sdpg.params.data import DataParams, PromptParams, SyntheticSource
+from sdpg.files import check_within
+from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
+from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
-from sdpg.params.section import Imported, Name, Positive, Section, name_or_import
+from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -130,6 +131,16 @@ class TrackingParams(Section):
     experiment: str = "sdpg"
     system_metrics: bool = True
 
+    @model_validator(mode="after")
+    def _no_secret(self) -> "TrackingParams":
+        if holds_secret(self.uri):
+            raise ValueError(
+                "uri holds a password or a token, and params.yaml is in git and in each run's config.yaml: leave it "
+                "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for a "
+                "server, or PGPASSWORD or ~/.pgpass for PostgreSQL"
+            )
+        return self
+
 
 class ReportParams(Section):
     """The statistics of the tables."""
@@ -189,6 +200,7 @@ class Params(Section):
                 f"train.distributed.processes is {self.train.distributed.processes}, which does not divide "
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
+        self._check_paths()
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
@@ -201,6 +213,21 @@ class Params(Section):
                 "reported later favours it; use another"
             )
         return self
+
+    def _check_paths(self) -> None:
+        """Refuses a name of something in a folder of inputs that could lead out of that folder."""
+        try:
+            match self.base.model:
+                case LocalModel(path=path):
+                    check_within(path, "base.model.path")
+                case HubModel(id=id):
+                    check_within(id, "base.model.id")
+            sources = {f"data.benchmarks.{name}": each.source for name, each in self.data.benchmarks.items()}
+            for field, source in {"data.train": self.data.train, **sources}.items():
+                if isinstance(source, HubSource):
+                    check_within(source.id, f"{field}.id")
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
     def method(self, name: str) -> MethodParams:
         """Returns the method called ``name``; an unknown one is a ValueError that lists those there are."""
@@ -233,7 +260,7 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
             elif problem["type"] == "value_error":
                 lines.append(f"  {where}: {problem['msg'].removeprefix('Value error, ')}")
             else:
-                value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+                value = "" if problem["type"] == "missing" else f" (got {hide_secrets(repr(problem['input']))})"
                 lines.append(f"  {where}: {problem['msg']}{value}")
         raise UserError("\n".join(lines)) from None
 

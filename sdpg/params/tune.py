@@ -2,11 +2,10 @@
 
 import math
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Positive, Section
+from sdpg.params.section import Positive, Section, holds_secret
 
 VALIDATION = "validation"
 """The one problem set that a study may look at."""
@@ -169,7 +168,7 @@ class TuneParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TuneParams":
-        if urlsplit(self.storage).password:
+        if holds_secret(self.storage):
             raise ValueError(
                 "storage holds a password, and params.yaml is in git: leave the storage here as it is and give the "
                 "address with the password in the environment variable SDPG_TUNE_STORAGE"

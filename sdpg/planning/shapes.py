@@ -116,7 +116,7 @@ def read_shape(folder: Path) -> Shape:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist: name a model folder, which holds config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}): copy it again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "qwen3":

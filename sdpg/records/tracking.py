@@ -1,69 +1,32 @@
 """Logs to MLflow: a parent run per pipeline, a child per stage run; a resumed stage goes on in its own run."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-import logging
 import os
 from pathlib import Path
+import threading
 import time
 from typing import Any
 
-from filelock import FileLock
-import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from sdpg.errors import UserError
-from sdpg.params import Params, TrackingParams
-from sdpg.paths import project_root
+from sdpg.errors import Interrupted, UserError
+from sdpg.params import Params
+from sdpg.records.delivery import FINGERPRINT_TAG, STAGE_TAG, Courier
+from sdpg.records.event_queue import EventQueue
+from sdpg.records.mlflow_store import connect
 from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
-FINGERPRINT_TAG = "sdpg.fingerprint"
-STAGE_TAG = "sdpg.stage"
-SQLITE = "sqlite:///"
 NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds between two samples of the system metrics."""
-
-
-def absolute_uri(params: TrackingParams) -> str:
-    """Returns the tracking URI, with a relative sqlite file resolved against the project's folder."""
-    if params.uri.startswith(SQLITE) and not params.uri.startswith(SQLITE + "/"):
-        return SQLITE + str(project_root() / params.uri.removeprefix(SQLITE))
-    return params.uri
-
-
-def _lock() -> FileLock:
-    state = project_root() / ".state"
-    state.mkdir(exist_ok=True)
-    return FileLock(state / "mlflow.lock")
-
-
-def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
-    """Returns a client and the experiment's id; creates database and experiment where they are missing.
-
-    Raises:
-        UserError: if the store cannot be reached.
-    """
-    uri = absolute_uri(params)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    try:
-        # Two processes that create the same tables or experiment at once would make each other fail.
-        with _lock():
-            client = MlflowClient(tracking_uri=uri)
-            experiment = client.get_experiment_by_name(params.experiment)
-            if experiment is not None:
-                return client, experiment.experiment_id
-            artifacts = (project_root() / "mlartifacts").as_uri() if uri.startswith(SQLITE) else None
-            return client, client.create_experiment(params.experiment, artifact_location=artifacts)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error}") from None
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -91,52 +54,50 @@ class Parent:
 
 
 class StageRun:
-    """One MLflow run: the record of one stage for one method and seed."""
+    """The record of one stage for one method and seed; MLflow is told of it as soon as it listens."""
 
-    def __init__(self, client: MlflowClient, run: Run) -> None:
-        self.client = client
-        self.id = run.info.run_id
-        self.last_step = self._last_step()
-
-    def _last_step(self) -> int:
-        names = self.client.get_run(self.id).data.metrics
-        steps = [
-            metric.step
-            for name in names
-            if not name.startswith("system/")
-            for metric in self.client.get_metric_history(self.id, name)
-        ]
-        return max(steps, default=-1)
+    def __init__(self, queue: EventQueue) -> None:
+        self._queue = queue
 
     def log_step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Logs a step's metrics at once; a step that was logged before a kill is not logged again."""
-        if step <= self.last_step:
-            return
-        now = int(time.time() * 1000)
-        present = [Metric(name, value, now, step) for name, value in metrics.items() if value is not None]
-        self.client.log_batch(self.id, metrics=present)
-        self.last_step = step
+        present = {name: float(value) for name, value in metrics.items() if value is not None}
+        self._queue.append({"kind": "step", "time": _now(), "step": step, "metrics": present})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Stores a file with the run."""
-        self.client.log_artifact(self.id, str(path), folder)
+        """Stores a file, as it is now, with the run."""
+        self._queue.append({"kind": "artifact", "time": _now(), "file": self._queue.keep(path), "folder": folder})
 
 
-def _find_or_create(
-    client: MlflowClient, experiment: str, name: str, tags: dict[str, str], statuses: tuple[str, ...]
-) -> Run:
-    condition = " and ".join(f"tags.`{key}` = '{tags[key]}'" for key in (FINGERPRINT_TAG, STAGE_TAG))
-    for run in client.search_runs([experiment], condition):
-        if run.info.status in statuses:
-            return run
-    return client.create_run(experiment, tags=tags, run_name=name)
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
-def _log_params(client: MlflowClient, run: Run, leaves: dict[str, str]) -> None:
-    known = run.data.params
-    new = [Param(key, value[:6000]) for key, value in leaves.items() if key not in known]
-    for start in range(0, len(new), 100):
-        client.log_batch(run.info.run_id, params=new[start : start + 100])
+class _SystemMetrics(SystemMetricsMonitor):
+    """MLflow's own measurements of the machine, which go into the queue instead of to a server."""
+
+    def __init__(self, queue: EventQueue) -> None:
+        self.monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        if of_gpus := self._initialize_gpu_monitor():
+            self.monitors.append(of_gpus)
+        self._queue, self._end = queue, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system metrics", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self.collect_metrics()
+        while not self._end.wait(SYSTEM_METRICS_INTERVAL):
+            measured = {f"system/{name}": value for name, value in self.aggregate_metrics().items()}
+            self._queue.append({"kind": "system", "time": _now(), "metrics": measured})
+            for monitor in self.monitors:
+                monitor.clear_metrics()
+            self.collect_metrics()
 
 
 @contextmanager
@@ -152,6 +113,9 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
 
+    Nothing here waits for MLflow or fails with it: events are queued on disk and delivered beside the stage. At the end
+    the last of them are waited for as long as they are delivered; those that are left go out with the next command.
+
     Args:
         params: the pipeline's parameters; their fingerprint identifies the parent run.
         stage: prepare, base, train, evaluate or tabulate.
@@ -162,10 +126,39 @@ def stage_run(
         resume: whether a finished run is continued as well: its stage was killed before its outputs were taken over.
         under: a parent other than the pipeline.
     """
-    client, experiment = connect(params.tracking)
-    under = under or _pipeline(params)
+    queue = EventQueue(f"{stage}-{identity}")
+    tags = _tags(params)
+    queue.append(
+        {
+            "kind": "open",
+            "time": _now(),
+            "parent": _parent_of(under or _pipeline(params), tags),
+            "name": name,
+            "tags": {FINGERPRINT_TAG: identity, STAGE_TAG: stage, "sdpg.dvc.stage": stage, **tags},
+            "statuses": ("RUNNING", "FAILED", "KILLED", *(["FINISHED"] if resume else [])),
+            "settings": flatten(settings),
+            "inputs": [(data, path.as_posix(), digest) for data, (path, digest) in inputs.items()],
+        }
+    )
+    courier = Courier(params.tracking, queue, name)
+    courier.start()
+    status = "FAILED"
+    try:
+        with _SystemMetrics(queue) if params.tracking.system_metrics else nullcontext():
+            yield StageRun(queue)
+        status = "FINISHED"
+    except Interrupted:
+        status = "KILLED"
+        raise
+    finally:
+        with_parent = stage == "tabulate" and status == "FINISHED"
+        queue.append({"kind": "end", "time": _now(), "status": status, "with_parent": with_parent})
+        courier.finish()
+
+
+def _tags(params: Params) -> dict[str, str]:
     git = git_state()
-    tags = {
+    return {
         "mlflow.source.git.commit": str(git["commit"]),
         "sdpg.git.dirty": str(git["dirty"]),
         "sdpg.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
@@ -174,66 +167,34 @@ def stage_run(
         **{f"sdpg.version.{package}": version for package, version in versions().items()},
         **{f"sdpg.hardware.{key}": str(value) for key, value in hardware().items()},
     }
-    with _lock():
-        parent = _find_or_create(
-            client,
-            experiment,
-            under.name,
-            {FINGERPRINT_TAG: under.identity, STAGE_TAG: under.kind, **tags},
-            ("RUNNING", "FINISHED", "FAILED", "KILLED"),
-        )
-        _log_params(client, parent, flatten(under.settings))
-        run = _find_or_create(
-            client,
-            experiment,
-            name,
-            {
-                FINGERPRINT_TAG: identity,
-                STAGE_TAG: stage,
-                "mlflow.parentRunId": parent.info.run_id,
-                "sdpg.dvc.stage": stage,
-                **tags,
-            },
-            ("RUNNING", "FAILED", "KILLED", *(["FINISHED"] if resume else [])),
-        )
-    _log_params(client, run, flatten(settings))
-    if not run.inputs or not run.inputs.dataset_inputs:
-        client.log_inputs(
-            run.info.run_id,
-            [
-                DatasetInput(
-                    Dataset(name=data, digest=digest[:36], source_type="local", source=path.as_posix()),
-                    [InputTag("mlflow.data.context", stage)],
-                )
-                for data, (path, digest) in inputs.items()
-            ],
-        )
-    client.update_run(run.info.run_id, status="RUNNING")
-    monitor = None
-    if params.tracking.system_metrics:
-        monitor = SystemMetricsMonitor(
-            run.info.run_id, sampling_interval=SYSTEM_METRICS_INTERVAL, resume_logging=True, tracking_uri=None
-        )
-        monitor.start()
-    status = "FAILED"
-    try:
-        yield StageRun(client, run)
-        status = "FINISHED"
-    finally:
-        if monitor is not None:
-            monitor.finish()
-        client.set_terminated(run.info.run_id, status)
-        if stage == "tabulate" and status == "FINISHED":
-            client.set_terminated(parent.info.run_id, status)
+
+
+def _parent_of(parent: Parent, tags: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a parent run as an event holds it, so that it can be made wherever it is missing."""
+    own = {FINGERPRINT_TAG: parent.identity, STAGE_TAG: parent.kind}
+    return {"name": parent.name, "tags": {**own, **tags}, "settings": flatten(parent.settings)}
+
+
+def _log_with_parent(
+    params: Params, parent: Parent, metrics: Mapping[str, float], files: Iterable[Path], status: str | None
+) -> None:
+    queue = EventQueue(f"{parent.kind}-{parent.identity}")
+    kept = [queue.keep(path) for path in files]
+    told = {"parent": _parent_of(parent, _tags(params)), "metrics": dict(metrics), "files": kept, "status": status}
+    queue.append({"kind": "parent", "time": _now(), **told})
+    courier = Courier(params.tracking, queue, parent.name)
+    courier.start()
+    courier.finish()
 
 
 def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
     """Stores files (params.yaml, tables, figures) with the pipeline's parent run."""
-    client, experiment = connect(params.tracking)
-    condition = f"tags.`{FINGERPRINT_TAG}` = '{_pipeline_identity(params)}' and tags.`{STAGE_TAG}` = 'pipeline'"
-    for run in client.search_runs([experiment], condition):
-        for path in paths:
-            client.log_artifact(run.info.run_id, str(path))
+    _log_with_parent(params, _pipeline(params), {}, paths, None)
+
+
+def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
+    """Closes a parent run with metrics and files of its own."""
+    _log_with_parent(params, parent, metrics, artifacts, "FINISHED")
 
 
 def _pipeline_identity(params: Params) -> str:
@@ -246,20 +207,18 @@ def _pipeline(params: Params) -> Parent:
     return Parent("pipeline", f"pipeline {params.profile} {params.preset}", fingerprint(settings), settings)
 
 
-def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
-    """Closes a parent run with metrics and files of its own."""
-    client, experiment = connect(params.tracking)
-    condition = f"tags.`{FINGERPRINT_TAG}` = '{parent.identity}' and tags.`{STAGE_TAG}` = '{parent.kind}'"
-    for run in client.search_runs([experiment], condition):
-        for name, value in metrics.items():
-            client.log_metric(run.info.run_id, name, value)
-        for path in artifacts:
-            client.log_artifact(run.info.run_id, str(path))
-        client.set_terminated(run.info.run_id, "FINISHED")
-
-
 def stage_seconds(params: Params) -> dict[str, float]:
-    """Returns the wall time of each finished stage run of this pipeline, by name, in the order of their starts."""
+    """Returns the wall time of each finished stage run of this pipeline, by name, in the order of their starts.
+
+    There are none while MLflow cannot be asked.
+    """
+    try:
+        return _stage_seconds(params)
+    except (UserError, MlflowException, SQLAlchemyError, OSError):
+        return {}
+
+
+def _stage_seconds(params: Params) -> dict[str, float]:
     client, experiment = connect(params.tracking)
     condition = f"tags.`{FINGERPRINT_TAG}` = '{_pipeline_identity(params)}' and tags.`{STAGE_TAG}` = 'pipeline'"
     seconds: dict[str, float] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, groupby
 
+import numpy as np
 import torch
 
 from sdpg.models.ranks import Ranks
@@ -16,10 +17,13 @@ from sdpg.seeds import derive_seed
 
 
 def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
-    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once."""
+    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once.
+
+    Each group of siblings goes to the rank that has the fewest prompts by then; equal groups are dealt in turn.
+    """
     shares_by_rank: list[list[int]] = [[] for _ in range(ranks)]
-    for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
-        shares_by_rank[number % ranks].extend(members)
+    for _, members in groupby(range(len(prompts)), lambda index: tuple(prompts[index])):
+        min(shares_by_rank, key=len).extend(members)
     return shares_by_rank
 
 
@@ -35,6 +39,10 @@ class SharedEngine:
     def sync_weights(self) -> None:
         """Hands the weights over to every rank's engine."""
         self.engine.sync_weights()
+
+    def rest(self) -> None:
+        """Gives every rank's memory back."""
+        self.engine.rest()
 
     def generate(
         self,
@@ -57,11 +65,28 @@ class SharedEngine:
             progress(done * len(prompts) // len(mine) - before * len(prompts) // len(mine))
 
         own = self.engine.generate([prompts[i] for i in mine], replace(sampling, seed=seed), advance) if mine else []
-        ids = ranks.lists({i: list(map(float, one.ids)) for i, one in zip(mine, own, strict=True)})
-        logprobs = ranks.lists({i: one.rollout_logprobs for i, one in zip(mine, own, strict=True)})
-        cut = ranks.tensors(torch.tensor([one.truncated for one in own], dtype=torch.uint8))
-        flags = dict(zip(chain.from_iterable(dealt), torch.cat(cut).bool().tolist(), strict=True))
-        return [Completion([int(one) for one in ids[i]], logprobs[i], flags[i]) for i in range(len(prompts))]
+        return exchanged(own, mine, ranks)
+
+
+def exchanged(own: Sequence[Completion], mine: Sequence[int], ranks: Ranks) -> list[Completion]:
+    """Returns the completions of all ranks on each of them.
+
+    Args:
+        own: this rank's completions.
+        mine: the place of each among all.
+        ranks: the processes.
+    """
+    lengths = [len(one.ids) for one in own]
+    ids = np.fromiter(chain.from_iterable(one.ids for one in own), np.int32)
+    logprobs = np.fromiter(chain.from_iterable(one.rollout_logprobs for one in own), np.float32)
+    cut = torch.tensor([one.truncated for one in own], dtype=torch.uint8)
+    all_ids, all_logprobs, all_cut = (
+        {row: part.numpy() for row, part in ranks.rows(mine, sizes, values).items()}
+        for sizes, values in (
+            (lengths, torch.from_numpy(ids)), (lengths, torch.from_numpy(logprobs)), ([1] * len(own), cut),
+        )
+    )  # fmt: skip
+    return [Completion(all_ids[i].tolist(), all_logprobs[i].tolist(), bool(all_cut[i])) for i in range(len(all_ids))]
 
 
 class SharedVerifier:

@@ -11,6 +11,7 @@ run draws the same responses up to that.
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+import re
 import shutil
 from typing import Any
 import uuid
@@ -30,7 +31,25 @@ from sdpg.rollouts.vllm_engine import Progress, VllmEngine
 CONNECT_SECONDS = 10
 PIECE_BYTES = 1 << 30
 """Bytes of one file of weights, about which much is in memory at once."""
+WEIGHT_FILE = re.compile(r"model-\d{5}\.safetensors")
 START = "start it with `python -m pipelines.serve`"
+
+
+def check_weights_folder(folder: Path) -> None:
+    """Refuses a folder for weights that holds anything else, as it is replaced at each step and removed.
+
+    Raises:
+        UserError: if the folder is no folder, or one with other files in it.
+    """
+    if not folder.exists():
+        return
+    others = [path.name for path in folder.iterdir() if not WEIGHT_FILE.fullmatch(path.name)] if folder.is_dir() else []
+    if others or not folder.is_dir():
+        held = f"holds {others[0]}" if others else "is a file"
+        raise UserError(
+            f"rollout.vllm.weights_folder is {folder}, which {held} and would be replaced by weights: name a folder "
+            "that does not exist yet"
+        )
 
 
 class ServedVllm(VllmEngine):
@@ -39,7 +58,14 @@ class ServedVllm(VllmEngine):
     settings: VllmServer
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: VllmServer, dtype: torch.dtype, longest: int, batch: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: VllmServer,
+        dtype: torch.dtype | None,
+        longest: int,
+        batch: int,
+        examples: Sequence[Sequence[int]] = (),
     ) -> None:
         """Connects to the server; up to ``batch`` requests are sent at once.
 
@@ -60,7 +86,9 @@ class ServedVllm(VllmEngine):
                 f"distribution than the one it draws from: {START}, or with --logprobs-mode processed_logprobs"
             )
         self.block_size = int(served["cache_config"]["block_size"])
-        super().__init__(model, tokenizer, settings, dtype, int(served["model_config"]["max_model_len"]))
+        # A policy that nobody trains is read as the server reads it.
+        passes = dtype or getattr(torch, served["model_config"]["dtype"].removeprefix("torch."))
+        super().__init__(model, tokenizer, settings, passes, int(served["model_config"]["max_model_len"]), examples)
         if longest > self.longest:
             raise UserError(
                 f"the longest prompt and response take {longest} tokens, but the server at {settings.url} was started "
@@ -73,6 +101,14 @@ class ServedVllm(VllmEngine):
     def block(self) -> int:
         """Returns the number of tokens in a block of the prefix cache."""
         return self.block_size
+
+    @property
+    def together(self) -> bool:
+        """Says that the ranks, which share the server, hand weights over as one."""
+        return True
+
+    def rest(self) -> None:
+        """Does nothing: the server's memory is its own."""
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request and returns the answer's JSON.
@@ -112,6 +148,7 @@ class ServedVllm(VllmEngine):
         first = not several or distributed.get_rank() == 0
         folder = Path(self.settings.weights_folder).resolve()
         if first:
+            check_weights_folder(folder)
             with replaced_folder(folder) as temporary:
                 self._write(temporary)
             self.ask("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})

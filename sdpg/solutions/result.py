@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpg.errors import UserError
-from sdpg.files import write_json, write_json_lines
+from sdpg.files import check_within, write_json, write_json_lines
 from sdpg.solutions.filling import Filled
 from sdpg.solutions.settings import SolutionParams
 
@@ -23,7 +23,8 @@ class Result:
     """
 
     def __init__(self, name: str, folder: Path, answers: Path) -> None:
-        if Path(name).is_absolute() or ".." in Path(name).parts or not name.endswith(".jsonl"):
+        check_within(name, f"--out (name a .jsonl file within {folder}, such as solved.jsonl)")
+        if not name.endswith(".jsonl"):
             raise UserError(f"--out is {name!r}: name a .jsonl file within {folder}, such as solved.jsonl")
         self.name, self.path = name, folder / name
         self.summary_path = answers / f"{name.removesuffix('.jsonl').replace('/', '-')}.json"

@@ -1,12 +1,13 @@
 """Computes the metrics of a training step; docs/metrics.md defines each with its estimator."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-import math
+from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
 import torch
 
-from sdpg.models.columns import TokenColumn
+from sdpg.models.columns import TokenColumn, mean_of
 from sdpg.objective.outcomes import OUTCOMES
 from sdpg.params import MethodParams
 from sdpg.records import watch
@@ -42,8 +43,11 @@ def metric_columns() -> list[str]:
     ]  # fmt: skip
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+NOTHING: NDArray[np.float64] = np.zeros(0)
+
+
+def _numbers(column: TokenColumn) -> NDArray[np.float64]:
+    return column.values.numpy().astype(np.float64)
 
 
 def _column_mean(columns: Mapping[str, TokenColumn], name: str) -> float | None:
@@ -56,40 +60,40 @@ def _clip_fractions(step: Step, method: MethodParams) -> dict[str, float | None]
     columns = step.update.columns
     if not OUTCOMES[method.outcome].clips or not (columns and columns["clipped"].rows):
         return dict.fromkeys(names)
-    clipped, ratio = columns["clipped"], columns["ratio"].numbers()
-    advantages = step.experience.advantages[clipped.rows].repeat_interleave(torch.tensor(clipped.lengths)).tolist()
-    tokens = zip(clipped.numbers(), advantages, ratio, strict=True)
-    kinds = Counter("high" if a > 0 else "low" if rho < 1 else "dual" for cut, a, rho in tokens if cut)
-    shares = {f"clip_fraction_{kind}": kinds[kind] / len(ratio) for kind in ("low", "high", "dual")}
-    return {"clip_fraction": kinds.total() / len(ratio), **shares}
+    clipped, ratio = columns["clipped"], columns["ratio"].values
+    cut = clipped.values != 0
+    gains = (step.experience.advantages[clipped.rows] > 0).repeat_interleave(torch.tensor(clipped.lengths))
+    kinds = {"low": cut & ~gains & (ratio < 1), "high": cut & gains, "dual": cut & ~gains & ~(ratio < 1)}
+    shares = {f"clip_fraction_{kind}": int(tokens.sum()) / len(ratio) for kind, tokens in kinds.items()}
+    return {"clip_fraction": int(cut.sum()) / len(ratio), **shares}
 
 
-def _mismatch(step: Step) -> list[float]:
+def _mismatch(step: Step) -> NDArray[np.float64]:
     """Returns |log π_θ - log π_rollout| of each trained token."""
     if (trained := step.update.columns.get("logprob")) is None:
-        return []
-    sampled = [value for row in trained.rows for value in step.experience.rollout_logprobs[row]]
-    return [abs(ours - theirs) for ours, theirs in zip(trained.numbers(), sampled, strict=True)]
+        return NOTHING
+    sampled = step.rollout_logprob.only(set(trained.rows))
+    return np.abs(_numbers(trained) - _numbers(sampled))
 
 
-def _log_ratios(step: Step) -> list[float]:
+def _log_ratios(step: Step) -> NDArray[np.float64]:
     """Returns log w = log π_θ - log π_ref of each token whose π_ref the loss read."""
     if (reference := step.update.columns.get("ref_logprob")) is None:
-        return []
-    trained = step.update.columns["logprob"].lists()
-    ours = [value for row in reference.rows for value in trained[row]]
-    return [one - other for one, other in zip(ours, reference.numbers(), strict=True)]
+        return NOTHING
+    ours = step.update.columns["logprob"].only(set(reference.rows))
+    return _numbers(ours) - _numbers(reference)
 
 
-def _entropies(step: Step) -> list[float]:
+def _entropies(step: Step) -> NDArray[np.float32]:
     """Returns each token's entropy, exact where the rollout was trained on.
 
     For rollouts without a training pass the sampler's log-probs are used, an unbiased estimate of the same entropy.
     """
-    column = step.update.columns.get("entropy")
-    exact = column.lists() if column else {}
-    sampled = step.experience.rollout_logprobs
-    return [v for row, numbers in enumerate(sampled) for v in exact.get(row) or [-value for value in numbers]]
+    exact, sampled = step.update.columns.get("entropy"), step.rollout_logprob
+    if exact is None:
+        return -sampled.values.numpy()
+    rest = sampled.only(set(sampled.rows) - set(exact.rows))
+    return np.concatenate([exact.values.numpy(), -rest.values.numpy()])
 
 
 def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
@@ -101,24 +105,24 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
     groups = [rewards[start : start + siblings] for start in range(0, count, siblings)]
     mismatch, log_w, columns = _mismatch(step), _log_ratios(step), step.update.columns
     return {
-        "reward": _mean(rewards),
+        "reward": mean_of(np.array(rewards)),
         "accuracy": statuses[Status.CORRECT] / count,
-        "length": _mean(lengths),
+        "length": mean_of(np.array(lengths)),
         "response_tokens": float(sum(lengths)),
         "truncated": sum(step.sampled.truncated) / count,
         **{f"status_{status}": statuses[status] / count for status in Status},
         "gate_rate": float(step.experience.gates.mean()),
         "zero_variance_groups": sum(min(group) == max(group) for group in groups) / len(groups),
-        "entropy": _mean(_entropies(step)),
+        "entropy": mean_of(_entropies(step)),
         "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
         "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),
-        "kl_to_reference_k1": _mean(log_w),
-        "kl_to_reference_k3": _mean([math.expm1(-value) + value for value in log_w]),
+        "kl_to_reference_k1": mean_of(log_w),
+        "kl_to_reference_k3": mean_of(np.expm1(-log_w) + log_w),
         "ratio": _column_mean(columns, "ratio"),
         **_clip_fractions(step, method),
         "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting == "rlsd" else None,
-        "sampler_mismatch": _mean(mismatch),
-        "sampler_mismatch_max": max(mismatch, default=None),
+        "sampler_mismatch": mean_of(mismatch),
+        "sampler_mismatch_max": float(mismatch.max()) if len(mismatch) else None,
         "loss": step.update.loss,
         "grad_norm": step.update.grad_norm,
         "lr": step.update.lr,

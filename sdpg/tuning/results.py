@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from sdpg import paths
-from sdpg.files import write_json, write_text
+from sdpg.files import child, write_json, write_text
 from sdpg.tuning.samplers import pruning_words
 from sdpg.tuning.space import trial_params
 from sdpg.tuning.study import Study, is_lost
@@ -27,7 +27,7 @@ FEWEST_FOR_IMPORTANCE = 4
 
 def report_folder(study: str) -> Path:
     """Returns the folder of a study's results."""
-    return paths.REPORTS / "tune" / study
+    return child(paths.REPORTS / "tune", study, "--study")
 
 
 def write_results(study: Study) -> Path:

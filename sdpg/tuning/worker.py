@@ -7,8 +7,8 @@ import time
 
 from optuna.trial import TrialState
 
-from sdpg import paths
 from sdpg.errors import UserError
+from sdpg.records.work import remove_work
 from sdpg.tuning.results import write_results
 from sdpg.tuning.study import FINISHED, Claim, Outcome, Study
 from sdpg.tuning.trials import LeaseTaken, TrialRun
@@ -85,7 +85,7 @@ def tidy(study: Study) -> None:
     """Removes work in progress of trials that have ended, where a worker died before it could."""
     for trial in study.trials():
         if trial.state in FINISHED and trial.user_attrs.get("work"):
-            shutil.rmtree(paths.STATE / trial.user_attrs["work"], ignore_errors=True)
+            remove_work(f"{study.name}/{trial.number}", str(trial.user_attrs["work"]))
 
 
 def line(study: Study, claim: Claim, outcome: Outcome) -> str:

@@ -1,5 +1,6 @@
 """Tests the Provenance page: what a run depends on, the command that makes it again, and MLflow's record of it."""
 
+import os
 from pathlib import Path
 import shutil
 import sqlite3
@@ -186,6 +187,25 @@ def test_another_database_is_not_filled(project: Path, content: str) -> None:
 def test_the_page_asks_mlflow_only_when_told_to(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_link, "lookup", lambda run: pytest.fail("asked"))
     app(project, monkeypatch)
+
+
+def test_a_run_opens_no_store_outside_its_project(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may come from anywhere; a store elsewhere is opened only if params.yaml here names it too."""
+    monkeypatch.chdir(project)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "mlflow.db"
+    store(elsewhere.parent, entry(project).config["fingerprint"])
+    path = project / "runs" / RUN / "config.yaml"
+    text = path.read_text()
+    relative = os.path.relpath(elsewhere, project)
+    for uri in (f"sqlite:///{elsewhere}", f"sqlite:///{relative}", "sqlite:///a\\0b"):
+        path.write_text(text.replace("sqlite:///mlflow.db", f'"{uri}"'))
+        with pytest.raises(UserError, match=r"tracking\.uri"):
+            mlflow_link.store_of(entry(project))
+    (project / "params.yaml").write_text(f"tracking: {{uri: 'sqlite:///{elsewhere}'}}\n")
+    path.write_text(text.replace("sqlite:///mlflow.db", f"sqlite:///{elsewhere}"))
+    assert mlflow_link.store_of(entry(project)) == elsewhere.resolve()
 
 
 def test_a_server_is_not_called(project: Path) -> None:

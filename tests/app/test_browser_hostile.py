@@ -310,7 +310,6 @@ def test_an_app_that_makes_markup_of_text_would_be_noticed(
 ) -> None:
     file, (right, wrong) = tmp_path / "app" / "components" / "strip.js", MUTATIONS[name]
     shutil.copytree(harness.PROJECT / "app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__", "sample"))
-    shutil.copytree(harness.PROJECT / ".streamlit", tmp_path / ".streamlit")
     (tmp_path / "sdpg").symlink_to(harness.PROJECT / "sdpg")
     text = file.read_text(encoding="utf-8")
     assert right in text

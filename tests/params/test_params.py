@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.params import Params, load_params, parse_params, read_yaml
+from sdpg.params import Params, load_params, parse_params
 from sdpg.params.section import without_unknown
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
-TREE = read_yaml(ROOT / "params.yaml")
+TREE = scratch_tree()
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -89,6 +90,24 @@ def test_every_field_of_the_tree_stands_in_params_yaml() -> None:
 def test_a_mistake_is_named_with_its_remedy(path: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_params(changed(path, value))
+
+
+HUB = {"kind": "hub", "revision": "main"}
+
+
+@pytest.mark.parametrize("name", ["../mine", "/etc", "a/../../b", ""])
+def test_an_input_is_named_within_its_folder(name: str) -> None:
+    for path, value in (
+        ("base/model", {"kind": "folder", "path": name}),
+        ("base/model", HUB | {"id": name}),
+        ("data/train", HUB | {"id": name}),
+    ):
+        tree = changed(path, value)
+        if path == "data/train":
+            tree["base"]["model"] = {"kind": "folder", "path": "mine"}
+        with pytest.raises(UserError, match=path.replace("/", r"\.")) as refused:
+            parse_params(tree)
+        assert "plain name" in str(refused.value)
 
 
 def test_keys_that_are_unknown_now_are_left_out_and_nothing_else() -> None:

@@ -1,0 +1,92 @@
+"""Tests with real starts that the app listens on this machine alone, or shows nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import address
+from tests.helpers import browser
+
+PROJECT = Path(__file__).parents[2]
+MAIN = str(PROJECT / "app" / "main.py")
+
+
+@contextmanager
+def started(folder: Path, script: str = MAIN, *flags: str, **environment: str) -> Iterator[psutil.Process]:
+    """The app as ``streamlit run`` starts it; yields its process once it listens."""
+    port = browser.free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", script, f"--server.port={port}", *flags], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(2000):
+            assert process.poll() is None
+            if listening(psutil.Process(process.pid)):
+                break
+            time.sleep(0.05)
+        yield psutil.Process(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def listening(process: psutil.Process) -> set[str]:
+    return {each.laddr.ip for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+
+
+def test_it_listens_on_this_machine_alone_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "config.toml").write_text('[server]\naddress = "0.0.0.0"\n')
+    with started(tmp_path) as elsewhere, started(PROJECT, "app/main.py") as here:
+        assert listening(elsewhere) == listening(here) == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
+def test_told_to_listen_elsewhere_it_shows_only_that(tmp_path: Path) -> None:
+    with (
+        started(tmp_path, STREAMLIT_SERVER_ADDRESS="0.0.0.0") as by_environment,
+        started(tmp_path, MAIN, "--server.address=::") as by_flag,
+        browser.chromium() as chromium,
+    ):
+        for process, everywhere in ((by_environment, "0.0.0.0"), (by_flag, "::")):
+            (at,) = [each.laddr for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            assert at.ip == everywhere
+            page = chromium.new_page()
+            page.goto(f"http://127.0.0.1:{at.port}/", timeout=120_000)
+            page.wait_for_selector("[role=alert]", timeout=120_000)
+            browser.settled(page)
+            assert "ssh -L" in page.inner_text("[role=alert]")
+            assert "Overview" not in page.inner_text("body") and "sample" not in page.inner_text("body")
+
+
+@pytest.mark.parametrize(("host", "shown"), [("0.0.0.0", False), ("127.0.0.1", True)])
+def test_the_sockets_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str, shown: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    address.reachable_from_elsewhere.cache_clear()
+    try:
+        with socket.create_server((host, 0)) as server:
+            at = AppTest.from_file(MAIN, default_timeout=120).run()
+            assert not at.exception and bool(at.header) is shown
+            if not shown:
+                assert f"{host}:{server.getsockname()[1]}" in at.error[0].value.replace("\\", "")
+    finally:
+        address.reachable_from_elsewhere.cache_clear()
+
+
+def test_what_make_starts_is_bound_to_this_machine() -> None:
+    for goal in ("mlflow", "app"):
+        said = subprocess.run(["make", "-n", goal], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+        assert "0.0.0.0" not in said and ("--host 127.0.0.1" in said or goal == "app")

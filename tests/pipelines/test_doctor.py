@@ -1,0 +1,151 @@
+"""Tests that what blocks a project is named and set aside, and that all else stays as it is."""
+
+from contextlib import closing
+import os
+from pathlib import Path
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from pipelines import doctor
+from sdpg.locks import exclusive
+from sdpg.params import Params, load_params
+
+ROOT = Path(__file__).parents[2]
+STATE = Path(".state/0123456789abcdef")
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a run in progress and nothing wrong."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SDPG_TUNE_STORAGE", raising=False)
+    (STATE / "checkpoint-000003").mkdir(parents=True)
+    (STATE / "checkpoint-000003" / "state.json").write_text('{"step": 3, "param_groups": []}')
+    (STATE / "config.yaml").write_text("run: grpo-0\nfingerprint: 0123456789abcdef\n")
+    (STATE / "metrics.csv").write_text("step,reward\n1,0.5\n2,0.5\n3,0.")
+    return tmp_path
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+def everything(project: Path) -> dict[str, bytes]:
+    files = [path for path in project.rglob("*") if path.is_file() and ".lock" not in path.name]
+    return {path.relative_to(project).as_posix(): path.read_bytes() for path in files}
+
+
+def gone() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return int(ended.stdout)
+
+
+def test_a_healthy_project_is_left_alone(project: Path, params: Params) -> None:
+    before = everything(project)
+    assert list(doctor.examine(params)) == []
+    assert everything(project) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics.csv", b"", "metrics.csv is damaged"),
+        ("metrics.csv", b"\xff\xfe\x00", "metrics.csv is damaged"),
+        ("metrics.csv", b"step,reward\n1,0.5\nx,0.5\n", "metrics.csv is damaged"),
+        ("config.yaml", b"run: [", "config.yaml cannot be read"),
+        ("config.yaml", b"", "config.yaml says nothing"),
+        ("checkpoint-000003/state.json", b'{"step"', "checkpoint-000003 is damaged"),
+        ("checkpoint-000003/model-00000.safetensors", b"\0" * 30, "checkpoint-000003 is damaged"),
+    ],
+)
+def test_work_that_cannot_be_resumed_is_set_aside_whole(
+    project: Path, params: Params, name: str, content: bytes, said: str
+) -> None:
+    (STATE / name).write_bytes(content)
+    before = sorted(everything(project).values())
+    with exclusive(STATE):
+        assert list(doctor.examine(params)) == [], "it is in use, and stays"
+    (line,) = doctor.examine(params)
+    assert said in line and str(STATE) in line
+    assert not STATE.exists() and sorted(everything(project).values()) == before, "nothing is lost"
+    assert list(doctor.examine(params)) == []
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half made", "truncated"])
+def test_a_damaged_database_of_studies_is_set_aside(project: Path, params: Params, damage: str) -> None:
+    file = project / "tune.db"
+    if damage == "half made":
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("CREATE TABLE studies (x)")
+    elif damage == "truncated":
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("CREATE TABLE studies (x)")
+            database.executemany("INSERT INTO studies VALUES (?)", [("y" * 5000,)] * 20)
+            database.commit()
+        os.truncate(file, 30_000)
+    else:
+        file.write_text("" if damage == "empty" else "no database " * 500)
+    before = file.read_bytes()
+    (line,) = doctor.examine(params)
+    assert "tune.db.damaged-1" in line and (project / "tune.db.damaged-1").read_bytes() == before
+    assert not file.exists() and list(doctor.examine(params)) == []
+
+
+def test_a_whole_database_of_studies_stays(project: Path, params: Params) -> None:
+    from optuna.storages import RDBStorage
+
+    RDBStorage("sqlite:///tune.db")
+    assert list(doctor.examine(params)) == [] and (project / "tune.db").is_file()
+
+
+def test_remains_go_and_an_output_that_stepped_aside_comes_back(project: Path, params: Params) -> None:
+    pid = gone()
+    written = f"""
+        runs/.grpo-0.partial-{pid}/x  models/.base.outgoing-{pid}/weights  reports/.a.md.partial-{pid}
+        runs/.rlsd-0.outgoing-{pid}/old  runs/rlsd-0/new  runs/.kept.partial-{os.getpid()}/x  reports/.mine"""
+    for name in written.split():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (project / "precious").mkdir()
+    (project / f"runs/.link.partial-{pid}").symlink_to(project / "precious")
+    said = list(doctor.examine(params))
+    assert len(said) == 4 and sum("again" in line for line in said) == 1
+    left = {name for name in everything(project) if not name.startswith(".state")}
+    assert left == {"models/base/weights", "runs/rlsd-0/new", f"runs/.kept.partial-{os.getpid()}/x", "reports/.mine"}
+    assert (project / "precious").is_dir()
+
+
+def test_what_is_in_use_is_named(project: Path, params: Params) -> None:
+    program = "from sdpg.locks import exclusive\nwith exclusive('runs/grpo-0'): print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as owner:  # fmt: skip
+        assert owner.stdout is not None and owner.stdout.readline()
+        (line,) = doctor.examine(params)
+        assert line.startswith("in use, left alone: runs/grpo-0: process ") and str(owner.pid) in line
+        owner.communicate("\n")
+
+
+@pytest.mark.parametrize("damaged", ["events.jsonl", "delivered.json"])
+def test_events_that_wait_are_named_and_unreadable_ones_set_aside(project: Path, params: Params, damaged: str) -> None:
+    from sdpg.records.delivery import waiting
+    from sdpg.records.event_queue import EventQueue
+
+    queue = EventQueue("train-x")
+    for step in range(3):
+        queue.append({"kind": "step", "step": step})
+    queue.close()
+    (line,) = doctor.examine(params)
+    assert "3 events wait for MLflow; python -m pipelines.deliver" in line
+    (queue.start if damaged == "events.jsonl" else queue.folder).joinpath(damaged).write_bytes(b'{"kind": \xff\n[\n')
+    assert waiting(queue.folder) == 1, "no stage ends in a traceback for it"
+    (line,) = doctor.examine(params)
+    assert "train-x.damaged-1" in line and not queue.folder.exists()
+    assert list(doctor.examine(params)) == []
