@@ -130,8 +130,7 @@ def _generation_note(plan: Plan, machine: Machine) -> str:
     if generation.sleep:
         note += (
             "That it takes no memory in the other phases, but for CUDA graphs, is an assumption: sleep has\nnot been "
-            f"tested. Asleep, its weights are in the computer's memory: {gib(generation.weights(plan.shape))} GiB a "
-            "process."
+            "tested. Its weights are handed over anew when it wakes."
         )
     held, batch = cache // full_length(plan.params, plan.shape, generation.itemsize), plan.params.rollout.batch
     note += (
