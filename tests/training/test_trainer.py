@@ -37,16 +37,16 @@ def small(**train: Any) -> Params:
     tree["train"] |= {"steps": 3, "prompts_per_step": 2, "responses_per_prompt": 4, "eval_every": 3}
     tree["train"] |= {"record_every": 1, "record_rows": 4, "lr": 1e-3, **train}
     tree["rollout"]["max_tokens"] = tree["evaluation"]["max_tokens"] = 12
-    if tree["train"]["updates_per_batch"] > 1:
-        for method in tree["methods"].values():
-            if method["outcome"] == "reinforce":
-                method["outcome"] = "clipped_weight"
     tree["evaluation"]["samples"] = 2
     # A used key only, as in params.yaml: the dump writes every default.
     tree["methods"] = {
         name: method.model_dump(include=method.model_fields_set)
         for name, method in load_params(ROOT / "params.yaml").methods.items()
     }
+    if tree["train"]["updates_per_batch"] > 1:
+        for method in tree["methods"].values():
+            if method["outcome"] == "reinforce":
+                method["outcome"] = "clipped_weight"
     return parse_params(tree)
 
 
