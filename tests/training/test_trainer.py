@@ -44,6 +44,10 @@ def small(**train: Any) -> Params:
         name: method.model_dump(include=method.model_fields_set)
         for name, method in load_params(ROOT / "params.yaml").methods.items()
     }
+    if tree["train"]["updates_per_batch"] > 1:
+        for method in tree["methods"].values():
+            if method["outcome"] == "reinforce":
+                method["outcome"] = "clipped_weight"
     return parse_params(tree)
 
 
