@@ -131,7 +131,9 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str], mac
         return
     command = [
         sys.executable, "-m", "sdpg.models.launching", "--config_file", str(params.config_file),
-        "--num_processes", str(params.processes), "--machine_rank", str(machine), "--module", module, *arguments,
+        "--num_processes", str(params.processes), "--machine_rank", str(machine),
+        # A no without quotes is no text to accelerate.
+        "--mixed_precision", "no", "--module", module, *arguments,
     ]  # fmt: skip
     sys.stdout.flush()
     # The launcher must not be a child: a signal that ends this process must end it, and the processes of the run.
