@@ -224,15 +224,15 @@ def checkpoints(state: Path) -> list[str]:
 def test_a_record_that_cannot_be_written_stops_the_run_before_the_next_checkpoint(
     world: tuple[Any, Any], undisturbed: Path, tmp_path: Path
 ) -> None:
-    blocked = tmp_path / "rollouts" / "step-000003-rank-0.parquet"
+    blocked = tmp_path / "rollouts" / "step-000002-rank-0.parquet"
 
     def on_step(step: int, metrics: Any) -> None:
-        if step == 2:
+        if step == 1:
             (blocked / "in the way").mkdir(parents=True)
 
     with pytest.raises(UserError, match=str(blocked)):
-        trained(world, small(checkpoint_every=2), "sdpg-ufkl", tmp_path, on_step)
-    assert checkpoints(tmp_path) == ["checkpoint-000002"]
+        trained(world, small(checkpoint_every=1), "sdpg-ufkl", tmp_path, on_step)
+    assert checkpoints(tmp_path) == ["checkpoint-000001"]
     # Once the cause is gone, the run goes on as if nothing had been.
     for path in (blocked / "in the way", blocked):
         path.rmdir()
