@@ -1,6 +1,5 @@
 """Tests that several processes evaluate a finished policy as one does: each row, to the last bit, in the same order."""
 
-import json
 import os
 from pathlib import Path
 import shutil
@@ -15,7 +14,6 @@ from sdpg.evaluation.evaluation import Identity
 from sdpg.evaluation.final import evaluate_policy, evaluate_run
 from sdpg.evaluation.portions import deal_portions
 from sdpg.models.launching import on_one_machine
-from sdpg.models.ranks import SOLO, Ranks
 from sdpg.params import Params
 from sdpg.params.distributed import DistributedParams
 from sdpg.params.tree import PORTIONS
@@ -23,28 +21,16 @@ from sdpg.problems.prepare import prepare, write_prepared
 from sdpg.problems.prompts import PreparedRow
 from sdpg.records.schemas import read_evaluations
 from tests.evaluation.test_base import ROOT, params, project
-from tests.helpers.two_ranks import on_two_ranks
 
 __all__ = ["project"]
 POLICY = Path("inputs/models/tiny")
-BATCHES = (4, 64)
-"""20 samples: five portions, and one, so that the second rank has fewer or none."""
+BATCH = 8
+"""Of 20 samples two portions are made, and one of ten greedy answers, so that the second rank has none of them."""
 
 
-def settings(batch: int, **changes: Any) -> Params:
+def settings(**changes: Any) -> Params:
     # This verifier has no processes of its own, which take time to start.
-    return params(evaluation__batch=batch, reward__verifier="exact", **changes)
-
-
-def rows_of(batch: int, ranks: Ranks) -> list[dict[str, Any]]:
-    identity = Identity("run", "m", 0, 3)
-    return evaluate_policy(settings(batch), identity, POLICY, teacher=True, ranks=ranks)
-
-
-def on_one_rank(ranks: Ranks, folder: Path) -> None:
-    os.chdir(folder)
-    found = {batch: rows_of(batch, ranks) for batch in BATCHES}
-    (folder / f"rank-{ranks.rank}.json").write_text(json.dumps(found))
+    return params(evaluation__batch=BATCH, reward__verifier="exact", **changes)
 
 
 @pytest.fixture
@@ -53,12 +39,8 @@ def prepared(project: Path) -> Path:
     return project
 
 
-def test_two_processes_return_what_one_does(prepared: Path) -> None:
-    on_two_ranks(on_one_rank, prepared)
-    alone = {str(batch): rows_of(batch, SOLO) for batch in BATCHES}
-    for rank in range(2):
-        assert json.loads((prepared / f"rank-{rank}.json").read_text()) == alone
-    rows = alone["4"]
+def test_rows_are_in_the_order_of_the_problems(prepared: Path) -> None:
+    rows = evaluate_policy(settings(), Identity("run", "m", 0, 3), POLICY, teacher=True)
     # 10 problems: two samples each, one greedy answer, and two as teacher; those of a problem side by side.
     assert len(rows) == 20 + 10 + 20
     keys = [(row["benchmark"], row["problem_id"], row["sample"]) for row in rows]
@@ -83,9 +65,9 @@ def test_portions_hold_every_problem_once_and_about_a_batch() -> None:
         assert max(sizes) - min(sizes) <= 1
 
 
-def test_the_stage_starts_its_processes_itself(prepared: Path) -> None:
+def test_the_stage_starts_two_processes_whose_rows_are_those_of_one(prepared: Path) -> None:
     spread = {"processes": 2, "strategy": "ddp", "config": None}
-    several = settings(4, train__distributed=spread)
+    several = settings(train__distributed=spread)
     shutil.copytree(POLICY, "runs/grpo-0/policy")
     shutil.copytree(ROOT / "configs", "configs")
     with Path("params.yaml").open("w") as file:
@@ -98,7 +80,7 @@ def test_the_stage_starts_its_processes_itself(prepared: Path) -> None:
     # One of the two says so.
     assert done.stdout.count("Next: dvc repro") == 1
     rows = read_evaluations(Path("evaluations/grpo-0/final.parquet")).to_pylist()
-    folder = evaluate_run(settings(4), "grpo", 0)
+    folder = evaluate_run(settings(), "grpo", 0)
     assert folder is not None and read_evaluations(folder / "final.parquet").to_pylist() == rows
     assert len(rows) == 30
 
