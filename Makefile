@@ -12,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
+.PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
   gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -46,6 +46,7 @@ help:
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
+	@echo "make bundle   train the tiny world's base again and write it to inputs/models/tiny-base with its card"
 	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
 	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
@@ -82,6 +83,13 @@ repro: configure
 # FOLDER='a b': other projects or folders of runs, beside this project's.
 app: $(STAMP)
 	streamlit run app/main.py $(if $(FOLDER),-- $(foreach folder,$(FOLDER),--folder '$(folder)'))
+
+# The base that the profile tiny starts from, trained again from scratch; params.yaml is set to tiny-scratch and back.
+bundle: $(STAMP)
+	@python -m pipelines.configure --profile tiny-scratch
+	dvc repro base
+	@python -m pipelines.bundle
+	@python -m pipelines.configure --profile tiny
 
 browser:
 	@tests/helpers/install_browser.sh

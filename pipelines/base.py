@@ -1,16 +1,25 @@
 """Runs stage ``base``: the initial policy and its accuracies."""
 
+import argparse
+
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.evaluation.base import build_base
+from sdpg.interruption import ended_by_termination
 from sdpg.locks import exclusive
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
     """Writes models/base, models/base-evaluations and models/base.json."""
-    with exclusive(paths.BASE_MODEL):
-        folder = build_base(load_params())
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
+    # Torch is imported here, after its kernels were chosen.
+    from sdpg.evaluation.base import build_base
+
+    with exclusive(paths.BASE_MODEL), ended_by_termination("the base"):
+        folder = build_base(params)
     print(f"base: {paths.BASE_METRICS.read_text(encoding='utf-8')}")
     print(f"The policy is in {folder}, its accuracies in {paths.BASE_METRICS}. Next: dvc repro")
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 
 from sdpg.errors import entry_point
-from sdpg.evaluation.benchmarking import OUTPUT, SampleBudget, benchmark_models
 from sdpg.files import write_json, write_text
 from sdpg.params import load_params
-from sdpg.results.benchmark_scores import as_json, compare, markdown, score, text
+from sdpg.paths import BENCHMARKED
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def _count(written: str) -> int:
@@ -24,9 +24,14 @@ def main() -> None:
     parser.add_argument("--samples", type=_count, help="answers per problem; otherwise evaluation.final_samples")
     parser.add_argument("--greedy", action="store_true", help="one greedy answer per problem, and no samples")
     parser.add_argument("--limit", type=_count, help="only the first so many problems of each benchmark")
-    parser.add_argument("--out", default=OUTPUT, type=Path, help=f"where results go; otherwise {OUTPUT}")
+    parser.add_argument("--out", default=BENCHMARKED, type=Path, help=f"where results go; otherwise {BENCHMARKED}")
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
+    # Torch is imported here, after its kernels were chosen.
+    from sdpg.evaluation.benchmarking import SampleBudget, benchmark_models
+    from sdpg.results.benchmark_scores import as_json, compare, markdown, score, text
+
     samples = 0 if options.greedy else options.samples or params.evaluation.final_samples
     answered = benchmark_models(params, options.model, options.dir, SampleBudget(samples, options.limit), options.out)
     scores = [score(each, params.report) for each in answered]

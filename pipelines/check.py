@@ -10,17 +10,16 @@ from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
 from sdpg.locks import exclusive
 from sdpg.models.launching import check_launch
-from sdpg.models.weight_files import check_weights
+from sdpg.models.weight_files import check_digest, check_model, check_weights
 from sdpg.params import LocalModel, Params, load_params
 from sdpg.params.imported import imported_parts, load_part
-from sdpg.planning.fits import check_gpus, check_memory
+from sdpg.planning.fits import check_device, check_gpus, check_memory
 from sdpg.problems.context import check_context
 from sdpg.problems.inputs import check_at_hand
 from sdpg.records.mlflow_store import check_store
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.run_inputs import stage_code
 from sdpg.rewards.own import check_verifier
-from sdpg.rollouts.vllm_start import check_vllm
 
 CHECKED = Path("data/check.json")
 CODE = Path("data/code")
@@ -45,9 +44,24 @@ def check_inputs(params: Params) -> None:
             check_own_parts(method, f"methods.{name}")
     # What a machine lacks comes before what would have to be fetched for it.
     check_launch(params.train.distributed)
+    check_device(params)
     check_gpus(params)
-    check_vllm(params)
+    if params.rollout.vllm is not None:
+        # Engines import torch, which takes seconds.
+        from sdpg.rollouts.vllm_start import check_vllm
+
+        check_vllm(params)
     check_at_hand(params)
+    tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
+    folders = [Path(params.data.folder), Path(params.base.folder)]
+    code = stage_code("prepare", params).digest
+    identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], code)
+    unchanged = LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity
+    if (folder := params.base.local_folder) is not None:
+        check_digest(params.base)
+        field = "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id"
+        # Reading all weights takes seconds, which those that were read before need not wait for.
+        (check_weights if unchanged else check_model)(folder, field)
     if params.train.lora is not None:
         # Importing transformers takes seconds, which other runs need not wait for.
         from sdpg.models.adapters import check_adapter
@@ -55,13 +69,7 @@ def check_inputs(params: Params) -> None:
         check_adapter(params)
     check_memory(params)
     check_context(params)
-    if (folder := params.base.local_folder) is not None:
-        check_weights(folder, "base.model.path" if isinstance(params.base.model, LocalModel) else "base.model.id")
-    tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
-    folders = [Path(params.data.folder), Path(params.base.folder)]
-    code = stage_code("prepare", params).digest
-    identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], code)
-    if not (LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity):
+    if not unchanged:
         # Importing transformers takes seconds, which an unchanged input need not wait for.
         from sdpg.problems.prepare import prepare
 

@@ -10,6 +10,7 @@ from sdpg.errors import UserError, entry_point
 from sdpg.files import check_name, write_json, write_text
 from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     settings = knob_settings(params, options.method, options.knobs)
     from sdpg.tuning.retraining import retrain_all
 

@@ -4,9 +4,10 @@ import argparse
 
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.evaluation.final import evaluate_run
+from sdpg.interruption import ended_by_termination
 from sdpg.locks import exclusive
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 
 def main() -> None:
@@ -15,8 +16,13 @@ def main() -> None:
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
-    with exclusive(paths.evaluation_folder(options.method, options.seed)):
-        folder = evaluate_run(load_params(), options.method, options.seed)
+    params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
+    # Torch is imported here, after its kernels were chosen.
+    from sdpg.evaluation.final import evaluate_run
+
+    with exclusive(paths.evaluation_folder(options.method, options.seed)), ended_by_termination("the evaluation"):
+        folder = evaluate_run(params, options.method, options.seed)
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

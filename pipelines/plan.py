@@ -6,7 +6,7 @@ from typing import Any
 from sdpg.errors import UserError, entry_point
 from sdpg.params.lora import LoraParams
 from sdpg.planning.machines import machines, positive
-from sdpg.planning.plan import make_plan, planned_params
+from sdpg.planning.plan import Plan, assumed_card, planned_run
 from sdpg.planning.report import report
 from sdpg.planning.work import CARDS, Assumptions, Range
 
@@ -19,7 +19,9 @@ def main() -> None:
     parser.add_argument("--lora", help="plan an adapter of this rank on all linear modules, instead of train.lora")
     parser.add_argument("--gpus", help="how many; otherwise those of this machine, or one and several")
     parser.add_argument("--memory", help="GiB of one GPU")
-    parser.add_argument("--card", help=f"one of {', '.join(CARDS)}; otherwise h100")
+    parser.add_argument(
+        "--card", help=f"one of {', '.join(CARDS)}; otherwise rtx4090 for what fits it, and h100 for what does not"
+    )
     parser.add_argument("--peak-flops", help="TFLOP/s of one GPU, dense bfloat16")
     parser.add_argument("--bandwidth", help="TB/s of one GPU's memory")
     parser.add_argument("--link-bandwidth", help="GB/s that one GPU receives from others of the same run")
@@ -32,12 +34,12 @@ def main() -> None:
     parser.add_argument("--teacher-prompt", help="mean tokens; otherwise 900")
     parser.add_argument("--mfu", help="share of the peak that training reaches, e.g. 0.4 or 0.25-0.45")
     options = parser.parse_args()
-    processes = planned_params(options.profile).train.distributed.processes
+    params, shape = planned_run(options.profile, options.model, _lora(options.lora))
     chosen = machines(
         options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth, options.link_bandwidth,
-        processes,
+        params.train.distributed.processes, assumed_card(shape, params),
     )  # fmt: skip
-    print(report(make_plan(options.profile, options.model, chosen, _assumptions(options), lora=_lora(options.lora))))
+    print(report(Plan(params, shape, chosen, _assumptions(options))))
 
 
 def _lora(text: str | None) -> LoraParams | None:

@@ -4,13 +4,16 @@ Lengths, limits and address come from params.yaml; memory and dtype are options 
 """
 
 import argparse
+import json
 import os
+import secrets
+import shlex
 import sys
 from typing import Any
 from urllib.parse import urlsplit
 
 from sdpg.errors import UserError, entry_point
-from sdpg.params import load_params
+from sdpg.params import Params, load_params
 from sdpg.params.vllm import VllmServer
 from sdpg.paths import BASE_MODEL
 from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
@@ -25,8 +28,19 @@ def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:
-            words += [f"--{flag}", str(value)]
+            words += [f"--{flag}", json.dumps(value) if isinstance(value, dict) else str(value)]
     return words
+
+
+def longest_sequence(params: Params) -> int:
+    """Returns the tokens of the longest prompt with the longest response."""
+    prompt = max(params.prompts.max_student_tokens, params.prompts.max_teacher_tokens)
+    return prompt + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+
+
+def sequences(params: Params) -> int:
+    """Returns the sequences that are asked for at once: each of a run's processes sends up to a batch."""
+    return max(params.rollout.batch, params.evaluation.batch) * params.train.distributed.processes
 
 
 def main() -> None:
@@ -59,21 +73,20 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     if options.kv_cache_megabytes is None and not on_gpu:
         raise UserError("--kv-cache-megabytes is missing, and there is no GPU whose memory could be shared: give it")
-    longest = max(params.prompts.max_student_tokens, params.prompts.max_teacher_tokens) + max(
-        params.rollout.max_tokens, params.evaluation.max_tokens
-    )
-    batch = max(params.rollout.batch, params.evaluation.batch)
-    arguments = engine_arguments(options.dtype, options.kv_cache_megabytes, longest, batch, options.eager)
+    arguments = engine_arguments(
+        options.dtype, options.kv_cache_megabytes, options.gpu_memory_share, longest_sequence(params),
+        sequences(params), options.eager,
+    )  # fmt: skip
     arguments["tensor_parallel_size"] = options.tensor_parallel
-    if options.kv_cache_megabytes is None:
-        arguments["gpu_memory_utilization"] = options.gpu_memory_share
+    # Without seeds of their own, responses come from one source: another one after each start.
+    arguments["seed"] = secrets.randbelow(1 << 31)
     address = urlsplit(settings.url)
     line = command(options.model, "0.0.0.0" if options.public else "127.0.0.1", address.port or 80, arguments)
     # Weights are handed over by calls that only a server for development offers.
     os.environ |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"}
     if options.eager:
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    print(" ".join(line), flush=True)
+    print(shlex.join(line), flush=True)
     os.execv(line[0], line)
 
 

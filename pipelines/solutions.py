@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Imported, Params, SyntheticSource, load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 from sdpg.solutions.settings import Connection, SolutionParams, parse_body, parse_dataset, parse_source
 
 ANSWERS = Path("inputs/solutions")
@@ -101,6 +102,7 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
         "engine": None
         if given.engine is None
         else {"model": given.engine, "engine": params.rollout.engine, "vllm": params.rollout.vllm,
+              "device": params.train.device,
               "decoding": decoding, "seed": given.seed, "batch": params.rollout.batch},
         "samples": given.samples,
         "keep": given.keep,
@@ -133,6 +135,7 @@ def main() -> None:
     """Runs ``python -m pipelines.solutions --dataset openthoughts --endpoint URL --model NAME [--engine FOLDER]``."""
     given = options().parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     settings, connection = settings_of(given, params), connection_of(given)
     # Loading transformers takes seconds, which a mistake above need not wait for.
     from sdpg.solutions.run import run

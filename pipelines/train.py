@@ -3,23 +3,33 @@
 import argparse
 
 from sdpg.errors import entry_point
+from sdpg.interruption import heard_termination
 from sdpg.models.launching import launch
 from sdpg.params import load_params
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 from sdpg.records.watch import read_history, watch_summary
 
 
 def main() -> None:
-    """Writes runs/<method>-<seed>; run again after an interruption, it goes on where it was."""
+    """Writes runs/<method>-<seed>; run again after an interruption, it goes on where it was.
+
+    SIGTERM ends it after the present step with a checkpoint and exit code 75.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="I", help="of a run on several machines: the number of this one"
+    )
     options = parser.parse_args()
     params = load_params()
-    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)])
+    fix_cpu_kernels(params.train.cpu_kernels)
+    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)], options.machine_rank)
     # Importing the trainer takes seconds, which the launcher does not need.
-    from sdpg.training.run import train_run
+    with heard_termination() as interrupted:
+        from sdpg.training.run import train_run
 
-    folder = train_run(params, options.method, options.seed)
+        folder = train_run(params, options.method, options.seed, interrupted=interrupted)
     if folder is None:
         return
     print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.params import Params, load_params, read_yaml
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 if TYPE_CHECKING:
     from sdpg.tuning.study import Study
@@ -40,6 +41,7 @@ def main() -> None:
     if not study or set(study) - set(NAME):
         raise UserError(f"--study {study!r}: use small letters, digits, - and _, as it names folders")
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     if options.best:
         print_best(study)
         return

@@ -14,6 +14,7 @@ from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json, write_text
 from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
+from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 if TYPE_CHECKING:
     from sdpg.tuning.retraining import Setting
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     params = load_params()
+    fix_cpu_kernels(params.train.cpu_kernels)
     methods = options.methods.replace(",", " ").split() if options.methods else list(params.run.methods)
     suffix = f"-{options.study}" if options.study else ""
     if set(suffix) - set(NAME):

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions whose message a user is meant to read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +15,19 @@ class Diverged(UserError):
     """Training whose numbers are no longer finite: the values that it was given do not work."""
 
 
+class Interrupted(Exception):
+    """Work that was asked to end before it was done: the same command goes on with it."""
+
+
+RESUME = 75
+"""The exit code of interrupted work (EX_TEMPFAIL): nothing is wrong, run the same command again."""
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turns a :class:`UserError` into one message on stderr and exit code 2; other exceptions keep their traceback.
+
+    An :class:`Interrupted` is one message too, and exit code 75.
 
     A full disk is one message too, and a reader of the output that closed it is none.
     """
@@ -26,6 +36,9 @@ def readable_errors() -> Iterator[None]:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+    except Interrupted as interrupted:
+        sys.stderr.write(f"{interrupted}\n")
+        raise SystemExit(RESUME) from None
     except BrokenPipeError:
         # Whoever reads the output, such as head, has seen enough. Python's last flush must not fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -171,8 +171,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}): mend or remove the line") from None
+        # Beside errors of form: brackets thousands deep, and numbers of thousands of digits.
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", None) or error
+            raise UserError(f"{path}, line {number}: not valid JSON ({reason}): mend or remove the line") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
         rows.append(row)

@@ -9,6 +9,8 @@ BASE_EVALUATIONS = Path("models/base-evaluations")
 BASE_METRICS = Path("models/base.json")
 STATE = Path(".state")
 REPORTS = Path("reports")
+BENCHMARKED = Path("benchmarked")
+"""The results of `pipelines.benchmarks`; no stage of dvc.yaml reads or writes there."""
 
 
 def run_folder(method: str, seed: int) -> Path:

@@ -26,15 +26,18 @@ def unit(path: str) -> str:
 
 
 ORDER = (
-    "errors", "files", "paths", "locks", "seeds", "colours", "params", "records", "rewards", "problems", "objective",
-    "models", "rollouts", "solutions", "evaluation", "training", "results", "planning", "tuning",
+    "errors", "files", "paths", "locks", "seeds", "colours", "devices", "interruption", "params", "records", "rewards",
+    "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training", "results", "planning",
+    "tuning",
 )  # fmt: skip
 """The order of the data, as README.md shows it."""
 
 
 def test_packages_import_only_those_above_them() -> None:
     readme = [line.split()[0] for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.strip()]
-    assert [name for name in readme if name.rstrip("/") in ORDER] == [f"{name}/" for name in ORDER[6:]]
+    assert [name for name in readme if name.rstrip("/") in ORDER] == [
+        f"{name}/" for name in ORDER[ORDER.index("params") :]
+    ]
     for path, imported in IMPORTS.items():
         for target in imported - {path}:
             assert unit(target) == "__init__" or ORDER.index(unit(target)) <= ORDER.index(unit(path)), (path, target)

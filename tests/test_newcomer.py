@@ -66,9 +66,10 @@ from sdpg.objective.coefficients import Coefficients
 from sdpg.objective.divergences import DIVERGENCES, WORKED_P, WORKED_Q
 from sdpg.models.experience import Experience, Rollouts
 from sdpg.problems.prompts import PreparedRow
+from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import read_rollouts, write_rollouts
 from sdpg.rewards.verifiers import Status, Verdict
-from sdpg.training.rollout_rows import rollout_rows
+from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.steps import Sampled, Step, Update
 from tests.helpers.plain_update import update
 from tests.helpers.tiny import counted_passes, tiny_experience, tiny_method, tiny_policies, tiny_train
@@ -105,7 +106,7 @@ rollouts = Rollouts(*(getattr(x, field.name) for field in fields(Rollouts)))
 sampled = Sampled(problems, rollouts, texts, [False] * 12)
 step = Step(sampled, [Verdict(Status.WRONG, None, -1.0)] * 12, x, Update(0.0, 0.0, 0.0, found.columns), {})
 identity = {"run": "r", "method": "m", "seed": 0, "step": 1, "verifier": "v", "verifier_version": "1"}
-write_rollouts(Path("new.parquet"), rollout_rows(step, identity, tokenizer))
+write_rollouts(Path("new.parquet"), rollout_rows(step, identity), token_columns(step, TokenPieces(tokenizer)))
 new = read_rollouts(Path("new.parquet")).to_pylist()
 assert [row["words"] for row in new] == [len(text.split()) for text in texts]
 old = read_rollouts(Path("old.parquet"))

@@ -27,12 +27,13 @@ from sdpg.params.configure import merge, read_overlay
 from sdpg.params.lora import LoraParams
 from sdpg.planning.shapes import Shape
 from sdpg.problems.prompts import PreparedRow
+from sdpg.problems.token_pieces import TokenPieces
 from sdpg.problems.tokenizer import train_tokenizer
 from sdpg.records.schemas import write_rollouts
 from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.rollouts import Completion, Sampling
 from sdpg.training.checkpoints import save_checkpoint
-from sdpg.training.rollout_rows import rollout_rows
+from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.step_log import Stopwatch
 from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.trainer import DTYPES, Trainer
@@ -98,6 +99,9 @@ class MadeUpEngine:
     def sync_weights(self) -> None:
         """There is no copy of the weights."""
 
+    def rest(self) -> None:
+        """There is no memory to give back."""
+
 
 class MadeUpScorer:
     """Finds the first ``all_right`` responses right, and then every other one."""
@@ -141,6 +145,7 @@ class Made:
         """One training step: its metrics, and the seconds of its parts."""
         watch = Stopwatch()
         metrics = self.trainer.step(number, watch)
+        self.trainer.records.flush()
         return metrics, watch.seconds
 
     @property
@@ -236,10 +241,11 @@ def build_records(count: int, tokens: int, path: Path) -> tuple[float, float]:
     verdicts = [Verdict(Status.CORRECT, "2", 1.0)] * count
     sampled = Sampled(problems, rollouts, texts, [False] * count)
     step = Step(sampled, verdicts, Experience(**vars(rollouts), advantages=credit, gates=credit), update, diagnosed)
+    pieces = TokenPieces(tokenizer)
     start = time.perf_counter()
-    rows = rollout_rows(step, identity, tokenizer)
+    rows, columns = rollout_rows(step, identity), token_columns(step, pieces)
     built = time.perf_counter()
-    write_rollouts(path, rows)
+    write_rollouts(path, rows, columns)
     return built - start, time.perf_counter() - built
 
 

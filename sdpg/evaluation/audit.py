@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from sdpg.params import RewardParams
 from sdpg.rewards.extraction import normalise_answer
-from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.refusals import refusal
 from sdpg.rewards.verifiers import Status, Verifier
+from sdpg.rewards.worker_pool import Pair
 
 
 @dataclass(frozen=True)

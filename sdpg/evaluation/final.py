@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate, read_problem_sets
 from sdpg.files import replaced_folder, write_json
 from sdpg.models.loading import load_model, set_threads
@@ -33,7 +34,7 @@ def evaluate_policy(
     """
     set_threads(params.train.threads)
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder)
+    model = load_model(folder, device_type(params.train.device))
     sets = read_problem_sets(paths.PREPARED, params.data)
     sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation

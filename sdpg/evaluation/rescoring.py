@@ -22,9 +22,9 @@ from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
 from sdpg.params.section import without_unknown
 from sdpg.params.stored import method_of
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
-from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.own import make_verifier
 from sdpg.rewards.verifiers import Scorer, Verdict
+from sdpg.rewards.worker_pool import Pair
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
 """Kinds of stored files: training's rollouts, its evaluations, and the larger samples of the final policy."""

@@ -16,8 +16,8 @@ from typing import BinaryIO, TextIO
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.rewards.math_verify_pool import Pair
 from sdpg.rewards.verifiers import Scorer
+from sdpg.rewards.worker_pool import Pair
 
 CHUNK = 1_024
 """The number of answers that are scored, and written, at once."""

@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
@@ -40,17 +38,42 @@ def add_adapter(model: Any, params: LoraParams, seed: int) -> None:
     Raises:
         UserError: if a target is not a linear module that may have an adapter.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=params.rank, lora_alpha=params.alpha, target_modules=adapter_targets(model, params), lora_dropout=0.0,
         bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _shapes_on_cpu(model):
         torch.manual_seed(derive_seed(seed, "adapter"))
         inject_adapter_in_model(config, model, NAME)
     for layer in _layers(model).values():
         # Autocast decides on types; peft would first make a float32 copy of every input.
         layer.cast_input_dtype_enabled = False
+
+
+@contextmanager
+def _shapes_on_cpu(model: Any) -> Iterator[None]:
+    """Puts a single number, expanded to the shape, in the place of each parameter on the meta device.
+
+    peft makes an adapter on the device of the weights that it adapts, and on the meta device it would have no values.
+    """
+    meta = [parameter for parameter in model.parameters() if parameter.is_meta]
+    shapes = [torch.nn.Parameter(torch.zeros((), dtype=each.dtype).expand(each.shape)) for each in meta]
+    _replace(model, dict(zip(map(id, meta), shapes, strict=True)))
+    try:
+        yield
+    finally:
+        _replace(model, dict(zip(map(id, shapes), meta, strict=True)))
+
+
+def _replace(model: Any, others: dict[int, torch.nn.Parameter]) -> None:
+    """Puts other parameters in the place of some, by the id of these; whether they are trained stays as it is."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in others:
+                setattr(module, name, others[id(parameter)].requires_grad_(parameter.requires_grad))
 
 
 def check_adapter(params: Params) -> None:
@@ -96,12 +119,17 @@ def adapter_targets(model: Any, params: LoraParams) -> list[str]:
 
 def _layers(model: Any) -> dict[str, Any]:
     """Returns the adapted modules by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if _is_adapted(module)}
+
+
+def _is_adapted(module: Any) -> bool:
+    # Importing peft for its class takes longer than importing torch; runs without an adapter do not need it.
+    return hasattr(module, "lora_A")
 
 
 def has_adapter(model: Any) -> bool:
     """Says whether the model has an adapter, which :func:`add_adapter` put into it."""
-    return any(isinstance(module, LoraLayer) for module in model.modules())
+    return any(_is_adapted(module) for module in model.modules())
 
 
 @contextmanager
@@ -167,6 +195,8 @@ def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Writes the adapter alone, in peft's format for ``PeftModel.from_pretrained``; its weights must be whole."""
+    from peft import get_peft_model_state_dict
+
     folder.mkdir()
     weights = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
     # The names in peft's files contain peft's wrapper around a model, which this model does not have.

@@ -5,8 +5,10 @@ Axes: R rollouts of a column, N response tokens of them all.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,8 +33,8 @@ class TokenColumn:
     def of(parts: Mapping[int, Sequence[float]]) -> "TokenColumn":
         """Returns the column of rollout → its values."""
         rows = sorted(parts)
-        values = [value for row in rows for value in parts[row]]
-        return TokenColumn(rows, [len(parts[row]) for row in rows], torch.tensor(values, dtype=torch.float32))
+        values = np.fromiter(chain.from_iterable(parts[row] for row in rows), np.float32)
+        return TokenColumn(rows, [len(parts[row]) for row in rows], torch.from_numpy(values))
 
     def lists(self) -> dict[int, list[float]]:
         """Returns rollout → its values, as Python numbers."""

@@ -1,11 +1,16 @@
-"""Starts the processes of a run: this very process becomes accelerate's launcher. The module imports no torch."""
+"""Starts the processes of a run, and tells how they ended: this very process becomes accelerate's launcher.
+
+``python -m sdpg.models.launching`` is ``accelerate launch`` with the same arguments, but for what it does with signals
+and exit codes. The module imports torch in the launcher alone.
+"""
 
 from collections.abc import Sequence
 import os
+import signal
 import sys
 from typing import Any
 
-from sdpg.errors import UserError
+from sdpg.errors import RESUME, Interrupted, UserError, entry_point
 from sdpg.params import read_yaml
 from sdpg.params.distributed import DistributedParams
 
@@ -38,8 +43,25 @@ def check_launch(params: DistributedParams) -> None:
         )
     if tree.get("mixed_precision", "no") not in ("no", False):
         raise UserError(f"{path}: mixed_precision is {tree['mixed_precision']}: set it to 'no'; train.dtype decides")
+    machines = int(tree.get("num_machines") or 1)
+    if params.processes % machines:
+        raise UserError(
+            f"{path}: num_machines is {machines}, which does not divide train.distributed.processes "
+            f"({params.processes}): each machine has as many processes"
+        )
+    if machines > 1 and not (tree.get("main_process_ip") and tree.get("main_process_port")):
+        raise UserError(
+            f"{path}: num_machines is {machines}, but main_process_ip or main_process_port is missing: name machine 0, "
+            "and a free port there"
+        )
     if params.strategy == "fsdp2":
         _check_sharding(path, tree.get("fsdp_config") or {})
+
+
+def _machines(params: DistributedParams) -> int:
+    """Returns the number of machines in accelerate's configuration, which is checked first."""
+    check_launch(params)
+    return int(read_yaml(params.config_file).get("num_machines") or 1)
 
 
 def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
@@ -63,15 +85,29 @@ def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
             raise UserError(f"{path}: fsdp_config.{key} is {sharding[key]}: set it to false; {why}")
 
 
-def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> None:
-    """Turns this process into the launcher of ``params.processes`` processes of ``python -m module``.
+def launch(params: DistributedParams, module: str, arguments: Sequence[str], machine: int = 0) -> None:
+    """Turns this process into the launcher of this machine's share of ``params.processes`` processes of
+    ``python -m module``.
 
     Returns if this process is already one of them, or the only one.
+
+    Args:
+        params: the section ``train.distributed``.
+        module: the module that each process runs.
+        arguments: its arguments.
+        machine: the number of this machine, of the ``num_machines`` of accelerate's configuration; 0 has the first
+            ranks, and the others wait for it.
 
     Raises:
         UserError: if the process was launched in another way than ``train.distributed`` says.
     """
     launched = "LOCAL_RANK" in os.environ
+    machines = 1 if params.strategy == "none" else _machines(params)
+    if not 0 <= machine < machines:
+        raise UserError(
+            f"--machine-rank is {machine}, but the run is on {machines} machine{'s' if machines > 1 else ''}: name one "
+            "from 0 on, or set num_machines in a configuration that train.distributed.config names"
+        )
     if params.strategy == "none":
         if launched and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
@@ -79,13 +115,65 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str]) -> 
                 "which each would train the whole run: set it to ddp or fsdp2, or start one process"
             )
         return
-    check_launch(params)
     if launched:
         return
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(params.config_file),
-        "--num_processes", str(params.processes), "--module", module, *arguments,
+        sys.executable, "-m", "sdpg.models.launching", "--config_file", str(params.config_file),
+        "--num_processes", str(params.processes), "--machine_rank", str(machine), "--module", module, *arguments,
     ]  # fmt: skip
     sys.stdout.flush()
     # The launcher must not be a child: a signal that ends this process must end it, and the processes of the run.
     os.execv(sys.executable, command)
+
+
+def main() -> None:
+    """Launches as the command line says, and passes SIGTERM on to the processes, which end in their own time.
+
+    torch's launcher would itself end, and kill 30 seconds later those that still write a checkpoint.
+
+    Raises:
+        Interrupted: if the processes ended with exit code 75.
+        UserError: if one ended otherwise; the message names its rank and how it ended.
+    """
+    import psutil
+
+    heard: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        heard.append(number)
+        for child in psutil.Process().children():
+            child.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    # The signals that torch's launcher handles itself.
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGINT,SIGHUP,SIGQUIT")
+    from accelerate.commands.launch import main as accelerate_launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        accelerate_launch()
+    except ChildFailedError as error:
+        codes = {failure.exitcode for failure in error.failures.values()}
+        # Processes end with it together, when what they have done is kept; the launcher may cut short what follows.
+        # One that has only just started is ended by the signal itself.
+        if RESUME in codes or (heard and codes == {-signal.SIGTERM}):
+            raise Interrupted("the processes of the run were interrupted") from None
+        rank, failure = error.get_first_failure()
+        raise UserError(_how_it_ended(rank, failure.pid, failure.exitcode)) from None
+
+
+def _how_it_ended(rank: int, process: int, code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = " (often the kernel, when memory is short: see dmesg)" if name == "SIGKILL" else ""
+        how = f"was killed by {name}{why}"
+    else:
+        how = f"ended with exit code {code}; its message is above"
+    return (
+        f"rank {rank} (process {process}) {how}, and the others were ended with it. Steps up to the last checkpoint "
+        "are kept: run the same command again, and it goes on from there"
+    )
+
+
+if __name__ == "__main__":
+    entry_point(main)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from accelerate import init_empty_weights
 from safetensors import SafetensorError
 import torch
 from torch import Tensor
@@ -13,13 +14,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from sdpg.errors import UserError
 from sdpg.files import replaced_folder
 from sdpg.models.batches import TokenBatch
+from sdpg.models.weight_files import check_model, check_weights
 from sdpg.params import ScratchModel
 from sdpg.problems.tokenizer import pad_and_eos
 
-
-def device() -> torch.device:
-    """Returns the accelerator if there is one, and the CPU otherwise."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CPU = torch.device("cpu")
 
 
 def set_threads(count: int) -> None:
@@ -53,19 +52,40 @@ def scratch_config(params: ScratchModel, vocabulary: int, pad_id: int, eos_id: i
     )
 
 
-def load_model(folder: Path, place: torch.device | None = None) -> Any:
-    """Loads a policy with float32 master weights onto ``place``; None is the accelerator if there is one.
+def load_model(folder: Path, device: torch.device | str = CPU) -> Any:
+    """Loads a policy with float32 master weights onto ``device``.
 
     Raises:
-        UserError: if the folder is no model folder, or its weights are not safetensors.
+        UserError: if the folder is no model folder, or not whole; see :func:`sdpg.models.weight_files.check_model`.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json: a model folder holds config.json, *.safetensors, a tokenizer")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} has no *.safetensors weights: convert them first; other formats are not loaded")
+    check_model(folder)
+    return _from_folder(folder).to(device)
+
+
+def empty_model(folder: Path) -> Any:
+    """Returns the model of a folder with parameters that have no memory yet, on the meta device.
+
+    The buffers are there. :func:`sdpg.models.distribution.fill_shards` reads the parameters once they are sharded.
+
+    Raises:
+        UserError: as :func:`load_model` does, but for numbers that are not finite: reading all of them once more on every
+            rank would take as long as loading them, and stage base has done it.
+    """
+    check_weights(folder, "")
+    model = _from_folder(folder, device_map="meta")
+    # What no file holds, such as the frequencies of rotary embeddings, has been left without values too.
+    with init_empty_weights(include_buffers=False):
+        made = dict(AutoModelForCausalLM.from_config(model.config, dtype=torch.float32).named_buffers())
+    for name, buffer in list(model.named_buffers()):
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, made[name].to(buffer.dtype))
+    return model
+
+
+def _from_folder(folder: Path, **options: Any) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
@@ -78,7 +98,7 @@ def load_model(folder: Path, place: torch.device | None = None) -> Any:
             f"{folder} changes its logits after the head ({scaled}), which the losses here do not: "
             "use a model without, such as Qwen3"
         )
-    return model.to(place or device())
+    return model
 
 
 def trainable(model: Any) -> list[torch.nn.Parameter]:

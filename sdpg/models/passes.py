@@ -201,5 +201,7 @@ class Policies:
         if self.ranks.size == 1:
             return found
         kind = torch.promote_types(next(model.parameters()).dtype, torch.float32)
-        joined = self.ranks.lists({row: values.tolist() for row, values in found.items()})
-        return {row: torch.tensor(values, dtype=kind, device=self.student.device) for row, values in joined.items()}
+        # One copy for all, as each waits for the device.
+        mine = torch.cat(list(found.values())).to("cpu", kind) if found else torch.zeros(0, dtype=kind)
+        joined = self.ranks.rows(list(found), [len(values) for values in found.values()], mine)
+        return {row: values.to(self.student.device) for row, values in joined.items()}

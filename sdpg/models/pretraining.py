@@ -7,6 +7,7 @@ The texts are answers to student prompts, with mistakes, and to teacher prompts,
 from collections.abc import Iterator
 from dataclasses import dataclass
 import random
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -78,6 +79,7 @@ def pretrain(
     prompts: PromptParams,
     tokenizer: PreTrainedTokenizerBase,
     held_out: frozenset[str],
+    device: str = "cpu",
 ) -> PreTrainedModel:
     """Trains the base model: AdamW, one-cycle learning rate, gradients clipped at 1.
 
@@ -87,9 +89,11 @@ def pretrain(
         prompts: the same templates as in the pipeline.
         tokenizer: the world's tokenizer.
         held_out: problem texts of validation and benchmarks, which must not be trained on.
+        device: the device to train on; the initial weights are the same on each.
     """
     torch.manual_seed(params.seed)
-    model = scratch_model(params, tokenizer)
+    model: Any = scratch_model(params, tokenizer)
+    model.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=params.lr, weight_decay=0.01, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=params.lr, total_steps=params.steps, pct_start=0.1
@@ -100,7 +104,7 @@ def pretrain(
     progress = tqdm(range(params.steps), desc="base", unit="step")
     for _ in progress:
         texts = next(batches)
-        batch = token_batch([text.prompt for text in texts], [text.answer for text in texts], pad_id)
+        batch = token_batch([text.prompt for text in texts], [text.answer for text in texts], pad_id, device)
         loss = cross_entropy(response_logits(model, batch), batch.targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

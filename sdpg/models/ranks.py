@@ -4,9 +4,8 @@ All ranks call every method that exchanges values, in the same order. It works o
 so that the result is the same with gloo and with NCCL.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 import json
 import math
 from typing import Any
@@ -79,18 +78,18 @@ class Ranks:
         """Returns the sum over the ranks, equal on all of them."""
         return math.fsum(self.values(value)) if self.size > 1 else value
 
-    def lists(self, rows: Mapping[int, list[float]]) -> dict[int, list[float]]:
-        """Returns the rows (row → numbers) of all ranks on each of them; no row may be on two ranks."""
-        if self.size == 1:
-            return dict(rows)
-        names = self.tensors(torch.tensor(list(rows), dtype=torch.int64))
-        lengths = self.tensors(torch.tensor([len(values) for values in rows.values()], dtype=torch.int64))
-        numbers = self.tensors(torch.tensor(list(chain.from_iterable(rows.values())), dtype=torch.float64))
-        merged: dict[int, list[float]] = {}
-        for part, sizes, joined in zip(names, lengths, numbers, strict=True):
-            pieces = joined.split(sizes.tolist())
-            merged.update((row, piece.tolist()) for row, piece in zip(part.tolist(), pieces, strict=True))
-        return merged
+    def rows(self, names: Sequence[int], lengths: Sequence[int], values: Tensor) -> dict[int, Tensor]:
+        """Returns the rows of all ranks on each of them; no row may be on two ranks.
+
+        Args:
+            names: which rows this rank has.
+            lengths: how many numbers each has.
+            values: (N,) their numbers, one row after another, on the CPU; of the same type on every rank.
+        """
+        counts = (torch.tensor(each, dtype=torch.int64) for each in (names, lengths))
+        parts = (self.tensors(each) for each in (*counts, values))
+        every, sizes, joined = (torch.cat(part) for part in parts)
+        return dict(zip(every.tolist(), joined.split(sizes.tolist()), strict=True))
 
     def wait(self) -> None:
         """Returns once all ranks have called it."""

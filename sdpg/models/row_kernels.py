@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdpg.objective.divergences import Divergence, Rows
+from sdpg.objective.divergences import Divergence, Rows, weighted_sums
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def student_rows(
     probabilities.div_(log_softmax_rows(logits, probabilities, temperature))
     values.logprobs.copy_(logits.gather(1, ids).squeeze(1))
     torch.mul(probabilities, logits, out=scratch)
-    torch.sum(scratch, 1, out=values.entropy)
-    values.entropy.neg_()
+    values.entropy.copy_(weighted_sums(scratch, probabilities).neg_())
 
 
 def teacher_rows(

@@ -60,6 +60,22 @@ class Slopes:
     of_x: float
 
 
+def weighted_sums(terms: Tensor, weights: Tensor) -> Tensor:
+    """Returns the sums (S,) of terms (S, V) that are multiplied by weights already; one of weight 0 adds nothing.
+
+    Where a logit is -inf a term is 0·∞ or 0·(∞ - ∞), and becomes 0 in place: x·log x goes to 0 with x.
+    """
+    sums = terms.sum(1)
+    # Seldom; the usual rows need no further pass over memory.
+    return sums if sums.isfinite().all() else terms.masked_fill_(weights == 0, 0.0).sum(1)
+
+
+def _expected(log_p: Tensor, differences: Tensor) -> Tensor:
+    """Returns Σ p·differences of each row, to which a word of probability 0 adds nothing; may be differentiated."""
+    p = log_p.exp()
+    return (p * torch.where(p > 0, differences, 0.0)).sum(-1)
+
+
 @dataclass(frozen=True)
 class Divergence(ABC):
     """The base class; a subclass's fields are its options, and have the names of fields of a method."""
@@ -91,11 +107,11 @@ class StudentTeacherKL(Divergence):
     worked: ClassVar = {(): LN2 / 4}
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
+        return _expected(log_p, log_p - log_q)
 
     def rows(self, rows: Rows) -> Slopes:
         x = torch.sub(rows.log_p, rows.log_q, out=rows.log_q).mul_(rows.p)
-        divergence = x.sum(1)
+        divergence = weighted_sums(x, rows.p)
         return Slopes(divergence, -divergence, 1.0)
 
 
@@ -106,11 +122,11 @@ class TeacherStudentKL(Divergence):
     worked: ClassVar = {(): LN2 / 4}
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return (log_q.exp() * (log_q - log_p)).sum(-1)
+        return _expected(log_q, log_q - log_p)
 
     def rows(self, rows: Rows) -> Slopes:
         q = rows.take_q()
-        divergence = rows.log_q.sub_(rows.log_p).mul_(q).sum(1)
+        divergence = weighted_sums(rows.log_q.sub_(rows.log_p).mul_(q), q)
         rows.log_q.copy_(q)
         return Slopes(divergence, torch.ones_like(divergence), -1.0)
 
@@ -127,15 +143,16 @@ class GeneralisedJSD(Divergence):
     worked: ClassVar = {(0.5,): math.log(4 / 3) / 2 + math.log(2 / 3) / 4}
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        log_m = self._log_mixture(log_p, log_q)
-        to_teacher = (log_q.exp() * (log_q - log_m)).sum(-1)
-        to_student = (log_p.exp() * (log_p - log_m)).sum(-1)
+        # Finite, as the gradient of the mixture's logarithm is not where both are -inf.
+        least = torch.finfo(log_p.dtype).min / 4
+        log_m = self._log_mixture(log_p.clamp(min=least), log_q.clamp(min=least))
+        to_teacher, to_student = _expected(log_q, log_q - log_m), _expected(log_p, log_p - log_m)
         return self.jsd_beta * to_teacher + (1 - self.jsd_beta) * to_student
 
     def rows(self, rows: Rows) -> Slopes:
         q, log_m = rows.take_q(), self._log_mixture(rows.log_p, rows.log_q)
-        to_teacher = rows.log_q.sub_(log_m).mul_(q).sum(1)
-        to_student = torch.sub(rows.log_p, log_m, out=rows.log_q).mul_(rows.p).sum(1)
+        to_teacher = weighted_sums(rows.log_q.sub_(log_m).mul_(q), q)
+        to_student = weighted_sums(torch.sub(rows.log_p, log_m, out=rows.log_q).mul_(rows.p), rows.p)
         divergence = self.jsd_beta * to_teacher + (1 - self.jsd_beta) * to_student
         return Slopes(divergence, to_student * (self.jsd_beta - 1), 1 - self.jsd_beta)
 

@@ -50,6 +50,8 @@ class LocalModel(Section):
     kind: Literal["folder"]
     path: str
     """The path of the folder, relative to ``base.folder``."""
+    digest: str | None = None
+    """The digest of its weights and tokenizer; other files than those are refused. None: whatever lies there."""
 
 
 class BaseParams(Section):

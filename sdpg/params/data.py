@@ -1,8 +1,9 @@
 """The sections ``data`` and ``prompts``: where problems come from, and how student and teacher see them."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sdpg.params.section import Imported, Name, Positive, Section
 
@@ -14,6 +15,21 @@ class ColumnMap(Section):
     answer: str = "answer"
     solution: str | None = None
     id: str | None = None
+    answer_after: Annotated[str, Field(min_length=1)] | None = None
+    """A mark in the answer's column, such as GSM8K's ``####``: the answer stands behind its last occurrence, and what
+    stands before it is the solution where ``solution`` names the same column. A row without the mark has no answer."""
+    solution_without: str | None = None
+    """A regular expression; what it matches is taken out of solutions, such as GSM8K's ``<<48/2=24>>`` for calculators,
+    which the student would learn from the teacher."""
+
+    @field_validator("solution_without")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression ({error}): correct it, or set it to null") from None
+        return value
 
 
 class SyntheticSource(Section):

@@ -60,8 +60,14 @@ class TrainParams(Section):
     lora: LoraParams | None = None
     """The adapter, which alone is trained; the base's weights stay as they are and are the reference too; see
     docs/scaling.md. None: all weights are trained."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """The device of models and their passes, in training and in every stage that loads a model; auto: the GPU where
+    there is one. A GPU rounds otherwise than a CPU, so that the same seed gives other numbers on it."""
     threads: Positive = 1
     """The number of CPU threads of one training process."""
+    cpu_kernels: Literal["avx2", "native"] = "native"
+    """The vector instructions of float32 work on a CPU: ``avx2`` rounds alike on all x86-64 processors that have them,
+    ``native`` takes the widest that there are; see docs/results/machines.md."""
     distributed: DistributedParams = DistributedParams()
     eval_every: Positive = 10
     checkpoint_every: Positive = 10

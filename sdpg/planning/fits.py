@@ -2,9 +2,11 @@
 
 import psutil
 
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params, ScratchModel, read_yaml
+from sdpg.params.vllm import VllmInProcess
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
 from sdpg.planning.shapes import Shape, shape_of
@@ -40,7 +42,7 @@ def check_memory(params: Params) -> None:
     # A run without reference would fit where others do not, so only what all methods need is counted.
     lora = planned_adapter(params.train.lora)
     referred = lora is None and all(needs_reference_weights(method, params.train) for method in methods)
-    needed, (there, where) = standing_bytes(shape, referred, lora), _memory()
+    needed, (there, where) = standing_bytes(shape, referred, lora), _memory(params.train.device)
     spread = params.train.distributed
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):
         needed //= spread.processes  # a part of everything on each GPU
@@ -55,17 +57,31 @@ def check_memory(params: Params) -> None:
         )
 
 
+def check_device(params: Params) -> None:
+    """Refuses a GPU that is not there, and a choice of the CPU that vLLM would not follow.
+
+    Raises:
+        UserError: if so; the message names ``train.device``, its value and the remedy.
+    """
+    kind = device_type(params.train.device)
+    if kind == "cpu" and isinstance(params.rollout.vllm, VllmInProcess) and device_type("auto") == "cuda":
+        raise UserError(
+            f"train.device is {params.train.device}, but vLLM in process takes the GPU of this machine: set it to cuda "
+            "or auto, use rollout.engine: transformers, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
+        )
+
+
 def check_gpus(params: Params) -> None:
-    """Refuses more processes than this machine has GPUs, where it has any; without, they share its processors.
+    """Refuses more processes than this machine has GPUs, if they are to use them; on CPUs they share its processors.
 
     Raises:
         UserError: if there are more; the message names both numbers.
     """
+    spread = params.train.distributed
+    if spread.strategy == "none" or device_type(params.train.device) == "cpu":
+        return
     import torch
 
-    spread = params.train.distributed
-    if spread.strategy == "none" or not torch.cuda.is_available():
-        return
     machines = int(read_yaml(spread.config_file).get("num_machines") or 1)
     here, there = -(-spread.processes // machines), torch.cuda.device_count()
     if here > there:
@@ -76,11 +92,13 @@ def check_gpus(params: Params) -> None:
         )
 
 
-def _memory() -> tuple[int, str]:
-    """Returns the bytes of the GPU, or of this machine where there is none, and whose they are."""
-    import torch
+def _memory(device: str) -> tuple[int, str]:
+    """Returns the bytes of the GPU, or of this machine where ``train.device`` is or becomes its CPU, and whose they
+    are."""
+    if device_type(device) == "cuda":
+        import torch
 
-    if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
         return torch.cuda.get_device_properties(0).total_memory, f"the GPU ({name}) has"
-    return psutil.virtual_memory().total, "there is no GPU here, and this machine has"
+    reason = "there is no GPU here" if device == "auto" else f"train.device is {device}"
+    return psutil.virtual_memory().total, f"{reason}, and this machine has"

@@ -138,6 +138,23 @@ def largest_generation(params: Params, device: float) -> Generator:
     return Generation(rollout.batch, longest)
 
 
+def full_length(params: Params, shape: Shape, itemsize: int = HALF) -> int:
+    """Returns the bytes of KV cache for one of a prompt's rollouts that runs to its limit.
+
+    The prefix cache holds the longest prompt once for its siblings, which stay on one engine; each has a block of its
+    own that is not full.
+    """
+    rollout, siblings = params.rollout, params.train.responses_per_prompt
+    tokens = rollout.max_tokens + -(-params.prompts.max_student_tokens // siblings) + BLOCK
+    return tokens * kv_per_token(shape, itemsize)
+
+
+def policy_bytes(shape: Shape, generation: VllmMemory) -> int:
+    """Returns what a finished policy's evaluation takes: the policy, in vLLM's type, beside vLLM and its work."""
+    own = generation.itemsize * shape.parameters
+    return own + generation.weights(shape) + generation.cache(shape) + generation.graphs() + generation.workspace(shape)
+
+
 def longest_in_cache(params: Params, shape: Shape) -> int:
     """Returns the bytes of KV cache for the longest sequence: the teacher's prompt, when the base is evaluated."""
     tokens = params.prompts.max_teacher_tokens + max(params.rollout.max_tokens, params.evaluation.max_tokens)

@@ -62,11 +62,12 @@ def machines(
     bandwidth: str | None = None,
     link: str | None = None,
     processes: int = 1,
+    assumed: str = DEFAULT_CARD,
 ) -> list[Machine]:
     """Returns the machines to plan for.
 
-    These are the options' machine, else the detected one, else one GPU and several GPUs of the default card: as many
-    as a run has ``processes``, or eight.
+    These are the options' machine, else the detected one, else one GPU and several GPUs of the ``assumed`` card: as
+    many as a run has ``processes``, or eight.
 
     Raises:
         UserError: if an option makes no sense.
@@ -85,7 +86,7 @@ def machines(
                         "--bandwidth")  # fmt: skip
     detected = [] if card or count or gib else _detected()
     chosen = detected or [
-        Machine(n, CARDS[card or DEFAULT_CARD], "given" if count or gib or card else "no GPU here: assumed")
+        Machine(n, CARDS[card or assumed], "given" if count or gib or card else "no GPU here: assumed")
         for n in ([int(count)] if count else [1, processes if processes > 1 else 8])
     ]
     return [replace(machine, card=_changed(machine.card, gib, teraflops, terabytes, gigabytes)) for machine in chosen]
@@ -120,7 +121,7 @@ def _detected() -> list[Machine]:
     if not torch.cuda.is_available():
         return []
     name, memory = torch.cuda.get_device_name(0), torch.cuda.get_device_properties(0).total_memory
-    known = next((card for key, card in CARDS.items() if key in name.lower()), None)
+    known = next((card for key, card in CARDS.items() if key in name.lower().replace(" ", "")), None)
     speed = known or CARDS[DEFAULT_CARD]
     label = name if known else f"{name} (speed unknown: that of {speed.name} is assumed)"
     return [Machine(torch.cuda.device_count(), replace(speed, name=label, memory=float(memory)), "detected")]

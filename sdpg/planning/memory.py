@@ -12,7 +12,6 @@ of :mod:`sdpg.planning.shapes`. "Half" is a forward pass under autocast to bfloa
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sdpg.models.fused_head import BLOCK_BYTES, chunk_tokens
 from sdpg.planning.adapter import FLOAT, HALF, Adapter
 from sdpg.planning.shapes import Shape
 
@@ -111,6 +110,9 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     With ``gradients`` the gradients with respect to weight and hidden states are included.
     """
     row = FLOAT * shape.vocabulary
+    # The sizes stand beside the code that allocates by them, which imports torch; `check` need not wait for it.
+    from sdpg.models.fused_head import BLOCK_BYTES, chunk_tokens
+
     chunk = max(1, min(passes.responses, chunk_tokens(shape.vocabulary, FLOAT, passes.head_bytes)))
     scored = min(chunk, passes.scored) if gradients else 0
     # Assumption: on a GPU Triton does the row-wise work, without scratch rows (without Triton: 128 MiB more).

@@ -11,7 +11,7 @@ from sdpg.params.configure import merge, read_overlay
 from sdpg.params.lora import LoraParams
 from sdpg.params.vllm import VllmInProcess
 from sdpg.planning.adapter import planned_adapter
-from sdpg.planning.generation import VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.generation import VllmMemory, largest_generation, longest_in_cache, policy_bytes
 from sdpg.planning.machines import DEFAULT_CARD, Machine
 from sdpg.planning.memory import Layout, MemoryPlan, Passes, plan_memory
 from sdpg.planning.shapes import Shape, read_shape, shape_of
@@ -20,6 +20,7 @@ from sdpg.planning.work import CARDS, Assumptions
 SMALLEST_HEAD = 128
 """MiB of the smallest head; with less, a GPU's products become thin."""
 MOST_GPUS = 256
+SMALL_CARD = "rtx4090"
 
 
 @dataclass(frozen=True)
@@ -44,29 +45,21 @@ def planned_params(profile: str | None, root: Path = Path()) -> Params:
     return parse_params(tree, str(root / PARAMS_FILE))
 
 
-def make_plan(
-    profile: str | None,
-    model: str | None,
-    machines: list[Machine],
-    assumed: Assumptions,
-    root: Path = Path(),
-    lora: LoraParams | None = None,
-) -> Plan:
-    """Reads parameters and shape, and returns the plan.
+def planned_run(
+    profile: str | None, model: str | None = None, lora: LoraParams | None = None, root: Path = Path()
+) -> tuple[Params, Shape]:
+    """Reads the parameters and the shape that are planned for.
 
     Args:
         profile: the name of a profile in profiles/; None for params.yaml as it is.
         model: a folder whose config.json gives the shape instead of the profile's model.
-        machines: the machines to plan for.
-        assumed: the values that are not known beforehand.
-        root: the project's folder.
         lora: an adapter that takes the place of ``train.lora``.
+        root: the project's folder.
     """
     params = planned_params(profile, root)
     if lora is not None:
         params = params.model_copy(update={"train": params.train.model_copy(update={"lora": lora})})
-    shape = read_shape(Path(model)) if model else shape_of(params.base)
-    return Plan(params, shape, machines, assumed)
+    return params, read_shape(Path(model)) if model else shape_of(params.base)
 
 
 def largest_passes(params: Params, checkpointing: bool) -> Passes:
@@ -98,6 +91,22 @@ def memory_of(shape: Shape, params: Params, layout: Layout, device: float = CARD
     return plan_memory(shape, passes, largest_generation(params, device), layout)
 
 
+def cache_room(shape: Shape, params: Params, layout: Layout, usable: float, device: float) -> int | None:
+    """Returns the bytes of a GPU that a run leaves for vLLM's KV cache, in training and in its final evaluation.
+
+    It is None where vLLM is not in the training process, and 0 where nothing is left. ``usable`` and ``device`` are as
+    in :func:`changes_to_fit`.
+    """
+    generation = largest_generation(params, device)
+    if not isinstance(generation, VllmMemory):
+        return None
+    none = replace(generation, kv_bytes=0, total=None)
+    phases = plan_memory(shape, largest_passes(params, layout.checkpointing), none, layout).phases
+    # With sleep the cache is there in one phase, otherwise in all of them.
+    training = phases["generation"] if generation.sleep else max(phases.values())
+    return max(0, int(usable) - max(training, policy_bytes(shape, none)))
+
+
 def own_layout(params: Params) -> Layout:
     """Returns the layout that params.yaml describes."""
     spread = params.train.distributed
@@ -110,6 +119,13 @@ def layouts(params: Params, gpus: int) -> list[Layout]:
     usual = [*kinds, *(replace(layout, checkpointing=True) for layout in kinds)]
     own = own_layout(params)
     return [own, *(layout for layout in usual if layout != own)] if own.gpus <= gpus else usual
+
+
+def assumed_card(shape: Shape, params: Params) -> str:
+    """Returns the card that is planned for where none is named or found: a small one where the run fits it."""
+    small = Machine(1, CARDS[SMALL_CARD], "assumed")
+    peak = memory_of(shape, params, own_layout(params), small.card.memory).peak
+    return SMALL_CARD if peak <= small.usable else DEFAULT_CARD
 
 
 def exists(layout: Layout) -> bool:
@@ -147,8 +163,8 @@ def with_changes(params: Params, changes: list[Change]) -> Params:
     return params
 
 
-def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
-    """Yields values that take less memory and change no result but rounding, one step smaller each."""
+def _smaller(shape: Shape, params: Params, layout: Layout, usable: float, device: float) -> Iterator[Change]:
+    """Yields values that take less memory and change no result but rounding: one step smaller, or what is left."""
     train, longest = params.train, params.prompts.max_student_tokens + params.rollout.max_tokens
     if (budget := max(longest, train.tokens_per_micro_batch // 2)) < train.tokens_per_micro_batch:
         yield Change("train.tokens_per_micro_batch", train.tokens_per_micro_batch, budget)
@@ -161,8 +177,9 @@ def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
         return
     needed = longest_in_cache(params, shape)
     if (given := settings.kv_cache_megabytes) is not None:
-        if (cache := max(-(-needed // 2**20), given // 2)) < given:
-            yield Change("rollout.vllm.kv_cache_megabytes", given, cache)
+        left = (cache_room(shape, params, layout, usable, device) or 0) >> 20
+        if -(-needed // 2**20) <= left < given:
+            yield Change("rollout.vllm.kv_cache_megabytes", given, left)
     elif (given := settings.gpu_memory_share) is not None:
         change = Change("rollout.vllm.gpu_memory_share", given, round(given - 0.05, 2))
         if change.after > 0:
@@ -175,12 +192,15 @@ def _smaller(shape: Shape, params: Params, device: float) -> Iterator[Change]:
 def changes_to_fit(
     shape: Shape, params: Params, layout: Layout, usable: float, device: float = CARDS[DEFAULT_CARD].memory
 ) -> list[Change] | None:
-    """Returns the fewest steps down that make a layout fit, each the one that lowers the peak most; None: none does."""
+    """Returns the fewest steps down that make a layout fit, each the one that lowers the peak most; None: none does.
+
+    Of a GPU's ``device`` bytes ``usable`` are to be had.
+    """
     current, changed = params, {}
     while (peak := memory_of(shape, current, layout, device).peak) > usable:
         tried = [
             (memory_of(shape, with_changes(current, [change]), layout, device).peak, change)
-            for change in _smaller(shape, current, device)
+            for change in _smaller(shape, current, layout, usable, device)
         ]
         if not tried or (best := min(tried, key=lambda found: found[0]))[0] >= peak:
             return None

@@ -5,12 +5,21 @@ from typing import Any
 
 from sdpg.params.vllm import VllmServer
 from sdpg.planning.adapter import planned_adapter
-from sdpg.planning.generation import BATCHED_TOKENS, GRAPHS, LOGITS, VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.generation import (
+    BATCHED_TOKENS,
+    GRAPHS,
+    LOGITS,
+    VllmMemory,
+    full_length,
+    largest_generation,
+    longest_in_cache,
+)
 from sdpg.planning.hours_report import hours_of
 from sdpg.planning.machines import MACHINE_GPUS, RESERVED, Machine
 from sdpg.planning.memory import HALF, Layout, MemoryPlan, kv_per_token
 from sdpg.planning.plan import (
     Plan,
+    cache_room,
     changes_to_fit,
     gpus_to_fit,
     layouts,
@@ -67,18 +76,20 @@ def _memory(plan: Plan, machine: Machine) -> str:
     plans = [memory_of(shape, params, layout, device) for layout in columns]
     rows: list[list[str]] = []
 
-    def add(section: str, phase: str | None) -> None:
+    def add(section: str) -> None:
         names = list(dict.fromkeys(name for one in plans for name in getattr(one, section)))
         for name in names:
             rows.append([f"  {name}", *(gib(getattr(one, section).get(name, 0)) for one in plans)])
-        if phase:
-            rows.append([f"= peak of the {phase}", *(gib(one.phases[phase]) for one in plans)])
 
     rows.append(["in every phase", *[""] * len(plans)])
-    add("stays", None)
+    add("stays")
+    rooms = [cache_room(shape, params, layout, machine.usable, device) for layout in columns]
     for section, phase in (("update", "update"), ("generation", "generation"), ("step", "optimiser step")):
         rows.append([f"{phase}, beside that", *[""] * len(plans)])
-        add(section, phase)
+        add(section)
+        if phase == "generation" and rooms[0] is not None:
+            rows += _room_rows([room or 0 for room in rooms], plan)
+        rows.append([f"= peak of the {phase}", *(gib(one.phases[phase]) for one in plans)])
     usable = machine.usable
     rows.append([f"fits {gib(usable)} GiB", *(_verdict(one, usable) for one in plans)])
     notes = [
@@ -97,6 +108,17 @@ def _memory(plan: Plan, machine: Machine) -> str:
     )  # fmt: skip
 
 
+def _room_rows(rooms: list[int], plan: Plan) -> list[list[str]]:
+    """Returns what each layout leaves for the KV cache, and how many rollouts at their full length that would hold."""
+    generation = largest_generation(plan.params, 0)
+    assert isinstance(generation, VllmMemory), "checked by the caller"
+    sequence = full_length(plan.params, plan.shape, generation.itemsize)
+    return [
+        ["  (free for the KV cache)", *(f"({gib(room)})" for room in rooms)],
+        ["  (rollouts at full length in that)", *(f"({room // sequence})" for room in rooms)],
+    ]
+
+
 def _generation_note(plan: Plan, machine: Machine) -> str:
     generation = largest_generation(plan.params, machine.card.memory)
     if isinstance(plan.params.rollout.vllm, VllmServer):
@@ -111,6 +133,12 @@ def _generation_note(plan: Plan, machine: Machine) -> str:
             f"tested. Asleep, its weights are in the computer's memory: {gib(generation.weights(plan.shape))} GiB a "
             "process."
         )
+    held, batch = cache // full_length(plan.params, plan.shape, generation.itemsize), plan.params.rollout.batch
+    note += (
+        f"\nIts KV cache holds {held} rollouts at their full length, with their parts of prompts that siblings share; "
+        f"{batch} are in flight\n(rollout.batch): "
+        + ("none is ever preempted." if held >= batch else "long ones may be preempted, and are read again.")
+    )
     if cache < needed:
         note += (
             f"\nThe KV cache does not hold the longest sequence, which takes {gib(needed)} GiB: vLLM will refuse it."

@@ -70,6 +70,7 @@ class Shape:
 
 
 KNOWN = {
+    "Qwen/Qwen3-0.6B": Shape(1024, 3072, 28, 16, 8, 128, 151_936, True, 40_960),
     "Qwen/Qwen3-1.7B": Shape(2048, 6144, 28, 16, 8, 128, 151_936, True, 40_960),
     "Qwen/Qwen3-4B": Shape(2560, 9728, 36, 32, 8, 128, 151_936, True, 40_960),
 }
@@ -115,7 +116,7 @@ def read_shape(folder: Path) -> Shape:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist: name a model folder, which holds config.json") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({error}): copy it again") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "qwen3":

@@ -91,8 +91,11 @@ CARDS = {
     "h100": Card("H100 SXM 80 GB", 989e12, 3.35e12, 80 * 2**30, 450e9),
     "h200": Card("H200 141 GB", 989e12, 4.8e12, 141e9, 450e9),
     "a100": Card("A100 SXM 80 GB", 312e12, 2.04e12, 80 * 2**30, 300e9),
+    "rtx4090": Card("RTX 4090 24 GB", 165e12, 1.008e12, 24 * 2**30, 25e9, 1.25e9),
+    "rtx3090": Card("RTX 3090 24 GB", 71e12, 0.936e12, 24 * 2**30, 25e9, 1.25e9),
 }
-"""GPUs as their maker states them: NVLink in one direction; network: InfiniBand of 400 Gbit/s for each GPU."""
+"""GPUs as their maker states them: NVLink in one direction, PCIe for RTX; network: InfiniBand of 400 Gbit/s for each
+GPU, and Ethernet of 10 Gbit/s for RTX."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Checks whether prompts and responses fit the model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ def model_context(base: BaseParams) -> int | None:
     """
     if isinstance(base.model, ScratchModel):
         return base.model.context
+    if (folder := base.local_folder) is not None:
+        # Transformers, which takes seconds to import, is needed only where the file leaves the length to its defaults.
+        try:
+            stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            stated = None
+        if type(stated) is int:
+            return stated
     return getattr(model_config(base).get_text_config(), "max_position_embeddings", None)
 
 

@@ -65,7 +65,8 @@ def _sources(params: Params) -> dict[str, Source]:
 
 
 def _missing_file(field: str, source: FileSource, path: Path) -> Missing:
-    columns = [name for name in (source.columns.problem, source.columns.answer, source.columns.solution) if name]
+    named = (source.columns.problem, source.columns.answer, source.columns.solution)
+    columns = list(dict.fromkeys(name for name in named if name))
     kind = "one JSON object a line" if path.suffix == ".jsonl" else "rows"
     origin = source.made_from
     what = "" if origin is None else f"made from the problems of {_dataset_name(origin)}"

@@ -16,6 +16,7 @@ from sdpg.params import ColumnMap, FileSource, HubSource, Imported
 from sdpg.params.imported import check_call, load_part
 from sdpg.records.provenance import hash_files
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -205,14 +206,41 @@ def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str
         case None:
             return ""
         case str():
+            if _SURROGATE.search(value):
+                raise UserError(
+                    f"{rows.place(index)}: column {column!r} holds half a character (a lone surrogate such as "
+                    "\\ud800), which no file or tokenizer takes: mend or remove the row"
+                )
             return value.strip()
         case float() if not math.isfinite(value):
             return ""
         case float() if value.is_integer():
             return str(int(value))
-        case int() | float():
+        case float():
+            return str(value)
+        # Longer whole numbers than str() takes are no text or number that an answer could equal.
+        case int() if value.bit_length() < 10_000:
             return str(value)
     raise UserError(
         f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
         "with plain text, or convert the file"
     )
+
+
+def answer_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:
+    """Returns a row's answer, which stands behind ``columns.answer_after`` where that is given."""
+    text = cell(rows, index, row, columns.answer)
+    if columns.answer_after is None:
+        return text
+    _, mark, answer = text.rpartition(columns.answer_after)
+    return answer if mark else ""
+
+
+def solution_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:
+    """Returns a row's solution, less the answer behind it and what ``columns.solution_without`` matches."""
+    text = cell(rows, index, row, columns.solution)
+    if columns.answer_after is not None and columns.solution == columns.answer:
+        text = text.rpartition(columns.answer_after)[0]
+    if columns.solution_without is not None:
+        text = re.sub(columns.solution_without, "", text)
+    return text.strip()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Imported, Source, SyntheticSource
-from sdpg.problems.raw_rows import Rows, cell, own_rows, read_rows
+from sdpg.problems.raw_rows import Rows, answer_cell, cell, own_rows, read_rows, solution_cell
 from sdpg.problems.synthetic import draw_chains
 from sdpg.rewards.verifiers import normalise_answer
 from sdpg.seeds import derive_seed
@@ -140,7 +140,7 @@ def load_solutions(source: HubSource | FileSource, where: str, folder: Path) -> 
     def pairs() -> Iterable[tuple[str, str]]:
         progress = tqdm(rows.rows, desc=f"rows of {rows.origin}", total=rows.count, unit="row", delay=2, leave=False)
         for index, row in enumerate(progress):
-            yield cell(rows, index, row, columns.problem), cell(rows, index, row, columns.solution)
+            yield cell(rows, index, row, columns.problem), solution_cell(rows, index, row, columns)
 
     return WorkedSolutions(pairs(), rows.origin, rows.commit)
 
@@ -151,8 +151,8 @@ def _clean(rows: Rows, columns: ColumnMap, name: str, needs_solution: bool) -> P
     dropped: Counter[str] = Counter()
     progress = tqdm(rows.rows, desc=f"rows of {name}", total=rows.count, unit="row", delay=2, leave=False)
     for index, row in enumerate(progress):
-        problem, solution = (cell(rows, index, row, column) for column in (columns.problem, columns.solution))
-        answer = normalise_answer(cell(rows, index, row, columns.answer))
+        problem, solution = cell(rows, index, row, columns.problem), solution_cell(rows, index, row, columns)
+        answer = normalise_answer(answer_cell(rows, index, row, columns))
         key = text_key(problem)
         if not problem:
             dropped["no_problem"] += 1

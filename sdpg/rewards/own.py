@@ -15,8 +15,8 @@ from sdpg.params.imported import check_call, load_part
 from sdpg.records.code import source_digest
 from sdpg.records.provenance import fingerprint
 from sdpg.rewards.extraction import extract_answer_line, extract_boxed
-from sdpg.rewards.math_verify_pool import PairPool
 from sdpg.rewards.verifiers import Status, Verdict, Verifier
+from sdpg.rewards.worker_pool import PairPool
 
 FIELD = "reward.verifier"
 EXAMPLE = ("2 + 5 is 7. \\boxed{7}", "7")

@@ -8,6 +8,7 @@ before an equals sign, one unit behind and an approximation of it; see docs/veri
 import re
 
 from sdpg.rewards.extraction import normalise_answer, rational
+from sdpg.rewards.understood import not_understood
 
 REFUSED_WORDS = re.compile(
     r"approximately|wrong|incorrect|false|plus|minus|k|doubled|tripled|halved|factorial|"
@@ -29,6 +30,7 @@ _RELATION = re.compile(r"=|\\(?:approx|approxeq|equiv|cong|simeq|sim|doteq)(?![a
 _UNEQUAL = re.compile(r"[~/+*<>-]=|(?<![0-9a-zA-Z)])!=|\\not\s*=")
 _INEQUALITY = re.compile(r"[<>≤≥≠]|\\(?:not|neq?|leq?|geq?|[lg]t|leqslant|geqslant)(?![a-zA-Z])")
 _APPROXIMATION = re.compile(r"≈|\\(?:approx|approxeq|sim|simeq|cong|doteq)(?![a-zA-Z])")
+_EQUALS = re.compile(r"(?<![<>!])=")
 _BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 _DEGREE = re.compile(r"°|º|˚|\\degree(?![a-zA-Z])|\\circ(?![a-zA-Z])")
 _PERCENT = re.compile(r"%|(?<![a-z])(?:percent|percentage|pct)(?![a-z])", re.IGNORECASE)
@@ -72,7 +74,7 @@ def refusal(gold: str, answer: str) -> str | None:
     """Returns why an answer cannot equal a gold answer whatever its value, or ``None``; both are normalised."""
     if _BOX.search(answer):
         return "a box within the answer"
-    answer = exact_part(gold, answer)
+    whole, answer = answer, exact_part(gold, answer)
     *names, end = _sides(answer)
     last = last_side(gold, answer)
     # What stands in a name's brackets states nothing: P(X > 2) = 1/2.
@@ -87,7 +89,16 @@ def refusal(gold: str, answer: str) -> str | None:
         return "a number of another base"
     if _PRIME.search(last) and not _PRIME.search(gold):
         return "minutes, seconds or a prime"
-    return _refusal_of_number(gold, answer, stated, last) if number else None
+    if number and (reason := _refusal_of_number(gold, answer, stated, last)):
+        return reason
+    if "." not in gold and _APPROXIMATION.match(answer.strip()) and not _APPROXIMATION.search(gold):
+        return "an approximation of an answer that is exact"
+    if not _is_single(gold):
+        words = _stretches(last, letters=False)[1]
+        if words and words <= POWER_WORDS:
+            return f"the word {min(words)!r}"
+        *names, last = _EQUALS.split(answer)
+    return not_understood(gold, names, last, whole.strip().removeprefix(answer), number)
 
 
 def _refusal_of_words(gold: str, names: list[str], last: str, number: bool) -> str | None:

@@ -22,10 +22,16 @@ from sdpg.rewards.extraction import (
     rational,
     without_spacing,
 )
-from sdpg.rewards.math_verify_pool import Pair, PairPool, every_side_equal, math_verify_equal
+from sdpg.rewards.math_verify_pool import (
+    MATH_VERIFY_MEMORY_BYTES,
+    every_side_equal,
+    math_verify_equal,
+    warm_math_verify,
+)
 from sdpg.rewards.refusals import exact_part, refusal, stated_number
+from sdpg.rewards.worker_pool import Pair, PairPool
 
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 """Version of the rules, raised when extraction, :func:`normalise_answer`, a refusal or math-verify's use changes."""
 STRING_MATCH_VERSION = "1"
 """Version of string_match, raised whenever a rule of :func:`normalise_string` or its extraction changes."""
@@ -86,7 +92,10 @@ class Verifier:
     def __init__(self, params: RewardParams, verify: Callable[[str, str], bool] | None = None):
         self.params = params
         asked = math_verify_equal if params.verifier == "math_verify_only" else every_side_equal
-        self._pool = PairPool(verify or asked, params.workers, params.timeout)
+        if verify:
+            self._pool = PairPool(verify, params.workers, params.timeout)
+        else:
+            self._pool = PairPool(asked, params.workers, params.timeout, warm_math_verify, MATH_VERIFY_MEMORY_BYTES)
         self._cache: OrderedDict[Pair, Status] = OrderedDict()
 
     @property

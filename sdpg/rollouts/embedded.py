@@ -18,6 +18,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from sdpg.models.loading import take_over
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rollouts.protocol import Completion, Sampling, WeightSource
+from sdpg.rollouts.stopping import stop_ids
 
 
 class _SampledLogprobs(LogitsProcessor):
@@ -63,13 +64,17 @@ class EmbeddedEngine:
         weights: WeightSource | None = None,
     ) -> None:
         self.model, self.weights = model, weights
-        self.pad_id, self.eos_id = pad_and_eos(tokenizer)
+        self.pad_id, _ = pad_and_eos(tokenizer)
+        self.stop_ids = stop_ids(model, tokenizer)
         self.batch = batch
 
     def sync_weights(self) -> None:
         """Takes over the weights; there is nothing to do where they are the trainer's own."""
         if self.weights is not None:
             take_over(self.model, self.weights())
+
+    def rest(self) -> None:
+        """Does nothing: all that this engine keeps is the module itself."""
 
     def generate(
         self,
@@ -115,7 +120,7 @@ class EmbeddedEngine:
         config = GenerationConfig(
             do_sample=sampling.temperature > 0,
             max_new_tokens=sampling.max_tokens,
-            eos_token_id=self.eos_id,
+            eos_token_id=self.stop_ids,
             pad_token_id=self.pad_id,
             # Greedy decoding reads none of these, and transformers warns of what it does not read.
             **({"temperature": 1.0, "top_k": 0, "top_p": 1.0} if sampling.temperature > 0 else {}),
@@ -150,6 +155,6 @@ class EmbeddedEngine:
         return cache
 
     def _completion(self, ids: list[int], logprobs: list[float]) -> Completion:
-        truncated = self.eos_id not in ids
-        length = len(ids) if truncated else ids.index(self.eos_id) + 1
-        return Completion(ids[:length], logprobs[:length], truncated)
+        end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
+        length = len(ids) if end is None else end + 1
+        return Completion(ids[:length], logprobs[:length], truncated=end is None)

@@ -1,5 +1,6 @@
 """Makes the engine that ``rollout.engine`` names."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ def make_engine(
     tokenizer: Any,
     batch: int,
     longest: int,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     weights: WeightSource | None = None,
+    examples: Sequence[Sequence[int]] = (),
 ) -> RolloutEngine:
     """Returns an engine that samples from ``model``.
 
@@ -29,14 +31,16 @@ def make_engine(
         tokenizer: the model's tokenizer.
         batch: the largest number of sequences at once.
         longest: tokens of the longest prompt with the longest response that will be asked for.
-        dtype: the dtype of the trainer's passes, with which a copy of the weights is compared.
+        dtype: the dtype of the trainer's passes, with which a copy of the weights is compared; None: that of vLLM's own
+            passes, for a model that nobody trains.
         weights: for transformers, a source of weights that the model takes over at each sync, where it is not the very
             module that is trained. vLLM has a copy of its own and reads the model's weights, sharded or not.
+        examples: prompts as token ids, behind which vLLM's copy is compared before it is asked any.
     """
     if rollout.engine == "transformers":
         return EmbeddedEngine(model, tokenizer, batch, weights)
     settings = rollout.vllm
     assert settings is not None, "checked when params.yaml was read"
     if isinstance(settings, VllmInProcess):
-        return InProcessVllm(model, tokenizer, settings, dtype, longest, batch)
-    return ServedVllm(model, tokenizer, settings, dtype, longest, batch)
+        return InProcessVllm(model, tokenizer, settings, dtype, longest, batch, examples)
+    return ServedVllm(model, tokenizer, settings, dtype, longest, batch, examples)

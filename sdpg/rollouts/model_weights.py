@@ -1,11 +1,17 @@
 """Yields the trainer's weights for an engine that has a copy of its own: by name, whole, one at a time."""
 
 from collections.abc import Iterator
+import hashlib
+from itertools import count
+from pathlib import Path
+import tempfile
 from typing import Any
 
+from filelock import FileLock, Timeout
 import torch
 from torch import Tensor
 
+from sdpg.files import write_text
 from sdpg.models.adapters import full_weights
 from sdpg.models.ranks import whole
 
@@ -38,6 +44,31 @@ def write_config(model: Any, folder: Any) -> None:
         model.config.save_pretrained(folder)
     finally:
         model.config.architectures = before
+
+
+def claim_config_folder(model: Any, root: Path, rank: int) -> tuple[Path, FileLock]:
+    """Writes a model's configuration into a folder below ``root`` whose name is the same at each start.
+
+    vLLM keeps compiled code by the folder's path: the name is made of the configuration, the rank, and a number that
+    tells processes side by side apart, each of which compiles for itself. The folder is this process's until the lock,
+    which comes with it, is released or the process ends; the file stays for the next start.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        write_config(model, temporary)
+        text = (Path(temporary) / "config.json").read_text()
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}-rank-{rank}"
+    for number in count():
+        lock = FileLock(root / f"{name}-{number}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        folder = root / f"{name}-{number}"
+        folder.mkdir(exist_ok=True)
+        write_text(folder / "config.json", text)
+        return folder, lock
+    raise AssertionError("numbers do not end")
 
 
 def bytes_per_number(dtype: str) -> int:

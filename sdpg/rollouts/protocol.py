@@ -14,7 +14,7 @@ class Sampling:
     Attributes:
         temperature: the softmax temperature; 0 is greedy decoding.
         top_p: the nucleus mass; 1 keeps the whole vocabulary.
-        max_tokens: the limit of a response in tokens, EOS included.
+        max_tokens: the limit of a response in tokens, the one that ends it included.
         seed: the seed of every random choice; equal prompts, weights and seeds give equal responses.
     """
 
@@ -29,10 +29,11 @@ class Completion:
     """A response.
 
     Attributes:
-        ids: token ids as generated, with EOS at the end unless truncated.
+        ids: token ids as generated, with the token that ended it (:func:`sdpg.rollouts.stopping.stop_ids`) at the end
+            unless truncated.
         rollout_logprobs: log-prob of each token under the distribution that it was drawn from (temperature and top-p
             applied); under greedy decoding, that of the distribution at temperature 1.
-        truncated: whether the limit was reached before EOS.
+        truncated: whether the limit was reached before such a token.
     """
 
     ids: list[int]
@@ -60,4 +61,8 @@ class RolloutEngine(Protocol):
 
     def sync_weights(self) -> None:
         """Takes over the trainer's current weights; called after a step's updates, before anything is sampled."""
+        ...
+
+    def rest(self) -> None:
+        """Gives memory back that the trainer needs, until the next ``sync_weights``; called when rollouts are drawn."""
         ...

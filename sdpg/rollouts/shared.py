@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, groupby
 
+import numpy as np
 import torch
 
 from sdpg.models.ranks import Ranks
@@ -36,6 +37,10 @@ class SharedEngine:
         """Hands the weights over to every rank's engine."""
         self.engine.sync_weights()
 
+    def rest(self) -> None:
+        """Gives every rank's memory back."""
+        self.engine.rest()
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -57,11 +62,30 @@ class SharedEngine:
             progress(done * len(prompts) // len(mine) - before * len(prompts) // len(mine))
 
         own = self.engine.generate([prompts[i] for i in mine], replace(sampling, seed=seed), advance) if mine else []
-        ids = ranks.lists({i: list(map(float, one.ids)) for i, one in zip(mine, own, strict=True)})
-        logprobs = ranks.lists({i: one.rollout_logprobs for i, one in zip(mine, own, strict=True)})
-        cut = ranks.tensors(torch.tensor([one.truncated for one in own], dtype=torch.uint8))
-        flags = dict(zip(chain.from_iterable(dealt), torch.cat(cut).bool().tolist(), strict=True))
-        return [Completion([int(one) for one in ids[i]], logprobs[i], flags[i]) for i in range(len(prompts))]
+        return exchanged(own, mine, ranks)
+
+
+def exchanged(own: Sequence[Completion], mine: Sequence[int], ranks: Ranks) -> list[Completion]:
+    """Returns the completions of all ranks on each of them.
+
+    Args:
+        own: this rank's completions.
+        mine: the place of each among all.
+        ranks: the processes.
+    """
+    lengths = [len(one.ids) for one in own]
+    ids = np.fromiter(chain.from_iterable(one.ids for one in own), np.int32)
+    logprobs = np.fromiter(chain.from_iterable(one.rollout_logprobs for one in own), np.float32)
+    cut = torch.tensor([one.truncated for one in own], dtype=torch.uint8)
+    all_ids, all_logprobs, all_cut = (
+        ranks.rows(mine, sizes, values)
+        for sizes, values in (
+            (lengths, torch.from_numpy(ids)), (lengths, torch.from_numpy(logprobs)), ([1] * len(own), cut),
+        )
+    )  # fmt: skip
+    return [
+        Completion(all_ids[i].tolist(), all_logprobs[i].tolist(), bool(all_cut[i].item())) for i in range(len(all_ids))
+    ]
 
 
 class SharedVerifier:

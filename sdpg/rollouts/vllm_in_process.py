@@ -7,8 +7,8 @@ weights are gathered: they may generate different numbers of responses.
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 import gc
+from pathlib import Path
 import random
-import tempfile
 from typing import Any
 
 import numpy
@@ -16,8 +16,9 @@ import torch
 from torch import distributed
 
 from sdpg.errors import UserError
+from sdpg.models.distribution import is_sharded
 from sdpg.params.vllm import VllmInProcess
-from sdpg.rollouts.model_weights import architecture, named_weights, write_config
+from sdpg.rollouts.model_weights import architecture, claim_config_folder, named_weights
 from sdpg.rollouts.vllm_engine import Progress, VllmEngine
 from sdpg.rollouts.vllm_start import (
     SHORTEST,
@@ -48,7 +49,14 @@ class InProcessVllm(VllmEngine):
     settings: VllmInProcess
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: VllmInProcess, dtype: torch.dtype, longest: int, batch: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: VllmInProcess,
+        dtype: torch.dtype | None,
+        longest: int,
+        batch: int,
+        examples: Sequence[Sequence[int]] = (),
     ) -> None:
         """Starts vLLM; up to ``batch`` sequences are generated at once, as far as the KV cache reaches.
 
@@ -58,7 +66,8 @@ class InProcessVllm(VllmEngine):
         config = model.config.get_text_config()
         context = config.max_position_embeddings
         # The sequence is long enough for the canary to see the prefix cache.
-        super().__init__(model, tokenizer, settings, dtype, min(context, max(longest, SHORTEST)))
+        passes = dtype or getattr(torch, settings.dtype)
+        super().__init__(model, tokenizer, settings, passes, min(context, max(longest, SHORTEST)), examples)
         vllm = load_vllm()
         from vllm.model_executor.models import ModelRegistry  # pyright: ignore[reportMissingImports]
 
@@ -74,18 +83,18 @@ class InProcessVllm(VllmEngine):
         check_kv_cache(settings, config, self.longest)
         self.asleep = False
         self.sampling_params = vllm.SamplingParams
-        # A configuration without weights: the trainer's follow before anything is generated.
-        self.folder = tempfile.TemporaryDirectory(prefix="sdpg-vllm-")
-        write_config(model, self.folder.name)
         several = distributed.is_initialized() and distributed.get_world_size() > 1
         close_engine()
-        arguments = engine_arguments(settings.dtype, settings.kv_cache_megabytes, self.longest, batch, settings.eager)
-        if settings.gpu_memory_share is not None:
-            arguments["gpu_memory_utilization"] = settings.gpu_memory_share
+        # A configuration without weights: the trainer's follow before anything is generated.
+        root = Path(vllm.envs.VLLM_CACHE_ROOT) / "sdpg"
+        folder, self.claim = claim_config_folder(model, root, distributed.get_rank() if several else 0)
+        arguments = engine_arguments(
+            settings.dtype, settings.kv_cache_megabytes, settings.gpu_memory_share, self.longest, batch, settings.eager
+        )
         try:
-            with self._at_work():
+            with at_work(settings.eager):
                 self.llm = vllm.LLM(
-                    model=self.folder.name, load_format="dummy", disable_log_stats=True, seed=0,
+                    model=str(folder), load_format="dummy", disable_log_stats=True, seed=0,
                     enable_sleep_mode=settings.sleep,
                     **({"distributed_executor_backend": "external_launcher"} if several else {}),
                     **arguments,
@@ -99,15 +108,21 @@ class InProcessVllm(VllmEngine):
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
         gc.collect()
+        self.claim.release()
 
     @property
     def block(self) -> int:
         """Returns the number of tokens in a block of the prefix cache."""
         return self.llm.llm_engine.vllm_config.cache_config.block_size
 
+    @property
+    def together(self) -> bool:
+        """Says whether the weights are sharded, so that they are gathered from all ranks."""
+        return is_sharded(self.model)
+
     def send_weights(self) -> None:
         """Hands the weights over in the order that :mod:`sdpg.rollouts.vllm_engine` states."""
-        with self._at_work():
+        with at_work(self.settings.eager):
             if self.asleep:
                 self.llm.wake_up(tags=["weights"])
             self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(self.model)})
@@ -125,7 +140,7 @@ class InProcessVllm(VllmEngine):
         self, prompts: Sequence[Sequence[int]], options: list[dict[str, Any]], seed: int, progress: Progress
     ) -> list[tuple[list[int], list[float]]]:
         """Draws a response for each prompt, see :meth:`VllmEngine.sample`."""
-        with self._at_work(seed):
+        with at_work(self.settings.eager, seed):
             outputs = self.llm.generate(
                 [{"prompt_token_ids": list(prompt)} for prompt in prompts],
                 [self.sampling_params(**option) for option in options],
@@ -139,39 +154,54 @@ class InProcessVllm(VllmEngine):
             responses.append((ids, [places[token].logprob for places, token in zip(logprobs, ids, strict=True)]))
         return responses
 
+    def sync_weights(self) -> None:
+        """Takes over the trainer's weights, see :meth:`VllmEngine.sync_weights`."""
+        super().sync_weights()
+        # The canary's prompts may be asked next.
+        self.forget()
+
     def generate(self, prompts: Any, sampling: Any, progress: Progress = lambda finished: None) -> list[Any]:
         """Generates one response per prompt, see :meth:`VllmEngine.generate`."""
-        if self.asleep:
-            self.llm.wake_up()
-            self.asleep = False
         if self.synced:
             # What earlier calls left in the cache could change roundings: a resumed run would not repeat them.
             self.forget()
-        completions = super().generate(prompts, sampling, progress)
-        if self.settings.sleep and prompts:
-            self.llm.sleep(level=1)
-            self.asleep = True
-        return completions
+        return super().generate(prompts, sampling, progress)
 
-    @contextmanager
-    def _at_work(self, seed: int | None = None) -> Iterator[None]:
-        """Guards calls of vLLM, which seeds the process's random sources and forbids ``torch.set_num_threads``."""
-        threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-        sources = random.getstate(), numpy.random.get_state()
-        with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng())
-            if self.settings.eager:
-                # Small helpers would be compiled all the same, for 10 seconds.
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            if seed is not None:
-                torch.manual_seed(seed)
-            try:
-                yield
-            finally:
-                torch.set_num_threads = set_threads
-                torch.set_num_threads(threads)
-                random.setstate(sources[0])
-                numpy.random.set_state(sources[1])
+    def rest(self) -> None:
+        """Drops weights and KV cache where ``sleep`` asks for it, and keeps nothing of them on the host."""
+        if self.settings.sleep and not self.asleep:
+            self.llm.sleep(level=2)
+            self.asleep, self.synced = True, False
+
+
+@contextmanager
+def at_work(eager: bool, seed: int | None = None) -> Iterator[None]:
+    """Guards calls of vLLM, which seeds the process's random sources and forbids ``torch.set_num_threads``.
+
+    Args:
+        eager: whether nothing is compiled.
+        seed: the seed of all sources within the call, from which responses without a seed of their own are drawn: from
+            torch's by vLLM's model runner V1, from NumPy's by V2. All sources are set back afterwards, so without
+            another seed for each call, each would draw the same.
+    """
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    sources = random.getstate(), numpy.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng())
+        if eager:
+            # Small helpers would be compiled all the same, for 10 seconds.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if seed is not None:
+            random.seed(seed)
+            numpy.random.seed(list(seed.to_bytes(8, "big")))
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_num_threads = set_threads
+            torch.set_num_threads(threads)
+            random.setstate(sources[0])
+            numpy.random.set_state(sources[1])
 
 
 class _Bar:

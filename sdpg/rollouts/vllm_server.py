@@ -58,7 +58,14 @@ class ServedVllm(VllmEngine):
     settings: VllmServer
 
     def __init__(
-        self, model: Any, tokenizer: Any, settings: VllmServer, dtype: torch.dtype, longest: int, batch: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        settings: VllmServer,
+        dtype: torch.dtype | None,
+        longest: int,
+        batch: int,
+        examples: Sequence[Sequence[int]] = (),
     ) -> None:
         """Connects to the server; up to ``batch`` requests are sent at once.
 
@@ -79,7 +86,9 @@ class ServedVllm(VllmEngine):
                 f"distribution than the one it draws from: {START}, or with --logprobs-mode processed_logprobs"
             )
         self.block_size = int(served["cache_config"]["block_size"])
-        super().__init__(model, tokenizer, settings, dtype, int(served["model_config"]["max_model_len"]))
+        # A policy that nobody trains is read as the server reads it.
+        passes = dtype or getattr(torch, served["model_config"]["dtype"].removeprefix("torch."))
+        super().__init__(model, tokenizer, settings, passes, int(served["model_config"]["max_model_len"]), examples)
         if longest > self.longest:
             raise UserError(
                 f"the longest prompt and response take {longest} tokens, but the server at {settings.url} was started "
@@ -92,6 +101,14 @@ class ServedVllm(VllmEngine):
     def block(self) -> int:
         """Returns the number of tokens in a block of the prefix cache."""
         return self.block_size
+
+    @property
+    def together(self) -> bool:
+        """Says that the ranks, which share the server, hand weights over as one."""
+        return True
+
+    def rest(self) -> None:
+        """Does nothing: the server's memory is its own."""
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Sends one request and returns the answer's JSON.

@@ -25,6 +25,8 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes of vLLM's CPU attention; others end in a crash or an error far from its cause."""
 CPU_BLOCK = 32
 """Tokens per block of the KV cache, of which the CPU attention takes multiples."""
+UNUSED_SHARE = 0.01
+"""The share of a GPU that vLLM is told to use where the bytes of its KV cache are given."""
 SHORTEST = 160
 """Tokens of the shortest sequences that vLLM is started for, if the model allows: room for the canary."""
 
@@ -50,13 +52,14 @@ def load_vllm() -> Any:
 
 
 def engine_arguments(
-    dtype: str, kv_cache_megabytes: int | None, longest: int, batch: int, eager: bool
+    dtype: str, kv_cache_megabytes: int | None, gpu_memory_share: float | None, longest: int, batch: int, eager: bool
 ) -> dict[str, Any]:
     """Returns the arguments of vLLM's engine that its two forms have in common.
 
     Args:
-        dtype: the dtype of weights and passes.
+        dtype: the dtype of weights and passes; the head's logits are float32 whatever it is.
         kv_cache_megabytes: MiB of the KV cache; None where the share of the device's memory decides.
+        gpu_memory_share: the share of the device's memory for vLLM as a whole; not read where the MiB are given.
         longest: tokens of the longest sequence.
         batch: the largest number of sequences at once.
         eager: whether nothing is compiled.
@@ -73,9 +76,15 @@ def engine_arguments(
         "logprobs_mode": "processed_logprobs",
         # The model folder's own sampling settings must not shape the distribution.
         "generation_config": "vllm",
+        # As in the trainer: logits of 16 and more that are rounded to bfloat16 are off by up to 0.06.
+        "hf_overrides": {"head_dtype": "float32"},
     }
     if kv_cache_megabytes is not None:
         arguments["kv_cache_memory_bytes"] = kv_cache_megabytes << 20
+        # vLLM sizes nothing by this share then, but does not start unless so much of the GPU is free.
+        arguments["gpu_memory_utilization"] = UNUSED_SHARE
+    elif gpu_memory_share is not None:
+        arguments["gpu_memory_utilization"] = gpu_memory_share
     if not torch.cuda.is_available():
         # Reading a prompt in parts would need the random source to be set back, which is impossible on a CPU.
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, 4096)}

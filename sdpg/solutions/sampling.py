@@ -6,6 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.models.weight_files import check_weights
 from sdpg.params import BaseParams, LocalModel, PromptParams, RolloutParams
@@ -139,4 +140,5 @@ def local_engine(settings: EngineSettings, tokenizer: Any, prompt_tokens: int) -
 
     rollout = RolloutParams.model_validate({"engine": settings.engine, "vllm": settings.vllm})
     longest = prompt_tokens + settings.decoding.max_tokens
-    return make_engine(rollout, load_model(Path(settings.model)), tokenizer, settings.batch, longest)
+    model = load_model(Path(settings.model), device_type(settings.device))
+    return make_engine(rollout, model, tokenizer, settings.batch, longest)

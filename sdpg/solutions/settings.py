@@ -55,6 +55,8 @@ class EngineSettings(Section):
     engine: str
     vllm: VllmParams | None = None
     """The vLLM section, as in ``rollout.vllm``."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """The device of the model, as in ``train.device``."""
     decoding: Decoding
     seed: int
     batch: Positive
@@ -165,7 +167,7 @@ def parse_body(text: str) -> dict[str, Any]:
     """Returns further fields of the request's body, which are given as a JSON object."""
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--body is not valid JSON ({error}): write an object such as '{{\"top_k\": 20}}'") from None
     fixed = {"model", "messages", "stream", "n"}
     if not isinstance(body, dict) or fixed & body.keys():

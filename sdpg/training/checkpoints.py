@@ -1,8 +1,9 @@
-"""Saves a training in progress, so that a killed run goes on exactly where it was.
+"""Saves a training in progress, so that a killed run goes on where it was.
 
 Everything lies in one folder, ``.state/<fingerprint>/``. A checkpoint is written under a temporary name and renamed,
 and only then the one before it is removed. Records and metrics may be some steps ahead of the last checkpoint; on
-resume the steps past it are cut from them and made again, bit for bit.
+resume the steps past it are cut from them and made again: bit for bit on a CPU, to rounding on a GPU, which may add in
+another order each time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sdpg.files import replaced_folder, write_text
+from sdpg.models.distribution import own_part
 from sdpg.models.ranks import SOLO, Ranks, whole
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d{6})$")
@@ -74,11 +75,12 @@ def _write(folder: Path, prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> 
         save_file(piece, folder / f"{prefix}-{number:05d}.safetensors")
 
 
-def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields the name of each stored tensor, with the open file that it is read from."""
     for file in sorted(folder.glob(f"{prefix}-*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                yield name, tensors.get_tensor(name)
+                yield name, tensors
 
 
 def newest_checkpoint(state: Path) -> Path | None:
@@ -90,7 +92,7 @@ def newest_checkpoint(state: Path) -> Path | None:
 def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None) -> int:
     """Restores the newest checkpoint into model and optimiser and returns its step; 0 where there is none.
 
-    Each rank reads the files and keeps its part of each tensor.
+    Each rank reads its part of each tensor from the files.
     """
     folder = newest_checkpoint(state)
     if folder is None:
@@ -98,26 +100,19 @@ def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | 
     saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, value in _read(folder, WEIGHTS):
-            parameters[name].copy_(_part(value, parameters[name]))
+        for name, tensors in _read(folder, WEIGHTS):
+            parameters[name].copy_(own_part(tensors, name, parameters[name]))
     if optimizer is not None:
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         entries: dict[int, dict[str, Any]] = {}
-        for key, value in _read(folder, OPTIMIZER):
+        for key, tensors in _read(folder, OPTIMIZER):
             index, name = key.split(".", 1)
             # Step counts are single numbers beside the moments.
-            part = _part(value, held[int(index)]) if value.dim() else value
+            counts = not tensors.get_slice(key).get_shape()
+            part = tensors.get_tensor(key) if counts else own_part(tensors, key, held[int(index)])
             entries.setdefault(int(index), {})[name] = part
         optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
     return int(saved["step"])
-
-
-def _part(value: Tensor, like: Tensor) -> Tensor:
-    """Returns this rank's part of a whole tensor."""
-    if not isinstance(like, DTensor):
-        return value
-    # There is no source rank: every rank has the whole tensor, and nothing need be sent.
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def cut_after(state: Path, step: int) -> None:

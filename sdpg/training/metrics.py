@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 import math
 
+import numpy as np
+from numpy.typing import NDArray
 import torch
 
 from sdpg.models.columns import TokenColumn
@@ -46,6 +48,10 @@ def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
+def _numbers(column: TokenColumn) -> NDArray[np.float64]:
+    return column.values.numpy().astype(np.float64)
+
+
 def _column_mean(columns: Mapping[str, TokenColumn], name: str) -> float | None:
     return columns[name].mean() if name in columns else None
 
@@ -56,29 +62,28 @@ def _clip_fractions(step: Step, method: MethodParams) -> dict[str, float | None]
     columns = step.update.columns
     if not OUTCOMES[method.outcome].clips or not (columns and columns["clipped"].rows):
         return dict.fromkeys(names)
-    clipped, ratio = columns["clipped"], columns["ratio"].numbers()
-    advantages = step.experience.advantages[clipped.rows].repeat_interleave(torch.tensor(clipped.lengths)).tolist()
-    tokens = zip(clipped.numbers(), advantages, ratio, strict=True)
-    kinds = Counter("high" if a > 0 else "low" if rho < 1 else "dual" for cut, a, rho in tokens if cut)
-    shares = {f"clip_fraction_{kind}": kinds[kind] / len(ratio) for kind in ("low", "high", "dual")}
-    return {"clip_fraction": kinds.total() / len(ratio), **shares}
+    clipped, ratio = columns["clipped"], columns["ratio"].values
+    cut = clipped.values != 0
+    gains = (step.experience.advantages[clipped.rows] > 0).repeat_interleave(torch.tensor(clipped.lengths))
+    kinds = {"low": cut & ~gains & (ratio < 1), "high": cut & gains, "dual": cut & ~gains & ~(ratio < 1)}
+    shares = {f"clip_fraction_{kind}": int(tokens.sum()) / len(ratio) for kind, tokens in kinds.items()}
+    return {"clip_fraction": int(cut.sum()) / len(ratio), **shares}
 
 
 def _mismatch(step: Step) -> list[float]:
     """Returns |log π_θ - log π_rollout| of each trained token."""
     if (trained := step.update.columns.get("logprob")) is None:
         return []
-    sampled = [value for row in trained.rows for value in step.experience.rollout_logprobs[row]]
-    return [abs(ours - theirs) for ours, theirs in zip(trained.numbers(), sampled, strict=True)]
+    sampled = step.rollout_logprob.only(set(trained.rows))
+    return np.abs(_numbers(trained) - _numbers(sampled)).tolist()
 
 
 def _log_ratios(step: Step) -> list[float]:
     """Returns log w = log π_θ - log π_ref of each token whose π_ref the loss read."""
     if (reference := step.update.columns.get("ref_logprob")) is None:
         return []
-    trained = step.update.columns["logprob"].lists()
-    ours = [value for row in reference.rows for value in trained[row]]
-    return [one - other for one, other in zip(ours, reference.numbers(), strict=True)]
+    ours = step.update.columns["logprob"].only(set(reference.rows))
+    return (_numbers(ours) - _numbers(reference)).tolist()
 
 
 def _entropies(step: Step) -> list[float]:
@@ -86,10 +91,11 @@ def _entropies(step: Step) -> list[float]:
 
     For rollouts without a training pass the sampler's log-probs are used, an unbiased estimate of the same entropy.
     """
-    column = step.update.columns.get("entropy")
-    exact = column.lists() if column else {}
-    sampled = step.experience.rollout_logprobs
-    return [v for row, numbers in enumerate(sampled) for v in exact.get(row) or [-value for value in numbers]]
+    exact, sampled = step.update.columns.get("entropy"), step.rollout_logprob
+    if exact is None:
+        return (-_numbers(sampled)).tolist()
+    rest = sampled.only(set(sampled.rows) - set(exact.rows))
+    return [*exact.numbers(), *(-_numbers(rest)).tolist()]
 
 
 def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:

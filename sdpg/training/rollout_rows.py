@@ -1,8 +1,16 @@
-"""Turns a finished step into the rows of its Parquet file."""
+"""Turns a finished step into the rows of its Parquet file: values per response, and columns of values per token.
 
-from collections.abc import Sequence
+Axes: B rollouts of the step, N response tokens of them all.
+"""
+
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+import pyarrow as pa
+
+from sdpg.models.columns import TokenColumn, join_columns
+from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import TOKEN_SIGNALS
 from sdpg.training.steps import Step
 
@@ -10,53 +18,18 @@ TRAINED = ("logprob", "entropy", "weight", "loss")
 """The values per token that come from the training pass if there was one, and from the diagnostic pass otherwise."""
 
 
-def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str], list[int], list[int]]:
-    """Returns each token's piece of the completion, its start and its end; a special token has a name and zero width.
-
-    A character whose bytes are spread over several tokens belongs to the last of them.
-    """
-    special = set(tokenizer.all_special_ids)
-    tokens, starts, ends, cursor = [], [], [], 0
-    for index, token in enumerate(ids):
-        piece = tokenizer.decode([token])
-        end = cursor
-        if token not in special:
-            if "�" not in piece and text.startswith(piece, cursor):
-                end = cursor + len(piece)
-            else:
-                whole = tokenizer.decode(list(ids[: index + 1]), skip_special_tokens=True).rstrip("�")
-                end = max(cursor, min(len(whole), len(text)))
-            piece = text[cursor:end]
-        tokens.append(piece)
-        starts.append(cursor)
-        ends.append(end)
-        cursor = end
-    if cursor < len(text):
-        # The response ends inside a character; the replacement that decoding shows belongs to the last ordinary token.
-        last = max(index for index, token in enumerate(ids) if token not in special)
-        tokens[last], ends[last] = text[starts[last] :], len(text)
-        starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
-    return tokens, starts, ends
-
-
-def rollout_rows(step: Step, identity: dict[str, Any], tokenizer: Any) -> list[dict[str, Any]]:
-    """Returns rows of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, in the order of the rollouts.
+def rollout_rows(step: Step, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the values per response of :data:`sdpg.records.schemas.ROLLOUT_SCHEMA`, in the order of the rollouts.
 
     Args:
         step: the finished step, on the first rank.
         identity: run, method, seed, step, and the verifier and version that judged the rollouts.
-        tokenizer: the policy's tokenizer.
     """
     experience, siblings = step.experience, step.siblings
-    updated, diagnosed = ({name: column.lists() for name, column in columns.items()} for columns in step.columns)
+    advantages, gates = experience.advantages.tolist(), experience.gates.tolist()
     rows = []
     for index, (text, verdict) in enumerate(zip(step.sampled.texts, step.verdicts, strict=True)):
         problem, ids = step.sampled.problems[index // siblings], experience.responses[index]
-        tokens, starts, ends = token_spans(tokenizer, ids, text)
-        per_token: dict[str, Any] = {name: diagnosed.get(name, {}).get(index) for name in TOKEN_SIGNALS}
-        per_token["rollout_logprob"] = experience.rollout_logprobs[index]
-        for name in TRAINED:
-            per_token[name] = updated.get(name, {}).get(index, per_token[name])
         rows.append(
             {
                 **identity,
@@ -66,19 +39,53 @@ def rollout_rows(step: Step, identity: dict[str, Any], tokenizer: Any) -> list[d
                 "student_prompt": problem.student_prompt,
                 "teacher_prompt": problem.teacher_prompt,
                 "completion": text,
-                "completion_ids": ids,
-                "tokens": tokens,
-                "token_starts": starts,
-                "token_ends": ends,
-                **per_token,
                 "reward": verdict.reward,
                 "status": str(verdict.status),
                 "extracted_answer": verdict.extracted_answer,
                 "gold": problem.answer,
-                "advantage": float(experience.advantages[index]),
-                "gate": float(experience.gates[index]),
+                "advantage": advantages[index],
+                "gate": gates[index],
                 "length": len(ids),
                 "truncated": step.sampled.truncated[index],
             }
         )
     return rows
+
+
+def token_columns(step: Step, pieces: TokenPieces) -> dict[str, pa.ListArray]:
+    """Returns the columns per token of the same rows, (B) lists each; the schema's other columns per token are null."""
+    responses = [np.array(ids, np.int32) for ids in step.experience.responses]
+    lengths = np.array([len(ids) for ids in responses])
+    tokens, starts, ends = pieces.spans(responses, step.sampled.texts)
+    found = {
+        "completion_ids": _lists(lengths, pa.array(np.concatenate(responses))),
+        "tokens": _lists(lengths, tokens),
+        "token_starts": _lists(lengths, starts),
+        "token_ends": _lists(lengths, ends),
+    }
+    updated, diagnosed = step.columns
+    signals = {name: column for name, column in diagnosed.items() if name in TOKEN_SIGNALS}
+    for name in TRAINED:
+        if name in updated:
+            signals[name] = _over(updated[name], signals.get(name))
+    signals["rollout_logprob"] = step.rollout_logprob
+    return found | {name: _signal_lists(column, len(responses)) for name, column in signals.items()}
+
+
+def _over(first: TokenColumn, second: TokenColumn | None) -> TokenColumn:
+    """Returns the first column, and the second one's values of rollouts that the first lacks."""
+    if second is None:
+        return first
+    return join_columns([{"": first}, {"": second.only(set(second.rows) - set(first.rows))}])[""]
+
+
+def _signal_lists(column: TokenColumn, count: int) -> pa.ListArray:
+    """Returns one list for each of ``count`` rollouts; it is null where the column lacks the rollout."""
+    lengths, absent = np.zeros(count, np.int64), np.ones(count, bool)
+    lengths[column.rows], absent[column.rows] = column.lengths, False
+    return _lists(lengths, pa.array(column.values.numpy()), pa.array(absent))
+
+
+def _lists(lengths: NDArray[np.int64], values: pa.Array, absent: pa.Array | None = None) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=absent)

@@ -12,18 +12,19 @@ from ruamel.yaml import YAML
 import torch
 
 from sdpg import paths
+from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import accuracies, read_problem_sets
 from sdpg.files import replaced_file, replaced_folder, write_json, write_text
 from sdpg.locks import exclusive
 from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
-from sdpg.models.distribution import checkpoint_activations, is_sharded, joined, replicate, shard
-from sdpg.models.loading import can_share_lines, device, load_model, save_model, set_threads, take_over
+from sdpg.models.distribution import checkpoint_activations, fill_shards, is_sharded, joined, replicate, shard
+from sdpg.models.loading import can_share_lines, empty_model, load_model, save_model, set_threads, take_over
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
-from sdpg.problems.prompts import longest_prompt, read_prepared
+from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
@@ -32,6 +33,7 @@ from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
 from sdpg.rewards.own import make_verifier
 from sdpg.rewards.verifiers import Scorer
+from sdpg.rollouts.canary import EXAMPLES
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
@@ -77,7 +79,7 @@ def describe_run(
         "code": stage_code("train", params, method).digest,
         "own_parts": own_parts(params, method),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": hardware() | {"device": device_type(params.train.device)},
         "command": overrides.command if overrides else f"dvc repro train@{method}-{seed}",
     }
 
@@ -87,24 +89,37 @@ def run_identity(
 ) -> str:
     """Returns the fingerprint under which the work in progress of a run lies."""
     code, more = stage_code("train", params, method).digest, overrides.identity if overrides else ()
-    return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), *more)
+    # A GPU rounds otherwise than a CPU: where auto finds another device, a run starts anew.
+    device = device_type(params.train.device)
+    return fingerprint(method, seed, train_sections(params, method), inputs, code, versions(), device, *more)
 
 
-def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | None = None) -> Path | None:
+def train_run(
+    params: Params,
+    method: str,
+    seed: int,
+    overrides: RunOverrides | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Path | None:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
 
     Every process of ``train.distributed`` calls this. The first alone writes and tracks; on the others the result is
     None.
+
+    Raises:
+        Interrupted: if ``interrupted`` returned True, on any process, before the last step.
     """
     if method not in params.methods:
         raise UserError(
             f"method {method!r} is not under methods in params.yaml; there are: {', '.join(params.methods)}"
         )
     set_threads(params.train.threads)
-    with joined(params.train.distributed) as ranks, make_verifier(params.reward) as verifier:
+    with joined(params.train.distributed, params.train.device) as ranks, make_verifier(params.reward) as verifier:
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
-            make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks).train()
+            trainer = make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks)
+            trainer.interrupted = interrupted
+            trainer.train()
             close_engine()
             return None
         inputs = run_inputs()
@@ -120,6 +135,7 @@ def train_run(params: Params, method: str, seed: int, overrides: RunOverrides | 
             # The others wait for this: the first alone knows that no other command writes this run.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
+            trainer.interrupted = interrupted
             if overrides:
                 _apply_overrides(trainer, overrides, tracked)
             # The config is written first, so that a run in progress says what it is to anybody who looks at it.
@@ -167,14 +183,15 @@ def make_trainer(
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     needed = needs_reference_weights(settings, train)
     sharded = train.distributed.strategy == "fsdp2"
-    # Sharding moves weights to their device layer by layer; the whole model need not fit there.
-    place = torch.device("cpu") if sharded else device()
-    student, reference = load_model(paths.BASE_MODEL, place), None
+    device = torch.device(device_type(train.device))
+    # No process ever holds the whole of what is sharded.
+    load = empty_model if sharded else partial(load_model, device=device)
+    student, reference = load(paths.BASE_MODEL), None
     if train.lora:
         add_adapter(student, train.lora, seed)
         reference = WithoutAdapter(student)
     elif needed:
-        reference = load_model(paths.BASE_MODEL, place).requires_grad_(False)
+        reference = load(paths.BASE_MODEL).requires_grad_(False)
     if train.line_tokens and not can_share_lines(student):
         raise UserError(
             f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
@@ -186,14 +203,16 @@ def make_trainer(
     if sharded:
         plugin = FullyShardedDataParallelPlugin()
         for model in filter(None, (student, None if train.lora else reference)):
-            shard(model, device(), DTYPES[train.dtype], plugin)
+            shard(model, device, DTYPES[train.dtype], plugin)
+            fill_shards(model, paths.BASE_MODEL)
         if params.rollout.engine == "transformers":
             # transformers' generate cannot run on shards.
-            sampler, weights = load_model(paths.BASE_MODEL), partial(full_weights, student)
+            sampler, weights = load_model(paths.BASE_MODEL, device), partial(full_weights, student)
     problems, sets = read_prepared(paths.PREPARED / "train.jsonl"), read_problem_sets(paths.PREPARED, params.data)
     longest = longest_prompt([problems, *sets.values()]) + max(params.rollout.max_tokens, params.evaluation.max_tokens)
+    examples = [prompt_ids(tokenizer, row.student_prompt) for row in problems[:EXAMPLES]]
     engine = make_engine(
-        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights
+        params.rollout, sampler, tokenizer, params.rollout.batch, longest, DTYPES[train.dtype], weights, examples
     )
     return Trainer(
         params=params,
@@ -236,7 +255,7 @@ def save_policy(policy: Any, tokenizer: Any, folder: Path) -> None:
     if not has_adapter(policy):
         save_model(policy, tokenizer, folder)
         return
-    merged = load_model(paths.BASE_MODEL, torch.device("cpu"))
+    merged = load_model(paths.BASE_MODEL)
     take_over(merged, full_weights(policy))
     save_model(merged, tokenizer, folder)
     save_adapter(policy, folder / "adapter")
@@ -248,7 +267,7 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
     policy = trainer.policies.student
     if is_sharded(policy):
         # A checkpoint holds whole weights, and this process has only its part of them.
-        policy = load_model(paths.BASE_MODEL, torch.device("cpu"))
+        policy = load_model(paths.BASE_MODEL)
         if lora := trainer.params.train.lora:
             add_adapter(policy, lora, trainer.seed)
     load_checkpoint(state, policy)

@@ -4,6 +4,7 @@ Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sdpg.models.columns import TokenColumn
 from sdpg.models.experience import Experience, Rollouts
@@ -68,6 +69,11 @@ class Step:
     def siblings(self) -> int:
         """Returns the number of responses per prompt, G."""
         return len(self.sampled.texts) // len(self.sampled.problems)
+
+    @cached_property
+    def rollout_logprob(self) -> TokenColumn:
+        """The sampler's log-prob of each response token, of all rollouts."""
+        return TokenColumn.of(dict(enumerate(self.experience.rollout_logprobs)))
 
     @property
     def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdpg.errors import Diverged, UserError
+from sdpg.errors import Diverged, Interrupted, UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.models.columns import TokenColumn, gather_columns, join_columns
 from sdpg.models.experience import Experience, Rollouts
@@ -34,6 +34,7 @@ from sdpg.objective.coefficients import (
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
+from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import write_evaluations, write_rollouts
 from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
@@ -42,7 +43,8 @@ from sdpg.training.checkpoints import cut_after, load_checkpoint, save_checkpoin
 from sdpg.training.diagnostics import diagnose, sample_rows
 from sdpg.training.leakage import leak_shares
 from sdpg.training.metrics import step_metrics
-from sdpg.training.rollout_rows import rollout_rows
+from sdpg.training.recording import BackgroundWriter
+from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.step_log import StepLog, Stopwatch
 from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.term_gradients import term_gradients
@@ -86,6 +88,7 @@ class Trainer:
         base_accuracies: the accuracies of step 0, by problem set.
         on_step: the function that is called with (step, metrics) after every step, for tracking; if it returns True,
             training ends.
+        interrupted: the function that says whether this process was asked to end and go on later.
     """
 
     params: Params
@@ -101,17 +104,29 @@ class Trainer:
     sets: dict[str, list[PreparedRow]]
     base_accuracies: dict[str, float]
     on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
+    interrupted: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         train = self.params.train
         self.run = f"{self.name}-{self.seed}"
         self.ranks = self.policies.ranks
+        self.pieces = TokenPieces(self.tokenizer)
+        self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
 
     def train(self) -> None:
+        """Runs the steps that are still missing; afterwards all of their records are on disk, also after an error.
+
+        Raises:
+            Interrupted: if a rank was asked to end and steps are left; a checkpoint of the last one is written.
+        """
+        with self.records:
+            self.run_steps()
+
+    def run_steps(self) -> None:
         """Runs the steps that are still missing; the first rank alone writes metrics, records and checkpoints."""
         train, ranks = self.params.train, self.ranks
         done = self.resume()
@@ -120,7 +135,20 @@ class Trainer:
             base = {name: self.base_accuracies[name] for name in self.sets}
             log = StepLog(self.state, self.run, self.params, base, self.on_step)
         self.engine.sync_weights()
+        saved = done
         for step in range(done + 1, train.steps + 1):
+            # A signal may have reached one rank alone.
+            if any(ranks.values(self.interrupted())):
+                if saved != step - 1:
+                    self.save(step - 1)
+                if log is not None:
+                    log.close()
+                # Where one process ends, its launcher ends the others.
+                ranks.wait()
+                raise Interrupted(
+                    f"{self.run}: interrupted with {step - 1} of {train.steps} steps done, which are kept: run the "
+                    "same command again, and it goes on from there"
+                )
             watch = Stopwatch()
             metrics = self.step(step, watch)
             accuracy: dict[str, float] = {}
@@ -130,11 +158,17 @@ class Trainer:
             # The first rank decides whether to end here: it alone has the log.
             stop = ranks.from_first(log is not None and log.enter(step, metrics, accuracy, watch))
             if stop or step % train.checkpoint_every == 0 or step == train.steps:
-                save_checkpoint(self.state, step, self.policies.student, self.optimizer, ranks)
+                self.save(step)
+                saved = step
             if stop:
                 break
         if log is not None:
             log.close()
+
+    def save(self, step: int) -> None:
+        """Saves a checkpoint, once the records of all steps up to it are on disk."""
+        self.records.flush()
+        save_checkpoint(self.state, step, self.policies.student, self.optimizer, self.ranks)
 
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
@@ -188,6 +222,7 @@ class Trainer:
             rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
         )
         completions = self.engine.generate(student_prompts, sampling)
+        self.engine.rest()
         rollouts = Rollouts(
             problem_ids=[row.id for row in chosen for _ in range(siblings)],
             student_prompts=student_prompts,
@@ -195,7 +230,7 @@ class Trainer:
             responses=[completion.ids for completion in completions],
             rollout_logprobs=[completion.rollout_logprobs for completion in completions],
         )
-        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in rollouts.responses]
+        texts = [self.pieces.text(ids) for ids in rollouts.responses]
         return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
 
     def verify(self, sampled: Sampled) -> list[Verdict]:
@@ -307,13 +342,17 @@ class Trainer:
         return Update(total_loss / count, total_norm / count, lr, gathered)
 
     def write(self, step: Step, number: int) -> dict[str, float | None]:
-        """Writes the step's rollouts and returns its metrics."""
+        """Hands the step's rollouts over to be written, and returns its metrics."""
         identity = {
             "run": self.run, "method": self.name, "seed": self.seed, "step": number,
             "verifier": self.verifier.name, "verifier_version": self.verifier.version,
         }  # fmt: skip
         path = self.state / "rollouts" / f"step-{number:06d}-rank-0.parquet"
-        write_rollouts(path, rollout_rows(step, identity, self.tokenizer))
+
+        def write() -> None:
+            write_rollouts(path, rollout_rows(step, identity), token_columns(step, self.pieces))
+
+        self.records.put(path, write)
         leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
         return step_metrics(step, self.method) | leaks
 
@@ -326,5 +365,6 @@ class Trainer:
             show=self.ranks.first,
         )  # fmt: skip
         if self.ranks.first:
-            write_evaluations(self.state / "evaluations" / f"step-{step:06d}.parquet", rows)
+            path = self.state / "evaluations" / f"step-{step:06d}.parquet"
+            self.records.put(path, lambda: write_evaluations(path, rows))
         return accuracies(rows)

@@ -12,7 +12,9 @@ from sdpg.errors import UserError
 from sdpg.evaluation.base import build_base
 from sdpg.files import write_json_lines
 from sdpg.models.loading import load_model, save_model, scratch_model
-from sdpg.params import Params, ScratchModel, load_params, parse_params
+from sdpg.models.weight_files import check_digest, folder_digest
+from sdpg.params import LocalModel, Params, ScratchModel, load_params, parse_params
+from sdpg.params.configure import read_overlay
 from sdpg.problems.prepare import prepare, write_prepared
 from sdpg.problems.tokenizer import train_tokenizer
 
@@ -105,6 +107,45 @@ def test_the_check_names_what_is_missing(project: Path, damage: Any, changes: di
     assert not (project / "data").exists()
 
 
+def other_weight(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_weight,
+        lambda folder: (folder / "tokenizer_config.json").write_text("{}"),
+        lambda folder: (folder / "generation_config.json").unlink(),
+        lambda folder: (folder / "added_tokens.json").write_text("{}"),
+    ],
+)
+def test_a_folder_with_a_recorded_digest_holds_those_files_and_no_others(project: Path, change: Any) -> None:
+    folder = project / "inputs/models/tiny"
+    model = {"kind": "folder", "path": "tiny", "digest": folder_digest(folder)}
+    check_inputs(params(base__model=model))
+    (folder / "README.md").write_text("a card, which no result depends on")
+    check_inputs(params(base__model=model))
+    change(folder)
+    with pytest.raises(UserError, match=rf"base.model.digest is {model['digest']}, but .*git checkout"):
+        check_inputs(params(base__model=model))
+    check_inputs(params())
+
+
+def test_the_committed_base_is_the_one_that_params_yaml_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    base = load_params().base
+    assert isinstance(base.model, LocalModel) and base.model.digest is not None
+    check_digest(base)
+    assert base.model.digest in (Path(base.folder) / base.model.path / "README.md").read_text(encoding="utf-8")
+    shape = ScratchModel(**read_overlay("profile", "tiny-scratch")["base"]["model"])
+    config = load_model(Path(base.folder) / base.model.path).config
+    assert (config.hidden_size, config.num_hidden_layers) == (shape.hidden_size, shape.layers)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -147,7 +188,7 @@ def test_code_that_comes_with_a_model_is_never_run(project: Path) -> None:
 def test_a_damaged_weights_file_is_named(project: Path) -> None:
     weights = project / "inputs/models/tiny/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(UserError, match="tiny does not load"):
+    with pytest.raises(UserError, match=r"tiny/model\.safetensors is damaged .*copy it again"):
         load_model(project / "inputs/models/tiny")
 
 

@@ -20,6 +20,7 @@ from sdpg.objective.gates import GATES
 from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
+from sdpg.rewards.verifiers import RULES_VERSION
 from tests.helpers.fabricated import params_with
 from tests.helpers.own_modules import own_modules
 
@@ -102,7 +103,7 @@ def test_who_changed_and_what_it_does_to_the_table(tmp_path: Path) -> None:
     found, report = rescored(tmp_path)
     assert digest(tmp_path / "runs") | digest(tmp_path / "evaluations") == before
     assert (found["runs"], found["answers"], found["changed"]) == (["grpo-0"], 19, 6)
-    assert found["verifiers"] == {"math_verify": "0.9.0+rules.3"}
+    assert found["verifiers"] == {"math_verify": f"0.9.0+rules.{RULES_VERSION}"}
     # Of step 20: 3 of 4 were right and 2 are; of the larger samples 2 of 2 and 1; greedy 1 of 1 and 0.
     assert [(row["evaluation"], row["old"], row["new"], row["difference"], row["changed"], row["answers"])
             for row in found["accuracies"]] == [
@@ -135,7 +136,7 @@ def test_verdicts_name_verifier_and_version_and_keep_what_is_known_of_cuts(tmp_p
     table = pq.read_table(tmp_path / "out" / "verdicts" / "grpo-0" / "rollouts-step-000001-rank-0.parquet")
     assert table.schema.equals(VERDICT_SCHEMA)
     rows = table.to_pylist()
-    assert {(row["verifier"], row["verifier_version"]) for row in rows} == {("exact", "3")}
+    assert {(row["verifier"], row["verifier_version"]) for row in rows} == {("exact", RULES_VERSION)}
     assert [(row["old_status"], row["status"]) for row in rows[-2:]] == [
         ("truncated", "truncated"),
         ("no_answer", "no_answer"),

@@ -14,7 +14,7 @@ from sdpg.errors import UserError
 from sdpg.evaluation import scoring
 from sdpg.evaluation.scoring import parse_answer, score_file
 from sdpg.params import RewardParams
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.verifiers import RULES_VERSION, Verifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,7 +145,7 @@ def test_values_of_params_yaml_and_options(tmp_path: Path) -> None:
     text = line() + line(completion=r"\boxed{\frac{10}{2}}") + line(completion="Answer: 5")
     done = score("-", cwd=tmp_path, text=text)
     assert [json.loads(row)["reward"] for row in done.stdout.splitlines()] == [1.0, 0.25, 0.25]
-    assert " with exact 3: " in done.stderr
+    assert f" with exact {RULES_VERSION}: " in done.stderr
     done = score("-", "--verifier", "string_match", "--answer-format", "answer_line", cwd=tmp_path, text=text)
     assert [json.loads(row)["status"] for row in done.stdout.splitlines()] == ["no_answer", "no_answer", "correct"]
     for arguments in (["--timeout", "0"], ["--timeout", "nan"], ["--workers", "-1"], ["--verifier", "none"]):

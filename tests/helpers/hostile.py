@@ -1,11 +1,11 @@
-"""Makes 2,000 completions that mean harm, or look like it: twenty families of a hundred, the same each time."""
+"""Makes 1,000 completions that mean harm, or look like it: 25 families of forty, the same each time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 import random
 
-PER_FAMILY = 100
+PER_FAMILY = 40
 GOLDS = ("204", r"336^\circ", r"\frac{1}{2}", "x^2+1", "-1")
 
 ENDLESS = (r"9^{9^{9^9}}", r"\binom{10^9}{5\cdot 10^8}", r"(10^8)!", r"7^{7^{7^{7}}}+204")
@@ -148,18 +148,151 @@ def _scales(gold: str, at: random.Random) -> str:
                                   "\\text{ or more}", "\\cdot 3"]))  # fmt: skip
 
 
+def _denials(gold: str, at: random.Random) -> str:
+    words = at.sample(
+        [
+            "is",
+            "not",
+            "never",
+            "the",
+            "answer",
+            "rejected",
+            "wrong",
+            "correct",
+            "at",
+            "all",
+            "no",
+            "nay",
+            "nein",
+            "faux",
+            "hardly",
+            "impossible",
+            "ist",
+            "falsch",
+            "of course",
+            "maybe",
+            "disproved",
+        ],
+        3,
+    )
+    said = " ".join([*words, at.choice(["not", "never", "rejected", "wrong", "nay", "falsch", "verworfen"])])
+    macro = at.choice(["text", "mathrm", "textit", "mbox", "textbf", "emph", "textsc"])
+    return _box(at.choice([f"{gold}\\{macro}{{ {said}}}", f"\\{macro}{{{said} }}{gold}", f"{gold} {said}",
+                           f"\\{macro}{{{said}: }}x={gold}", f"{gold}\\quad(\\{macro}{{{said}}})",
+                           f"{gold}\\{macro}{{ {{{said}}}}}", f"{gold}_{{\\{macro}{{{said}}}}}"]))  # fmt: skip
+
+
+def _not_shown(gold: str, at: random.Random) -> str:
+    name = at.choice(
+        [
+            "phantom",
+            "hphantom",
+            "vphantom",
+            "cancel",
+            "bcancel",
+            "xcancel",
+            "sout",
+            "st",
+            "not",
+            "color{white}",
+            "textcolor{white}",
+            "hcancel",
+            "smash{}\\phantom",
+            "footnote",
+            "tag",
+            "label",
+            "textst",
+            "hidden",
+        ]
+    )
+    inner = gold if at.random() < 0.7 else f"\\text{{{gold}}}"
+    return _box(at.choice([f"\\{name}{{{inner}}}", f"\\text{{x}}\\{name}{{{inner}}}", f"{{\\{name}{{{inner}}}}}",
+                           f"\\mathrm{{\\{name}{{{gold}}}}}", f"x=\\{name}{{{inner}}}"]))  # fmt: skip
+
+
+def _unfinished(gold: str, at: random.Random) -> str:
+    ends = [
+        "\\ldots",
+        "...",
+        "…",
+        "\\dots",
+        "\\cdots",
+        "?",
+        "^T",
+        "^{T}",
+        "^\\dagger",
+        "^*",
+        "+",
+        "-",
+        "\\times",
+        "/",
+        "\\to",
+        "@",
+        "^",
+        "_",
+        "\\text{?}",
+        "^{\\text{nd}}",
+        "\\text{th}",
+        "|_{0}",
+        "\\not",
+        "\\neq",
+        "\\ldots.",
+    ]
+    return _box(gold + "".join(at.choice(ends) for _ in range(at.randint(1, 3))))
+
+
+def _recursion(gold: str, at: random.Random) -> str:
+    deep = at.randint(40, 180)
+    return _box(
+        at.choice(
+            [
+                "+".join(["-1"] * deep),
+                "-" * deep + "7",
+                "7" + "!" * deep,
+                "\\sqrt" * deep + "7",
+                "2^" * deep + "7",
+                "\\sin" * (deep // 4) + "7",
+                "1/" * deep + "7",
+                "x_" * deep + "7",
+            ]
+        )
+    )
+
+
+def _backtracking(gold: str, at: random.Random) -> str:
+    size = at.randint(200, 450)
+    return _box(
+        at.choice(
+            [
+                "(" * 11 + "7 " * size,
+                " " * size * 2 + "7x",
+                "7" + ",000" * (size // 2) + "x",
+                "\\text{" * 2 + "a " * size,
+                "7\\ " * (size // 2),
+                "$" * size + "7",
+                "\\frac" * (size // 5) + "7",
+                "=" * size + "7",
+                "\\left(" * 11 + "7\\," * (size // 4),
+                "7" + "^\\circ" * (size // 8),
+                "a=" * size + "7",
+            ]
+        )
+    )
+
+
 FAMILIES: dict[str, Callable[[str, random.Random], str]] = {
     "unbalanced braces": _unbalanced, "100,000 characters": _long, "fraction towers": _fraction_tower,
     "power towers": _power_tower, "enormous numbers": _enormous, "foreign digits": _foreign_digits,
     "look-alikes": _look_alikes, "control characters": _control, "lone surrogates": _surrogates,
     "900 boxes": _many_boxes, "code": _code, "nested boxes": _nested, "token soup": _soup, "injections": _injection,
     "open environments": _environments, "parentheses": _parentheses, "thoughts": _thoughts, "several answers": _several,
-    "false equations": _equations, "other scales": _scales,
+    "false equations": _equations, "other scales": _scales, "denials": _denials, "not shown": _not_shown,
+    "unfinished": _unfinished, "recursion": _recursion, "backtracking": _backtracking,
 }  # fmt: skip
 
 
 def hostile_completions() -> list[Hostile]:
-    """A hundred of each family; of the boxes and thoughts each tenth ends in the right answer, after all the noise."""
+    """Forty of each family; of the boxes and thoughts each tenth ends in the right answer, after all the noise."""
     found = []
     for (name, make), index in product(FAMILIES.items(), range(PER_FAMILY)):
         at = random.Random(f"{name} {index}")

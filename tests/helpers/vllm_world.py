@@ -6,13 +6,15 @@ from typing import Any
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.pretraining import pretrain
-from sdpg.params import Params, load_params, parse_params
+from sdpg.params import Params, parse_params
 from sdpg.problems.prepare import prepare
-from sdpg.problems.prompts import longest_prompt
+from sdpg.problems.prompts import longest_prompt, prompt_ids
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rewards.verifiers import Verifier
+from sdpg.rollouts.canary import EXAMPLES
 from sdpg.rollouts.engines import make_engine
 from sdpg.training.trainer import DTYPES, Trainer
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
 IN_PROCESS = {
@@ -22,7 +24,7 @@ IN_PROCESS = {
 
 def tree(vllm: dict[str, Any], **train: Any) -> dict[str, Any]:
     """params.yaml with one-step problems and vLLM; ``train`` replaces values of that section."""
-    params = load_params(ROOT / "params.yaml")
+    params = parse_params(scratch_tree())
     found = params.model_dump(mode="json")
     # Keys that a method uses alone, as in params.yaml: the dump writes every default.
     found["methods"] = {
@@ -73,7 +75,15 @@ class World:
             state=state,
             policies=Policies(student, reference, pad_and_eos(self.tokenizer)[0], params.rollout.temperature, dtype),
             tokenizer=self.tokenizer,
-            engine=make_engine(params.rollout, student, self.tokenizer, params.rollout.batch, longest, dtype),
+            engine=make_engine(
+                params.rollout,
+                student,
+                self.tokenizer,
+                params.rollout.batch,
+                longest,
+                dtype,
+                examples=[prompt_ids(self.tokenizer, row.student_prompt) for row in problems[:EXAMPLES]],
+            ),
             verifier=verifier,
             problems=problems,
             sets=sets,

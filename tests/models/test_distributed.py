@@ -337,9 +337,11 @@ def test_logprobs_and_diagnostics_are_those_of_one_process(found: Path) -> None:
 
 
 def telling(ranks: Ranks, folder: Path) -> None:
-    mine: dict[int, list[float]] = {0: [0.1 + 0.2, -1e-300]} if ranks.first else {5: [], 3: [7.0]}
-    assert ranks.lists(mine) == {0: [0.1 + 0.2, -1e-300], 5: [], 3: [7.0]}
-    assert ranks.lists({}) == {}
+    one, other = (torch.tensor(values, dtype=torch.float64) for values in ([0.1 + 0.2, -1e-300], [7.0]))
+    mine = ([0], [2], one) if ranks.first else ([5, 3], [0, 1], other)
+    rows = {row: values.tolist() for row, values in ranks.rows(*mine).items()}
+    assert rows == {0: [0.1 + 0.2, -1e-300], 5: [], 3: [7.0]}
+    assert ranks.rows([], [], torch.zeros(0)) == {}
     assert ranks.values({"rank": ranks.rank, "text": "é", "none": None}) == [
         {"rank": rank, "text": "é", "none": None} for rank in range(2)
     ]
@@ -380,4 +382,8 @@ def crediting(ranks: Ranks, folder: Path) -> None:
 
 def test_one_process_alone_tells_itself(found: Path) -> None:
     alone: Any = Ranks()
-    assert alone.lists({1: [2.0]}) == {1: [2.0]} and alone.values("x") == ["x"] and alone.total(0.5) == 0.5
+    assert (
+        alone.rows([1], [1], torch.tensor([2.0])) == {1: torch.tensor([2.0])}
+        and alone.values("x") == ["x"]
+        and alone.total(0.5) == 0.5
+    )

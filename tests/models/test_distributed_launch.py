@@ -1,5 +1,6 @@
 """Tests the launch of several processes by one command: what is refused before any work, and a real run with a kill."""
 
+from datetime import timedelta
 import os
 from pathlib import Path
 import shutil
@@ -121,7 +122,10 @@ def test_a_launch_replaces_the_process_by_accelerate(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launching.os, "execv", lambda path, command: commands.append(command))
     launch(DistributedParams(processes=4, strategy="fsdp2"), "pipelines.train", ["grpo", "0"])
     text = " ".join(commands[0])
-    assert "accelerate.commands.launch --config_file configs/accelerate/fsdp2.yaml --num_processes 4" in text
+    assert (
+        "-m sdpg.models.launching --config_file configs/accelerate/fsdp2.yaml --num_processes 4 --machine_rank 0"
+        in text
+    )
     assert text.endswith("--module pipelines.train grpo 0")
     launch(DistributedParams(), "pipelines.train", ["grpo", "0"])
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -155,6 +159,25 @@ def test_a_strategy_that_was_not_given_is_refused(
         pass
 
 
+@pytest.mark.parametrize(("device", "default"), [("cuda", distribution.NCCL_WAIT), ("cpu", distribution.WAIT)])
+def test_collectives_of_gpus_have_a_shorter_time_out_than_exchanges_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, default: timedelta
+) -> None:
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(distribution, "_die_with", lambda parent: None)
+    monkeypatch.setattr(distribution, "device_type", lambda choice: choice)
+    monkeypatch.setattr(distribution.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distribution, "PartialState", lambda **options: found.update(options))
+    monkeypatch.setattr(distribution.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(distribution.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distribution.distributed, "new_group", lambda **options: options)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")
+    with joined(DistributedParams(processes=1, strategy="ddp"), device) as ranks:
+        assert ranks.group == {"backend": "gloo", "timeout": distribution.WAIT}
+    assert found == {"cpu": device == "cpu", "timeout": default}
+    assert distribution.NCCL_WAIT < distribution.WAIT
+
+
 def test_a_model_that_was_not_sharded_is_refused() -> None:
     with pytest.raises(UserError, match=r"strategy is fsdp2, but model.embed_tokens.weight is not sharded over the 2"):
         check_sharded(tiny_model(), 2)
@@ -171,6 +194,8 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONPATH": "",
 }
+TRAIN = ["python", "-m", "pipelines.train", "sdpg-ufkl", "0"]
+STEPS = 8
 
 
 def stage(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -189,6 +214,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / ".state").mkdir()
     changed = stage(folder, "pipelines.configure", "--profile", "micro", "--methods", "sdpg-ufkl")
     assert changed.returncode == 0, changed.stderr
+    path = folder / "params.yaml"
+    tree = YAML().load(path)
+    # Time enough for a signal between the first checkpoint and the last.
+    tree["train"]["steps"] = STEPS
+    with path.open("w") as file:
+        YAML().dump(tree, file)
     for name in ("prepare", "base"):
         done = stage(folder, f"pipelines.{name}")
         assert done.returncode == 0, done.stderr[-2000:]
@@ -215,37 +246,90 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-def test_a_launched_run_survives_the_kill_of_its_launcher(project: Path, strategy: str) -> None:
+def emptied(project: Path, strategy: str) -> None:
     distribute(project, processes=2, strategy=strategy)
     shutil.rmtree(project / "runs", ignore_errors=True)
     shutil.rmtree(project / ".state")
     (project / ".state").mkdir()
-    command = ["python", "-m", "pipelines.train", "sdpg-ufkl", "0"]
+
+
+def started(project: Path) -> subprocess.Popen[bytes]:
+    """A launched run that has written its first checkpoint."""
     with (project / "first.log").open("w") as log:
-        first = subprocess.Popen(command, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
+        first = subprocess.Popen(TRAIN, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
     deadline = time.monotonic() + 240
     while not list(project.glob(".state/*/checkpoint-*")):
         assert time.monotonic() < deadline and first.poll() is None, (project / "first.log").read_text()[-3000:]
         time.sleep(0.1)
-    # The launcher alone: its processes must notice and end.
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    deadline = time.monotonic() + 60
-    while processes_of(project):
-        assert time.monotonic() < deadline, "processes of the run outlive their launcher"
-        time.sleep(0.5)
-    again = stage(project, *command[2:])
+    return first
+
+
+def goes_on(project: Path) -> None:
+    """The same command ends the run."""
+    again = stage(project, *TRAIN[2:])
     assert again.returncode == 0, again.stderr[-3000:]
     folder = project / "runs/sdpg-ufkl-0"
     assert (folder / "COMPLETE").is_file() and again.stdout.count("holds metrics.csv") == 1
     lines = (folder / "metrics.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
+    assert [line.split(",")[0] for line in lines] == ["step", *map(str, range(1, STEPS + 1))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+def test_a_launched_run_survives_the_kill_of_its_launcher(project: Path, strategy: str) -> None:
+    emptied(project, strategy)
+    first = started(project)
+    # The launcher alone: its processes must notice and end.
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    nothing_left(project)
+    goes_on(project)
+    folder = project / "runs/sdpg-ufkl-0"
     assert len(read_rollouts(folder / "rollouts/step-000004-rank-0.parquet")) == 8
     assert (folder / "policy/model.safetensors").is_file()
     architecture = YAML(typ="safe").load((folder / "policy/config.json").read_text())["architectures"]
     assert architecture == ["Qwen3ForCausalLM"]
+    config = YAML(typ="safe").load((folder / "config.yaml").read_text())
+    assert (config["params"]["train"]["device"], config["hardware"]["device"]) == ("cpu", "cpu")
+
+
+def nothing_left(project: Path) -> None:
+    deadline = time.monotonic() + 120
+    while processes_of(project):
+        assert time.monotonic() < deadline, "processes of the run outlive their launcher"
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_code_75(project: Path) -> None:
+    emptied(project, "fsdp2")
+    first = started(project)
+    first.terminate()
+    assert first.wait(240) == 75, (project / "first.log").read_text()[-3000:]
+    said = (project / "first.log").read_text()
+    assert "steps done, which are kept: run the same command again" in said and "Traceback" not in said
+    nothing_left(project)
+    goes_on(project)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_others_with_a_message_that_names_it(project: Path) -> None:
+    emptied(project, "ddp")
+    first = started(project)
+    [rank_1] = [number for number in processes_of(project) if b"\0RANK=1\0" in environment_of(number)]
+    os.kill(rank_1, signal.SIGKILL)
+    assert first.wait(240) == 2
+    said = (project / "first.log").read_text()
+    assert f"error: rank 1 (process {rank_1}) was killed by SIGKILL (often the kernel, when memory is short" in said
+    assert said.rstrip().endswith("run the same command again, and it goes on from there")
+    nothing_left(project)
+
+
+def environment_of(number: int) -> bytes:
+    try:
+        return b"\0" + Path(f"/proc/{number}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def test_rewards_of_plus_minus_one_and_of_zero_one_differ_by_epsilon_only() -> N
 
 
 @pytest.mark.parametrize("kind", ["population", "sample"])
-@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.1, 1 / 3, 1e9 + 0.1])
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 0.1, 0.7, 1 / 3, 1e9 + 0.1])
 @pytest.mark.parametrize("size", [2, 3, 6, 7, 10])
 def test_a_uniform_group_has_advantages_of_exactly_zero(kind: str, value: float, size: int) -> None:
     # The mean of equal numbers such as 0.1 may round away from them.

@@ -9,6 +9,19 @@ def test_windows_are_fractions_of_the_run() -> None:
     assert [window(0.125, 400), window(0.875, 400), window(0.025, 400), window(0.0, 400)] == [50, 350, 10, 0]
 
 
+def test_windows_are_rounded_to_the_nearest_step() -> None:
+    # Not cut off: 0.29 of 100 is 28.999999999999996 in floating point. The half goes to the even number.
+    assert [window(0.29, 100), window(0.07, 400), window(0.125, 60), window(0.025, 60), window(0.6, 1)] == [
+        29,
+        28,
+        8,
+        2,
+        1,
+    ]
+    # A small window is one step, and no factor that is switched off.
+    assert [window(0.001, 10), window(0.04, 10), window(1.0, 7), window(0.0, 10)] == [1, 1, 7, 0]
+
+
 @pytest.mark.parametrize(
     ("step", "expected"),
     [

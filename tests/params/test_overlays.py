@@ -84,7 +84,10 @@ def test_the_change_is_shown_and_comments_survive(project: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"profile": "huge"}, "there is no profile 'huge'; there are: micro, qwen3-1.7b, qwen3-4b, rehearsal, tiny"),
+        (
+            {"profile": "huge"},
+            "there is no profile 'huge'; there are: micro, qwen3-0.6b, qwen3-1.7b, qwen3-4b, rehearsal, tiny",
+        ),
         ({"preset": "mine"}, "there is no preset 'mine'; there are: paper, refcode"),
         ({"methods": "grpo ppo"}, "'ppo', which is not under methods"),
         ({"seeds": "many"}, "SEEDS=many"),

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.params import Params, load_params, parse_params, read_yaml
+from sdpg.params import Params, load_params, parse_params
 from sdpg.params.section import without_unknown
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
-TREE = read_yaml(ROOT / "params.yaml")
+TREE = scratch_tree()
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

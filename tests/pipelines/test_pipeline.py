@@ -14,6 +14,7 @@ import time
 import mlflow
 import pytest
 
+from sdpg.models.weight_files import folder_digest
 from sdpg.records.schemas import TOKEN_SIGNALS, read_evaluations, read_rollouts
 from tests.helpers.clones import ENVIRONMENT, clone, run
 
@@ -129,6 +130,19 @@ def test_a_changed_beta_reruns_that_method_alone_and_changing_back_trains_nothin
     output = repro(project).stdout
     assert stages_run(output) <= {"check"}, "everything else comes from the cache"
     assert digest(project / "runs/sdpg-ufkl-0") == before
+
+
+def test_the_base_is_bundled_and_another_project_starts_from_it(project: Path) -> None:
+    refused = run(project, "python", "-m", "pipelines.bundle", "--name", "../elsewhere", check=False)
+    assert refused.returncode == 2 and "without a path" in refused.stderr
+    said = run(project, "python", "-m", "pipelines.bundle", "--name", "mine").stdout
+    folder = project / "inputs/models/mine"
+    digest = folder_digest(folder)
+    card = (folder / "README.md").read_text()
+    assert digest in said and digest in card and "| digits-b | 0." in card
+    weights = folder / "model.safetensors"
+    assert weights.read_bytes() == (project / "models/base/model.safetensors").read_bytes()
+    shutil.rmtree(folder)
 
 
 def test_repro_with_jobs_gives_equal_tables(project: Path) -> None:

@@ -38,7 +38,7 @@ DIFFERENCES = {
     "/train/head_megabytes", "/train/threads", "/train/distributed/processes", "/train/record_rows",
     "/evaluation/samples", "/evaluation/final_samples", "/evaluation/max_tokens", "/report/resamples", "/tune/samples",
     # what a CPU cannot do, or only in minutes
-    "/rollout/vllm/sleep", "/rollout/vllm/eager",
+    "/rollout/vllm/sleep", "/rollout/vllm/eager", "/train/device",
 }  # fmt: skip
 
 

@@ -5,12 +5,18 @@ from pathlib import Path
 import pytest
 
 from pipelines.check import check_inputs
+from sdpg.devices import device_type
 from sdpg.errors import UserError
-from sdpg.params import HubModel
-from sdpg.planning.fits import check_gpus, check_memory
+from sdpg.params import HubModel, Params
+from sdpg.planning.fits import check_device, check_gpus, check_memory
 from sdpg.planning.plan import planned_params
 
 ROOT = Path(__file__).parents[2]
+
+
+def anywhere(params: Params) -> Params:
+    """The same on whatever device there is: the profiles of Qwen3 ask for a GPU."""
+    return params.model_copy(update={"train": params.train.model_copy(update={"device": "auto"})})
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +26,7 @@ def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    params = planned_params("qwen3-4b")
+    params = anywhere(planned_params("qwen3-4b"))
     exact = 20 * 4_022_468_096
 
     def with_memory(total: int) -> None:
@@ -45,7 +51,7 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pyt
 
 
 def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = planned_params("qwen3-4b")
+    params = anywhere(planned_params("qwen3-4b"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     check_gpus(params)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -58,13 +64,13 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: 
                 check_gpus(params)
     monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
     check_gpus(params)
-    check_gpus(planned_params("qwen3-1.7b"))
+    check_gpus(anywhere(planned_params("qwen3-1.7b")))
 
 
 def test_models_from_scratch_and_unknown_ones_are_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1}))
-    check_memory(planned_params("tiny"))
-    params = planned_params("qwen3-4b")
+    check_memory(planned_params("tiny-scratch"))
+    params = anywhere(planned_params("qwen3-4b"))
     model = HubModel(kind="hub", id="other/model", revision="main")
     check_memory(params.model_copy(update={"base": params.base.model_copy(update={"model": model})}))
 
@@ -74,7 +80,7 @@ def test_replicas_without_gpus_lie_side_by_side_in_one_memory(
     monkeypatch: pytest.MonkeyPatch, strategy: str, times: int
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    params = planned_params("qwen3-4b")
+    params = anywhere(planned_params("qwen3-4b"))
     spread = params.train.distributed.model_copy(update={"strategy": strategy})
     params = params.model_copy(update={"train": params.train.model_copy(update={"distributed": spread})})
     for short in (0, 1):
@@ -91,5 +97,30 @@ def test_a_gpu_that_is_not_there_comes_before_files_that_would_have_to_be_fetche
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match=r"^rollout\.vllm\.sleep is True, which needs a GPU.*make rehearsal"):
+    with pytest.raises(
+        UserError, match=r"^train\.device is cuda, but torch finds no GPU.*cpu or auto \(make rehearsal"
+    ):
         check_inputs(planned_params("qwen3-4b"))
+
+
+def test_a_chosen_cpu_stays_the_device_beside_a_gpu_and_vllm_could_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert {choice: device_type(choice) for choice in ("auto", "cpu", "cuda")} == {
+        "auto": "cuda", "cpu": "cpu", "cuda": "cuda",
+    }  # fmt: skip
+    tiny, large = planned_params("tiny"), planned_params("qwen3-4b")
+    assert (tiny.train.device, large.train.device) == ("cpu", "cuda")
+    check_device(tiny)
+    check_device(large)
+    on_cpu = large.model_copy(update={"train": large.train.model_copy(update={"device": "cpu"})})
+    # Eight processes share the processors, and their memory is what counts.
+    check_gpus(on_cpu)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1 << 30}))
+    with pytest.raises(UserError, match=r"but train\.device is cpu, and this machine has 1\.0 GiB"):
+        check_memory(on_cpu)
+    with pytest.raises(UserError, match=r"^train\.device is cpu, but vLLM in process takes the GPU.*set it to cuda"):
+        check_device(on_cpu)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    check_device(on_cpu)
+    assert device_type("auto") == device_type("cpu") == "cpu"

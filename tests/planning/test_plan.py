@@ -19,12 +19,13 @@ from sdpg.planning.fits import standing_bytes
 from sdpg.planning.machines import Machine, machines
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import (
+    Plan,
     changes_to_fit,
     gpus_to_fit,
     largest_passes,
-    make_plan,
     memory_of,
     planned_params,
+    planned_run,
     with_changes,
 )
 from sdpg.planning.report import report
@@ -342,7 +343,7 @@ def test_the_report_says_what_it_assumed_and_leaves_params_yaml_alone(
         "409,600", "40 evaluations × 100 problems × 32", "128,000", "Assumptions, none of them measured",
         "gate open for 20% of the rollouts (--gate-rate)", "nothing of it was measured", "as params.yaml says",
         "params.yaml says FSDP2 × 8, checkpointing*, which is more GPUs than these.", "vLLM's KV cache",
-        "Hours of one run as FSDP2 × 8, checkpointing*", "59–126 sequences in flight", "sleep has\nnot been tested",
+        "Hours of one run as FSDP2 × 8, checkpointing*", "88 sequences in flight", "sleep has\nnot been tested",
     ):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) <= 145
@@ -351,11 +352,11 @@ def test_the_report_says_what_it_assumed_and_leaves_params_yaml_alone(
 def test_a_model_folder_takes_the_place_of_the_profiles_model(tmp_path: Path) -> None:
     config_of(SMALL).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "qwen3"
-    plan = make_plan("qwen3-4b", str(tmp_path), [Machine(1, CARDS["h100"], "given")], Assumptions())
+    plan = Plan(*planned_run("qwen3-4b", str(tmp_path)), [Machine(1, CARDS["h100"], "given")], Assumptions())
     assert plan.shape.layers == SMALL.layers
     assert "All of these fit as they are." in report(plan)
 
 
-@pytest.mark.parametrize("profile", ["tiny", "micro", "qwen3-1.7b", "qwen3-4b"])
+@pytest.mark.parametrize("profile", ["tiny", "micro", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"])
 def test_every_profile_can_be_planned(profile: str) -> None:
-    assert f"profile {profile}" in report(make_plan(profile, None, machines("1"), Assumptions()))
+    assert f"profile {profile}" in report(Plan(*planned_run(profile), machines("1"), Assumptions()))

@@ -2,16 +2,28 @@
 
 from dataclasses import replace
 from pathlib import Path
+import random
 from typing import Any
 
 import pytest
 
 from sdpg.params import Params
 from sdpg.params.vllm import VllmInProcess, VllmServer
-from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, largest_generation, longest_in_cache
+from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, full_length, largest_generation, longest_in_cache
 from sdpg.planning.machines import machines
 from sdpg.planning.memory import Generation, Layout, forward_only, plan_memory
-from sdpg.planning.plan import Plan, changes_to_fit, largest_passes, layouts, memory_of, own_layout, planned_params
+from sdpg.planning.plan import (
+    Plan,
+    assumed_card,
+    cache_room,
+    changes_to_fit,
+    largest_passes,
+    layouts,
+    memory_of,
+    own_layout,
+    planned_params,
+    planned_run,
+)
 from sdpg.planning.report import report
 from sdpg.planning.shapes import KNOWN, shape_of
 from sdpg.planning.work import Assumptions
@@ -42,16 +54,16 @@ def test_the_profiles_vllm_by_hand() -> None:
     found = largest_generation(planned(), 80 * GIB)
     assert isinstance(found, VllmMemory)
     assert found.weights(SHAPE) == 2 * 4_022_468_096
-    assert found.cache(SHAPE) == 32_768 * 2**20
+    assert found.cache(SHAPE) == 56_320 * 2**20
     # 16,384 tokens through the MLP's gate, up and their product beside two residual streams, bfloat16; four float32
-    # tensors of 128 rows of logits.
-    assert found.workspace(SHAPE) == 2 * 16_384 * (3 * 9728 + 2 * 2560) + 4 * 4 * 128 * 151_936
+    # tensors of 88 rows of logits.
+    assert found.workspace(SHAPE) == 2 * 16_384 * (3 * 9728 + 2 * 2560) + 4 * 4 * 88 * 151_936
     assert replace(found, itemsize=4).weights(SHAPE) == 4 * 4_022_468_096
 
 
 def test_asleep_vllm_keeps_its_graphs_alone_and_awake_all_of_it() -> None:
     asleep, awake = (memory_of(SHAPE, planned(sleep=sleep), SHARDS) for sleep in (True, False))
-    own = 2 * SHAPE.parameters + 32 * GIB
+    own = 2 * SHAPE.parameters + 55 * GIB
     none = memory_of(SHAPE, planned(mode="server"), SHARDS)
     for phase in ("update", "optimiser step"):
         assert asleep.phases[phase] == none.phases[phase] + GRAPHS
@@ -120,7 +132,12 @@ def test_the_layout_of_params_yaml_comes_first() -> None:
 def test_a_kv_cache_that_is_too_large_is_named() -> None:
     params = planned(kv_cache_megabytes=64 * 1024)
     [change] = changes_to_fit(SHAPE, params, SHARDS, 75 * GIB) or []
-    assert str(change) == "rollout.vllm.kv_cache_megabytes: 65536 → 32768"
+    # What the plan leaves of 75 GiB, and no more.
+    left = cache_room(SHAPE, params, SHARDS, 75 * GIB, 80 * GIB)
+    assert left is not None and (change.key, change.after) == ("rollout.vllm.kv_cache_megabytes", left >> 20)
+    for more, fits in ((0, True), (1, False)):
+        peak = memory_of(SHAPE, planned(kv_cache_megabytes=(left >> 20) + more), SHARDS).peak
+        assert (peak <= 75 * GIB) is fits
     # Never below the longest sequence: a teacher's prompt and a response, in whole blocks of 16 and one more.
     needed = (4096 + 4096 + 16) * 2 * 36 * 8 * 128 * 2
     assert longest_in_cache(params, SHAPE) == needed
@@ -168,3 +185,71 @@ def test_the_report_names_the_engine_that_params_yaml_names() -> None:
     rollout = params.rollout.model_copy(update={"engine": "transformers", "vllm": None, "batch": 8})
     slow = text(params.model_copy(update={"rollout": rollout}))
     assert "8 sequences at once (rollout.batch)" in slow and "vLLM* instead" in slow and "KV cache" not in slow
+
+
+# --- the KV cache is what is left
+
+
+def most_blocks(params: Params, lengths: list[int], prompt: int, block: int = 16) -> int:
+    """Blocks of a KV cache at the fullest moment of a call, counted block by block as vLLM fills them.
+
+    Siblings come one after another and share their prompt's full blocks, and a place that falls free is taken at once.
+    """
+    siblings, batch, waiting = params.train.responses_per_prompt, params.rollout.batch, list(enumerate(lengths))
+    shared, most = prompt // block, 0
+    active: list[tuple[int, int, int]] = []
+    while waiting or active:
+        while waiting and len(active) < batch:
+            row, length = waiting.pop(0)
+            active.append((row // siblings, length, 0))
+        groups = len({group for group, _, _ in active})
+        own = sum(-(-(prompt + done + block) // block) - shared for _, _, done in active)
+        most = max(most, groups * shared + own)
+        active = [(group, length, done + block) for group, length, done in active if done + block < length]
+    return most
+
+
+@pytest.mark.parametrize("profile", ["qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"])
+def test_a_profiles_kv_cache_is_what_its_plan_leaves_and_preempts_nothing(profile: str) -> None:
+    params, shape = planned_run(profile)
+    settings, layout = params.rollout.vllm, own_layout(params)
+    assert isinstance(settings, VllmInProcess) and settings.kv_cache_megabytes is not None
+    [machine] = machines(str(layout.gpus), assumed=assumed_card(shape, params))
+    given, left = settings.kv_cache_megabytes << 20, cache_room(shape, params, layout, machine.usable, 0)
+    assert left is not None and 0 <= left - given < 3 * GIB
+    assert memory_of(shape, params, layout).peak <= machine.usable
+    block = 16 * 2 * shape.layers * shape.key * 2
+    assert given // block * block >= params.rollout.batch * full_length(params, shape)
+    limit, prompt = params.rollout.max_tokens, params.prompts.max_student_tokens
+    rows = params.train.prompts_per_step * params.train.responses_per_prompt // layout.gpus
+    source = random.Random(0)
+    for lengths in ([limit] * rows, [source.randint(limit // 8, limit) for _ in range(rows)]):
+        assert most_blocks(params, lengths, prompt) <= given // block
+    assert params.evaluation.batch == params.rollout.batch
+    assert f"{params.rollout.batch} are in flight\n(rollout.batch): none is ever preempted" in report(
+        Plan(params, shape, [machine], Assumptions())
+    )
+    # One group more in flight could be too many.
+    crowded = params.model_copy(update={"rollout": params.rollout.model_copy(update={"batch": 4 * rows})})
+    assert "long ones may be preempted" in report(Plan(crowded, shape, [machine], Assumptions()))
+
+
+def test_the_cache_of_a_finished_policys_evaluation_may_be_the_smaller_one() -> None:
+    # Sixteen GPUs hold little of what trains; the policy is whole on each of them.
+    sixteen, usable = Layout(16, "fsdp2", True), 75 * GIB
+    params = planned()
+    alone = usable - 2 * 2 * SHAPE.parameters - GRAPHS - 2 * 16_384 * (3 * 9728 + 2 * 2560) - 4 * 4 * 88 * 151_936
+    assert cache_room(SHAPE, params, sixteen, usable, 80 * GIB) == alone
+    awake = cache_room(SHAPE, planned(sleep=False), SHARDS, usable, 80 * GIB)
+    none = memory_of(SHAPE, planned(sleep=False, kv_cache_megabytes=0), SHARDS)
+    assert none.peak == none.phases["update"] and awake == usable - none.peak
+    assert cache_room(SHAPE, planned(mode="server"), SHARDS, usable, 80 * GIB) is None
+    assert cache_room(SHAPE, params, Layout(), usable, 80 * GIB) == 0
+
+
+def test_one_small_gpu_holds_qwen3_0_6b_within_22_gigabytes() -> None:
+    params, shape = planned_run("qwen3-0.6b")
+    assert shape.parameters == 596_049_920 and params.train.lora is None
+    assert memory_of(shape, params, own_layout(params)).peak <= 22e9
+    assert assumed_card(shape, params) == "rtx4090"
+    assert assumed_card(*reversed(planned_run("qwen3-1.7b"))) == "h100"

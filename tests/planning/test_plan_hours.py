@@ -198,13 +198,13 @@ def test_engines_share_the_responses_of_a_call() -> None:
 def test_who_generates_is_what_params_yaml_says() -> None:
     params = changed(planned_params("qwen3-4b"), "evaluation", batch=96)
     training, alone = samplers(SHAPE, params, SHARDS, EIGHT)
-    # 32,768 MiB of 144 KiB a token.
-    assert (training.vllm, training.itemsize, training.batch, training.engines) == (True, 2, 128, 8)
-    assert training.room == 32_768 * 1024 / 144
+    # 56,320 MiB of 144 KiB a token.
+    assert (training.vllm, training.itemsize, training.batch, training.engines) == (True, 2, 88, 8)
+    assert training.room == 56_320 * 1024 / 144
     assert (alone.batch, alone.engines, alone.room) == (96, 1, training.room)
     training, alone = samplers(SHAPE, with_transformers("qwen3-4b"), SHARDS, EIGHT)
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (False, 4, 16, 8)
-    assert (alone.batch, alone.engines, alone.room) == (128, 1, math.inf)
+    assert (alone.batch, alone.engines, alone.room) == (88, 1, math.inf)
     served = changed(params, "rollout", vllm=VllmServer(mode="server", request_seeds=False))
     training, _ = samplers(SHAPE, served, SHARDS, EIGHT)
     assert (training.engines, training.seeded) == (1, False)

@@ -28,11 +28,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_catalogue_holds_the_papers_benchmarks_and_two_more() -> None:
+def test_the_catalogue_holds_the_papers_benchmarks_and_three_more() -> None:
     rows = {name: BenchmarkParams.model_validate(row) for name, row in read_yaml(ROOT / CATALOGUE).items()}
     assert {name: (row.title, row.problems) for name, row in rows.items()} == {
         "aime24": ("AIME24", 30), "aime25": ("AIME25", 30), "amc23": ("AMC23", 40),
-        "math500": ("MATH-500", 500), "minerva": ("Minerva", 272),
+        "math500": ("MATH-500", 500), "minerva": ("Minerva", 272), "gsm8k": ("GSM8K", 1319),
     }  # fmt: skip
     sources = {name: row.source for name, row in rows.items()}
     assert {n: (s.id, s.split, s.columns.problem) for n, s in sources.items() if isinstance(s, HubSource)} == {
@@ -41,6 +41,7 @@ def test_the_catalogue_holds_the_papers_benchmarks_and_two_more() -> None:
         "amc23": ("math-ai/amc23", "test", "question"),
         "math500": ("HuggingFaceH4/MATH-500", "test", "problem"),
         "minerva": ("math-ai/minervamath", "test", "question"),
+        "gsm8k": ("openai/gsm8k", "test", "question"),
     }
 
 

@@ -1,6 +1,5 @@
 """Tests the whole prepare stage, from params.yaml to files, on a small world and on local files."""
 
-from copy import deepcopy
 import json
 import os
 from pathlib import Path
@@ -13,13 +12,14 @@ from transformers import Qwen3Config
 
 from pipelines import prepare as stage
 from sdpg.errors import UserError, entry_point
-from sdpg.params import Params, parse_params, read_yaml
+from sdpg.params import Params, parse_params
 from sdpg.problems import prepare as work
 from sdpg.problems.context import model_context
 from sdpg.problems.prepare import prepare, summary, write_prepared
 from sdpg.problems.prompts import prompt_ids, read_prepared
 from sdpg.problems.sources import text_keys
 from sdpg.problems.tokenizer import load_tokenizer, train_tokenizer
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -28,7 +28,7 @@ LIMITS = {"prompts.max_student_tokens": 3000, "prompts.max_teacher_tokens": 3000
 
 def tree(**changes: object) -> dict[str, Any]:
     """The project's own params.yaml with a small synthetic world; keys of ``changes`` have dots."""
-    params = deepcopy(read_yaml(ROOT / "params.yaml"))
+    params = scratch_tree()
     small = {
         "data.train": {"kind": "synthetic", "families": {"chain-2": 1, "chain-3": 1}, "count": 50},
         "data.validation_size": 8,

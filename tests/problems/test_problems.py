@@ -6,11 +6,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.params import DataParams
-from sdpg.problems.sources import Overlap, Problem, ProblemSet, load_problems, overlap, split_validation, text_keys
+from sdpg.params import ColumnMap, DataParams, HubSource
+from sdpg.params.configure import read_overlay
+from sdpg.problems.sources import (
+    Overlap,
+    Problem,
+    ProblemSet,
+    load_problems,
+    load_solutions,
+    overlap,
+    split_validation,
+    text_keys,
+)
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -176,6 +187,59 @@ def test_other_files_in_a_folder_are_read_and_not_what_was_there_before(hub_fold
 def test_a_dataset_loads_from_any_folder(hub_folder: Path) -> None:
     source = HUB | {"id": str(hub_folder / "somebody" / "sums")}
     assert load(hub_folder / "elsewhere", **source, config="en").read == 2
+
+
+GSM8K = [
+    # Question and answer as in the set: steps, calculators' annotations, and the answer behind a mark.
+    ("Ann sold 48 clips, and half as many in May?", "Half is 48/2 = <<48/2=24>>24.\nTogether 48+24 = 72.\n#### 72"),
+    ("A house costs $70,000 more than a car of $1,450?", "70000+1450 = <<70000+1450=71450>>71450\n#### 71,450"),
+    ("A mark within the steps: 1 + 1?", "See #### below: 1 + 1 = <<1+1=2>>2 < 3, and 5 >> 2.\n#### 2"),
+    ("No answer here?", "It is not known."),
+    ("The fifth of all?", "10 - 11 = <<10-11=-1>>-1\n#### -1"),
+]
+
+
+def gsm8k_data(folder: Path) -> DataParams:
+    """Writes files in the layout of openai/gsm8k, and returns the section ``data`` of the profile that reads it."""
+    place = folder / "openai/gsm8k"
+    card = ["---", "configs:"]
+    for config in ("main", "socratic"):
+        (place / config).mkdir(parents=True)
+        card += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in (("train", GSM8K), ("test", GSM8K[2:])):
+            table = pa.table({"question": [row[0] for row in rows], "answer": [row[1] for row in rows]})
+            pq.write_table(table, place / config / f"{split}-00000-of-00001.parquet")
+            card += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    (place / "README.md").write_text("\n".join([*card, "---", ""]))
+    overlay = read_overlay("profile", "qwen3-0.6b", Path(__file__).parents[2])
+    return DataParams.model_validate(overlay["data"] | {"folder": str(folder)})
+
+
+def test_gsm8k_is_read_in_the_hubs_own_layout(tmp_path: Path) -> None:
+    data = gsm8k_data(tmp_path)
+    found = load_problems(data.train, "train", data, needs_solution=True)
+    assert [(one.answer, one.solution) for one in found.problems] == [
+        ("72", "Half is 48/2 = 24.\nTogether 48+24 = 72."),
+        ("71450", "70000+1450 = 71450"),
+        ("2", "See #### below: 1 + 1 = 2 < 3, and 5 >> 2."),
+        ("-1", "10 - 11 = -1"),
+    ]
+    assert (found.read, found.dropped) == (5, {"no_answer": 1})
+    assert found.problems[0].source == "openai/gsm8k/main"
+    test = load_problems(data.benchmarks["gsm8k"].source, "gsm8k", data)
+    assert [one.id for one in test.problems] == ["gsm8k-0", "gsm8k-2"]
+    # As worked solutions for other problems, without the answer too.
+    assert isinstance(data.train, HubSource)
+    pairs = list(load_solutions(data.train, "--dataset", tmp_path).pairs)
+    assert pairs[1] == (GSM8K[1][0], "70000+1450 = 71450") and pairs[3] == (GSM8K[3][0], "")
+    # Without the mark the column is taken whole.
+    whole = data.train.model_copy(update={"columns": ColumnMap(problem="question", answer="answer", solution="answer")})
+    assert load_problems(whole, "train", data).problems[1].solution == GSM8K[1][1]
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"'<<\(' is no regular expression"):
+        ColumnMap(solution_without="<<(")
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,11 @@ def scripted_verify(gold: str, answer: str) -> bool:
         os._exit(1)
     elif answer == "segfault":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif answer == "terminated":
+        os.kill(os.getpid(), signal.SIGTERM)
     elif answer == "allocate":
         bytearray(8 << 30)
-    return answer == "same"
+    return answer in ("same", "terminated")
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +130,9 @@ def test_answer_line_format() -> None:
 
 def test_names_and_versions() -> None:
     assert Verifier(RewardParams()).name == "math_verify"
-    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.3"
-    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.3"
-    assert Verifier(RewardParams(verifier="exact")).version == "3"
+    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.4"
+    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.4"
+    assert Verifier(RewardParams(verifier="exact")).version == "4"
     assert Verifier(RewardParams(verifier="string_match")).name == "string_match"
     assert Verifier(RewardParams(verifier="string_match")).version == "1"
 
@@ -219,17 +221,11 @@ def test_hostile_answers_end_in_time_and_earn_nothing() -> None:
     texts = [f"\\boxed{{{answer}}}" for answer in answers]
     texts += [r"\boxed{204", r"\boxed{204\}", r"\boxed{1}" * 900, "204" * 40_000, "\\" * 100_000, "{" * 100_000]
     with Verifier(RewardParams(timeout=1.0)) as verifier:
-        begin = time.perf_counter()
-        assert score_one(verifier, "0.5", r"\frac{1}{2}").status is Status.CORRECT  # the pool has started
-        start, begin = time.perf_counter() - begin, time.perf_counter()
         for answer in endless:
             assert score_one(verifier, answer, "204") == Verdict(Status.TIMEOUT, answer, -1.0)
-        # Two limits and one restart, which takes longer where the start did.
-        assert 2 <= time.perf_counter() - begin < 2 + max(3.0, 2 * start)
+        assert verifier.failures == 2
         verdicts = verifier.score(texts, ["204"] * len(texts), [False] * len(texts))
-        assert time.perf_counter() - begin < 15
         assert not [v for v in verdicts if v.status is Status.CORRECT or v.reward != -1.0]
-        assert verifier.failures >= 2
         assert score_one(verifier, r"\frac{2}{6}", r"\frac{1}{3}").status is Status.CORRECT
 
 
@@ -239,7 +235,9 @@ def test_hostile_answers_end_in_time_and_earn_nothing() -> None:
 @pytest.mark.parametrize("fate", ["sleep", "exit", "segfault", "allocate"])
 def test_a_failed_worker_is_a_timeout_and_the_pool_lives_on(scripted: Verifier, fate: str) -> None:
     before = scripted.failures
-    verdicts = scripted.score([rf"\boxed{{{a}}}" for a in ("same", fate, "other")], [f"gold {fate}"] * 3, [False] * 3)
+    verdicts = scripted.score(
+        [rf"\boxed{{{a}}}" for a in ("same", fate, "other")], [f"other same {fate}"] * 3, [False] * 3
+    )
     assert [v.status.value for v in verdicts] == ["correct", "timeout", "wrong"]
     assert [v.reward for v in verdicts] == [1.0, -1.0, -1.0]
     assert scripted.failures == before + 1
@@ -251,11 +249,15 @@ def test_distinct_pairs_are_verified_once_and_order_is_kept(scripted: Verifier) 
     texts = [rf"\boxed{{{a}}}" for a in answers]
     expected = ["correct", "wrong", "correct", "wrong", "correct", "wrong"]
     for _ in range(2):  # the second time from the cache
-        verdicts = scripted.score(texts, ["a"] * 6, [False] * 6)
+        verdicts = scripted.score(texts, ["same other"] * 6, [False] * 6)
         assert [v.status.value for v in verdicts] == expected
         assert [v.extracted_answer for v in verdicts] == answers
-    assert sorted(line.split(" ", 1)[1] for line in calls()[before:]) == ["a 7", "a other", "a same"]
-    scripted.score([r"\boxed{same}"], ["b"], [False])
+    assert sorted(line.split(" ", 1)[1] for line in calls()[before:]) == [
+        "same other 7",
+        "same other other",
+        "same other same",
+    ]
+    scripted.score([r"\boxed{same}"], ["same as b"], [False])
     assert len(calls()) == before + 4
 
 
@@ -284,7 +286,7 @@ def test_what_exact_arithmetic_and_spacing_decide_needs_no_worker(scripted: Veri
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"), [("1/3", "0.333333"), ("204", "204.0000001"), ("204", "204.0=204"), ("204", "204x")]
+    ("gold", "answer"), [("1/3", "0.333333"), ("204", "204.0000001"), ("204", "204.0=204"), ("204", "204i")]
 )
 def test_what_may_be_rounded_or_has_more_parts_is_asked(scripted: Verifier, gold: str, answer: str) -> None:
     before = len(calls())
@@ -311,16 +313,20 @@ def test_deep_or_long_or_unbalanced_answers_need_no_worker(scripted: Verifier, n
 def test_time_outs_are_not_cached(scripted: Verifier) -> None:
     before = len(calls())
     for _ in range(2):
-        assert score_one(scripted, "exit", "uncached").status is Status.TIMEOUT
-    assert len(calls()) == before + 2
+        assert score_one(scripted, "exit", "exit uncached").status is Status.TIMEOUT
+    assert len(calls()) == before + 4  # what breaks a worker is tried once more, alone
 
 
 def test_an_idle_worker_that_died_is_replaced(scripted: Verifier) -> None:
-    score_one(scripted, "same", "before the death")
+    score_one(scripted, "same", "same before the death")
     os.kill(int(calls()[-1].split()[0]), signal.SIGKILL)
     failures = scripted.failures
-    assert score_one(scripted, "same", "after the death").status is Status.CORRECT
+    assert score_one(scripted, "same", "same after the death").status is Status.CORRECT
     assert scripted.failures == failures
+
+
+def test_a_sigterm_to_every_process_of_a_job_changes_no_verdict(scripted: Verifier) -> None:
+    assert score_one(scripted, "terminated", "by a scheduler").status is Status.CORRECT
 
 
 def test_workers_neither_run_the_main_module_again_nor_import_torch(tmp_path: Path) -> None:

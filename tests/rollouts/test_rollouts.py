@@ -149,11 +149,31 @@ OWN_SETTINGS: list[dict[str, Any]] = [
     {"no_repeat_ngram_size": 1},
     {"suppress_tokens": list(range(2, VOCAB))},
     {"bad_words_ids": [[token] for token in range(2, 30)]},
-    {"eos_token_id": [EOS, *range(2, 20)]},
     {"min_new_tokens": 12},
     {"max_length": 3},
     {"num_beams": 3},
 ]
+
+
+def test_each_stop_id_of_the_models_generation_settings_ends_a_response() -> None:
+    """Qwen3 has two: the one of its tokenizer, and a second one in generation_config.json."""
+    model = tiny_model(1)
+    whole = engine(model).generate(PROMPTS, sampling())
+    second = next(one.ids[2] for one in whole if len(one.ids) > 4)
+    model.generation_config = GenerationConfig(eos_token_id=[second, EOS])
+    found = engine(model).generate(PROMPTS, sampling())
+    ended = {EOS: 0, second: 0}
+    for before, after in zip(whole, found, strict=True):
+        end = next((place + 1 for place, token in enumerate(before.ids) if token in ended), None)
+        assert after.ids == before.ids[:end]
+        assert after.rollout_logprobs == before.rollout_logprobs[:end]
+        assert after.truncated == (end is None)
+        if end is not None:
+            ended[after.ids[-1]] += 1
+    assert all(ended.values()) and any(one.truncated for one in found)
+    for named in (None, second, [second]):
+        model.generation_config = GenerationConfig(eos_token_id=named)
+        assert engine(model).stop_ids == sorted({EOS} if named is None else {EOS, second})
 
 
 @pytest.mark.parametrize("own", OWN_SETTINGS, ids=lambda own: "+".join(own))

@@ -18,7 +18,7 @@ from sdpg.errors import UserError
 from sdpg.params.vllm import VllmServer
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.vllm_server import ServedVllm, check_weights_folder
-from tests.helpers.vllm_tiny import EOS, PROMPTS, Tokenizer, embedded, qwen3, recomputed, sampling
+from tests.helpers.vllm_tiny import EOS, PROMPTS, VOCAB, Tokenizer, embedded, qwen3, recomputed, sampling
 
 Answer = Callable[[str, Any], tuple[int, Any]]
 
@@ -29,7 +29,7 @@ class Pretended:
     def __init__(self, model: Any) -> None:
         self.model, self.version, self.asked = model, "default", []
         self.config = {
-            "model_config": {"logprobs_mode": "processed_logprobs", "max_model_len": 120},
+            "model_config": {"logprobs_mode": "processed_logprobs", "max_model_len": 120, "dtype": "torch.float32"},
             "cache_config": {"block_size": 32},
         }
         self.overrides: dict[str, tuple[int, Any]] = {}
@@ -60,11 +60,11 @@ class Pretended:
         return 404, {}
 
     def generate(self, prompt: list[int], options: Any) -> Any:
-        assert options["logprobs"] == 0 and options["stop_token_ids"] in ([], [EOS])
+        assert options["logprobs"] == 0 and options["ignore_eos"]
         temperature = options["temperature"]
         with self.lock:
             engine = embedded(self.model)
-            engine.eos_id = options["stop_token_ids"][0] if options["stop_token_ids"] else -1
+            engine.stop_ids = options["stop_token_ids"] or [VOCAB]
             how = Sampling(temperature, 1.0, options["max_tokens"], options.get("seed", 0))
             one = engine.generate([prompt], how)[0]
             rows = recomputed(self.model, prompt, one, temperature or 1.0)
@@ -134,6 +134,27 @@ def test_weights_go_through_the_folder_and_tokens_come_back(pretended: Pretended
     ]
     assert order == sorted(order)
     assert engine.difference < 1e-4
+
+
+def test_each_stop_id_of_the_models_generation_settings_ends_a_response(pretended: Pretended, tmp_path: Path) -> None:
+    model = qwen3(seed=2)
+    whole = embedded(model).generate(PROMPTS, sampling(temperature=0.0))
+    second = next(one.ids[2] for one in whole if len(one.ids) > 4)
+    model.generation_config.eos_token_id = [second, EOS]
+    with serving(pretended) as url:
+        found = client(url, tmp_path, model).generate(PROMPTS, sampling(temperature=0.0))
+    expected = embedded(model).generate(PROMPTS, sampling(temperature=0.0))
+    assert [(one.ids, one.truncated) for one in found] == [(one.ids, one.truncated) for one in expected]
+    assert any(one.ids[-1] == second and not one.truncated for one in found)
+
+
+def test_a_policy_that_nobody_trains_is_compared_in_the_servers_own_type(pretended: Pretended, tmp_path: Path) -> None:
+    pretended.config["model_config"]["dtype"] = "torch.bfloat16"
+    settings = VllmServer(mode="server", weights_folder=str(tmp_path / "weights"))
+    with serving(pretended) as url:
+        settings = settings.model_copy(update={"url": url})
+        assert ServedVllm(qwen3(), Tokenizer(), settings, None, 110, 4).dtype == torch.bfloat16
+        assert ServedVllm(qwen3(), Tokenizer(), settings, torch.float32, 110, 4).dtype == torch.float32
 
 
 def test_a_canary_that_differs_stops_the_run(pretended: Pretended, tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ def test_a_lost_weight_and_a_stale_cache_kill_the_canary(served: ServedVllm, mon
         with pytest.raises(UserError, match="differ from the trainer's"):
             served.sync_weights()
     served.sync_weights()
+    served.generate(PROMPTS, sampling())
     moved(served.model, seed=3, width=0.02)
     ask = served.ask
 

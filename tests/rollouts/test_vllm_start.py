@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from sdpg.errors import UserError
+from sdpg.rollouts.model_weights import named_weights
 from sdpg.rollouts.vllm_in_process import InProcessVllm
 from tests.helpers.vllm_tiny import (
     PROMPTS,
     Tokenizer,
     assert_logprobs_are_the_models,
     assert_same_greedy,
+    moved,
     needs_vllm,
     qwen3,
     sampling,
@@ -63,6 +65,59 @@ def test_a_cache_that_holds_few_sequences_gives_the_same_responses() -> None:
     wide = engine(model, batch=100, kv_cache_megabytes=32).generate(prompts, sampling(max_tokens=60))
     tight = engine(model, batch=100, kv_cache_megabytes=2).generate(prompts, sampling(max_tokens=60))
     assert [one.ids for one in tight] == [one.ids for one in wide]
+
+
+def test_an_engine_that_rested_takes_all_weights_over_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs cannot sleep: what sleep of level 2 does to the weights is done by vLLM's own call that empties them."""
+    vllm = engine(qwen3(seed=8, tied=False))
+    assert_same_greedy(vllm.model, vllm)
+    vllm.rest()
+    assert not vllm.asleep and vllm.synced, "nobody asked for sleep"
+    calls: list[Any] = []
+    call = vllm.llm.collective_rpc
+
+    def recorded(name: str, **named: Any) -> Any:
+        calls.append(name)
+        return call(name, **named)
+
+    monkeypatch.setattr(vllm, "settings", vllm.settings.model_copy(update={"sleep": True}))
+    monkeypatch.setattr(vllm.llm, "collective_rpc", recorded)
+    monkeypatch.setattr(vllm.llm, "sleep", lambda level: calls.append(level) or call("reset_weights"))
+    monkeypatch.setattr(vllm.llm, "wake_up", lambda tags: calls.append(tags))
+    before = call("compute_weight_checksums")
+    vllm.rest()
+    vllm.rest()
+    assert call("compute_weight_checksums") != before
+    moved(vllm.model, seed=1)
+    vllm.sync_weights()
+    assert calls == [2, ["weights"], "reload_weights", ["kv_cache"]]
+    assert_same_greedy(vllm.model, vllm)
+    assert len(calls) == 4, "the engine stays awake until it is told to rest"
+    # Where rollouts follow rollouts, the weights come back all the same.
+    vllm.rest()
+    assert_same_greedy(vllm.model, vllm)
+    assert calls[4:] == calls[:4]
+
+
+def test_bfloat16_with_a_float32_head_passes_the_canary_and_a_lost_layer_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = settings(dtype="bfloat16", canary_tolerance=0.05)
+    vllm = InProcessVllm(qwen3(seed=9, tied=False), Tokenizer(), chosen, torch.bfloat16, 120, 16, PROMPTS)
+    vllm.sync_weights()
+    print(f"bfloat16: {vllm.difference:.4f} nats")
+    assert 1e-4 < vllm.difference < 0.05
+    weights = named_weights
+    moved(vllm.model, seed=2, width=0.05)
+    with monkeypatch.context() as patch:
+        lost = "model.layers.1.mlp.down_proj.weight"
+        patch.setattr(
+            "sdpg.rollouts.vllm_in_process.named_weights", lambda model: (w for w in weights(model) if w[0] != lost)
+        )
+        with pytest.warns(UserWarning), pytest.raises(UserError, match="does not sample from the policy"):
+            vllm.sync_weights()
+    vllm.sync_weights()
+    assert vllm.difference < 0.05
 
 
 def test_an_architecture_that_vllm_does_not_know_is_named() -> None:

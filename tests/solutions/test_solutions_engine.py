@@ -109,6 +109,8 @@ class Told(RolloutEngine):
 
     def sync_weights(self) -> None: ...
 
+    def rest(self) -> None: ...
+
 
 def way(project: Path, store: AnswerStore, engine: Any, batch: int = 4, **changes: Any) -> EngineSource:
     tree = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 60} | changes

@@ -28,6 +28,15 @@ STEPS, TOTAL = 5, 40
 
 def trace(method: MethodParams) -> list[dict[str, float]]:
     """Losses, gradient norms and entropies of five updates on fabricated rollouts, in float32."""
+    return updates(method)[0]
+
+
+def final_weights(method: MethodParams) -> list[torch.Tensor]:
+    """The student's weights after the same updates."""
+    return updates(method)[1]
+
+
+def updates(method: MethodParams) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
     policies, train = tiny_policies(), tiny_train(lr=3e-3, lr_warmup=0.1)
     optimizer = torch.optim.AdamW(
         policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
@@ -50,7 +59,7 @@ def trace(method: MethodParams) -> list[dict[str, float]]:
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
         torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
         optimizer.step()
-    return steps
+    return steps, list(policies.student.parameters())
 
 
 def golden_names() -> list[str]:

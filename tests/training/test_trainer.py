@@ -15,19 +15,20 @@ from sdpg.models.pretraining import pretrain
 from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, load_params, parse_params
 from sdpg.problems.prepare import prepare
+from sdpg.problems.token_pieces import TokenPieces, token_spans
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.records.schemas import read_rollouts
 from sdpg.rewards.verifiers import Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.training.rollout_rows import token_spans
 from sdpg.training.trainer import DTYPES, Trainer, step_prompts
+from tests.helpers.scratch import scratch_tree
 
 ROOT = Path(__file__).parents[2]
 
 
 def small(**train: Any) -> Params:
     """params.yaml with a small world, two prompts of four rollouts, and the given changes to ``train``."""
-    tree = load_params(ROOT / "params.yaml").model_dump()
+    tree = parse_params(scratch_tree()).model_dump()
     tree["data"]["train"] |= {"families": {"chain-2": 1}, "count": 60}
     tree["data"]["validation_size"] = 4
     for benchmark in tree["data"]["benchmarks"].values():
@@ -282,7 +283,7 @@ def test_tokens_point_into_the_completion(world: tuple[Any, Any]) -> None:
     for text in ("a=46 b=37 \\boxed{37}", "∫ é 数 🙂 <|im_end|> x", ""):
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         completion = tokenizer.decode(ids, skip_special_tokens=True)
-        tokens, starts, ends = token_spans(tokenizer, ids, completion)
+        tokens, starts, ends = token_spans(TokenPieces(tokenizer), ids, completion)
         assert len(tokens) == len(starts) == len(ends) == len(ids)
         assert "".join(completion[start:end] for start, end in zip(starts, ends, strict=True)) == completion
         assert tokens[-1] == "<|im_end|>" and starts[-1] == ends[-1] == len(completion)
@@ -293,7 +294,7 @@ def test_a_response_that_breaks_off_inside_a_character_keeps_its_spans(world: tu
     tokenizer = world[0].tokenizer
     ids = [*tokenizer("a🙂", add_special_tokens=False)["input_ids"][:-1], tokenizer.eos_token_id]
     completion = tokenizer.decode(ids, skip_special_tokens=True)
-    _, starts, ends = token_spans(tokenizer, ids, completion)
+    _, starts, ends = token_spans(TokenPieces(tokenizer), ids, completion)
     assert "�" in completion
     assert "".join(completion[start:end] for start, end in zip(starts, ends, strict=True)) == completion
 
