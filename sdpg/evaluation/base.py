@@ -12,8 +12,12 @@ from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, read_problem_sets
 from sdpg.evaluation.final import evaluate_policy, summarise
 from sdpg.files import replaced_folder, write_json
+from sdpg.locks import exclusive
+from sdpg.models.distribution import joined
+from sdpg.models.launching import on_one_machine
 from sdpg.models.loading import load_model, save_model, set_threads
 from sdpg.models.pretraining import pretrain
+from sdpg.models.ranks import Ranks
 from sdpg.models.weight_files import WEIGHTS_AND_TOKENIZER, check_digest, model_files
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
 from sdpg.problems.tokenizer import load_tokenizer
@@ -22,13 +26,30 @@ from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
 
 
-def build_base(params: Params) -> Path:
-    """Makes or resolves the base policy, evaluates it, and writes the stage's outputs; returns the policy's folder."""
+def build_base(params: Params) -> Path | None:
+    """Makes or resolves the base policy, evaluates it, and writes the stage's outputs; returns the policy's folder.
+
+    Every process of ``train.distributed`` calls this. The first alone makes and writes; the others help to evaluate,
+    and get None.
+    """
+    identity = Identity("base", "base", 0, 0)
+    with joined(on_one_machine(params.train.distributed), params.train.device) as ranks:
+        if not ranks.first:
+            # The policy is being made.
+            ranks.wait()
+            evaluate_policy(params, identity, paths.BASE_MODEL, teacher=True, ranks=ranks)
+            return None
+        with exclusive(paths.BASE_MODEL):
+            _build(params, identity, ranks)
+    return paths.BASE_MODEL
+
+
+def _build(params: Params, identity: Identity, ranks: Ranks) -> None:
     prepared = hash_files([paths.PREPARED], paths.PREPARED)
     settings = params.base.model_dump(mode="json")
-    identity = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
+    key = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
     inputs = {"prepared": (paths.PREPARED, prepared)}
-    with stage_run(params, "base", "base", identity, inputs, {"base": settings}) as tracked:
+    with stage_run(params, "base", "base", key, inputs, {"base": settings}) as tracked:
         model = params.base.model
         match model:
             case ScratchModel():
@@ -38,7 +59,8 @@ def build_base(params: Params) -> Path:
             case LocalModel():
                 check_digest(params.base)
                 _copy_model(Path(params.base.folder) / model.path)
-        rows = evaluate_policy(params, Identity("base", "base", 0, 0), paths.BASE_MODEL, teacher=True)
+        ranks.wait()
+        rows = evaluate_policy(params, identity, paths.BASE_MODEL, teacher=True, ranks=ranks)
         with replaced_folder(paths.BASE_EVALUATIONS) as folder:
             write_evaluations(folder / "sampled.parquet", rows)
         summary = summarise(rows)
@@ -46,7 +68,6 @@ def build_base(params: Params) -> Path:
         tracked.log_step(
             0, {f"base/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()}
         )
-    return paths.BASE_MODEL
 
 
 def _from_scratch(params: Params, recipe: ScratchModel) -> None:

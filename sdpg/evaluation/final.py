@@ -4,12 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdpg import paths
 from sdpg.devices import device_type
-from sdpg.evaluation.evaluation import Identity, accuracies, evaluate, read_problem_sets
+from sdpg.evaluation.evaluation import Identity, accuracies, read_problem_sets
+from sdpg.evaluation.portions import evaluate_in_portions
 from sdpg.files import replaced_folder, write_json
+from sdpg.locks import exclusive
+from sdpg.models.distribution import joined
+from sdpg.models.launching import on_one_machine
 from sdpg.models.loading import load_model, set_threads
-from sdpg.params import Params
+from sdpg.models.ranks import SOLO, Ranks
+from sdpg.params import Params, RolloutParams
+from sdpg.params.vllm import VllmInProcess
 from sdpg.problems.prompts import longest_prompt
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files
@@ -21,9 +29,16 @@ from sdpg.rollouts.vllm_in_process import close_engine
 
 
 def evaluate_policy(
-    params: Params, identity: Identity, folder: Path, teacher: bool = False, names: Sequence[str] | None = None
+    params: Params,
+    identity: Identity,
+    folder: Path,
+    teacher: bool = False,
+    names: Sequence[str] | None = None,
+    ranks: Ranks = SOLO,
 ) -> list[dict[str, Any]]:
     """Samples a policy folder on all problem sets, at the evaluation temperature and greedily.
+
+    All ranks call this, share the work, and get all rows.
 
     Args:
         params: the parameters; decoding and samples are read.
@@ -31,24 +46,38 @@ def evaluate_policy(
         folder: the policy's folder.
         teacher: whether the policy also answers the privileged prompt, recorded as method ``<method>-teacher``.
         names: the names of the problem sets; None takes all.
+        ranks: the processes that evaluate together.
     """
     set_threads(params.train.threads)
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, device_type(params.train.device))
+    rollout = _nobody_trains(params.rollout)
+    # vLLM rounds the weights in the same way, and needs the memory.
+    half = isinstance(rollout.vllm, VllmInProcess) and rollout.vllm.dtype == "bfloat16"
+    dtype = torch.bfloat16 if half else torch.float32
+    model = load_model(folder).to(device_type(params.train.device), dtype)
     sets = read_problem_sets(paths.PREPARED, params.data)
     sets = sets if names is None else {name: sets[name] for name in names}
     settings = params.evaluation
     with make_verifier(params.reward) as verifier:
         longest = longest_prompt(sets.values(), teacher) + settings.max_tokens
-        sampler = make_engine(params.rollout, model, tokenizer, settings.batch, longest)
+        sampler = make_engine(rollout, model, tokenizer, settings.batch, longest, dtype)
+        # All ranks hand their weights over together, also those that no portion is left for.
+        sampler.sync_weights()
         arguments = (sampler, tokenizer, verifier, sets, settings)
-        rows = evaluate(*arguments, identity, settings.final_samples, purpose="final")
-        rows += evaluate(*arguments, identity, 1, temperature=0.0)
+        rows = evaluate_in_portions(*arguments, identity, settings.final_samples, ranks)
+        rows += evaluate_in_portions(*arguments, identity, 1, ranks, temperature=0.0)
         if teacher:
             privileged = Identity(identity.run, f"{identity.method}-teacher", identity.seed, identity.step)
-            rows += evaluate(*arguments, privileged, settings.final_samples, as_teacher=True, purpose="final")
+            rows += evaluate_in_portions(*arguments, privileged, settings.final_samples, ranks, as_teacher=True)
     close_engine()
     return rows
+
+
+def _nobody_trains(rollout: RolloutParams) -> RolloutParams:
+    """Returns the settings under which vLLM keeps its memory between two calls."""
+    if not isinstance(rollout.vllm, VllmInProcess):
+        return rollout
+    return rollout.model_copy(update={"vllm": rollout.vllm.model_copy(update={"sleep": False})})
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -61,22 +90,30 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {way: accuracies(chosen) for way, chosen in ways.items() if chosen}
 
 
-def evaluate_run(params: Params, method: str, seed: int) -> Path:
-    """Samples the final policy of a run generously; returns the evaluation's folder."""
+def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
+    """Samples the final policy of a run generously; returns the evaluation's folder.
+
+    Every process of ``train.distributed`` calls this. The first alone writes; on the others the result is None.
+    """
     run, target = paths.run_folder(method, seed), paths.evaluation_folder(method, seed)
     inputs = {"policy": (run / "policy", hash_files([run / "policy"], run)),
               "prepared": (paths.PREPARED, hash_files([paths.PREPARED], paths.PREPARED))}  # fmt: skip
     settings = params.evaluation.model_dump(mode="json")
     key = fingerprint("evaluate", method, seed, settings, {name: digest for name, (_, digest) in inputs.items()})
-    with stage_run(params, "evaluate", f"evaluate {method}-{seed}", key, inputs, settings) as tracked:
-        identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
-        rows = evaluate_policy(params, identity, run / "policy")
-        summary = summarise(rows)
-        with replaced_folder(target) as folder:
-            write_evaluations(folder / "final.parquet", rows)
-            write_json(folder / "summary.json", summary)
-        tracked.log_step(
-            params.train.steps,
-            {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},
-        )
+    identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
+    with joined(on_one_machine(params.train.distributed), params.train.device) as ranks:
+        if not ranks.first:
+            evaluate_policy(params, identity, run / "policy", ranks=ranks)
+            return None
+        name = f"evaluate {method}-{seed}"
+        with exclusive(target), stage_run(params, "evaluate", name, key, inputs, settings) as tracked:
+            rows = evaluate_policy(params, identity, run / "policy", ranks=ranks)
+            summary = summarise(rows)
+            with replaced_folder(target) as folder:
+                write_evaluations(folder / "final.parquet", rows)
+                write_json(folder / "summary.json", summary)
+            tracked.log_step(
+                params.train.steps,
+                {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},
+            )
     return target

@@ -6,9 +6,10 @@ Axes: R rollouts of a column, N response tokens of them all.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
@@ -54,7 +55,12 @@ class TokenColumn:
 
     def mean(self) -> float | None:
         """Returns the mean over all tokens, or None where there is none."""
-        return math.fsum(numbers) / len(numbers) if (numbers := self.numbers()) else None
+        return mean_of(self.values.numpy())
+
+
+def mean_of(values: NDArray[Any]) -> float | None:
+    """Returns the mean of numbers, or None of none; where long doubles are wider, the sum is rounded but once."""
+    return float(np.sum(values, dtype=np.longdouble)) / len(values) if len(values) else None
 
 
 TokenColumns = Mapping[str, TokenColumn]
@@ -63,15 +69,16 @@ TokenColumns = Mapping[str, TokenColumn]
 
 def cut_columns(rows: Sequence[int], lengths: Sequence[int], values: Mapping[str, Tensor]) -> dict[str, TokenColumn]:
     """Cuts joined (N,) values of rollouts in any order into columns, on the CPU and without gradient."""
-    order = sorted(range(len(rows)), key=lambda at: rows[at])
     # One copy for all, as each waits for the device.
     together = torch.stack([tensor.detach().float() for tensor in values.values()]).cpu() if values else ()
-    found = {}
-    for name, tensor in zip(values, together, strict=True):
-        parts = tensor.split(list(lengths)) if order else ()
-        joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
-        found[name] = TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
-    return found
+    return {name: _in_order(rows, lengths, tensor) for name, tensor in zip(values, together, strict=True)}
+
+
+def _in_order(rows: Sequence[int], lengths: Sequence[int], values: Tensor) -> TokenColumn:
+    order = sorted(range(len(rows)), key=lambda at: rows[at])
+    parts = values.split(list(lengths)) if order else ()
+    joined = torch.cat([parts[at] for at in order]) if order else torch.zeros(0)
+    return TokenColumn([rows[at] for at in order], [lengths[at] for at in order], joined)
 
 
 def join_columns(parts: Iterable[TokenColumns]) -> dict[str, TokenColumn]:
@@ -88,7 +95,7 @@ def _joined(columns: Sequence[TokenColumn]) -> TokenColumn:
         return columns[0]
     rows = [row for column in columns for row in column.rows]
     lengths = [length for column in columns for length in column.lengths]
-    return cut_columns(rows, lengths, {"": torch.cat([column.values for column in columns])})[""]
+    return _in_order(rows, lengths, torch.cat([column.values for column in columns]))
 
 
 def gather_columns(columns: TokenColumns, ranks: Ranks) -> dict[str, TokenColumn]:

@@ -85,6 +85,18 @@ def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
             raise UserError(f"{path}: fsdp_config.{key} is {sharding[key]}: set it to false; {why}")
 
 
+def on_one_machine(params: DistributedParams) -> DistributedParams:
+    """Returns the processes of a stage that one machine works on: those of ``train.distributed``, or one of several.
+
+    Where a run is spread over several machines, nobody starts the other machines' processes for such a stage.
+    """
+    if params.strategy == "none" or not params.config_file.is_file():
+        return params
+    tree: Any = read_yaml(params.config_file)
+    several = isinstance(tree, dict) and int(tree.get("num_machines") or 1) > 1
+    return DistributedParams() if several else params
+
+
 def launch(params: DistributedParams, module: str, arguments: Sequence[str], machine: int = 0) -> None:
     """Turns this process into the launcher of this machine's share of ``params.processes`` processes of
     ``python -m module``.
@@ -119,7 +131,9 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str], mac
         return
     command = [
         sys.executable, "-m", "sdpg.models.launching", "--config_file", str(params.config_file),
-        "--num_processes", str(params.processes), "--machine_rank", str(machine), "--module", module, *arguments,
+        "--num_processes", str(params.processes), "--machine_rank", str(machine),
+        # A no without quotes is no text to accelerate.
+        "--mixed_precision", "no", "--module", module, *arguments,
     ]  # fmt: skip
     sys.stdout.flush()
     # The launcher must not be a child: a signal that ends this process must end it, and the processes of the run.

@@ -68,8 +68,8 @@ def empty_model(folder: Path) -> Any:
     The buffers are there. :func:`sdpg.models.distribution.fill_shards` reads the parameters once they are sharded.
 
     Raises:
-        UserError: as :func:`load_model` does, but for numbers that are not finite: reading all of them once more on every
-            rank would take as long as loading them, and stage base has done it.
+        UserError: as :func:`load_model` does, but for numbers that are not finite: reading all of them once more on
+            every rank would take as long as loading them, and stage base has done it.
     """
     check_weights(folder, "")
     model = _from_folder(folder, device_map="meta")

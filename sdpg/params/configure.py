@@ -97,6 +97,7 @@ def configure(
     methods: str | None = None,
     seeds: str | None = None,
     benchmarks: str | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> str:
     """Changes params.yaml and returns the change as a diff; empty where nothing changes.
 
@@ -107,6 +108,7 @@ def configure(
         methods: ``all``, or names separated by spaces or commas.
         seeds: the number of seeds, counted from 0.
         benchmarks: names separated by spaces or commas, from the catalogue or of rows that params.yaml has already.
+        changes: an overlay that is laid over all of them.
 
     Raises:
         UserError: if a name is unknown or the resulting tree is not valid; the file is then left as it was.
@@ -127,6 +129,7 @@ def configure(
         if not seeds.isdecimal() or int(seeds) < 1:
             raise UserError(f"SEEDS={seeds} is not a number of seeds: give 1, 2, 3, …")
         tree["run"]["seeds"] = _flow(list(range(int(seeds))))
+    merge(tree, changes or {})
     parse_params(YAML(typ="safe").load(_dump(yaml, tree)), str(path))
     after = _dump(yaml, tree)
     if YAML(typ="safe").load(before) == YAML(typ="safe").load(after):

@@ -14,9 +14,12 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
 class Section(BaseModel):
-    """A part of the tree: it is immutable, and an unknown key is an error."""
+    """A part of the tree: it is immutable, and an unknown key is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    A value must have its field's type: true is no 1, "8" and 8.0 are no 8; a whole number may be a float.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 def holds_secret(address: str) -> bool:

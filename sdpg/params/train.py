@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from sdpg.params.distributed import DistributedParams
 from sdpg.params.lora import LoraParams
@@ -16,7 +16,8 @@ class TrainParams(Section):
     prompts_per_step: Positive = 128
     responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     updates_per_batch: Positive = 1
-    """D5: the number of optimiser updates per rollout batch. 1 is on-policy; the public code has 8."""
+    """D5: the number of optimiser updates per rollout batch. 1 is on-policy; the public code has 8. Several need an
+    outcome with the ratio (clipped_weight or ppo_clip), or none."""
     old_logprobs: Literal["trainer", "rollout"] = "trainer"
     """D5: the log-probs used as π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
     normaliser: Literal["group", "batch", "sequence", "constant"] = "group"
@@ -40,7 +41,10 @@ class TrainParams(Section):
     lr_starts_at_zero: bool = False
     """D19: whether the first optimiser step has learning rate 0, as in the public code."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Strict(False)] = (
+        0.9,
+        0.999,
+    )
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     tokens_per_micro_batch: Positive
     """The number of padded tokens in one forward and backward pass; changes memory and time, never the gradient."""

@@ -23,6 +23,8 @@ from sdpg.params.vllm import VllmParams
 from sdpg.params.watch import WatchParams
 
 PARAMS_FILE = Path("params.yaml")
+DEEPEST, MOST_VALUES = 40, 100_000
+"""The deepest nesting and the most values of a YAML file that is read."""
 VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match"]
 
 
@@ -53,6 +55,7 @@ class RolloutParams(Section):
     max_tokens: Positive = 4096
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Must be 1 in params.yaml: the losses are those of the whole distribution."""
     batch: Positive = 128
     """The number of sequences that are generated at once."""
 
@@ -102,6 +105,11 @@ class RewardParams(Section):
         if isinstance(named, Imported) and named.path == self.verifier_name:
             values = values | {"verifier": self.verifier}
         return self.model_copy(update=values)
+
+
+PORTIONS = 8
+"""The largest number of portions into which the evaluation of a finished policy is divided, as many as a usual machine
+has GPUs. Each portion ends with its longest response alone, so that more of them would take longer on fewer GPUs."""
 
 
 class EvaluationParams(Section):
@@ -196,6 +204,19 @@ class Params(Section):
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
         self._check_paths()
+        if self.rollout.top_p < 1:
+            raise ValueError(
+                f"rollout.top_p is {self.rollout.top_p:g}: tokens outside it would never be sampled, while ratio, "
+                "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
+            )
+        if self.train.updates_per_batch > 1:
+            for name in self.run.methods:
+                if self.methods[name].outcome == "reinforce":
+                    raise ValueError(
+                        f"train.updates_per_batch is {self.train.updates_per_batch} and methods.{name}.outcome is "
+                        "reinforce, whose gradient is right for the policy that sampled alone: set outcome to "
+                        "clipped_weight (the paper's A.3) or ppo_clip (the public code's), or updates_per_batch to 1"
+                    )
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
@@ -263,12 +284,47 @@ def parse_params(tree: Any, source: str = str(PARAMS_FILE), kind: type[Params] =
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file into plain containers; a missing or malformed file raises a UserError that names it."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return YAML(typ="safe").load(file)
+        text = path.read_text(encoding="utf-8")
+        _check_size(text, path)
+        return YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run from the project's folder, or restore it from git") from None
-    except YAMLError as error:
+    # Beside YAML's own errors: bytes that are no UTF-8, a date such as 2026-02-31, a key that is itself a list.
+    except (YAMLError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Refuses YAML that is deep, or that unfolds to many values by aliases, before anything is made of it."""
+    sizes: dict[str, int] = {}
+    opened: list[tuple[str | None, int]] = []
+    values = 0
+    for event in YAML(typ="safe").parse(text):
+        name = getattr(event, "anchor", None)
+        match type(event).__name__:
+            case "SequenceStartEvent" | "MappingStartEvent":
+                opened.append((name, values))
+            case "SequenceEndEvent" | "MappingEndEvent":
+                anchor, before = opened.pop()
+                if anchor:
+                    sizes[anchor] = values - before
+            case "AliasEvent":
+                if name not in sizes:
+                    raise UserError(
+                        f"{path} has an alias *{name} within what it names, or before it: write the value out"
+                    )
+                values += sizes[name]
+            case "ScalarEvent":
+                sizes |= {name: 1} if name else {}
+                values += 1
+        if len(opened) > DEEPEST:
+            raise UserError(
+                f"{path} has brackets or indents more than {DEEPEST} deep: no parameter is; restore it from git"
+            )
+        if values > MOST_VALUES:
+            raise UserError(
+                f"{path} unfolds to more than {MOST_VALUES:,} values, by aliases or written out: restore it from git"
+            )
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -19,17 +19,19 @@ GRAPHS = 2**30
 """Assumption: bytes that CUDA graphs take, also while vLLM sleeps."""
 LOGITS = 4
 """Assumption: float32 tensors of a step's logits: the logits, probabilities, log-probs and random numbers."""
-CANARY_TOKENS = 64
-"""Tokens of the pass in which the trainer checks vLLM's log-probs: two blocks of its cache, and 16 tokens."""
+CANARY_TOKENS = 4 * (256 + 64)
+"""Tokens of the pass in which the trainer checks vLLM's log-probs, at the most; see :mod:`sdpg.rollouts.canary`."""
+CANARY_HEAD = 64 << 20
+"""Bytes of the logits of that pass."""
 BLOCK = 16
 """Assumption: tokens per block of the KV cache."""
 
 
 def canary_pass(shape: Shape, layout: Layout, half: bool, lora: Adapter | None) -> int:
     """Returns the bytes of the trainer's own pass after each hand-over of the weights, while vLLM is awake."""
-    if layout.sharding == "fsdp2":
-        return gathered(shape, half)
-    return forward_only(shape, CANARY_TOKENS, half, cached=True, lora=lora)
+    sharded = layout.sharding == "fsdp2"
+    passing = forward_only(shape, CANARY_TOKENS, half, cached=not sharded, lora=lora)
+    return passing + CANARY_HEAD + (gathered(shape, half) if sharded else 0)
 
 
 @dataclass(frozen=True)

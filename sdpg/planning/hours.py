@@ -4,13 +4,15 @@ from dataclasses import dataclass, replace
 import math
 
 from sdpg.params import MethodParams, Params
+from sdpg.params.tree import PORTIONS
+from sdpg.params.vllm import VllmInProcess, VllmServer
 from sdpg.planning.generation import VllmMemory, largest_generation
 from sdpg.planning.machines import Machine
 from sdpg.planning.memory import FLOAT, HALF, Layout, kv_per_token
 from sdpg.planning.plan import memory_of
 from sdpg.planning.shapes import Shape
 from sdpg.planning.traffic import Traffic, run_traffic
-from sdpg.planning.work import Assumptions, Card, Counts, Range, decode_flops, method_work
+from sdpg.planning.work import Assumptions, Card, Counts, Range, decode_flops, forward_flops, method_work
 
 FLOAT_SHARE = 1 / 15
 """Assumption: speed of float32 products, which do not run on tensor cores, as a share of the bfloat16 peak."""
@@ -104,13 +106,12 @@ class Sampler:
 def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> tuple[Sampler, Sampler]:
     """Returns the samplers of a run: the one in training, and the one of the evaluation of a finished policy.
 
-    The first makes rollouts and evaluations; the second is one process. A server is taken to have one GPU like the
-    others, with all of its memory.
+    They differ in their batches. A server is taken to have one GPU like the others, with all of its memory.
     """
     rollout, settings = params.rollout, params.rollout.vllm
     if settings is None:
-        alone = Sampler(False, FLOAT, params.evaluation.batch)
-        return replace(alone, batch=rollout.batch, engines=layout.gpus), alone
+        alone = Sampler(False, FLOAT, params.evaluation.batch, engines=layout.gpus)
+        return replace(alone, batch=rollout.batch), alone
     generation = largest_generation(params, machine.card.memory)
     engines, itemsize = layout.gpus, HALF
     if isinstance(generation, VllmMemory):
@@ -118,8 +119,8 @@ def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> 
     else:
         engines, cache = 1, machine.usable - HALF * shape.parameters
     room = cache / kv_per_token(shape, itemsize)
-    alone = Sampler(True, itemsize, params.evaluation.batch, room, 1, settings.request_seeds)
-    return replace(alone, batch=rollout.batch, engines=engines), alone
+    alone = Sampler(True, itemsize, params.evaluation.batch, room, engines, settings.request_seeds)
+    return replace(alone, batch=rollout.batch), alone
 
 
 def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine) -> Sampler:
@@ -154,10 +155,20 @@ def decode_seconds(
     ) + drawn  # fmt: skip
 
 
+def read_seconds(shape: Shape, prompts: float, card: Card, assumed: Assumptions, sampler: Sampler) -> Range:
+    """Returns the seconds in which an engine reads so many prompts of mean length."""
+    flops = prompts * forward_flops(shape, assumed.student_prompt, assumed.student_prompt)
+    peak, reached = card.peak_flops * (1 if sampler.itemsize == HALF else FLOAT_SHARE), assumed.training_mfu
+    return Range(flops / (peak * reached.low), flops / (peak * reached.high))
+
+
 def generation_hours(
-    shape: Shape, completions: float, calls: int, limit: int, card: Card, assumed: Assumptions, sampler: Sampler
-) -> Range:
+    shape: Shape, completions: float, calls: int, limit: int, card: Card, assumed: Assumptions, sampler: Sampler,
+    siblings: float = 1,
+) -> Range:  # fmt: skip
     """Returns the hours to sample so many responses in so many calls, each of which ends with its longest response.
+
+    The ``siblings`` of a prompt are on one engine, where it is read once and, with vLLM, takes room once.
 
     transformers' generate fills a batch and waits for its longest response, so that each batch takes ``limit`` tokens.
     vLLM refills places that fall free; at the end of a call they stay empty, and the last responses, up to the limit,
@@ -167,7 +178,8 @@ def generation_hours(
     ends = []
     for pick in ("low", "high"):
         mean = getattr(assumed.response_share, pick) * limit
-        batch = min(sampler.in_flight(assumed.student_prompt + mean), rows)
+        shared = assumed.student_prompt / (siblings if sampler.vllm else 1)
+        batch = min(sampler.in_flight(shared + mean), rows)
         arguments = (assumed.student_prompt, mean, card, assumed, sampler)
         token = getattr(decode_seconds(shape, batch, *arguments), pick)
         if sampler.vllm:
@@ -175,6 +187,7 @@ def generation_hours(
             seconds = rows / batch * mean * token + (limit - mean) * alone
         else:
             seconds = math.ceil(rows / batch) * limit * token
+        seconds += getattr(read_seconds(shape, rows / siblings, card, assumed, sampler), pick)
         balance = getattr(assumed.balance, pick) if sampler.engines > 1 else 1.0
         ends.append(calls * seconds / balance / 3600)
     return Range(*ends)
@@ -200,15 +213,64 @@ def sampling_hours(
 ) -> Sampling:
     """Returns the hours of all responses: ``training`` makes those in training, ``alone`` the final ones."""
 
-    def hours(completions: int, calls: int, limit: int, sampler: Sampler) -> Range:
-        return generation_hours(shape, completions, calls, limit, card, assumed, sampler)
+    def hours(completions: int, calls: int, limit: int, sampler: Sampler, siblings: float) -> Range:
+        return generation_hours(shape, completions, calls, limit, card, assumed, sampler, siblings)
 
-    limit = params.evaluation.max_tokens
+    train, evaluation = params.train, params.evaluation
+    limit, samples = evaluation.max_tokens, evaluation.final_samples
+    # Each engine makes its portions one after another.
+    calls = math.ceil(PORTIONS / alone.engines)
     return Sampling(
-        hours(counts.rollouts, params.train.steps, params.rollout.max_tokens, training),
-        hours(counts.in_training + counts.validation, counts.evaluations, limit, training),
+        hours(counts.rollouts, train.steps, params.rollout.max_tokens, training, train.responses_per_prompt),
+        hours(counts.in_training + counts.validation, counts.evaluations, limit, training, evaluation.samples),
         # Sampled, and greedily.
-        hours(counts.final, 2, limit, alone),
+        hours(counts.final, 2 * calls, limit, alone, (samples + 1) / 2),
         # And as teacher.
-        hours(counts.base, 3, limit, alone),
+        hours(counts.base, 3 * calls, limit, alone, (2 * samples + 1) / 3),
+    )
+
+
+@dataclass(frozen=True)
+class Around:
+    """Hours of a run between generation and training passes.
+
+    Attributes:
+        records: exchange, verification, texts, metrics and records.
+        handover: the weights' way to the engine, with its sleep and the canary.
+    """
+
+    records: Range
+    handover: Range
+
+    @property
+    def together(self) -> Range:
+        """Returns the hours of both."""
+        return self.records + self.handover
+
+
+def around_hours(shape: Shape, params: Params, layout: Layout, card: Card, assumed: Assumptions) -> Around:
+    """Returns the hours around generation and update; gathering shards is counted with the training passes' traffic.
+
+    One process gathers and writes for all, so that more GPUs do not make it faster.
+    """
+    train, settings, around = params.train, params.rollout.vllm, assumed.around_seconds
+    tokens = assumed.response_share.scaled(
+        train.steps * train.prompts_per_step * train.responses_per_prompt * params.rollout.max_tokens / 1e6
+    )
+    # Float32 weights are read, and written in the engine's type.
+    itemsize = HALF if isinstance(settings, VllmInProcess) and settings.dtype == "bfloat16" else FLOAT
+    moved = (FLOAT + itemsize) * shape.parameters
+    seconds = Range(moved / (card.bandwidth * assumed.bandwidth_share.low),
+                    moved / (card.bandwidth * assumed.bandwidth_share.high))  # fmt: skip
+    if settings is None:
+        seconds = seconds if layout.sharding == "fsdp2" else Range(0.0, 0.0)
+    elif isinstance(settings, VllmServer):
+        # The folder's files are written and read, in the type of the trainer's passes.
+        size = 2 * (HALF if train.dtype == "bfloat16" else FLOAT) * shape.parameters
+        seconds = Range(size / assumed.file_bandwidth.low, size / assumed.file_bandwidth.high)
+    elif settings.sleep:
+        seconds += assumed.wake_seconds
+    return Around(
+        Range(tokens.low * around.low, tokens.high * around.high).scaled(1 / 3600),
+        seconds.scaled(train.steps / 3600),
     )

@@ -1,10 +1,9 @@
 """Writes the plan's hours as text."""
 
-from dataclasses import replace
 import math
 
 from sdpg.params.vllm import VllmServer
-from sdpg.planning.hours import Sampler, Sampling, samplers, sampling_hours, training_hours, vllm_instead
+from sdpg.planning.hours import Sampler, Sampling, around_hours, samplers, sampling_hours, training_hours, vllm_instead
 from sdpg.planning.machines import Machine
 from sdpg.planning.memory import Layout
 from sdpg.planning.plan import Plan, memory_of, own_layout
@@ -30,22 +29,24 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
 
     samplings = [sampled(training, alone)]
     if instead is not None:
-        samplings.append(sampled(instead, replace(instead, engines=1)))
+        samplings.append(sampled(instead, instead))
     seeds, rows = len(params.run.seeds), []
     tables = [sampling.base for sampling in samplings]
     runs = seeds * len(params.run.methods)
     side = min(machine.gpus // layout.gpus, runs)
+    around = around_hours(shape, params, layout, machine.card, assumed)
     for name in params.run.methods:
         passes = training_hours(shape, params, params.methods[name], layout, machine, assumed).together
-        totals = [sampling.rollouts + sampling.evaluation + passes for sampling in samplings]
+        totals = [sampling.rollouts + sampling.evaluation + passes + around.together for sampling in samplings]
         tables = [
             table + total.scaled(seeds * math.ceil(runs / side) / runs)
             for table, total in zip(tables, totals, strict=True)
         ]
-        cells = (passes, samplings[0].rollouts, samplings[0].in_training, samplings[0].final, *totals)
+        cells = (passes, samplings[0].rollouts, around.records, around.handover, samplings[0].in_training,
+                 samplings[0].final, *totals)  # fmt: skip
         rows.append([params.methods[name].title, *map(span, cells)])
     beside = f", {side} runs side by side" if side > 1 else ""
-    rows.append([f"= whole table, {seeds} seed{'s' if seeds > 1 else ''}, base included{beside}", "", "", "", "",
+    rows.append([f"= whole table, {seeds} seed{'s' if seeds > 1 else ''}, base included{beside}", *[""] * 6,
                  *map(span, tables)])  # fmt: skip
     engine = f"vLLM{MISSING}" if training.vllm else "transformers"
     notes = [_engine_note(plan, training, alone)]
@@ -53,12 +54,13 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
         notes.append(f"vLLM{MISSING} instead, in process: {_in_flight(plan, instead)} in flight on a GPU, bfloat16.")
     if memory_of(shape, params, layout, machine.card.memory).peak > machine.usable:
         notes.append("In memory this does not fit, see above.")
-    notes.append("A finished policy is evaluated by one process. Verifying, recording, checkpoints, and moving weights "
-                 "within a GPU are left out.")  # fmt: skip
+    notes.append("A finished policy is evaluated by all processes of a run, in portions. Checkpoints and recorded "
+                 "diagnostics are left out.")  # fmt: skip
     text = text_table(
         f"Hours of one run as {marked(layout)} on {machine.label}, from good to poor utilisation and short to long "
         "responses (estimates)",
-        ["", "training passes", f"rollouts,\n{engine}", "evaluation\nin training", "of the final\npolicy", "together",
+        ["", "training\npasses", f"rollouts,\n{engine}", "verifying,\nrecords", "weights to\nthe engine",
+         "evaluation\nin training", "of the final\npolicy", "together",
          *([f"together with\nvLLM{MISSING} instead"] if instead is not None else [])],
         rows, "\n".join(notes),
     )  # fmt: skip
@@ -67,9 +69,9 @@ def hours_of(plan: Plan, machine: Machine, counts: Counts) -> str:
 
 def _in_flight(plan: Plan, sampler: Sampler) -> str:
     assumed, limit = plan.assumed, plan.params.rollout.max_tokens
+    prompt = assumed.student_prompt / (plan.params.train.responses_per_prompt if sampler.vllm else 1)
     sequences = [
-        sampler.in_flight(assumed.student_prompt + share * limit)
-        for share in (assumed.response_share.low, assumed.response_share.high)
+        sampler.in_flight(prompt + share * limit) for share in (assumed.response_share.low, assumed.response_share.high)
     ]
     return f"{span(Range(*sequences), 0)} sequences"
 

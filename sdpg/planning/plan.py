@@ -1,6 +1,6 @@
 """Makes a plan of parameters, shape, machines and assumptions, and finds what to change where it does not fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ class Plan:
     assumed: Assumptions
 
 
-def planned_params(profile: str | None, root: Path = Path()) -> Params:
-    """Returns params.yaml, with a profile laid over it where one is named; the file stays as it is.
+def planned_params(profile: str | None, root: Path = Path(), changes: Mapping[str, Any] | None = None) -> Params:
+    """Returns params.yaml, with a profile and then ``changes`` laid over it where given; the file stays as it is.
 
     Raises:
         UserError: if there is no such profile, or the result is not valid.
@@ -42,6 +42,7 @@ def planned_params(profile: str | None, root: Path = Path()) -> Params:
     tree = read_yaml(root / PARAMS_FILE)
     if profile:
         merge(tree, {**read_overlay("profile", profile, root), "profile": profile})
+    merge(tree, changes or {})
     return parse_params(tree, str(root / PARAMS_FILE))
 
 

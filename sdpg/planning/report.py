@@ -130,8 +130,7 @@ def _generation_note(plan: Plan, machine: Machine) -> str:
     if generation.sleep:
         note += (
             "That it takes no memory in the other phases, but for CUDA graphs, is an assumption: sleep has\nnot been "
-            f"tested. Asleep, its weights are in the computer's memory: {gib(generation.weights(plan.shape))} GiB a "
-            "process."
+            "tested. Its weights are handed over anew when it wakes."
         )
     held, batch = cache // full_length(plan.params, plan.shape, generation.itemsize), plan.params.rollout.batch
     note += (
@@ -268,6 +267,10 @@ def _assumptions(plan: Plan) -> str:
         f"each response takes {one.seed_seconds.low * 1e6:g}–{one.seed_seconds.high * 1e6:g} µs a token",
         f"- vLLM: prompts of {BATCHED_TOKENS:,} tokens are read at once, {LOGITS} float32 tensors of logits, CUDA "
         f"graphs of {GRAPHS / GIB:g} GiB, which stay",
+        f"- the trainer adds {one.around_seconds.low:g}–{one.around_seconds.high:g} s per million response tokens "
+        "around generation and update (`python -m benchmarks step_overhead` measures it);\n"
+        f"  vLLM's sleep, wake-up and canary take {one.wake_seconds.low:g}–{one.wake_seconds.high:g} s a step; weights "
+        f"for a server pass files at {one.file_bandwidth.high / 1e9:g}–{one.file_bandwidth.low / 1e9:g} GB/s",
         f"- of N GPUs none waits for another {one.balance.high:.0%} to {one.balance.low:.0%} of the time; traffic "
         f"reaches {one.link_share.high:.0%} to {one.link_share.low:.0%} of\n  {card.link / 1e9:,.0f} GB/s within a "
         f"machine of {MACHINE_GPUS}, {card.network / 1e9:,.0f} GB/s between machines (--link-bandwidth)",

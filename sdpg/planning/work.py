@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from sdpg.models.fused_head import chunk_tokens
 from sdpg.objective import coefficients as rules
+from sdpg.objective.methods import reads_whole_responses
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT, trained_parameters
@@ -47,6 +49,11 @@ class Assumptions:
             its own.
         balance: share of the time in which none of N GPUs waits for another one's work, traffic not counted.
         link_share: share of a link's bandwidth that gathering and reducing reach.
+        around_seconds: seconds per million response tokens that the trainer adds around generation and update: signals
+            and completions exchanged, texts decoded, answers verified, records built and written, metrics.
+            ``python -m benchmarks step_overhead`` measures it.
+        wake_seconds: seconds a step in which vLLM is sent to sleep, woken, and checked by the canary.
+        file_bandwidth: bytes a second of the folder through which a server gets its weights.
         record_bytes: compressed bytes of a token in a rollout record: up to five float32 numbers, id, text and places.
         answer_bytes: compressed bytes of a token's text in an evaluation record.
     """
@@ -62,6 +69,9 @@ class Assumptions:
     seed_seconds: Range = Range(5e-6, 15e-6)
     balance: Range = Range(0.95, 0.8)
     link_share: Range = Range(0.8, 0.4)
+    around_seconds: Range = Range(2.0, 5.0)
+    wake_seconds: Range = Range(0.5, 3.0)
+    file_bandwidth: Range = Range(2e9, 0.5e9)
     record_bytes: Range = Range(16, 32)
     answer_bytes: Range = Range(1, 2)
 
@@ -254,6 +264,7 @@ def method_work(
     if method.teacher == "current":
         taught_forward += adapter_flops(shape, teacher_length, adapter)
     one_head = head_flops(shape, response)
+    again = reads_logits_again(shape, params, method, student_length, response)
     found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
     for step in range(1, train.steps + 1):
         read = rows_read(params, method, step, assumed)
@@ -263,8 +274,21 @@ def method_work(
         found["head"] += (
             rows * one_head * ((3 if adapter is None else 2) * read.student + read.reference + read.teacher)
         )
+        if again:
+            found["head"] += rows * one_head * (read.student + min(read.student, read.teacher))
         found["reference"] += read.before * rows * (student + one_head)
     return MethodWork(**found)
+
+
+def reads_logits_again(shape: Shape, params: Params, method: MethodParams, length: float, response: float) -> bool:
+    """Returns whether the head makes all logits twice, as :mod:`sdpg.models.fused_head` does for losses that need whole
+    responses, where a micro-batch takes several chunks.
+
+    Lines have ``length`` tokens, ``response`` of them in the response.
+    """
+    train = params.train
+    tokens = max(1, train.tokens_per_micro_batch // length) * response
+    return reads_whole_responses(method) and tokens > chunk_tokens(shape.vocabulary, FLOAT, train.head_megabytes << 20)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 import pyarrow as pa
+import pyarrow.compute as pc
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 Spans = tuple[list[str], list[int], list[int]]
@@ -42,7 +43,10 @@ class TokenPieces:
         if self.bytes is not None:
             # Ids past the table, such as those of an embedding's padding rows, share its last entry.
             size = max(self.bytes, default=-1) + 2
-            pieces = [self.bytes[token].decode("utf-8", "replace") for token in range(size)]
+            parts = [self.bytes[token] for token in range(size)]
+            pieces = [part.decode("utf-8", "replace") for part in parts]
+            self.parts = pa.array(parts, pa.binary())
+            self.lengths = np.array([len(part) for part in parts], np.int32)
             self.widths = np.array([len(piece) for piece in pieces], np.int32)
             self.odd = np.array([REPLACED in piece for piece in pieces])
             for token in self.special:
@@ -54,7 +58,11 @@ class TokenPieces:
         """Returns what ``tokenizer.decode`` makes of a response without its special tokens."""
         if self.bytes is None:
             return self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return b"".join(map(self.bytes.__getitem__, ids)).decode("utf-8", "replace")
+        joined = self.parts.take(pa.array(self._known(np.array(ids, np.int32)))).buffers()[2]
+        return "" if joined is None else str(joined, "utf-8", "replace")
+
+    def _known(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.minimum(ids, len(self.widths) - 1)
 
     def spans(
         self, responses: Sequence[NDArray[np.int32]], texts: Sequence[str]
@@ -73,14 +81,22 @@ class TokenPieces:
         return tokens, starts, ends
 
     def _spans(self, ids: NDArray[np.int32], text: str) -> tuple[pa.Array, NDArray[np.int32], NDArray[np.int32]]:
-        if self.bytes is not None:
-            known = np.minimum(ids, len(self.widths) - 1)
-            if not self.odd[known].any():
-                widths = self.widths[known]
-                ends = np.cumsum(widths, dtype=np.int32)
-                return self.pieces.take(pa.array(known)), ends - widths, ends
-        tokens, starts, ends = token_spans(self, ids.tolist(), text)
-        return pa.array(tokens, pa.string()), np.array(starts, np.int32), np.array(ends, np.int32)
+        if self.bytes is None or REPLACED in text:
+            tokens, starts, ends = token_spans(self, ids.tolist(), text)
+            return pa.array(tokens, pa.string()), np.array(starts, np.int32), np.array(ends, np.int32)
+        known = self._known(ids)
+        odd, tokens = self.odd[known], self.pieces.take(pa.array(known))
+        if not odd.any():
+            ends = np.cumsum(self.widths[known], dtype=np.int32)
+            return tokens, ends - self.widths[known], ends
+        # Some tokens are parts of characters, and no character of the text is broken: those are counted that have ended
+        # with the token, which are those that have begun, but for the one that goes on where the next byte begins none.
+        first = (np.frombuffer(text.encode() + b" ", np.uint8) & 0xC0) != 0x80
+        places = np.cumsum(self.lengths[known])
+        ends = (np.cumsum(first) - 1)[places].astype(np.int32)
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int32)
+        shown = [text[starts[place] : ends[place]] for place in np.flatnonzero(odd)]
+        return pc.replace_with_mask(tokens, pa.array(odd), pa.array(shown, pa.string())), starts, ends  # pyright: ignore[reportAttributeAccessIssue]
 
     def whole_characters(self, ids: Sequence[int]) -> Callable[[int], int]:
         """Returns place → how many characters of the text are certain after the token at that place.
@@ -124,7 +140,7 @@ def token_spans(pieces: TokenPieces, ids: Sequence[int], text: str) -> Spans:
         cursor = end
     if cursor < len(text):
         # The response ends inside a character; the replacement that decoding shows belongs to the last ordinary token.
-        last = max(index for index, token in enumerate(ids) if token not in special)
+        last = max((index for index, token in enumerate(ids) if token not in special), default=len(ids) - 1)
         tokens[last], ends[last] = text[starts[last] :], len(text)
         starts[last + 1 :] = ends[last + 1 :] = [len(text)] * (len(ids) - last - 1)
     return tokens, starts, ends

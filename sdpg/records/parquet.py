@@ -7,7 +7,7 @@ module imports no torch.
 """
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,16 +83,27 @@ def records_table(
     return table
 
 
-def write_records(path: Path, table: pa.Table) -> None:
-    """Writes the file whole or not at all, with a checksum for each page."""
+def write_records(path: Path, table: pa.Table, rising: Collection[str] = ()) -> None:
+    """Writes the file whole or not at all, with a checksum for each page.
+
+    Args:
+        path: the file's path.
+        table: the records.
+        rising: columns of lists of whole numbers that rise, of which only the differences are stored.
+    """
     # Numbers per token hardly ever repeat: a dictionary of them makes the file larger, and takes most of the time.
     repeating: Any = [
         f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
         for field in table.schema
-        if not (pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type))
+        if field.name not in rising
+        and not (pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type))
     ]
+    differences = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in rising}
     with replaced_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=repeating, write_page_checksum=True)
+        pq.write_table(
+            table, temporary, compression="zstd", use_dictionary=repeating, column_encoding=differences,
+            write_page_checksum=True,
+        )  # fmt: skip
 
 
 def read_records(

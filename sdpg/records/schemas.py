@@ -127,7 +127,7 @@ def write_rollouts(
                 )
         if length != count:
             raise ValueError(f"{path.name}: problem {problem}: length {length} is not {count}")
-    write_records(path, table)
+    write_records(path, table, ("token_starts", "token_ends"))
 
 
 def write_evaluations(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

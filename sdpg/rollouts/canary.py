@@ -63,15 +63,17 @@ class Canary:
         prompts: (R) token ids.
         tokens: tokens of each response.
         dtype: the dtype of the trainer's passes.
+        temperature: what logits are divided by, on both sides.
     """
 
     prompts: list[list[int]]
     tokens: int
     dtype: torch.dtype
+    temperature: float = 0.8
 
     def sampling(self, seed: int) -> Sampling:
         """Returns how the responses are drawn."""
-        return Sampling(temperature=0.8, top_p=1.0, max_tokens=self.tokens, seed=seed)
+        return Sampling(temperature=self.temperature, top_p=1.0, max_tokens=self.tokens, seed=seed)
 
     def expected(self, model: Any, responses: Sequence[list[int]]) -> list[float]:
         """Returns the trainer's log-probs of the responses to the prompts, one after the other, without gradient.
@@ -84,9 +86,8 @@ class Canary:
 
         def head(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             loss, values = fused_head(
-                hidden, weight, bias, batch.targets, None, memory_bytes=HEAD_BYTES,
-                temperature=self.sampling(0).temperature,
-            )  # fmt: skip
+                hidden, weight, bias, batch.targets, None, memory_bytes=HEAD_BYTES, temperature=self.temperature
+            )
             found.append(values.logprobs)
             return loss
 

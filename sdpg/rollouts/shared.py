@@ -17,10 +17,13 @@ from sdpg.seeds import derive_seed
 
 
 def shares(prompts: Sequence[Sequence[int]], ranks: int) -> list[list[int]]:
-    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once."""
+    """Returns the prompts that each rank answers: equal neighbours stay together, so that they are read once.
+
+    Each group of siblings goes to the rank that has the fewest prompts by then; equal groups are dealt in turn.
+    """
     shares_by_rank: list[list[int]] = [[] for _ in range(ranks)]
-    for number, (_, members) in enumerate(groupby(range(len(prompts)), lambda index: tuple(prompts[index]))):
-        shares_by_rank[number % ranks].extend(members)
+    for _, members in groupby(range(len(prompts)), lambda index: tuple(prompts[index])):
+        min(shares_by_rank, key=len).extend(members)
     return shares_by_rank
 
 
@@ -78,14 +81,12 @@ def exchanged(own: Sequence[Completion], mine: Sequence[int], ranks: Ranks) -> l
     logprobs = np.fromiter(chain.from_iterable(one.rollout_logprobs for one in own), np.float32)
     cut = torch.tensor([one.truncated for one in own], dtype=torch.uint8)
     all_ids, all_logprobs, all_cut = (
-        ranks.rows(mine, sizes, values)
+        {row: part.numpy() for row, part in ranks.rows(mine, sizes, values).items()}
         for sizes, values in (
             (lengths, torch.from_numpy(ids)), (lengths, torch.from_numpy(logprobs)), ([1] * len(own), cut),
         )
     )  # fmt: skip
-    return [
-        Completion(all_ids[i].tolist(), all_logprobs[i].tolist(), bool(all_cut[i].item())) for i in range(len(all_ids))
-    ]
+    return [Completion(all_ids[i].tolist(), all_logprobs[i].tolist(), bool(all_cut[i])) for i in range(len(all_ids))]
 
 
 class SharedVerifier:

@@ -85,6 +85,13 @@ class ServedVllm(VllmEngine):
                 f"the server at {settings.url} runs with --logprobs-mode {mode}, and so returns log-probs of another "
                 f"distribution than the one it draws from: {START}, or with --logprobs-mode processed_logprobs"
             )
+        if not served["model_config"]["dtype"].endswith("float32") and (
+            served["model_config"]["hf_overrides"].get("head_dtype") != "float32"
+        ):
+            raise UserError(
+                f"the server at {settings.url} rounds its logits to {served['model_config']['dtype']}, which moves "
+                f'log-probs by more than all else: {START}, or with --hf-overrides \'{{"head_dtype": "float32"}}\''
+            )
         self.block_size = int(served["cache_config"]["block_size"])
         # A policy that nobody trains is read as the server reads it.
         passes = dtype or getattr(torch, served["model_config"]["dtype"].removeprefix("torch."))

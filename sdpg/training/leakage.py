@@ -16,11 +16,14 @@ COLUMNS = ("leak_mentions", "leak_spans")
 QUOTED = 4
 """The number of words in a row that make a quotation if they stand in the student prompt too; fewer may be chance."""
 WORD = re.compile(r"\w+")
+SPACED = str.maketrans({chr(code): " " for code in range(128) if not WORD.match(chr(code))})
+"""The ASCII characters that are no part of a word, and a space: looking them up is faster than matching."""
 
 
 def words(text: str) -> list[str]:
     """Returns the runs of letters, digits and underscores in lower case, without spacing, signs and backslashes."""
-    return WORD.findall(text.casefold())
+    folded = text.casefold()
+    return folded.translate(SPACED).split() if folded.isascii() else WORD.findall(folded)
 
 
 class WordRuns:
@@ -110,20 +113,38 @@ def mentions(texts: Sequence[str], patterns: Sequence[str]) -> list[bool]:
     RE2 matches in time linear in the text, whatever the pattern is. Runs of whitespace count as one space, so that a
     pattern need not consider line breaks.
     """
-    matched = [False] * len(texts)
-    array = pa.array([" ".join(text.split()) for text in texts], pa.large_string())
-    for pattern in patterns:
-        options = pc.MatchSubstringOptions(pattern, ignore_case=True)
-        matches = pc.call_function("match_substring_regex", [array], options).to_pylist()
-        matched = [a or b for a, b in zip(matched, matches, strict=True)]
-    return matched
+    if not patterns:
+        return [False] * len(texts)
+    return _match_any(pa.array([" ".join(text.split()) for text in texts], pa.large_string()), patterns)
+
+
+def _match_any(array: pa.Array, patterns: Sequence[str]) -> list[bool]:
+    """Matches all patterns in one pass, or in several where they are too much for RE2 together."""
+    options = pc.MatchSubstringOptions("|".join(f"(?:{pattern})" for pattern in patterns), ignore_case=True)
+    try:
+        return pc.call_function("match_substring_regex", [array], options).to_pylist()
+    except pa.ArrowInvalid:
+        if len(patterns) == 1:
+            raise
+    half = len(patterns) // 2
+    first, second = (_match_any(array, some) for some in (patterns[:half], patterns[half:]))
+    return [a or b for a, b in zip(first, second, strict=True)]
 
 
 def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
     """Says of each of G responses whether it repeats at least ``span_words`` words of the problem's solution; see
     :func:`copied_words`."""
-    solution, prompt = WordRuns(words(problem.solution)), WordRuns(words(problem.student_prompt))
-    return [copied_words(words(text), solution, prompt) >= span_words for text in texts]
+    copied, completions = words(problem.solution), [words(text) for text in texts]
+    solution, prompt = WordRuns(copied), WordRuns(words(problem.student_prompt))
+    # A run of ``span_words`` words holds one of these blocks whole: most responses have none, and need no closer look.
+    size = (span_words + 1) // 2
+    blocks = [f" {' '.join(copied[at : at + size])} " for at in range(0, len(copied) - size + 1, size)]
+    joined = (f" {' '.join(completion)} " for completion in completions)
+    suspects = [any(block in text for block in blocks) for text in joined]
+    return [
+        suspect and copied_words(completion, solution, prompt) >= span_words
+        for suspect, completion in zip(suspects, completions, strict=True)
+    ]
 
 
 def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: WatchParams) -> dict[str, float | None]:

@@ -1,14 +1,13 @@
 """Computes the metrics of a training step; docs/metrics.md defines each with its estimator."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from sdpg.models.columns import TokenColumn
+from sdpg.models.columns import TokenColumn, mean_of
 from sdpg.objective.outcomes import OUTCOMES
 from sdpg.params import MethodParams
 from sdpg.records import watch
@@ -44,8 +43,7 @@ def metric_columns() -> list[str]:
     ]  # fmt: skip
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+NOTHING: NDArray[np.float64] = np.zeros(0)
 
 
 def _numbers(column: TokenColumn) -> NDArray[np.float64]:
@@ -70,32 +68,32 @@ def _clip_fractions(step: Step, method: MethodParams) -> dict[str, float | None]
     return {"clip_fraction": int(cut.sum()) / len(ratio), **shares}
 
 
-def _mismatch(step: Step) -> list[float]:
+def _mismatch(step: Step) -> NDArray[np.float64]:
     """Returns |log π_θ - log π_rollout| of each trained token."""
     if (trained := step.update.columns.get("logprob")) is None:
-        return []
+        return NOTHING
     sampled = step.rollout_logprob.only(set(trained.rows))
-    return np.abs(_numbers(trained) - _numbers(sampled)).tolist()
+    return np.abs(_numbers(trained) - _numbers(sampled))
 
 
-def _log_ratios(step: Step) -> list[float]:
+def _log_ratios(step: Step) -> NDArray[np.float64]:
     """Returns log w = log π_θ - log π_ref of each token whose π_ref the loss read."""
     if (reference := step.update.columns.get("ref_logprob")) is None:
-        return []
+        return NOTHING
     ours = step.update.columns["logprob"].only(set(reference.rows))
-    return (_numbers(ours) - _numbers(reference)).tolist()
+    return _numbers(ours) - _numbers(reference)
 
 
-def _entropies(step: Step) -> list[float]:
+def _entropies(step: Step) -> NDArray[np.float32]:
     """Returns each token's entropy, exact where the rollout was trained on.
 
     For rollouts without a training pass the sampler's log-probs are used, an unbiased estimate of the same entropy.
     """
     exact, sampled = step.update.columns.get("entropy"), step.rollout_logprob
     if exact is None:
-        return (-_numbers(sampled)).tolist()
+        return -sampled.values.numpy()
     rest = sampled.only(set(sampled.rows) - set(exact.rows))
-    return [*exact.numbers(), *(-_numbers(rest)).tolist()]
+    return np.concatenate([exact.values.numpy(), -rest.values.numpy()])
 
 
 def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
@@ -107,24 +105,24 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
     groups = [rewards[start : start + siblings] for start in range(0, count, siblings)]
     mismatch, log_w, columns = _mismatch(step), _log_ratios(step), step.update.columns
     return {
-        "reward": _mean(rewards),
+        "reward": mean_of(np.array(rewards)),
         "accuracy": statuses[Status.CORRECT] / count,
-        "length": _mean(lengths),
+        "length": mean_of(np.array(lengths)),
         "response_tokens": float(sum(lengths)),
         "truncated": sum(step.sampled.truncated) / count,
         **{f"status_{status}": statuses[status] / count for status in Status},
         "gate_rate": float(step.experience.gates.mean()),
         "zero_variance_groups": sum(min(group) == max(group) for group in groups) / len(groups),
-        "entropy": _mean(_entropies(step)),
+        "entropy": mean_of(_entropies(step)),
         "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
         "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),
-        "kl_to_reference_k1": _mean(log_w),
-        "kl_to_reference_k3": _mean([math.expm1(-value) + value for value in log_w]),
+        "kl_to_reference_k1": mean_of(log_w),
+        "kl_to_reference_k3": mean_of(np.expm1(-log_w) + log_w),
         "ratio": _column_mean(columns, "ratio"),
         **_clip_fractions(step, method),
         "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting == "rlsd" else None,
-        "sampler_mismatch": _mean(mismatch),
-        "sampler_mismatch_max": max(mismatch, default=None),
+        "sampler_mismatch": mean_of(mismatch),
+        "sampler_mismatch_max": float(mismatch.max()) if len(mismatch) else None,
         "loss": step.update.loss,
         "grad_norm": step.update.grad_norm,
         "lr": step.update.lr,

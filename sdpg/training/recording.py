@@ -35,13 +35,12 @@ class BackgroundWriter:
             self._finish_first()
 
     def _finish_first(self) -> None:
-        path, written = self.files[0]
+        path, written = self.files.popleft()
         try:
             written.result()
         except Exception as error:
             error.add_note(f"This happened while {path} was written.")
             raise
-        self.files.popleft()
 
     def __enter__(self) -> Self:
         return self

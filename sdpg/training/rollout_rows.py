@@ -74,9 +74,10 @@ def token_columns(step: Step, pieces: TokenPieces) -> dict[str, pa.ListArray]:
 
 def _over(first: TokenColumn, second: TokenColumn | None) -> TokenColumn:
     """Returns the first column, and the second one's values of rollouts that the first lacks."""
-    if second is None:
+    rest = set(second.rows) - set(first.rows) if second else set()
+    if second is None or not rest:
         return first
-    return join_columns([{"": first}, {"": second.only(set(second.rows) - set(first.rows))}])[""]
+    return join_columns([{"": first}, {"": second.only(rest)}])[""]
 
 
 def _signal_lists(column: TokenColumn, count: int) -> pa.ListArray:

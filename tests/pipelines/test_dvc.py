@@ -117,10 +117,8 @@ EVALUATION = {f"evaluate@{method}-0" for method in METHODS}
 @pytest.mark.parametrize(
     ("path", "old", "new", "again"),
     [
-        ("sdpg/training/trainer.py", r"\Z", "\n\n# Nothing that counts.\n", set()),
-        ("sdpg/training/trainer.py", r'\A"""', '"""Some more words. ', set()),
+        ("sdpg/training/trainer.py", r'\A"""', '# Nothing that counts.\n"""Some more words. ', set()),
         ("sdpg/training/trainer.py", r"\Z", "\nONE_MORE = 1\n", TRAINING),
-        ("sdpg/results/tables.py", r"\Z", "\nONE_MORE = 1\n", {"tabulate"}),
         ("sdpg/results/templates/report.html.j2", r"\A", "{# more #}", {"tabulate"}),
         ("sdpg/problems/synthetic.py", r"\Z", "\nONE_MORE = 1\n", {"prepare", "base", *TRAINING, *EVALUATION}),
     ],

@@ -1,18 +1,22 @@
 """Tests the rehearsal of qwen3-4b: what sets its profile apart, and the inputs that it reads."""
 
 from pathlib import Path
+import socket
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from pipelines.rehearsal import write_inputs
+from pipelines import rehearse
+from pipelines.rehearsal import HELD_OUT, rehearsal_changes, write_inputs
 from sdpg.errors import UserError
 from sdpg.files import read_json_lines, write_json_lines
 from sdpg.models.loading import load_model
 from sdpg.objective.advantages import group_advantages
 from sdpg.params import HubModel, Params, load_params, read_yaml
 from sdpg.params.configure import configure
+from sdpg.params.vllm import VllmServer
 from sdpg.planning.plan import planned_params
 from sdpg.problems.prepare import prepare
 from sdpg.problems.prompts import prompt_ids
@@ -50,6 +54,41 @@ def test_it_is_qwen3_4b_but_for_paths_sizes_steps_and_batches(project: Path) -> 
     large, small = trees
     assert large.keys() == small.keys()
     assert {key for key in large if large[key] != small[key]} == DIFFERENCES
+
+
+QWEN = ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b")
+
+
+def test_the_profile_is_what_the_command_makes_of_qwen3_4b(project: Path) -> None:
+    configure(project, profile="rehearsal", preset="paper")
+    expected = load_params(project / "params.yaml")
+    configure(project, profile="qwen3-4b", changes=rehearsal_changes("qwen3-4b", project))
+    assert load_params(project / "params.yaml") == expected
+    assert planned_params("qwen3-4b", project, rehearsal_changes("qwen3-4b", project)) == expected
+
+
+@pytest.mark.parametrize("profile", QWEN)
+@pytest.mark.parametrize(("server", "lora"), [(False, False), (True, False), (False, True), (True, True)])
+def test_every_profiles_path_is_rehearsed_with_a_server_and_with_lora(
+    project: Path, profile: str, server: bool, lora: bool
+) -> None:
+    url = "http://127.0.0.1:8123" if server else None
+    changes = rehearsal_changes(profile, project, url, lora)
+    real, small = planned_params(profile, project), planned_params(profile, project, changes)
+    trees = [leaves(one.model_dump(mode="json")) for one in (real, small)]
+    different = {key for key in trees[0].keys() | trees[1].keys() if trees[0].get(key) != trees[1].get(key)}
+    allowed = DIFFERENCES | {"/data/benchmarks/gsm8k/problems"}
+    if server:
+        allowed |= {key for tree in trees for key in tree if key.startswith("/rollout/vllm")}
+        assert isinstance(small.rollout.vllm, VllmServer) and small.rollout.vllm.url == url
+    if lora:
+        allowed |= {key for tree in trees for key in tree if key.startswith("/train/lora")}
+        assert small.train.lora is not None and small.train.lora.target_modules == "all-linear"
+    assert different <= allowed
+    assert small.profile == "rehearsal"
+    # One process where the profile has one.
+    processes = 1 if real.train.distributed.processes == 1 else 2
+    assert small.train.distributed == real.train.distributed.model_copy(update={"processes": processes})
 
 
 COUNTS = {"aime24": 30, "aime25": 30, "amc23": 40}
@@ -147,3 +186,79 @@ def test_what_other_profiles_read_is_left_alone(project: Path) -> None:
     real = load_params(project / "params.yaml")
     assert (real.data.folder, real.base.folder) == ("inputs/problems", "inputs/models")
     assert Path(rehearsal.data.folder).parent == Path(rehearsal.base.folder).parent == Path("inputs/rehearsal")
+
+
+def test_gsm8ks_form_is_made_up_in_the_hubs_layout(tmp_path: Path) -> None:
+    params = planned_params("qwen3-0.6b", ROOT, rehearsal_changes("qwen3-0.6b", ROOT))
+    data = params.data.model_copy(update={"folder": str(tmp_path / "problems")})
+    base = params.base.model_copy(update={"folder": str(tmp_path / "models")})
+    params = params.model_copy(update={"data": data, "base": base})
+    # No file of the user's is read.
+    assert len(write_inputs(params, tmp_path / "nowhere")) == 2
+    prepared = prepare(params)
+    assert {name: len(rows.rows) for name, rows in prepared.benchmarks.items()} == {"gsm8k": HELD_OUT}
+    assert (len(prepared.train.rows), len(prepared.validation.rows)) == (72, 8)
+    row = prepared.train.rows[2]
+    assert row.answer in "0123456789" and row.solution and "####" not in row.solution
+    assert row.solution in (row.teacher_prompt or "")
+
+
+@pytest.fixture
+def serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The parameters of a rehearsal with a server at a free port, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    return planned_params("qwen3-4b", ROOT, rehearsal_changes("qwen3-4b", ROOT, url))
+
+
+def answers(url: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) == 0
+
+
+def test_the_server_is_there_within_the_block_and_gone_after_it(
+    serving: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(serving.rollout.vllm, VllmServer)
+    url = serving.rollout.vllm.url
+    code = f"""
+import http.server, time
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+time.sleep(1.5)  # as a server that takes time to start
+http.server.HTTPServer(("127.0.0.1", {url.rpartition(":")[2]}), Health).serve_forever()
+"""
+    monkeypatch.setattr(rehearse, "server_command", lambda params: [sys.executable, "-c", code])
+    with rehearse.served(serving):
+        assert answers(url)
+        with pytest.raises(UserError, match=r"listens on 127\.0\.0\.1:\d+ already"), rehearse.served(serving):
+            pass
+        assert answers(url), "somebody else's server is left alone"
+    assert not answers(url)
+    with pytest.raises(ZeroDivisionError), rehearse.served(serving):
+        raise ZeroDivisionError
+    assert not answers(url)
+
+
+def test_a_server_that_ends_at_once_is_reported_with_its_last_words(
+    serving: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearse, "server_command", lambda params: [sys.executable, "-c", "raise SystemExit('no KV')"])
+    message = r"did not start; \.state/rehearsal-server\.log ends with:\nno KV"
+    with pytest.raises(UserError, match=message), rehearse.served(serving):
+        pass
+
+
+def test_without_a_server_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearse, "server_command", lambda params: pytest.fail("a server is started"))
+    with rehearse.served(planned_params("rehearsal", ROOT)):
+        pass
+
+
+def test_the_server_starts_from_the_rehearsals_model(serving: Params) -> None:
+    command = rehearse.server_command(serving)
+    assert command[2:5] == ["pipelines.serve", "--model", "inputs/rehearsal/models/rehearsal/random-weights"]
+    assert "--eager" in command and "--kv-cache-megabytes" in command

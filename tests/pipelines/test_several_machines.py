@@ -50,7 +50,9 @@ def test_each_machine_launches_its_share_under_its_number(tmp_path: Path, monkey
     for machine in (0, 1):
         launch(params, "pipelines.train", ["grpo", "0"], machine)
     assert [" --machine_rank 0 " in " ".join(command) for command in commands] == [True, False]
-    assert " --num_processes 4 --machine_rank 1 --module pipelines.train grpo 0" in " ".join(commands[1])
+    assert " --num_processes 4 --machine_rank 1 --mixed_precision no --module pipelines.train grpo 0" in " ".join(
+        commands[1]
+    )
     for wrong in (2, -1):
         with pytest.raises(UserError, match=f"--machine-rank is {wrong}, but the run is on 2 machines"):
             launch(params, "pipelines.train", ["grpo", "0"], wrong)

@@ -12,8 +12,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from pipelines import plan as command
 from sdpg.errors import UserError
+from sdpg.objective.methods import reads_whole_responses
 from sdpg.params import BaseParams, HubModel, HubSource
 from sdpg.params.lora import LoraParams
+from sdpg.params.method import OwnTerm
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.fits import standing_bytes
 from sdpg.planning.machines import Machine, machines
@@ -135,6 +137,24 @@ def test_which_passes_a_method_makes() -> None:
     assert work["beta0"].teacher == 0
     more = method_work(shape, params, params.methods["grpo"], assumed, 1000, checkpointing=True)
     assert more.student == pytest.approx(4 * student)
+
+
+def test_losses_over_whole_responses_read_all_logits_twice() -> None:
+    params = planned_params("qwen3-4b")
+    shape, assumed = KNOWN["Qwen/Qwen3-4B"], Assumptions(gate_rate=0.25, mixed_rate=0.5)
+    plain = params.methods["sdpg-ufkl"]
+    term = OwnTerm(kind="import", path="own:length", coefficient=1.0, whole_responses=True)
+    whole = plain.model_copy(update={"terms": {"length": term}})
+    assert reads_whole_responses(whole) and not reads_whole_responses(plain)
+    once, twice = (method_work(shape, params, one, assumed, 1000) for one in (plain, whole))
+    rows, head = 400 * 128 * 8, head_flops(shape, 1000)
+    gate = 0.25 * 399 / 400
+    assert once.head == pytest.approx(rows * head * (4 + gate))
+    assert twice.head == pytest.approx(rows * head * (5 + 2 * gate))
+    assert (twice.student, twice.teacher, twice.reference) == (once.student, once.teacher, once.reference)
+    # All response tokens of a micro-batch, six lines of 1,200, in one chunk: read once.
+    large = params.train.model_copy(update={"head_megabytes": -(-6000 * 2 * 4 * 151_936 >> 20)})
+    assert method_work(shape, params.model_copy(update={"train": large}), whole, assumed, 1000).head == once.head
 
 
 def test_an_adapter_saves_the_weights_gradients() -> None:
@@ -343,7 +363,8 @@ def test_the_report_says_what_it_assumed_and_leaves_params_yaml_alone(
         "409,600", "40 evaluations × 100 problems × 32", "128,000", "Assumptions, none of them measured",
         "gate open for 20% of the rollouts (--gate-rate)", "nothing of it was measured", "as params.yaml says",
         "params.yaml says FSDP2 × 8, checkpointing*, which is more GPUs than these.", "vLLM's KV cache",
-        "Hours of one run as FSDP2 × 8, checkpointing*", "88 sequences in flight", "sleep has\nnot been tested",
+        "Hours of one run as FSDP2 × 8, checkpointing*", "88 sequences in flight", "verifying,",
+        "sleep has\nnot been tested",
     ):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) <= 145

@@ -9,7 +9,15 @@ import pytest
 
 from sdpg.params import Params
 from sdpg.params.vllm import VllmInProcess, VllmServer
-from sdpg.planning.generation import GRAPHS, ServedMemory, VllmMemory, full_length, largest_generation, longest_in_cache
+from sdpg.planning.generation import (
+    GRAPHS,
+    ServedMemory,
+    VllmMemory,
+    canary_pass,
+    full_length,
+    largest_generation,
+    longest_in_cache,
+)
 from sdpg.planning.machines import machines
 from sdpg.planning.memory import Generation, Layout, forward_only, plan_memory
 from sdpg.planning.plan import (
@@ -27,6 +35,7 @@ from sdpg.planning.plan import (
 from sdpg.planning.report import report
 from sdpg.planning.shapes import KNOWN, shape_of
 from sdpg.planning.work import Assumptions
+from sdpg.rollouts import canary
 
 ROOT = Path(__file__).parents[2]
 SHAPE = KNOWN["Qwen/Qwen3-4B"]
@@ -69,10 +78,11 @@ def test_asleep_vllm_keeps_its_graphs_alone_and_awake_all_of_it() -> None:
         assert asleep.phases[phase] == none.phases[phase] + GRAPHS
         assert awake.phases[phase] == none.phases[phase] + GRAPHS + own
     # While it generates there is no difference, but for the largest weight, handed over whole beside the cache.
-    workspace = largest_generation(planned(), 80 * GIB).workspace(SHAPE)  # type: ignore[attr-defined]
+    passing = canary_pass(SHAPE, SHARDS, True, None)
+    assert passing > largest_generation(planned(), 80 * GIB).workspace(SHAPE)  # type: ignore[attr-defined]
     stays = sum(none.stays.values())
-    assert asleep.phases["generation"] == stays + GRAPHS + own + workspace
-    assert awake.phases["generation"] == stays + GRAPHS + own + max(workspace, 4 * SHAPE.embedding)
+    assert asleep.phases["generation"] == stays + GRAPHS + own + passing
+    assert awake.phases["generation"] == stays + GRAPHS + own + max(passing, 4 * SHAPE.embedding)
     assert "vLLM's CUDA graphs" not in memory_of(SHAPE, planned(eager=True), SHARDS).stays
 
 
@@ -81,15 +91,19 @@ def test_a_server_takes_nothing_but_the_pass_that_checks_it() -> None:
     assert isinstance(largest_generation(params, 80 * GIB), ServedMemory)
     alone, sharded = memory_of(SHAPE, params, Layout()), memory_of(SHAPE, params, SHARDS)
     # bfloat16 copies of all weights on one GPU; under FSDP2 two layers and the embedding.
-    assert alone.generation == {"the canary's pass": forward_only(SHAPE, 64, True, True)}
-    assert forward_only(SHAPE, 64, True, True) > 2 * 35 * SHAPE.layer_products
-    assert sharded.generation == {"the canary's pass": 2 * (2 * SHAPE.layer + SHAPE.embedding)}
+    tokens = canary.PROMPTS * (canary.LONGEST_PROMPT + canary.TOKENS)
+    whole = forward_only(SHAPE, tokens, True, True) + canary.HEAD_BYTES
+    assert alone.generation == {"the canary's pass": whole}
+    assert whole > 2 * 35 * SHAPE.layer_products
+    parts = 2 * (2 * SHAPE.layer + SHAPE.embedding) + canary.HEAD_BYTES
+    assert sharded.generation == {"the canary's pass": parts + forward_only(SHAPE, tokens, True, False)}
     assert sum(alone.stays.values()) == 20 * SHAPE.parameters
 
 
 def test_on_one_gpu_the_canarys_copies_are_more_than_vllms_own_workspace() -> None:
     one = memory_of(SHAPE, planned(), Layout(checkpointing=True))
-    assert one.generation["its activations and logits, or the canary's pass"] == forward_only(SHAPE, 64, True, True)
+    passing = canary_pass(SHAPE, Layout(), True, None)
+    assert one.generation["its activations and logits, or the canary's pass"] == passing
 
 
 def test_a_share_of_the_gpu_is_vllms_as_a_whole() -> None:

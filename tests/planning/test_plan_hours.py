@@ -12,6 +12,7 @@ from sdpg.params.lora import LoraParams
 from sdpg.params.vllm import VllmServer
 from sdpg.planning.hours import (
     Sampler,
+    around_hours,
     compute_hours,
     generation_hours,
     samplers,
@@ -24,7 +25,7 @@ from sdpg.planning.memory import Layout
 from sdpg.planning.plan import planned_params
 from sdpg.planning.shapes import KNOWN
 from sdpg.planning.traffic import micro_batch_rounds, run_traffic
-from sdpg.planning.work import CARDS, Assumptions, Range, count_completions, method_work
+from sdpg.planning.work import CARDS, Assumptions, Range, count_completions, forward_flops, method_work
 
 ROOT = Path(__file__).parents[2]
 SHAPE = KNOWN["Qwen/Qwen3-4B"]
@@ -201,10 +202,10 @@ def test_who_generates_is_what_params_yaml_says() -> None:
     # 56,320 MiB of 144 KiB a token.
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (True, 2, 88, 8)
     assert training.room == 56_320 * 1024 / 144
-    assert (alone.batch, alone.engines, alone.room) == (96, 1, training.room)
+    assert (alone.batch, alone.engines, alone.room) == (96, 8, training.room)
     training, alone = samplers(SHAPE, with_transformers("qwen3-4b"), SHARDS, EIGHT)
     assert (training.vllm, training.itemsize, training.batch, training.engines) == (False, 4, 16, 8)
-    assert (alone.batch, alone.engines, alone.room) == (88, 1, math.inf)
+    assert (alone.batch, alone.engines, alone.room) == (88, 8, math.inf)
     served = changed(params, "rollout", vllm=VllmServer(mode="server", request_seeds=False))
     training, _ = samplers(SHAPE, served, SHARDS, EIGHT)
     assert (training.engines, training.seeded) == (1, False)
@@ -221,7 +222,7 @@ def test_vllm_instead_takes_the_place_of_transformers_own_weights() -> None:
     )
 
 
-def test_a_finished_policy_is_asked_by_one_process() -> None:
+def test_a_finished_policy_is_asked_by_all_processes_in_portions() -> None:
     params, assumed = planned_params("qwen3-4b"), Assumptions()
     counts = count_completions(params)
 
@@ -229,14 +230,56 @@ def test_a_finished_policy_is_asked_by_one_process() -> None:
         return sampling_hours(SHAPE, params, counts, H100, assumed, *samplers(SHAPE, params, layout, machine))
 
     one, eight = hours(Layout(), ONE), hours(SHARDS, EIGHT)
-    assert (one.final, one.base) == (eight.final, eight.base)
+    # Eight portions one after the other, or side by side.
+    assert one.final.low > 4 * eight.final.low and one.base.low > 4 * eight.base.low
     assert one.rollouts.low > 4 * eight.rollouts.low and one.in_training.low > 4 * eight.in_training.low
     assert eight.evaluation == eight.in_training + eight.final
     assert one.rollouts == generation_hours(
-        SHAPE, 409_600, 400, 4096, H100, assumed, samplers(SHAPE, params, Layout(), ONE)[0]
+        SHAPE, 409_600, 400, 4096, H100, assumed, samplers(SHAPE, params, Layout(), ONE)[0], 8
     )
     # 40 evaluations of 132 problems, 32 samples each; of the policy, those 32 and a greedy one, in two calls.
     training, alone = samplers(SHAPE, params, SHARDS, EIGHT)
-    assert eight.in_training == generation_hours(SHAPE, 40 * 132 * 32, 40, 4096, H100, assumed, training)
-    assert eight.final == generation_hours(SHAPE, 132 * 33, 2, 4096, H100, assumed, alone)
-    assert eight.base == generation_hours(SHAPE, 132 * 33 + 62 * 32, 3, 4096, H100, assumed, alone)
+    assert eight.in_training == generation_hours(SHAPE, 40 * 132 * 32, 40, 4096, H100, assumed, training, 32)
+    assert eight.final == generation_hours(SHAPE, 132 * 33, 2, 4096, H100, assumed, alone, 33 / 2)
+    assert eight.base == generation_hours(SHAPE, 132 * 33 + 62 * 32, 3, 4096, H100, assumed, alone, 65 / 3)
+    single = samplers(SHAPE, params, Layout(), ONE)[1]
+    assert one.final == generation_hours(SHAPE, 132 * 33, 16, 4096, H100, assumed, single, 33 / 2)
+
+
+def test_siblings_prompt_is_read_once_and_takes_room_once() -> None:
+    assumed = Assumptions(response_share=Range(0.5, 0.5), student_prompt=800, training_mfu=Range(0.5, 0.25))
+    arguments = (SHAPE, 640, 1, 1000, H100, assumed)
+    wide = Sampler(True, 2, 64)
+    alone, eight = generation_hours(*arguments, wide), generation_hours(*arguments, wide, 8)
+    # 640 prompts of 800 tokens, or 80 of them.
+    saved = 560 * forward_flops(SHAPE, 800, 800) / 989e12
+    assert (alone.low - eight.low) * 3600 == pytest.approx(saved / 0.5)
+    assert (alone.high - eight.high) * 3600 == pytest.approx(saved / 0.25)
+    # 600 tokens each where eight share 800, instead of 1,300.
+    tight = generation_hours(*arguments, Sampler(True, 2, 64, room=38_400), 8)
+    assert tight == eight
+    assert generation_hours(*arguments, Sampler(True, 2, 64, room=38_400)).low > alone.low
+    # transformers copies keys and values to each sibling.
+    slow = Sampler(False, 4, 64, room=83_200)
+    assert generation_hours(*arguments, slow, 8).low == generation_hours(*arguments, replace(slow, room=1e9), 8).low
+
+
+def test_what_the_trainer_does_around_generation_and_update() -> None:
+    params = planned_params("qwen3-4b")
+    assumed = Assumptions(response_share=Range(0.5, 1.0), around_seconds=Range(2, 3), wake_seconds=Range(1, 2))
+    found = around_hours(SHAPE, params, SHARDS, H100, assumed)
+    # 400 steps of 1,024 responses of 2,048 or 4,096 tokens.
+    millions = 400 * 1024 * 2048 / 1e6
+    assert (found.records.low, found.records.high) == pytest.approx((2 * millions / 3600, 2 * 3 * millions / 3600))
+    # Float32 is read and bfloat16 written, once a step.
+    moved = 6 * SHAPE.parameters / 3.35e12
+    assert found.handover.low == pytest.approx(400 * (moved / 0.7 + 1) / 3600)
+    assert found.handover.high == pytest.approx(400 * (moved / 0.35 + 2) / 3600)
+    assert found.together.low == found.records.low + found.handover.low
+    served = changed(params, "rollout", vllm=VllmServer(mode="server"))
+    by_files = around_hours(SHAPE, served, SHARDS, H100, assumed).handover
+    assert by_files.low == pytest.approx(400 * 4 * SHAPE.parameters / 2e9 / 3600)
+    # The trained module itself generates, or beside shards a copy of it.
+    assert around_hours(SHAPE, with_transformers("qwen3-4b"), Layout(), H100, assumed).handover == Range(0, 0)
+    copied = around_hours(SHAPE, with_transformers("qwen3-4b"), SHARDS, H100, assumed).handover
+    assert copied.low == pytest.approx(400 * 8 * SHAPE.parameters / (0.7 * 3.35e12) / 3600)

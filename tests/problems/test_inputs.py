@@ -85,7 +85,8 @@ def test_files_put_where_the_message_says_are_used_without_the_hub(offline: Path
     prepared = prepare(settings)
     assert len(prepared.benchmarks["sums"].rows) == 6
     write_prepared(prepared, Path("data"))
-    assert load_model(build_base(settings)).config.hidden_size == 32
+    folder = build_base(settings)
+    assert folder is not None and load_model(folder).config.hidden_size == 32
 
 
 @pytest.mark.parametrize(

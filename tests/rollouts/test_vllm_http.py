@@ -29,7 +29,12 @@ class Pretended:
     def __init__(self, model: Any) -> None:
         self.model, self.version, self.asked = model, "default", []
         self.config = {
-            "model_config": {"logprobs_mode": "processed_logprobs", "max_model_len": 120, "dtype": "torch.float32"},
+            "model_config": {
+                "logprobs_mode": "processed_logprobs",
+                "max_model_len": 120,
+                "dtype": "torch.float32",
+                "hf_overrides": {},
+            },
             "cache_config": {"block_size": 32},
         }
         self.overrides: dict[str, tuple[int, Any]] = {}
@@ -149,7 +154,7 @@ def test_each_stop_id_of_the_models_generation_settings_ends_a_response(pretende
 
 
 def test_a_policy_that_nobody_trains_is_compared_in_the_servers_own_type(pretended: Pretended, tmp_path: Path) -> None:
-    pretended.config["model_config"]["dtype"] = "torch.bfloat16"
+    pretended.config["model_config"] |= {"dtype": "torch.bfloat16", "hf_overrides": {"head_dtype": "float32"}}
     settings = VllmServer(mode="server", weights_folder=str(tmp_path / "weights"))
     with serving(pretended) as url:
         settings = settings.model_copy(update={"url": url})
@@ -208,6 +213,9 @@ def test_a_server_of_other_logprobs_or_too_short_sequences_is_refused(pretended:
     with serving(pretended) as url:
         with pytest.raises(UserError, match=r"take 130 tokens, but the server .* for sequences of 120"):
             client(url, tmp_path, longest=130)
+        pretended.config["model_config"]["dtype"] = "torch.bfloat16"
+        with pytest.raises(UserError, match=r"rounds its logits to torch\.bfloat16.*--hf-overrides '{\"head_dtype\""):
+            client(url, tmp_path)
         pretended.config["model_config"]["logprobs_mode"] = "raw_logprobs"
         with pytest.raises(UserError, match=r"--logprobs-mode raw_logprobs"):
             client(url, tmp_path)

@@ -21,7 +21,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     clone(folder, " ".join(METHODS), "rehearsal")
     write_benchmarks(folder / "jsonl")
-    run(folder, "python", "-m", "pipelines.rehearse", "--dir", "jsonl")
+    run(folder, "python", "-m", "pipelines.rehearse", "--dir", "jsonl", "--inputs-only", "--methods", " ".join(METHODS))
     done = run(folder, "dvc", "repro")
     (folder / "said").write_text(done.stdout + done.stderr)
     return folder

@@ -154,14 +154,14 @@ def test_a_server_that_is_killed_ends_the_run_with_a_message_and_the_run_goes_on
     settings: dict[str, Any] = {"steps": 4, "eval_every": 4, "checkpoint_every": 1, "record_every": 2}
 
     def doomed(trainer: Any) -> None:
-        rollouts = trainer.rollouts
+        sample = trainer.sample
 
-        def killing(chosen: Any, step: int, watch: Any) -> Any:
+        def killing(step: int) -> Any:
             if step == 3:
                 server.kill()
-            return rollouts(chosen, step, watch)
+            return sample(step)
 
-        trainer.rollouts = killing
+        trainer.sample = killing
 
     with pytest.raises(UserError, match=r"\(rollout.vllm.url\) cannot be reached.*goes on from its last checkpoint"):
         train(world, server.settings, tmp_path, doomed, **settings)

@@ -145,10 +145,10 @@ def test_retry_after_is_honoured_by_all(store: AnswerStore) -> None:
 def test_an_answer_that_drips_is_given_up_at_the_time_limit(store: AnswerStore) -> None:
     dripping = Reply(body=GOOD, drip=0.05, paid=True)
     with paid_server(lambda call: dripping if call.nth == 1 and "0+1" in call.question else right(call)) as server:
-        begin = time.monotonic()
         asked = Asked(server, store, timeout=1.0)
         assert all(one.failure is None for one in asked.ask())
-    assert time.monotonic() - begin < 0.8 * 0.05 * len(GOOD) and asked.source.used()["lost"] == 1
+    # Waited for to its end, it would be an answer.
+    assert asked.source.used()["lost"] == 1
 
 
 def test_a_pause_that_is_too_long_ends_it(store: AnswerStore) -> None:

@@ -5,12 +5,14 @@ import time
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+import pyarrow as pa
 import pytest
 
+from benchmarks import plain_records
 from sdpg.params import load_params
 from sdpg.params.watch import WatchParams
 from sdpg.problems.prompts import PreparedRow
-from sdpg.training.leakage import QUOTED, WordRuns, copied_words, leak_shares, mentions, words
+from sdpg.training.leakage import QUOTED, WORD, WordRuns, copied_words, leak_shares, mentions, repeats, words
 
 ROOT = Path(__file__).parents[2]
 PATTERNS = load_params(ROOT / "params.yaml").watch.mentions
@@ -96,6 +98,33 @@ def test_copied_words_agree_where_texts_hold_each_other(
     completion, solution = start + quoted + middle, quoted + middle + end
     found = copied_words(completion, WordRuns(solution), WordRuns(quoted))
     assert found == quadratic(completion, solution, quoted)
+
+
+@settings(deadline=None)
+@given(st.lists(MORE_LETTERS, min_size=1, max_size=4), MORE_LETTERS, LETTERS, st.integers(1, 7))
+def test_a_response_that_is_not_looked_at_closely_repeats_nothing(
+    completions: list[list[str]], solution: list[str], prompt: list[str], span_words: int
+) -> None:
+    one = problem(" ".join(solution), prompt=" ".join(prompt))
+    texts = [" ".join(completion) for completion in completions]
+    # Half of the responses hold a part of the solution, so that some are long enough.
+    texts = [text + " " + " ".join(solution[index:]) for index, text in enumerate(texts)]
+    assert repeats(texts, one, span_words) == plain_records.repeats(texts, one, span_words)
+
+
+@given(st.text(st.one_of(st.characters(codec="ascii"), st.sampled_from("é数ſK_²"))))
+def test_words_of_ascii_are_those_of_the_pattern(text: str) -> None:
+    assert words(text) == WORD.findall(text.casefold())
+
+
+def test_patterns_that_are_too_much_together_are_matched_apart() -> None:
+    # RE2 takes each of them, and not all of them at once.
+    large = [f"{letter}\\pL{{100}}z" for letter in "abcdefgh"]
+    with pytest.raises(pa.ArrowInvalid, match="too large"):
+        mentions(["text"], ["|".join(large)])
+    texts = ["a" + "é" * 100 + "z", "told", "x", "H" + "h" * 100 + "z", "h" * 100 + "z"]
+    assert mentions(texts, [*large, "told"]) == [True, True, False, True, False]
+    assert mentions(["text", ""], []) == [False, False]
 
 
 @settings(deadline=None)

@@ -44,11 +44,14 @@ def small(**train: Any) -> Params:
         name: method.model_dump(include=method.model_fields_set)
         for name, method in load_params(ROOT / "params.yaml").methods.items()
     }
+    if tree["train"]["updates_per_batch"] > 1:
+        for method in tree["methods"].values():
+            if method["outcome"] == "reinforce":
+                method["outcome"] = "clipped_weight"
     return parse_params(tree)
 
 
-@pytest.fixture(scope="module")
-def world() -> tuple[Any, Any]:
+def make_world() -> tuple[Any, Any]:
     """Prepared data with its tokenizer, and a model that is trained a little, so that rewards vary."""
     params = small()
     prepared = prepare(params)
@@ -57,6 +60,11 @@ def world() -> tuple[Any, Any]:
     held_out = frozenset(row.problem for rows in prepared.benchmarks.values() for row in rows.rows)
     model = pretrain(params.base.model, source.families, params.prompts, prepared.tokenizer, held_out)
     return prepared, model
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Any, Any]:
+    return make_world()
 
 
 def trained(
