@@ -251,8 +251,12 @@ class Courier:
                 sys.stderr.write(f"{folder} stays undelivered for now: {_reason(error)}\n")
         self._cares_for_others = False
 
-    def finish(self) -> None:
-        """Waits for the last deliveries as long as there are any; what is left stays in the queue, and is said."""
+    def finish(self, patience: float | None = None) -> None:
+        """Waits for the last deliveries as long as there are any; what is left stays in the queue, and is said.
+
+        Args:
+            patience: the seconds without a delivery after which it ends; None takes the usual ones.
+        """
         self._queue.close()
         self._ending.set()
         self._queue.added.set()
@@ -260,15 +264,15 @@ class Courier:
         while self._thread.is_alive():
             self._thread.join(0.1)
             now, done = time.monotonic(), self._delivered
-            patience = PATIENCE_REFUSED if self._problem else PATIENCE
+            allowed = patience or (PATIENCE_REFUSED if self._problem else PATIENCE)
             if done != count:
                 last, count = now, done
             if now - shown > SHOWN_EVERY:
                 shown = now
                 why = f" ({_reason(self._problem)})" if self._problem else ""
                 sys.stderr.write(f"{self._name}: {sum(map(waiting, queues()))} events are to be delivered to MLflow; "
-                                 f"waiting {max(0, patience - now + last):.0f} s more{why}\n")  # fmt: skip
-            if now - last > patience:
+                                 f"waiting {max(0, allowed - now + last):.0f} s more{why}\n")  # fmt: skip
+            if now - last > allowed:
                 self._stopped.set()
                 self._thread.join(1)
                 break

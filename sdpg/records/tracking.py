@@ -25,6 +25,8 @@ from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
 NOT_THE_PIPELINES = {"tracking", "tune"}
 """Sections that no stage's result depends on."""
+INTERRUPTED_PATIENCE = 5.0
+"""Seconds without a delivery after which a stage that was told to end waits no longer."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds between two samples of the system metrics."""
 
@@ -153,7 +155,8 @@ def stage_run(
     finally:
         with_parent = stage == "tabulate" and status == "FINISHED"
         queue.append({"kind": "end", "time": _now(), "status": status, "with_parent": with_parent})
-        courier.finish()
+        # Whoever sent SIGTERM kills soon after; what is left then goes out with the next command.
+        courier.finish(INTERRUPTED_PATIENCE if status == "KILLED" else None)
 
 
 def _tags(params: Params) -> dict[str, str]:

@@ -21,7 +21,7 @@ import pytest
 
 from pipelines import deliver
 from pipelines.doctor import set_aside
-from sdpg.errors import UserError
+from sdpg.errors import Interrupted, UserError
 from sdpg.params import Params, TrackingParams, load_params, parse_params, read_yaml
 from sdpg.records import delivery
 from sdpg.records.delivery import deliver_now, waiting
@@ -318,3 +318,13 @@ def test_a_metric_that_is_no_number_is_queued_and_delivered(project: Path) -> No
     assert rows() == expected(1)
     client = MlflowClient("sqlite:///mlflow.db")
     assert len(client.get_metric_history(runs()["grpo-0"].info.run_id, "kl")) == 1
+
+
+def test_a_stage_that_was_told_to_end_is_killed_in_mlflow_and_goes_on_in_its_run(project: Path) -> None:
+    with pytest.raises(Interrupted), stage(params()) as tracked:
+        log(tracked, 1)
+        raise Interrupted("SIGTERM")
+    assert runs()["grpo-0"].info.status == "KILLED"
+    with stage(params(), resume=True) as tracked:
+        log(tracked, 1, 2)
+    assert rows() == expected(1, 2) and runs()["grpo-0"].info.status == "FINISHED"
