@@ -1,4 +1,7 @@
-"""Estimates the hours of a run from operations, bytes and named assumptions. None of it is measured."""
+"""Estimates the hours of a run from operations, bytes and named assumptions; no GPU's hours were measured.
+
+Random numbers take no time here: a response's own seed costs vLLM nothing on a GPU, see docs/vllm.md.
+"""
 
 from dataclasses import dataclass, replace
 import math
@@ -88,7 +91,6 @@ class Sampler:
         batch: the largest number of sequences in flight on one GPU.
         room: tokens that its KV cache holds; sequences that do not fit wait.
         engines: how many GPUs generate side by side.
-        seeded: whether each response has a random source of its own.
     """
 
     vllm: bool
@@ -96,7 +98,6 @@ class Sampler:
     batch: int
     room: float = math.inf
     engines: int = 1
-    seeded: bool = False
 
     def in_flight(self, tokens: float) -> int:
         """Returns how many sequences of so many tokens are in flight at once."""
@@ -119,7 +120,7 @@ def samplers(shape: Shape, params: Params, layout: Layout, machine: Machine) -> 
     else:
         engines, cache = 1, machine.usable - HALF * shape.parameters
     room = cache / kv_per_token(shape, itemsize)
-    alone = Sampler(True, itemsize, params.evaluation.batch, room, engines, settings.request_seeds)
+    alone = Sampler(True, itemsize, params.evaluation.batch, room, engines)
     return replace(alone, batch=rollout.batch), alone
 
 
@@ -131,7 +132,7 @@ def vllm_instead(shape: Shape, params: Params, layout: Layout, machine: Machine)
         replaced = largest_generation(params, device).stays(shape, layout)
         stays = sum(memory_of(shape, params, layout, device).stays.values()) - sum(replaced.values())
     room = machine.usable - stays - HALF * shape.parameters
-    return Sampler(True, HALF, 256, room / kv_per_token(shape, HALF), layout.gpus, True)
+    return Sampler(True, HALF, 256, room / kv_per_token(shape, HALF), layout.gpus)
 
 
 def decode_seconds(
@@ -147,12 +148,11 @@ def decode_seconds(
     flops = batch * decode_flops(shape, prompt, response) / response
     compute = flops / (card.peak_flops * (0.5 if itemsize == HALF else FLOAT_SHARE))
     floor = Range(0.0, 0.0) if sampler.vllm else assumed.launch_seconds.scaled(shape.layers)
-    drawn = assumed.seed_seconds.scaled(batch if sampler.seeded else 0)
     share = assumed.bandwidth_share
     return Range(
         max((weights + cache) / (card.bandwidth * share.low), compute, floor.low),
         max((weights + cache) / (card.bandwidth * share.high), 2 * compute, floor.high),
-    ) + drawn  # fmt: skip
+    )  # fmt: skip
 
 
 def read_seconds(shape: Shape, prompts: float, card: Card, assumed: Assumptions, sampler: Sampler) -> Range:

@@ -251,7 +251,7 @@ def _assumptions(plan: Plan) -> str:
     card = plan.machines[0].card
     per_token = kv_per_token(plan.shape, HALF)
     return "\n".join([
-        "Assumptions, none of them measured:",
+        "Assumptions, none of them measured on a GPU:",
         f"- mean response: {one.response_share.low:.0%} to {one.response_share.high:.0%} of the limit of "
         f"{params.rollout.max_tokens:,} tokens (--response-share)",
         f"- mean prompts: student {one.student_prompt}, teacher {one.teacher_prompt} tokens (--student-prompt, "
@@ -263,12 +263,13 @@ def _assumptions(plan: Plan) -> str:
         f"- generation reaches {one.bandwidth_share.high:.0%} to {one.bandwidth_share.low:.0%} of "
         f"{card.bandwidth / 1e12:.2f} TB/s (--bandwidth); a token of transformers' takes at least "
         f"{one.launch_seconds.low * 1e3:g}–{one.launch_seconds.high * 1e3:g} ms a layer",
-        f"- a token takes {per_token / 2**10:,.0f} KiB in keys and values (bfloat16); a source of random numbers for "
-        f"each response takes {one.seed_seconds.low * 1e6:g}–{one.seed_seconds.high * 1e6:g} µs a token",
+        f"- a token takes {per_token / 2**10:,.0f} KiB in keys and values (bfloat16); a seed for each response "
+        "costs vLLM nothing on a GPU (docs/vllm.md)",
         f"- vLLM: prompts of {BATCHED_TOKENS:,} tokens are read at once, {LOGITS} float32 tensors of logits, CUDA "
         f"graphs of {GRAPHS / GIB:g} GiB, which stay",
         f"- the trainer adds {one.around_seconds.low:g}–{one.around_seconds.high:g} s per million response tokens "
-        "around generation and update (`python -m benchmarks step_overhead` measures it);\n"
+        "around generation and update (docs/speed.md:\n"
+        "  step_overhead and score_rate on two CPU cores; records may be written beside the next step);\n"
         f"  vLLM's sleep, wake-up and canary take {one.wake_seconds.low:g}–{one.wake_seconds.high:g} s a step; weights "
         f"for a server pass files at {one.file_bandwidth.high / 1e9:g}–{one.file_bandwidth.low / 1e9:g} GB/s",
         f"- of N GPUs none waits for another {one.balance.high:.0%} to {one.balance.low:.0%} of the time; traffic "
