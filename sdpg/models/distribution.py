@@ -53,7 +53,7 @@ REMEDY = "run the same command again, and it goes on from the last checkpoint"
 
 @contextmanager
 def joined(params: DistributedParams, device: str = "auto") -> Iterator[Ranks]:
-    """Yields the ranks of this run; each process that was launched joins them.
+    """Yields the ranks of a stage (train, base or evaluate); each process that was launched joins them.
 
     Args:
         params: the section ``train.distributed``.
@@ -85,8 +85,9 @@ def joined(params: DistributedParams, device: str = "auto") -> Iterator[Ranks]:
 def _ranks(params: DistributedParams) -> Ranks:
     if (launched := distributed.get_world_size()) != params.processes:
         raise UserError(
-            f"train.distributed.processes is {params.processes}, but {launched} were launched: start the run by "
-            "`python -m pipelines.train`, which launches as many, or correct the number"
+            f"train.distributed.processes is {params.processes}, but {launched} were launched: start the stage by dvc "
+            "repro, or by its own `python -m pipelines.…` without a launcher, which launches as many, or correct the "
+            "number"
         )
     sharding = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if sharding != (params.strategy == "fsdp2"):

@@ -123,8 +123,9 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str], mac
     if params.strategy == "none":
         if launched and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
-                f"{os.environ['WORLD_SIZE']} processes were launched, but train.distributed.strategy is none, under "
-                "which each would train the whole run: set it to ddp or fsdp2, or start one process"
+                f"{os.environ['WORLD_SIZE']} processes were launched, but train.distributed.strategy is none, or its "
+                "configuration is for several machines and this stage for one process: each would do all of the work. "
+                "Start one process, or set strategy to ddp or fsdp2"
             )
         return
     if launched:

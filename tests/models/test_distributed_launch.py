@@ -143,7 +143,11 @@ def test_processes_that_would_each_train_the_whole_run_are_refused(monkeypatch: 
 @pytest.mark.parametrize(
     ("params", "sharding", "words"),
     [
-        ({"processes": 2, "strategy": "ddp"}, "false", "processes is 2, but 1 were launched"),
+        (
+            {"processes": 2, "strategy": "ddp"},
+            "false",
+            "processes is 2, but 1 were launched: start the stage by dvc",
+        ),
         ({"processes": 1, "strategy": "fsdp2"}, "false", "strategy is fsdp2, but accelerate was launched without FSDP"),
         ({"processes": 1, "strategy": "ddp"}, "true", "strategy is ddp, but accelerate was launched with FSDP"),
     ],
