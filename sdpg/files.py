@@ -82,14 +82,34 @@ def _explain(path: Path, error: OSError | SafetensorError) -> UserError:
                      "free some space or mend the permissions, then run the same command again")  # fmt: skip
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing.
+
+    Raises:
+        UserError: if something else stands in its place or in that of a folder above it, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        for place in (path, *path.parents):
+            if os.path.lexists(place) and not os.path.isdir(place):
+                raise UserError(f"{place} is no folder, and one is needed there: move it away, then run the same "
+                                "command again") from None  # fmt: skip
+        raise _explain(path, error) from error
+
+
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; on success it becomes ``path``, on any failure it is removed.
 
     Raises:
-        UserError: if the disk is full or the place cannot be written; ``path`` keeps what it held.
+        UserError: if the disk is full or the place cannot be written, or ``path`` is a folder; ``path`` keeps what it
+            held.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there: move it away, then run the same "
+                        "command again")  # fmt: skip
     temporary = _temporary(path)
     try:
         yield temporary
@@ -104,8 +124,16 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder; on success it takes the place of ``path``, on any failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields an empty temporary folder; on success it takes the place of ``path``, on any failure it is removed.
+
+    Raises:
+        UserError: if the disk is full or the place cannot be written, or ``path`` is something else than a folder;
+            ``path`` keeps what it held.
+    """
+    make_folder(path.parent)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise UserError(f"{path} is no folder, and one is to be written there: move it away, then run the same command "
+                        "again")  # fmt: skip
     temporary = _temporary(path)
     # A killed process may have left its own behind; what a living one is writing stays.
     for stale in path.parent.glob(f".{escape(path.name)}.*"):

@@ -24,6 +24,7 @@ import psutil
 
 from sdpg import paths
 from sdpg.errors import UserError
+from sdpg.files import make_folder
 
 LOCKS = paths.STATE / "locks"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -61,7 +62,7 @@ def _exclusive(place: str, locks: Path) -> Iterator[None]:
     file = lock_file(place, locks)
     if file in _held:
         raise _in_use(place, _owner())
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:

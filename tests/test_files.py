@@ -4,11 +4,22 @@ from pathlib import Path
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.files import check_within, child, read_json_lines, replaced_file, replaced_folder, write_json, write_text
+from sdpg.files import (
+    check_within,
+    child,
+    make_folder,
+    read_json_lines,
+    replaced_file,
+    replaced_folder,
+    write_json,
+    write_text,
+)
+from sdpg.locks import exclusive
 
 
 def test_a_failure_while_writing_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -64,6 +75,43 @@ def test_a_full_disk_is_one_message_and_the_earlier_file_stays(tmp_path: Path) -
     assert "free some space" in result.stderr and "Traceback" not in result.stderr
     assert target.read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("within", ["reports", "reports/tune", "reports/tune/a/b"])
+@pytest.mark.parametrize("writes", [replaced_file, replaced_folder])
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path, writes: Any, within: str) -> None:
+    (tmp_path / "reports").write_text("mine")
+    refused = pytest.raises(UserError, match=r"/reports is no folder, and one is needed there: move it away")
+    with refused, writes(tmp_path / within / "x"):
+        pytest.fail("nothing may be made for a place that cannot be written")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("reports", "mine")]
+
+
+def test_a_file_and_a_folder_do_not_take_each_others_place(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("")
+    (tmp_path / "table.md").write_text("mine")
+    with pytest.raises(UserError, match=r"/run is a folder, and a file is to be written there"):
+        write_text(tmp_path / "run", "x")
+    with (
+        pytest.raises(UserError, match=r"/table.md is no folder, and one is to be"),
+        replaced_folder(tmp_path / "table.md"),
+    ):
+        pytest.fail("nothing may be made for a place that cannot be written")
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert found == ["run", "run/mine", "table.md"]
+
+
+def test_a_link_that_leads_nowhere_and_a_file_in_place_of_the_state_are_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"/runs is no folder"):
+        make_folder(tmp_path / "runs" / "grpo-0")
+    (tmp_path / ".state").write_text("")
+    with (
+        pytest.raises(UserError, match=r"/.state is no folder"),
+        exclusive("runs/grpo-0", locks=tmp_path / ".state/locks"),
+    ):
+        pytest.fail("nothing is locked")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import shutil
 import threading
 from typing import Any
 
-from sdpg.files import child
+from sdpg.files import child, make_folder
 from sdpg.locks import exclusive
 from sdpg.paths import project_root
 
@@ -51,7 +51,7 @@ class EventQueue:
         self._lock, self._copies = threading.Lock(), 0
         new = tracking_folder() / f".{key}.partial-{os.getpid()}"
         shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
+        make_folder(new)
         # As long as this is locked, the process lives, and more events may come.
         self._alive = os.open(new / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with suppress(OSError):

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from sdpg.errors import UserError
-from sdpg.files import is_remains
+from sdpg.files import is_remains, make_folder
 from sdpg.params import TrackingParams
 from sdpg.paths import project_root
 
@@ -57,7 +57,7 @@ def database_file(params: TrackingParams) -> Path | None:
 def store_lock() -> Iterator[None]:
     """Lets one process of the project at a time create a database, an experiment or a run."""
     state = project_root() / ".state"
-    state.mkdir(exist_ok=True)
+    make_folder(state)
     with FileLock(state / "mlflow.lock"):
         yield
 

@@ -15,7 +15,7 @@ from sdpg import paths
 from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import accuracies, read_problem_sets
-from sdpg.files import replaced_file, replaced_folder, write_json, write_text
+from sdpg.files import make_folder, replaced_file, replaced_folder, write_json, write_text
 from sdpg.locks import exclusive
 from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
 from sdpg.models.distribution import checkpoint_activations, fill_shards, is_sharded, joined, replicate, shard
@@ -164,7 +164,7 @@ def _apply_overrides(trainer: Trainer, overrides: RunOverrides, tracked: StageRu
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Writes ``config.yaml``, which says what a run depends on, into a folder, and makes the folder if needed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with replaced_file(folder / "config.yaml") as temporary, temporary.open("w", encoding="utf-8") as file:
         YAML().dump(config, file)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdpg.errors import Diverged, Interrupted, UserError
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
+from sdpg.files import make_folder
 from sdpg.models.columns import TokenColumn, gather_columns, join_columns
 from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
@@ -172,7 +173,7 @@ class Trainer:
 
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
-        self.state.mkdir(parents=True, exist_ok=True)
+        make_folder(self.state)
         done = load_checkpoint(self.state, self.policies.student, self.optimizer)
         if set(self.ranks.values(done)) != {done}:
             raise UserError(

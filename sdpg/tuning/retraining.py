@@ -13,7 +13,7 @@ from sdpg import paths
 from sdpg.errors import Diverged
 from sdpg.evaluation.evaluation import Identity
 from sdpg.evaluation.final import evaluate_policy, summarise
-from sdpg.files import replaced_folder, write_json
+from sdpg.files import make_folder, replaced_folder, write_json
 from sdpg.params import Params, parse_params
 from sdpg.params.tune import VALIDATION
 from sdpg.records.provenance import fingerprint, versions
@@ -113,7 +113,7 @@ def retrain_all(params: Params, settings: list[Setting], seeds: list[int]) -> No
     inputs = run_inputs()
     jobs = [(setting, seed) for seed in seeds for setting in settings]
     locks = paths.STATE / "retrain"
-    locks.mkdir(parents=True, exist_ok=True)
+    make_folder(locks)
     while jobs:
         left = []
         for setting, seed in jobs:
