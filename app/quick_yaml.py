@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from sdpg.params.tree import why_too_large
+
 SCALARS = {
     "null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
@@ -31,6 +33,12 @@ def parse_yaml(text: str) -> Any:
     """Returns the plain containers of a YAML document.
 
     Raises:
-        yaml.YAMLError: if the text is malformed.
+        yaml.YAMLError: if the text is malformed, or deeper or larger than the YAML files of this project may be.
     """
-    return yaml.load(text, _Loader)  # a safe loader: plain containers only
+    try:
+        if reason := why_too_large(yaml.parse(text, _Loader)):
+            raise yaml.YAMLError(f"it {reason}")
+        return yaml.load(text, _Loader)  # a safe loader: plain containers only
+    # PyYAML lets them through: a number of thousands of digits, half a surrogate pair, `!!bool` of another word.
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise yaml.YAMLError(f"{type(error).__name__}: {error}") from None

@@ -182,7 +182,7 @@ def _alarms(run: RunEntry) -> dict[str, Any]:
         try:
             alarms = (json.loads(path.read_text(encoding="utf-8")).get("watch") or {}).get("alarms")
             rang = {name: int(ring["first_step"]) for name, ring in (alarms or {}).items() if ring and ring["steps"]}
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise UserError(f"{run.label_of('summary.json')} is damaged: run the run's stage again") from None
         if alarms is not None:
             return {"alarms": rang}

@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from app.quick_yaml import parse_yaml
 from sdpg.errors import UserError
+from sdpg.params.section import mask_addresses
 
 Kind = Literal["finished", "in progress", "trial", "unfinished", "sample"]
 NEEDED = ("method", "seed", "params")
@@ -191,11 +192,20 @@ def _parsed(path: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
         raise UserError(f"does not say {', '.join(missing)}: it is no run's config.yaml, or was cut off")
     if not isinstance(config["params"], dict) or not isinstance(config["seed"], int):
         raise UserError("holds params or a seed of another kind: it is no run's config.yaml")
-    return config
+    return _without_secrets(config)
+
+
+def _without_secrets(tree: Any) -> Any:
+    """Returns a tree whose addresses hold no password: older runs recorded that of ``tracking.uri``."""
+    if isinstance(tree, dict):
+        return {_without_secrets(key): _without_secrets(part) for key, part in tree.items()}
+    if isinstance(tree, list):
+        return [_without_secrets(part) for part in tree]
+    return mask_addresses(tree) if isinstance(tree, str) and "://" in tree else tree
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """Returns a run's config.yaml, cached until the file changes.
+    """Returns a run's config.yaml without passwords in addresses, cached until the file changes.
 
     Raises:
         UserError: if the file is missing, damaged or too short; the text does not name the file.

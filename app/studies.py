@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from app import store
 from app.quick_yaml import parse_yaml
 from app.sources import Found, LocalFiles, Place
 from sdpg.errors import UserError
+from sdpg.files import read_json
 
 FOLDER = "reports/tune"
 PREFIX = "param:"
@@ -120,10 +120,7 @@ def names(found: Found) -> dict[str, tuple[Place, str]]:
 
 @store.cached_by_file(16)
 def _summary(path: Path) -> Mapping[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): run `make tune` with this study's name again") from None
+    summary = read_json(path, "run `make tune` with this study's name again")
     missing = [key for key in NEEDED if not isinstance(summary, dict) or summary.get(key) is None]
     if missing:
         raise UserError(f"{path} does not say {', '.join(missing)}: it was written by another version")

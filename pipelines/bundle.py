@@ -5,14 +5,13 @@ base of the profile tiny-scratch first.
 """
 
 import argparse
-import json
 from pathlib import Path
 import shutil
 from typing import Any
 
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
-from sdpg.files import replaced_folder, write_text
+from sdpg.files import read_json, replaced_folder, write_text
 from sdpg.models.weight_files import folder_digest, model_files
 from sdpg.params import Params, ScratchModel, load_params
 from sdpg.records.provenance import git_state, versions
@@ -60,7 +59,7 @@ def bundle(params: Params, name: str) -> Path:
         raise UserError(f"base.model.kind is {model.kind}: only a base from scratch is bundled (PROFILE=tiny-scratch)")
     if not paths.BASE_METRICS.is_file():
         raise UserError(f"{paths.BASE_METRICS} does not exist: run dvc repro base first")
-    metrics = json.loads(paths.BASE_METRICS.read_text(encoding="utf-8"))
+    metrics = read_json(paths.BASE_METRICS, "run dvc repro base")
     target = Path(params.base.folder) / name
     with replaced_folder(target) as folder:
         for file in model_files(paths.BASE_MODEL):

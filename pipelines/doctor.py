@@ -171,7 +171,7 @@ def _unreadable(folder: Path) -> str | None:
             for file in checkpoint.glob("*.safetensors"):
                 with safe_open(file, framework="numpy") as tensors:
                     tensors.keys()
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             return f"{checkpoint.name} is damaged ({error})"
     return None
 

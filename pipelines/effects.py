@@ -50,8 +50,7 @@ def main() -> None:
 
 def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
     """Returns the untuned setting, and one for each value of each knob; each is checked by the validators."""
-    from ruamel.yaml import YAML
-
+    from sdpg.params.tree import parse_yaml
     from sdpg.params.tune import VALIDATION
     from sdpg.tuning.retraining import Setting, setting_params
     from sdpg.tuning.space import leaves
@@ -66,7 +65,7 @@ def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
         for text in values.split(","):
             name = f"{path.split('.')[-1]}-{text}".lower().replace("_", "-")
             check_name(name, knob)
-            setting = Setting(group, method, name, {path: YAML(typ="safe").load(text)}, (VALIDATION,))
+            setting = Setting(group, method, name, {path: parse_yaml(text, knob)}, (VALIDATION,))
             setting_params(params, setting)
             settings.append(setting)
     return settings

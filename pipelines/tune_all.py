@@ -5,13 +5,12 @@ Benchmarks are asked once, of those final policies alone.
 
 import argparse
 from collections.abc import Callable
-import json
 from typing import TYPE_CHECKING
 
 from pipelines.tune import NAME, check, closing
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
-from sdpg.files import write_json, write_text
+from sdpg.files import read_json, write_json, write_text
 from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
 from sdpg.records.cpu_kernels import fix_cpu_kernels
@@ -83,7 +82,7 @@ def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
     if not (folder / "best.yaml").is_file():
         raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
     sets = (*params.data.benchmarks, VALIDATION)
-    default = json.loads((folder / "study.json").read_text(encoding="utf-8"))["default"]
+    default = read_json(folder / "study.json", "run `make tune` with this study's name again")["default"]
     settings = {"default": default, "tuned": read_yaml(folder / "best.yaml")}
     if settings["tuned"] == default:
         del settings["tuned"]

@@ -176,6 +176,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, remedy: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what a person does to have it written again; errors end with it.
+
+    Raises:
+        UserError: if the file is missing or is no JSON that can be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: {remedy}") from None
+    # Beside errors of form: brackets thousands deep, and numbers of thousands of digits.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from None
+
+
 def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes one JSON object a line."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

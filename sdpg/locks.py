@@ -127,7 +127,7 @@ def _read_owner(descriptor: int) -> dict[str, Any]:
     owner: dict[str, Any] = {}
     end = time.monotonic() + NAMING_SECONDS
     while time.monotonic() < end:
-        with suppress(ValueError, TypeError, KeyError, OverflowError):
+        with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             owner = dict(json.loads(os.pread(descriptor, 65536, 0)))
             if owner["host"] != platform.node() or psutil.pid_exists(int(owner["pid"])):
                 break

@@ -35,6 +35,19 @@ def hide_secrets(text: str) -> str:
     return re.sub(r"(?i)\b(\w*password|passwd|pwd|token)=[^&\s'\"]*", r"\1=…", re.sub(r"//[^/\s]*@", "//…@", text))
 
 
+def mask_addresses(text: str) -> str:
+    """Returns a text in which each address that holds a password or a token is shown without it; the rest stays."""
+    return re.sub(r"[a-zA-Z][\w+.-]*://[^\s'\"]+", lambda match: _masked(match[0]), text)
+
+
+def _masked(address: str) -> str:
+    try:
+        return hide_secrets(address) if holds_secret(address) else address
+    except ValueError:
+        # What is no address may still hold a password.
+        return hide_secrets(address)
+
+
 class Imported(Section):
     """A user's own part: a function or a class of a module beside params.yaml, or of an installed package."""
 

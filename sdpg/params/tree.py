@@ -4,6 +4,7 @@ Defaults are the paper's values (arXiv 2606.04036, section 4.1) where the paper 
 fractions of ``train.steps``, so that one preset serves runs of any length: the paper's T_warm = 50 of 400 is 0.125.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -285,21 +286,42 @@ def read_yaml(path: Path) -> Any:
     """Reads a YAML file into plain containers; a missing or malformed file raises a UserError that names it."""
     try:
         text = path.read_text(encoding="utf-8")
-        _check_size(text, path)
-        return YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run from the project's folder, or restore it from git") from None
-    # Beside YAML's own errors: bytes that are no UTF-8, a date such as 2026-02-31, a key that is itself a list.
-    except (YAMLError, ValueError, TypeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+    return parse_yaml(text, str(path))
 
 
-def _check_size(text: str, path: Path) -> None:
-    """Refuses YAML that is deep, or that unfolds to many values by aliases, before anything is made of it."""
+def parse_yaml(text: str, source: str) -> Any:
+    """Returns the plain containers of a YAML text.
+
+    Args:
+        text: the text.
+        source: its name in errors: a file or an option.
+
+    Raises:
+        UserError: if the text is malformed, deep or large.
+    """
+    try:
+        if reason := why_too_large(YAML(typ="safe").parse(text)):
+            raise UserError(f"{source} {reason}: no parameters do; mend it, or restore it from git")
+        return YAML(typ="safe").load(text)
+    # Beside YAML's own errors: a date such as 2026-02-31, a key that is itself a list, `!!bool` of another word.
+    except (YAMLError, ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{source} is not valid YAML: {error}") from None
+
+
+def why_too_large(events: Iterable[Any]) -> str | None:
+    """Returns why YAML that is deep, or that unfolds to many values by aliases, is not read; ``None`` where it may be.
+
+    Args:
+        events: the events of its parser, ruamel's or PyYAML's, from which nothing has been made yet.
+    """
     sizes: dict[str, int] = {}
     opened: list[tuple[str | None, int]] = []
     values = 0
-    for event in YAML(typ="safe").parse(text):
+    for event in events:
         name = getattr(event, "anchor", None)
         match type(event).__name__:
             case "SequenceStartEvent" | "MappingStartEvent":
@@ -310,21 +332,16 @@ def _check_size(text: str, path: Path) -> None:
                     sizes[anchor] = values - before
             case "AliasEvent":
                 if name not in sizes:
-                    raise UserError(
-                        f"{path} has an alias *{name} within what it names, or before it: write the value out"
-                    )
+                    return f"has an alias *{name} within what it names, or before it"
                 values += sizes[name]
             case "ScalarEvent":
                 sizes |= {name: 1} if name else {}
                 values += 1
         if len(opened) > DEEPEST:
-            raise UserError(
-                f"{path} has brackets or indents more than {DEEPEST} deep: no parameter is; restore it from git"
-            )
+            return f"has brackets or indents more than {DEEPEST} deep"
         if values > MOST_VALUES:
-            raise UserError(
-                f"{path} unfolds to more than {MOST_VALUES:,} values, by aliases or written out: restore it from git"
-            )
+            return f"unfolds to more than {MOST_VALUES:,} values, by aliases or written out"
+    return None
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

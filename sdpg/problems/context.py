@@ -20,7 +20,7 @@ def model_context(base: BaseParams) -> int | None:
         # Transformers, which takes seconds to import, is needed only where the file leaves the length to its defaults.
         try:
             stated = json.loads((folder / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             stated = None
         if type(stated) is int:
             return stated

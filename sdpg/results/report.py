@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdpg.colours import FileFormat, Theme
-from sdpg.files import replaced_file, replaced_folder, write_json, write_text
+from sdpg.files import read_json, replaced_file, replaced_folder, write_json, write_text
 from sdpg.params import Params
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
@@ -273,7 +273,7 @@ def print_table(root: Path = Path(), console: Console | None = None) -> None:
     """Prints the first lines of the report and the main table, read from `reports/`."""
     console = console or Console()
     folder = root / "reports"
-    rows = [MainRow(**row) for row in json.loads((folder / "table.json").read_text(encoding="utf-8"))]
+    rows = [MainRow(**row) for row in read_json(folder / "table.json", "run dvc repro tabulate")]
     sizes = sorted({rendering.main_cells(row)[-1] for row in rows if row.seeds})
     table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"{rendering.MAIN_HEADER[-1]}: {', '.join(sizes)}")
     for at, name in enumerate(rendering.MAIN_HEADER[1:-1]):

@@ -94,7 +94,7 @@ def contamination(results: Results, root: Path) -> list[tuple[str, ...]]:
         ]  # fmt: skip
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: run the stage prepare (dvc repro prepare)") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged or older than the benchmarks ({error}): run the stage prepare") from None
 
 

@@ -54,7 +54,7 @@ class Result:
     def _differences(self, settings: SolutionParams) -> str:
         try:
             before = json.loads(self.summary_path.read_text(encoding="utf-8"))["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return ""
         old, new = _leaves(before), _leaves(settings.tree)
         changed = [

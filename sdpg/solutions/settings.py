@@ -7,11 +7,10 @@ import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
 from sdpg.params import BaseParams, FileSource, HubSource, Positive, PromptParams, RewardParams, Section
+from sdpg.params.tree import parse_yaml
 from sdpg.params.vllm import VllmParams
 from sdpg.records.provenance import fingerprint
 
@@ -132,10 +131,7 @@ def parse_source(text: str, option: str) -> StoredSource:
     Raises:
         UserError: if it is none; the message names the option and each wrong field.
     """
-    try:
-        tree = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise UserError(f"{option} is not valid YAML: {error}. Write it as a source in params.yaml") from None
+    tree = parse_yaml(text, option)
     if isinstance(tree, dict) and tree.get("kind") == "synthetic":
         raise UserError(f"{option}: the problems of a synthetic source have solutions already; name a file or hub set")
     try:

@@ -1,15 +1,16 @@
 """Compares what each study of a comparison was given and used."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from sdpg.files import read_json
 
 BUDGET_HEADER = ["Study", "Trials", "Steps a trial", "Rollouts a step", "Steps made", "Of them saved", "Tokens", "Lost"]
 
 
 def budget_row(folder: Path) -> dict[str, Any]:
     """Returns the budget of a study, read from its study.json."""
-    summary = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "study.json", "run `make tune` with this study's name again")
     budget, saved = summary["budget"], summary["steps_saved"]
     return {
         "study": summary["study"], "trials": budget["trials"], "steps": budget["steps"],

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-import json
 from typing import Any
 
 from sdpg.errors import UserError
+from sdpg.files import read_json
 from sdpg.params import ReportParams
 from sdpg.records.schemas import read_evaluations
 from sdpg.results.rendering import limits, markdown_table, number, p_text, signed
@@ -62,7 +62,7 @@ def read_counts(setting: Setting, seed: int) -> dict[tuple[str, bool], ProblemCo
     folder = setting.evaluation_folder(seed)
     if not (folder / "summary.json").is_file():
         raise UserError(f"{folder} does not exist: run the command that trains its settings again")
-    if "error" in json.loads((folder / "summary.json").read_text(encoding="utf-8")):
+    if "error" in read_json(folder / "summary.json", "remove it, and run the command that trains its settings again"):
         return None
     columns = ["method", "benchmark", "temperature", "problem_id", "status"]
     table = read_evaluations(folder / "final.parquet", columns)

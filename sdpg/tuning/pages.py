@@ -2,7 +2,6 @@
 
 from base64 import b64encode
 from dataclasses import dataclass
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from optuna.trial import FrozenTrial
 
 from sdpg import paths
-from sdpg.files import replaced_folder, write_text
+from sdpg.files import read_json, replaced_folder, write_text
 from sdpg.tuning.pictures import plots
 from sdpg.tuning.results import state_name, study_summary
 from sdpg.tuning.study import Study
@@ -128,7 +127,7 @@ def write_index() -> None:
     folder = paths.REPORTS / "tune"
     links = []
     for path in sorted(folder.glob("*/study.json")):
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path, "run `make tune` with this study's name again")
         counts = summary["counts"]
         words = f"{summary['method']}: {counts['complete']} complete, {counts['pruned']} pruned"
         if summary["best_value"] is not None:

@@ -1,7 +1,6 @@
 """Trains named settings of a method on fresh seeds and evaluates each once: default and tuned, or a knob's values."""
 
 from dataclasses import dataclass
-import json
 from pathlib import Path
 import shutil
 import time
@@ -13,7 +12,7 @@ from sdpg import paths
 from sdpg.errors import Diverged
 from sdpg.evaluation.evaluation import Identity
 from sdpg.evaluation.final import evaluate_policy, summarise
-from sdpg.files import make_folder, replaced_folder, write_json
+from sdpg.files import make_folder, read_json, replaced_folder, write_json
 from sdpg.params import Params, parse_params
 from sdpg.params.tune import VALIDATION
 from sdpg.records.provenance import fingerprint, versions
@@ -75,9 +74,8 @@ def is_done(params: Params, setting: Setting, seed: int, inputs: dict[str, str])
     summary = setting.evaluation_folder(seed) / "summary.json"
     if not summary.is_file():
         return False
-    return json.loads(summary.read_text(encoding="utf-8"))["fingerprint"] == setting_identity(
-        params, setting, seed, inputs
-    )
+    made = read_json(summary, "remove it, and its setting is trained again")
+    return made["fingerprint"] == setting_identity(params, setting, seed, inputs)
 
 
 def retrain(params: Params, setting: Setting, seed: int, inputs: dict[str, str]) -> None:

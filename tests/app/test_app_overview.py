@@ -110,9 +110,10 @@ def test_alarms_of_the_summary_and_worked_out_for_a_run_in_progress(project: Pat
     assert read_row(entry(project)).alarms == {"entropy": window + patience - 1}
 
 
-def test_damage_is_named_and_hides_nothing_else(project: Path) -> None:
+@pytest.mark.parametrize("summary", ["{", "[" * 200_000])
+def test_damage_is_named_and_hides_nothing_else(project: Path, summary: str) -> None:
     (project / "runs" / RUN / "metrics.csv").write_text("step,reward\n1,text\n2,3\n")
-    (project / "runs" / RUN / "summary.json").write_text("{")
+    (project / "runs" / RUN / "summary.json").write_text(summary)
     row = read_row(entry(project))
     assert np.isnan(row.reward) and row.scores and row.seconds > 0
     assert {Path(text.split()[0]).name for text in row.unread} == {"metrics.csv", "summary.json"}

@@ -128,6 +128,21 @@ def test_parameters_are_searched_by_words_and_other_methods_are_left_out(
     assert not at.exception and any("No parameter" in each.value for each in at.info)
 
 
+def test_a_password_that_an_older_run_recorded_is_not_shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.provenance_files import params_yaml
+
+    uri = "postgresql://me:hunter2@10.0.0.5/mlflow?sslmode=require"
+    params = {**entry(project).params, "tracking": {"uri": uri, "experiment": "sdpg"}}
+    edit(project, params=params, command=f"MLFLOW_TRACKING_URI={uri} dvc repro",
+         diff=f"-  uri: sqlite:///mlflow.db\n+  uri: {uri}\n+# token=3 // a@b")  # fmt: skip
+    at = app(project, monkeypatch)
+    at.text_input(key="param").set_value("tracking.uri").run()
+    assert values(at, 1) == {"tracking.uri": "postgresql://…@10.0.0.5/mlflow?sslmode=require"}
+    shown = [at.code[0].value, at.code[1].value, params_yaml(entry(project)).decode(), repr(entry(project).config)]
+    assert all("10.0.0.5/mlflow" in text and "hunter2" not in text for text in shown)
+    assert at.code[1].value.endswith("+# token=3 // a@b"), "what is no address stays as it was"
+
+
 def store(root: Path, fingerprint: str) -> str:
     """A real store with a run of this fingerprint and one of another; returns the first one's id."""
     from mlflow.tracking import MlflowClient

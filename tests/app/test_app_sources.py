@@ -9,6 +9,9 @@ from app.quick_yaml import parse_yaml
 from app.sources import SAMPLE, discover
 from sdpg.params import read_yaml
 
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
 RUNS = sorted(path.name for path in (SAMPLE / "runs").iterdir())
 
 
@@ -48,6 +51,12 @@ def test_without_runs_there_is_the_sample(tmp_path: Path) -> None:
         ("config.yaml", "", "does not say method, seed, params"),
         ("config.yaml", "method: grpo\nseed: zero\nparams: {}\n", "of another kind"),
         ("config.yaml", "- 1\n", "does not say"),
+        ("config.yaml", BOMB, "unfolds to more than"),
+        ("config.yaml", "method: grpo\nseed: 0\nparams: " + "[" * 3000 + "]" * 3000, "brackets or indents more than"),
+        ("config.yaml", "method: grpo\nseed: 0\nparams: &a {b: *a}", "alias *a within what it names"),
+        ("config.yaml", "seed: " + "9" * 5000, "is damaged"),
+        ("config.yaml", "seed: !!timestamp soon", "is damaged"),
+        ("config.yaml", "seed: !!bool maybe", "is damaged"),
         ("COMPLETE", None, "as far as it was written"),
     ],
 )

@@ -168,12 +168,14 @@ def test_a_trials_id_holds_its_place() -> None:
     ("file", "text", "said"),
     [
         ("study.json", "{", "study.json is damaged"),
+        ("study.json", "[" * 200_000, "study.json is damaged"),
         ("study.json", "{}", "does not say study, method, objective, space"),
         ("trials.csv", "", "trials.csv is damaged"),
         ("trials.csv", "number,state\n0,complete\n", "no column value"),
         ("trials.csv", "number,state,value\n0,complete,high\n", "no number"),
         ("curves.csv", "trial,step\n0,1\n", "no column accuracy"),
         ("best.yaml", "a: [", "best.yaml is damaged"),
+        ("best.yaml", "a: " + "[" * 3000 + "]" * 3000, "best.yaml is damaged .*brackets or indents"),
     ],
 )
 def test_a_damaged_file_is_named(made: tuple[Path, Any], tmp_path: Path, file: str, text: str, said: str) -> None:
