@@ -16,7 +16,7 @@ from sdpg.records.code import source_digest
 from sdpg.records.provenance import fingerprint
 from sdpg.rewards.extraction import extract_answer_line, extract_boxed
 from sdpg.rewards.verifiers import Status, Verdict, Verifier
-from sdpg.rewards.worker_pool import PairPool
+from sdpg.rewards.worker_pool import WORKER_MEMORY_BYTES, NoWorker, PairPool
 
 FIELD = "reward.verifier"
 EXAMPLE = ("2 + 5 is 7. \\boxed{7}", "7")
@@ -45,8 +45,8 @@ def check_verifier(params: RewardParams) -> None:
             if verdict.status is Status.TIMEOUT:
                 raise UserError(
                     f"{FIELD}: {verifier.name} gave no verdict on {EXAMPLE[0]!r} within reward.timeout "
-                    f"({params.timeout:g} seconds, the import of its module included) and the memory of a worker: make "
-                    "it and what it imports lighter, raise reward.timeout, or name a class, which has neither limit"
+                    f"({params.timeout:g} seconds; importing its module does not count) and the memory of a worker: "
+                    "make it lighter, raise reward.timeout, or name a class, which has neither limit"
                 )
 
 
@@ -82,7 +82,8 @@ class OwnVerifier:
                 )
         else:
             check_call(found, part, FIELD, "completion", "gold")
-            self._pool = PairPool(_Judge(part), params.workers, params.timeout)
+            judge = _Judge(part)
+            self._pool = PairPool(judge, params.workers, params.timeout, judge.warm)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +101,14 @@ class OwnVerifier:
         if self._pool is None:
             return self._scored(list(completions), list(golds), list(truncated))
         pairs = list(zip(golds, completions, strict=True))
-        statuses = self._pool.run(dict.fromkeys(pairs))
+        try:
+            statuses = self._pool.run(dict.fromkeys(pairs))
+        except NoWorker as error:
+            raise UserError(
+                f"{FIELD}: {self.name} can be imported here, but not in a worker process, which has "
+                f"{WORKER_MEMORY_BYTES >> 30} GiB of address space ({error}). Make what it imports lighter, or name a "
+                "class, which runs in this process"
+            ) from None
         return [
             self._verdict(completion, statuses[gold, completion] or Status.TIMEOUT, cut)
             for (gold, completion), cut in zip(pairs, truncated, strict=True)
@@ -152,6 +160,10 @@ class _Judge:
     """The user's function as a worker calls it."""
 
     part: Imported
+
+    def warm(self) -> None:
+        """Imports the function's module, so that no response's time limit pays for it."""
+        _loaded(self.part.path)
 
     def __call__(self, gold: str, completion: str) -> Status:
         answer = _called(_loaded(self.part.path), self.part, completion, gold)

@@ -32,6 +32,10 @@ Pair = tuple[str, str]
 Found = TypeVar("Found")
 
 
+class NoWorker(RuntimeError):
+    """No worker gets ready: each ends while it starts."""
+
+
 @dataclass(frozen=True)
 class _Task:
     """What a worker is told when it starts."""
@@ -202,7 +206,7 @@ class PairPool(Generic[Found]):
         """Returns what ``verify`` returns for each pair; ``None`` where that took too long or broke its worker.
 
         Raises:
-            RuntimeError: if no worker starts.
+            NoWorker: if no worker starts.
             Exception: whatever ``verify`` raises, but for exhausted memory and recursion.
         """
         distinct = list(dict.fromkeys(pairs))
@@ -268,9 +272,9 @@ class PairPool(Generic[Found]):
             return
         self._failed_starts += 1
         if self._failed_starts >= STARTS:
-            raise RuntimeError(
+            raise NoWorker(
                 f"{STARTS} verifier workers in a row ended while they were starting, the last with exit code {code}: "
-                "see what they wrote above, and whether math-verify can be imported and memory is left"
+                "see what they wrote above, and whether what the verifier needs can be imported and memory is left"
             )
 
     def _watch(self, worker: _Worker, work: "_Work[Found]") -> None:

@@ -82,9 +82,27 @@ def test_a_functions_answers_become_verdicts(project: Path) -> None:
 
 
 def test_a_function_that_hangs_is_killed_and_the_others_are_scored(project: Path) -> None:
-    with make_verifier(reward("judge", timeout=6.0)) as verifier:
+    with make_verifier(reward("judge", timeout=1.0)) as verifier:
         statuses = [one.status for one in verifier.score(["four", "slow", "four"], ["4"] * 3, [False] * 3)]
     assert statuses == [Status.CORRECT, Status.TIMEOUT, Status.CORRECT]
+
+
+def test_the_import_of_the_module_takes_no_time_of_a_response(project: Path) -> None:
+    text = "import time\ntime.sleep(1.5)\n\n\ndef judge(completion, gold):\n    return completion == gold\n"
+    Path("own_rule.py").write_text(text)
+    with make_verifier(reward("judge", timeout=0.5)) as verifier:
+        verdicts = verifier.score(["a", "b", "b"], ["a", "a", "b"], [False] * 3)
+    assert [one.status for one in verdicts] == [Status.CORRECT, Status.WRONG, Status.CORRECT]
+
+
+def test_a_module_that_no_worker_can_import_is_named(project: Path) -> None:
+    Path("own_rule.py").write_text(
+        "import multiprocessing, os\nif multiprocessing.parent_process():\n    os._exit(3)\n\n\n"
+        "def judge(completion, gold):\n    return True\n"
+    )
+    said = r"^reward\.verifier: own_rule:judge can be imported here, but not in a worker process.*exit code 3"
+    with make_verifier(reward("judge")) as verifier, pytest.raises(UserError, match=said):
+        verifier.score(["a"], ["a"], [False])
 
 
 def test_a_class_scores_a_batch(project: Path) -> None:
