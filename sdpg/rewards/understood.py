@@ -47,6 +47,30 @@ _SAID = """
     the an final result equals equal exactly is are be so thus hence therefore of per each every for to we get have
     there total altogether all on at by with its this that it only long wide high deep tall old over mod modulo
 """
+_NAMES = """
+    sum difference ratio rate speed velocity acceleration distance displacement mass weight density pressure force
+    energy work power probability chance odds expectation expected mean average median mode range variance standard
+    deviation cost price profit loss revenue income salary wage interest principal amount balance tax discount tip
+    fee savings budget population age slope intercept gradient coordinate origin midpoint centroid center centre
+    focus foci axis surface altitude hypotenuse interior exterior central inscribed order exponent coefficient
+    constant leading discriminant determinant trace norm magnitude modulus argument amplitude period frequency phase
+    limit integral derivative maximum minimum maximal minimal largest smallest greatest least highest lowest longest
+    shortest biggest first second third fourth fifth last next nth common even odd positive nonnegative nonzero real
+    rational irrational complex imaginary whole natural distinct unique possible required desired needed total sale
+    new old original initial starting remaining rest left same combined overall yearly annual monthly weekly daily
+    hourly current expression equation system formula function domain image curve tangent plane space union
+    cardinality event count quantity capacity depth thickness proportion fraction numerator denominator expansion
+    decimal simplified form red blue green white black yellow purple orange pink brown shaded unshaded big small
+    large short tall empty full one ten ans val sol product remainder quotient sample trial draw success successes
+    failure two three four five six seven eight nine plus times such among between from into after before during
+    inside outside within using used made spent earned sold bought paid saved eaten taken added shared found what
+    how many much my your his her their our who works were was has had can will must then since because as money
+    amounts
+"""
+_CHANGES = """
+    reciprocal inverse inv negative negation neg opposite complement supplement half halves twice thrice double doubled
+    triple tripled treble quadruple rec minus
+"""
 _FUNCTIONS = """
     pi sqrt sin cos tan cot sec csc log ln exp arcsin arccos arctan sinh cosh tanh gcd lcm max min abs floor ceil det
     rank dim lim mod inf infty infinity circ frac binom choose sum prod dx dy dt sgn arg re im tr var cov
@@ -79,6 +103,14 @@ WORDS = frozenset(_SAID.split()) | {
 """Words in lower case that may stand beside a value: units, what problems count, what leads to an answer, functions."""
 CONNECTIVES = frozenset({"and", "or", "either", "both", "respectively", "where", "when", "if"})
 """Words that may stand in a list or in a relation, but not beside a single number."""
+NAMES = frozenset({"and", "or", "both", "respectively", "where"}) | {
+    word + end for word in _NAMES.split() for end in ("", "s", "es")
+}
+"""Words of which, beside :data:`WORDS`, a name before an equals sign may be made."""
+LARGE_NUMBERS = frozenset({"dozen", "hundred", "thousand", "million"})
+"""Words that may follow digits in a calculation before an equals sign."""
+CHANGES = frozenset(_CHANGES.split())
+"""Words that make another number of the name behind them: ``\\text{half of }x = 102`` does not say that x is 204."""
 UNIT_LETTERS = frozenset("mgshlLNJWVAKCFei")
 """Letters that are units, Euler's number or the imaginary unit."""
 _NAMED = frozenset(_COMMANDS.split())
@@ -106,6 +138,12 @@ _EXPONENT = re.compile(
     r"\\(?:top|intercal|dagger|ddagger|ast|star|complement|perp|bullet)(?![a-zA-Z]))"
 )
 _DOTS = re.compile(r"\.\s*\.|…|⋯|\\(?:[lcv]?dots[a-z]?)(?![a-zA-Z])")
+_DERIVED = re.compile(
+    r"\{\s*(?:(?:the|an?)\s+)?(?P<what>(?:square|cube)(?:\s+root)?|quarter|multiple|factor|divisor)s?\s+of(?![a-z])",
+    re.IGNORECASE,
+)
+_PROPER = re.compile(r"\{\s*([A-Z][a-z]+)\s*\}|(?<![a-zA-Z])([A-Z][a-z]+)(?=['’])")
+"""The name of a person or a thing: a capitalised word that is a whole text, or that has an apostrophe."""
 _LARGE = re.compile(r"\\(?:sum|prod|i{0,3}nt|oint|lim|max|min|sup|binom)(?![a-zA-Z])")
 _EVALUATED = re.compile(r"\|\s*_|\\[rm]?vert\s*_|\\right\s*\|\s*_")
 
@@ -115,7 +153,7 @@ def not_understood(gold: str, names: list[str], last: str, tail: str, number: bo
 
     Args:
         gold: the gold answer, normalised.
-        names: what stands before the answer's last equals sign; free but for denials and unknown commands.
+        names: what stands before the answer's last equals sign: letters, names and calculations.
         last: what stands behind it.
         tail: the approximation that follows, if any.
         number: whether the gold answer is a single number.
@@ -151,9 +189,16 @@ class _Known:
                 self.words.add(token.lower())
             else:
                 (self.commands if kind == "command" else self.signs).add(token)
+        self.free: set[str] = set()
+        """Words that the side at hand may hold, as it is a name: proper names, large numbers."""
         self.letters = set(re.sub(r"\\[a-zA-Z]+", "", gold).lower())
 
     def reason(self, side: str, name: bool, large: bool = False) -> str | None:
+        if name and (derived := _DERIVED.search(side)):
+            return f"the name {derived['what'].lower()!r} of something"
+        self.free = {word for match in _PROPER.findall(side) for word in match} if name else set()
+        if name and re.search(r"[0-9]", side):
+            self.free |= LARGE_NUMBERS
         matrix = r"\begin" in side
         for kind, token in _tokens(side if matrix else re.sub(r"\\\\(?=[a-zA-Z])", r"\\", side)):
             if kind == "environment":
@@ -176,8 +221,13 @@ class _Known:
         # Capitals side by side are points or variables; a text in capitals is a text.
         if small in DENIALS and not (bare and (word.isupper() or len(word) < 3)):
             return False
-        if name or small in WORDS or (not self.number and small in CONNECTIVES):
+        if small in WORDS or (not self.number and small in CONNECTIVES):
             return True
+        if name:
+            if small in NAMES or len(word) == 1 or (bare and word.isupper()):
+                return True
+            # Short runs of letters are products of variables.
+            return (word in self.free or (bare and len(word) <= 3)) and small not in CHANGES
         if len(word) == 1:
             return word in UNIT_LETTERS or small in self.letters or (bare and (large or not self.number))
         return bare and not self.number and set(small) <= self.letters

@@ -31,7 +31,7 @@ from sdpg.rewards.math_verify_pool import (
 from sdpg.rewards.refusals import exact_part, refusal, stated_number
 from sdpg.rewards.worker_pool import Pair, PairPool
 
-RULES_VERSION = "4"
+RULES_VERSION = "5"
 """Version of the rules, raised when extraction, :func:`normalise_answer`, a refusal or math-verify's use changes."""
 STRING_MATCH_VERSION = "1"
 """Version of string_match, raised whenever a rule of :func:`normalise_string` or its extraction changes."""

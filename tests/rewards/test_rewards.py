@@ -130,9 +130,9 @@ def test_answer_line_format() -> None:
 
 def test_names_and_versions() -> None:
     assert Verifier(RewardParams()).name == "math_verify"
-    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.4"
-    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.4"
-    assert Verifier(RewardParams(verifier="exact")).version == "4"
+    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.5"
+    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.5"
+    assert Verifier(RewardParams(verifier="exact")).version == "5"
     assert Verifier(RewardParams(verifier="string_match")).name == "string_match"
     assert Verifier(RewardParams(verifier="string_match")).version == "1"
 

@@ -6,7 +6,7 @@ import pytest
 
 from sdpg.params import RewardParams
 from sdpg.rewards.refusals import refusal
-from sdpg.rewards.understood import CONNECTIVES, DENIALS, WORDS
+from sdpg.rewards.understood import CHANGES, CONNECTIVES, DENIALS, NAMES, WORDS
 from sdpg.rewards.verifiers import Status, Verifier
 
 GOLDS = ("204", r"\frac{1}{2}", r"2\sqrt{3}", r"\pi", "x^2+1", "1,-2", "(1,2)", r"336^\circ", "B", "x<3")
@@ -21,6 +21,10 @@ DENIED = (
     r"%s\text{ hours ago}", r"%s is not it", r"%s false", r"\text{never }%s", r"\text{anything but }%s", r"не %s",
     r"\mathbf{not }%s", r"\operatorname{not}(%s)", r"\mathrm{neg}\,%s", r"\text{false}=%s", r"\text{Not }x=%s",
     r"\text{wrong value}=%s", r"\text{Suppose }x=%s", r"\text{assuming false, }%s", r"x=%s\text{ is not}",
+    r"\text{reciprocal of }x=%s", r"\text{Reciprocal}=%s", r"\text{Half of }x=%s", r"\text{twice the answer}=%s",
+    r"\text{negative }x=%s", r"\text{the square root of }x=%s", r"\text{A multiple of }x=%s", "neg x=%s",
+    r"\operatorname{inv}(x)=%s", r"\text{one less than }x=%s", r"\text{minus the answer}=%s", r"\text{zork}=%s",
+    r"\text{smaller}=%s", r"\text{dozens of }x=%s", "reciprocal=%s",
     r"%s\approx 3\text{ is false}", r"\text{approximately }%s", r"%s\text{ approximately}", r"%s\text{ below zero}",
     # what is not shown, or struck out
     r"\phantom{%s}", r"\hphantom{%s}", r"\vphantom{%s}", r"\text{\phantom{%s}}", r"\mathrm{\phantom{%s}}",
@@ -48,7 +52,11 @@ HONEST = [
         r"204\text{ cents}", r"204 \text{ km/h}", r"204\text{ m/s}", r"204\text{ people in total}", r"204\text{ more}",
         r"\text{Area}=204", r"x=204\text{ cm}", r"m+n=204", r"\dfrac{408}{2}", r"\mathrm{204}", r"\mathbf{204}",
         r"\left(204\right)", r"\displaystyle 204", r"200+4", r"2\cdot 102", r"2\times 102", r"\sqrt{41616}",
-        r"\text{Number of ways}=204", r"2x=408\implies x=204", r"x=1+2+\cdots=204", r"\lfloor 204.7\rfloor",
+        r"\text{Number of ways}=204", r"\text{Tom's age}=204", r"\text{Alice}=204", "ABCD=204", "xyz=204", "AB+BC=204",
+        r"\text{The sum of the digits of }n=204", r"\text{area of the square}=204", r"\text{Remaining eggs}=204",
+        r"\text{Largest prime factor of }x=204", r"\text{Average speed}=204\text{ km/h}", r"\text{Profit}=\$204",
+        r"17\text{ dozen}=204", r"\text{Total cost}=\$100+\$104=\$204", r"x\text{ and }y=204",
+        r"\text{Perimeter of }\triangle ABC=204", r"2x=408\implies x=204", r"x=1+2+\cdots=204", r"\lfloor 204.7\rfloor",
         r"\sum_{n=1}^{3} 68", r"\gcd(204,408)", r"204\text{ hours}.", r"204\,", r"204\;\text{kg}", r"{204}",
     )
 ] + [
@@ -95,6 +103,8 @@ def test_honest_answers_are_credited(verifier: Verifier) -> None:
         (r"204\text{ quux}", "the word 'quux'"), (r"\phantom{204}", "the command 'phantom'"), ("204@", "the sign '@'"),
         ("204^T", "the exponent 'T'"), (r"204\ldots", "dots that stand for what is not written"),
         (r"\begin{comment}204\end{comment}", "the environment 'comment'"), ("204|_{0}", "a bar with a subscript"),
+        (r"\text{reciprocal of }x=204", "the word 'reciprocal'"), 
+        (r"\text{Cube of }x=204", "the name 'cube' of something"),
         (r"204\infty", "infinity beside a number"), ("204...", "dots that stand for what is not written"),
     ],
 )  # fmt: skip
@@ -110,4 +120,5 @@ def test_what_a_gold_answer_holds_may_stand_in_an_answer() -> None:
 
 
 def test_no_word_is_both_a_denial_and_a_unit() -> None:
-    assert not DENIALS & (WORDS | CONNECTIVES)
+    assert not DENIALS & (WORDS | CONNECTIVES | NAMES)
+    assert not CHANGES & (WORDS | CONNECTIVES | NAMES)
