@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 import socket
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -222,11 +221,12 @@ def test_a_server_of_other_logprobs_or_too_short_sequences_is_refused(pretended:
 
 
 def test_a_server_that_hangs_or_dies_ends_the_call_at_once(pretended: Pretended, tmp_path: Path) -> None:
-    slow = threading.Event()
+    slow, ended, asked = threading.Event(), threading.Event(), []
 
     def answer(path: str, body: Any) -> tuple[int, Any]:
         if path == "/inference/v1/generate" and slow.is_set():
-            time.sleep(3)
+            asked.append(path)
+            ended.wait(300)
             return 500, {}
         return pretended(path, body)
 
@@ -236,11 +236,11 @@ def test_a_server_that_hangs_or_dies_ends_the_call_at_once(pretended: Pretended,
         engine.sync_weights()
         engine.settings = engine.settings.model_copy(update={"timeout": 0.5})
         slow.set()
-        before = time.monotonic()
         with pytest.raises(UserError, match=r"did not answer within 0.5 s \(rollout.vllm.timeout\)"):
             engine.generate(PROMPTS * 20, sampling())
-        # 160 requests, four at once, would take 20 seconds.
-        assert time.monotonic() - before < 10
+        ended.set()
+        # Of many requests, a few at once, none follows the first that got no answer.
+        assert 1 <= len(asked) < len(PROMPTS) * 20
     with pytest.raises(UserError, match=r"cannot be reached, or died"):
         engine.generate(PROMPTS, sampling())
 
