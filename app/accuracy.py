@@ -150,7 +150,6 @@ def run_params(run: RunEntry) -> Params:
 
     A resolved method holds every field; fields without effect are left out. A run of another commit may hold more or
     fewer keys: keys that this code does not know are left out, and keys that no table reads may be missing.
-    reads may be missing.
 
     Raises:
         UserError: if a key is missing that tables read, or it has another meaning now.

@@ -13,13 +13,14 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.figures import Figure, SkippedError, Target, show
+from benchmarks.figures import Figure, Target, show
 from benchmarks.timing import interleaved
 from benchmarks.training import peak_step
 from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
 from sdpg.objective.coefficients import coefficients
-from sdpg.params import Params, ScratchModel, load_params
+from sdpg.params import Params, load_params
+from sdpg.planning.shapes import shape_of
 from sdpg.training.update import Task, accumulate_gradients
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -65,13 +66,11 @@ def update_by_length() -> Figure:
 
 def random_policies(params: Params, context: int = 2 * LENGTHS[-1]) -> Policies:
     """Returns student and reference of the profile's size, with another context length."""
-    size = params.base.model
-    if not isinstance(size, ScratchModel):
-        raise SkippedError("base.model in params.yaml gives no size to make a random model of: use kind: scratch")
+    size = shape_of(params.base)
     config = Qwen3Config(
-        vocab_size=size.vocab_size, hidden_size=size.hidden_size, intermediate_size=size.intermediate_size,
+        vocab_size=size.vocabulary, hidden_size=size.hidden_size, intermediate_size=size.intermediate_size,
         num_hidden_layers=size.layers, num_attention_heads=size.heads, num_key_value_heads=size.kv_heads,
-        head_dim=size.head_dim, max_position_embeddings=context, tie_word_embeddings=size.tie_embeddings,
+        head_dim=size.head_dim, max_position_embeddings=context, tie_word_embeddings=size.tied,
         initializer_range=size.hidden_size**-0.5,
     )  # fmt: skip
     models: list[Any] = []

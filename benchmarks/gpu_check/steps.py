@@ -63,14 +63,15 @@ def random_model(shape: Shape, device: torch.device | str, spread: float = 0.02)
         return Qwen3ForCausalLM(config)
 
 
-def changed_params(preset: str, train: dict[str, Any], max_tokens: int) -> Params:
-    """params.yaml under a preset, with other values of ``train`` and another limit of a response."""
+def changed_params(preset: str, train: dict[str, Any], max_tokens: int, methods: Sequence[str] = ()) -> Params:
+    """params.yaml under a preset, with other values of ``train``, another limit of a response, and other methods."""
     tree = read_yaml(PROJECT / PARAMS_FILE)
     merge(tree, read_overlay("preset", preset, PROJECT))
     # In two updates of a batch shows all that eight would.
     tree["train"]["updates_per_batch"] = min(2, tree["train"]["updates_per_batch"])
     tree["train"] |= {"lora": None, "distributed": {"processes": 1, "strategy": "none", "config": None}} | train
     tree["rollout"]["max_tokens"] = max_tokens
+    tree["run"]["methods"] = list(methods) or tree["run"]["methods"]
     return parse_params(tree, str(PARAMS_FILE))
 
 

@@ -205,7 +205,8 @@ class Params(Section):
                 f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
             )
         self._check_paths()
-        if self.rollout.top_p < 1:
+        # A reader of old runs needs less than all, and leaves the section as it is.
+        if isinstance(self.rollout, RolloutParams) and self.rollout.top_p < 1:
             raise ValueError(
                 f"rollout.top_p is {self.rollout.top_p:g}: tokens outside it would never be sampled, while ratio, "
                 "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"

@@ -289,8 +289,7 @@ class Client:
         used = reply.get("usage")
         used = used if isinstance(used, dict) else {}
         return Answer(
-            # Half a character, which JSON can hold, is one that no file takes.
-            self._without_key(text).encode("utf-8", "replace").decode("utf-8"),
+            self._without_key(text),
             cut,
             _count(used.get("prompt_tokens")),
             _count(used.get("completion_tokens")),

@@ -16,14 +16,20 @@ FILE = Path(__file__).with_name("digests.json")
 """Digests and the machines that they were seen on; REGENERATE_DIGESTS=1 writes those of this machine."""
 
 
-def test_base_samples_and_updates_have_the_same_bits_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in AVX2:
-        monkeypatch.delenv(name, raising=False)
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A copy of the environment without these settings: what is set here must not reach other tests."""
+    copy = {name: value for name, value in os.environ.items() if name not in AVX2}
+    monkeypatch.setattr(os, "environ", copy)
+    return copy
+
+
+def test_base_samples_and_updates_have_the_same_bits_as_elsewhere(environment: dict[str, str]) -> None:
     fix_cpu_kernels("avx2")
-    if not set(AVX2) <= set(os.environ):
+    if not set(AVX2) <= set(environment):
         pytest.skip("not an x86-64 processor with AVX2: bits differ, and test_golden.py compares with a tolerance")
     command = [sys.executable, "-m", "tests.helpers.digests"]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    printed = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
     found = json.loads(printed)
     if os.environ.get("REGENERATE_DIGESTS"):
         write_json(FILE, {"digests": found["digests"], "seen_on": [found["machine"]]})
@@ -34,14 +40,12 @@ def test_base_samples_and_updates_have_the_same_bits_as_elsewhere(monkeypatch: p
     assert found["digests"].keys() == golden["digests"].keys()
 
 
-def test_settings_that_are_there_already_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in AVX2:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+def test_settings_that_are_there_already_stay(environment: dict[str, str]) -> None:
+    environment["MKL_CBWR"] = "COMPATIBLE"
     fix_cpu_kernels("native")
-    assert "ATEN_CPU_CAPABILITY" not in os.environ
+    assert "ATEN_CPU_CAPABILITY" not in environment
     fix_cpu_kernels("avx2")
-    assert os.environ["MKL_CBWR"] == "COMPATIBLE"
+    assert environment["MKL_CBWR"] == "COMPATIBLE"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,9 @@ def test_a_step_mixes_no_devices(tmp_path: Path, method: str, preset: str, layou
              "line_tokens": 0, "head_megabytes": 1, "gradients_every": 0, "record_every": 1, "record_rows": 1,
              **LAYOUTS[layout]}  # fmt: skip
     student, reference = (random_model(SHAPE, "cpu", spread=0.2) for _ in range(2))
-    made = make(changed_params(preset, train, 8), method, student, reference.requires_grad_(False), tmp_path)
+    if preset == "paper" and method not in ("grpo", "rlsd", "opcd"):
+        train["updates_per_batch"] = 1  # REINFORCE is for the policy that sampled
+    made = make(changed_params(preset, train, 8, [method]), method, student, reference.requires_grad_(False), tmp_path)
     types: set[torch.dtype] = set()
     student.model.layers[0].mlp.up_proj.register_forward_hook(lambda *called: types.add(called[-1].dtype))
     with pretended_gpu():
