@@ -20,6 +20,7 @@ from sdpg.files import is_remains
 from sdpg.locks import InUse, exclusive, holders
 from sdpg.params import Params, load_params, read_yaml
 from sdpg.records.work import FINGERPRINT
+from sdpg.training.saved_files import check_files, read_state
 
 FOLDERS = ("data", "models", "runs", "evaluations", "reports", "benchmarked", ".state")
 """The folders of outputs, in which remains are looked for."""
@@ -167,10 +168,16 @@ def _unreadable(folder: Path) -> str | None:
             return f"{table.name} is damaged ({error})"
     for checkpoint in sorted(path for path in folder.glob("checkpoint-*") if path.is_dir()):
         try:
-            int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+            saved = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+            int(saved["step"])
+            # Those of other versions of the code have none, and nothing goes on from them.
+            if "digest" in saved:
+                check_files(checkpoint, read_state(checkpoint))
             for file in checkpoint.glob("*.safetensors"):
                 with safe_open(file, framework="numpy") as tensors:
                     tensors.keys()
+        except UserError as error:
+            return str(error)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             return f"{checkpoint.name} is damaged ({error})"
     return None

@@ -3,16 +3,14 @@
 Everything lies in one folder, ``.state/<fingerprint>/``. A checkpoint is written under a temporary name and renamed,
 and only then the one before it is removed. Records and metrics may be some steps ahead of the last checkpoint; on
 resume the steps past it are cut from them and made again: bit for bit on a CPU, to rounding on a GPU, which may add in
-another order each time.
+another order each time. :mod:`sdpg.training.saved_files` notices what has changed in between.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import io
 from itertools import chain
-import json
 from pathlib import Path
-import re
 import shutil
 from typing import Any
 
@@ -24,12 +22,21 @@ from torch import Tensor
 from sdpg.files import replaced_folder, write_text
 from sdpg.models.distribution import own_part
 from sdpg.models.ranks import SOLO, Ranks, whole
+from sdpg.training.saved_files import (
+    CHECKPOINT,
+    check_files,
+    known_files,
+    newest_checkpoint,
+    note_files,
+    read_state,
+    run_files,
+    times_header,
+    write_state,
+)
 
-CHECKPOINT = re.compile(r"^checkpoint-(\d{6})$")
 WEIGHTS, OPTIMIZER = "model", "optimizer"
 PIECE_BYTES = 4 << 30
 """The approximate size of a checkpoint's largest file, and of the memory that writing one takes."""
-STEP_FILE = re.compile(r"^step-(\d{6})\b.*\.parquet$")
 
 
 def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
@@ -54,8 +61,12 @@ def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.O
     with replaced_folder(target) as folder:
         _write(folder, WEIGHTS, weights)
         _write(folder, OPTIMIZER, moments)
-        text = json.dumps({"step": step, "param_groups": saved["param_groups"]})
-        (folder / "state.json").write_text(text, encoding="utf-8")
+        write_state(folder, {
+            "step": step, "param_groups": saved["param_groups"],
+            "tensors": note_files(folder, sorted(path.name for path in folder.iterdir()), {}),
+            "files": note_files(state, run_files(state, step), known_files(state)),
+            "times": times_header(state),
+        })  # fmt: skip
     for other in state.iterdir():
         if CHECKPOINT.match(other.name) and other != target:
             shutil.rmtree(other)
@@ -83,21 +94,23 @@ def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Any]]:
                 yield name, tensors
 
 
-def newest_checkpoint(state: Path) -> Path | None:
-    """Returns the folder of the last checkpoint that was written whole."""
-    checkpoints = sorted(path for path in state.iterdir() if CHECKPOINT.match(path.name)) if state.exists() else []
-    return checkpoints[-1] if checkpoints else None
-
-
-def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None) -> int:
+def load_checkpoint(
+    state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None, ranks: Ranks = SOLO
+) -> int:
     """Restores the newest checkpoint into model and optimiser and returns its step; 0 where there is none.
 
-    Each rank reads its part of each tensor from the files.
+    The first rank checks the files, and each reads its part of each tensor from them.
+
+    Raises:
+        UserError: if a file of the checkpoint, or a record or table up to its step, is not what it was saved with.
     """
     folder = newest_checkpoint(state)
     if folder is None:
         return 0
-    saved = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    saved = read_state(folder)
+    if ranks.first:
+        check_files(folder, saved)
+    ranks.wait()
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensors in _read(folder, WEIGHTS):
@@ -113,20 +126,6 @@ def load_checkpoint(state: Path, model: Any, optimizer: torch.optim.Optimizer | 
             entries.setdefault(int(index), {})[name] = part
         optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
     return int(saved["step"])
-
-
-def cut_after(state: Path, step: int) -> None:
-    """Removes the records and metric lines of later steps, and a line or file that a kill left half written."""
-    for folder in (state / "rollouts", state / "evaluations"):
-        for path in folder.iterdir() if folder.exists() else []:
-            match = STEP_FILE.match(path.name)
-            if match is None or int(match.group(1)) > step:
-                path.unlink()
-    for path in state.glob("*.csv"):
-        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # The step is a line's first field; only a line that ends in a newline was written whole.
-        kept = [line for line in lines if line.endswith("\n") and int(line.split(",", 1)[0]) <= step]
-        write_text(path, header + "".join(kept))
 
 
 class CsvLog:

@@ -40,12 +40,13 @@ from sdpg.records.schemas import write_evaluations, write_rollouts
 from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
-from sdpg.training.checkpoints import cut_after, load_checkpoint, save_checkpoint
+from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose, sample_rows
 from sdpg.training.leakage import leak_shares
 from sdpg.training.metrics import step_metrics
 from sdpg.training.recording import BackgroundWriter
 from sdpg.training.rollout_rows import rollout_rows, token_columns
+from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_log import StepLog, Stopwatch
 from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.term_gradients import term_gradients
@@ -174,14 +175,15 @@ class Trainer:
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
         make_folder(self.state)
-        done = load_checkpoint(self.state, self.policies.student, self.optimizer)
+        done = load_checkpoint(self.state, self.policies.student, self.optimizer, self.ranks)
         if set(self.ranks.values(done)) != {done}:
             raise UserError(
                 f"{self.state}: the processes find checkpoints of different steps: all machines must see the same "
                 "files, so put the project on a folder that they share"
             )
         if self.ranks.first:
-            cut_after(self.state, done)
+            newest = newest_checkpoint(self.state)
+            cut_after(self.state, done, {} if newest is None else read_state(newest)["files"])
         self.ranks.wait()
         return done
 

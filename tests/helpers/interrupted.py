@@ -23,7 +23,7 @@ from sdpg.problems.prepare import Prepared, prepare
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.training.checkpoints import newest_checkpoint
+from sdpg.training.saved_files import newest_checkpoint
 from sdpg.training.trainer import Trainer
 from tests.training.test_trainer import small
 

@@ -12,6 +12,7 @@ import pytest
 from pipelines import doctor
 from sdpg.locks import exclusive
 from sdpg.params import Params, load_params
+from sdpg.training.saved_files import note_files, run_files, write_state
 
 ROOT = Path(__file__).parents[2]
 STATE = Path(".state/0123456789abcdef")
@@ -74,6 +75,16 @@ def test_work_that_cannot_be_resumed_is_set_aside_whole(
     assert said in line and str(STATE) in line
     assert not STATE.exists() and sorted(everything(project).values()) == before, "nothing is lost"
     assert list(doctor.examine(params)) == []
+
+
+def test_a_table_that_is_not_what_the_checkpoint_was_saved_with_is_set_aside(params: Params) -> None:
+    files = note_files(STATE, run_files(STATE, 3), {})
+    values = {"step": 3, "param_groups": [], "tensors": {}, "files": files, "times": None}
+    write_state(STATE / "checkpoint-000003", values)
+    assert list(doctor.examine(params)) == []
+    (STATE / "metrics.csv").write_text("step,reward\n1,0.5\n2,0.7\n3,0.")
+    (line,) = doctor.examine(params)
+    assert f"{STATE}/metrics.csv is missing or damaged" in line and not STATE.exists()
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "half made", "truncated"])
