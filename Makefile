@@ -5,6 +5,7 @@
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
+#   make attack [N=500] [SEED=…] [ONLY=17]
 #   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
 # PROFILE, PRESET, METHODS, SEEDS and BENCHMARKS are written into params.yaml; the change is shown before anything runs.
@@ -13,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean
+  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,6 +38,7 @@ help:
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
+	@echo "make attack [N=500] [SEED=…]  kills, full disks, broken databases and more, by chance, on the micro profile"
 	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make rehearsal DIR=…   the path of qwen3-4b with random weights on two processes of a CPU, vLLM included"
 	@echo "make lint     ruff and pyright"
@@ -103,6 +105,10 @@ test: $(STAMP) browser
 
 test-fast: $(STAMP) browser
 	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile -m 'not slow'
+
+# Faults drawn by chance from the seed, which is printed; SEED=… ONLY=17 repeats one of them.
+attack: $(STAMP)
+	python -m tests.attack --number $(or $(N),30) $(if $(SEED),--seed '$(SEED)') $(if $(ONLY),--only '$(ONLY)')
 
 # vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
 # PATH=$PWD/.venv-vllm/bin:$PATH dvc repro

@@ -6,6 +6,16 @@ import errno
 import os
 import sys
 
+_FULL = "the disk is full{where}: free some space"
+DISK = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: "a file grows beyond what is allowed{where}: raise the limit (ulimit -f unlimited)",
+    errno.EIO: "the disk fails{where}: mend it, or move the project to another",
+    errno.EROFS: "the disk is read-only{where}: make it writable",
+}
+"""The message for each error of which the disk is the cause."""
+
 
 class UserError(Exception):
     """Input that a person can mend: the message names the field or file, the value, and the remedy."""
@@ -29,7 +39,7 @@ def readable_errors() -> Iterator[None]:
 
     An :class:`Interrupted` is one message too, and exit code 75.
 
-    A full disk is one message too, and a reader of the output that closed it is none.
+    A disk that is full, fails or is read-only is one message too, and a reader of the output that closed it is none.
     """
     try:
         yield
@@ -44,10 +54,10 @@ def readable_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(141) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if (message := DISK.get(error.errno or 0)) is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        sys.stderr.write(f"error: the disk is full{where}: free some space, then run the same command again\n")
+        sys.stderr.write(f"error: {message.format(where=where)}, then run the same command again\n")
         raise SystemExit(2) from None
 
 

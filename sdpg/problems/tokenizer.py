@@ -113,6 +113,8 @@ def load_tokenizer(folder_or_id: str | Path, revision: str | None = None) -> Pre
             "that name below base.folder"
         )
         raise UserError(f"the tokenizer of {folder_or_id} does not load: {remedy}. {error}") from None
+    # It says how this process was started (HF_HUB_OFFLINE), and would be saved with the tokenizer.
+    tokenizer.init_kwargs.pop("local_files_only", None)
     if not tokenizer.chat_template:
         raise UserError(
             f"the tokenizer of {folder_or_id} has no chat template: add chat_template.jinja to its folder, or use the "

@@ -76,7 +76,14 @@ class EventQueue:
         """Adds an event, which is on disk afterwards."""
         line = json.dumps(event, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock:
-            os.write(self._file, line)
+            end = os.fstat(self._file).st_size
+            try:
+                # A disk that is getting full takes a part of it; the next event must not follow on half a line.
+                while line:
+                    line = line[os.write(self._file, line) :]
+            except OSError:
+                os.ftruncate(self._file, end)
+                raise
         self.added.set()
 
     def keep(self, path: Path) -> str:

@@ -55,6 +55,12 @@ def test_same_texts_same_tokenizer() -> None:
     assert train_tokenizer(iter(TEXTS), 300).backend_tokenizer.to_str() == TOKENIZER.backend_tokenizer.to_str()
 
 
+def test_a_saved_tokenizer_does_not_tell_how_its_process_was_started(tmp_path: Path) -> None:
+    TOKENIZER.save_pretrained(tmp_path / "trained")
+    load_tokenizer(tmp_path / "trained").save_pretrained(tmp_path / "again")
+    assert "local_files_only" not in json.loads((tmp_path / "again/tokenizer_config.json").read_text())
+
+
 def test_without_texts_there_are_bytes_only() -> None:
     assert len(train_tokenizer([], 259)) == 259
 

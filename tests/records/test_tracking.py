@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 import multiprocessing
 import os
 from pathlib import Path
+import resource
 import shutil
 import signal
 import socket
@@ -25,7 +26,7 @@ from sdpg.errors import Interrupted, UserError
 from sdpg.params import Params, TrackingParams, load_params, parse_params, read_yaml
 from sdpg.records import delivery
 from sdpg.records.delivery import deliver_now, waiting
-from sdpg.records.event_queue import EventQueue, locked, queues, tracking_folder
+from sdpg.records.event_queue import EventQueue, events, locked, queues, tracking_folder
 from sdpg.records.mlflow_store import connect
 from sdpg.records.tracking import Parent, StageRun, finish_parent, stage_run
 
@@ -230,6 +231,22 @@ def test_a_command_delivers_what_is_left_and_says_so(
     assert runs()["tune grpo"].info.status == "FINISHED" and ("grpo-0", "kl", 1) in rows()
     deliver.main()
     assert "Nothing waits" in capsys.readouterr().out
+
+
+def test_an_event_of_which_the_disk_took_half_leaves_nothing_behind(project: Path) -> None:
+    queue = EventQueue("train-x")
+    told = [{"kind": "step", "step": step, "metrics": {"x" * 50: 1.0}} for step in range(3)]
+    queue.append(told[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((queue.start / "events.jsonl").stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            queue.append(told[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    queue.append(told[2])
+    queue.close()
+    assert [event for event, _ in events(queue.start, 0)] == [told[0], told[2]]
 
 
 def test_a_living_start_is_not_removed(project: Path) -> None:
