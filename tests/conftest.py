@@ -1,4 +1,4 @@
-"""Chooses the kernels of the default profile for every test, so that what is computed here equals what commands print."""
+"""Chooses the kernels of the default profile for all tests: what is computed here equals what commands print."""
 
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
