@@ -23,7 +23,8 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 JOBS ?= 1
-TEST_JOBS ?= 2
+# One more than the cores: tests that run the real commands wait for them.
+TEST_JOBS ?= 3
 
 # Stage commands call `python`, from this environment. One thread per process: small models are slower with more.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
