@@ -108,7 +108,7 @@ def test_a_tokenizer_that_finds_no_room_is_one_message(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
     try:
-        with pytest.raises(UserError, match="cannot write .*too large"), replaced_folder(tmp_path / "made") as folder:
+        with pytest.raises(UserError, match=r"cannot write .*too large"), replaced_folder(tmp_path / "made") as folder:
             Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
