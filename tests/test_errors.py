@@ -22,9 +22,7 @@ def test_a_user_error_is_one_message() -> None:
     assert run("raise UserError('a.b is 3: use 4')") == (2, "error: a.b is 3: use 4\n")
 
 
-@pytest.mark.parametrize(
-    ("number", "said"), [("ENOSPC", "full (a): free"), ("EFBIG", "ulimit"), ("EIO", "fails (a)")]
-)
+@pytest.mark.parametrize(("number", "said"), [("ENOSPC", "full (a): free"), ("EFBIG", "ulimit"), ("EIO", "fails (a)")])
 def test_what_the_disk_refuses_is_one_message(number: str, said: str) -> None:
     code, errors = run(f"import errno; raise OSError(errno.{number}, 'x', 'a')")
     assert code == 2 and errors.count("\n") == 1
