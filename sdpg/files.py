@@ -76,7 +76,7 @@ def is_remains(name: str) -> bool:
 _REMAINS = re.compile(r"\..+\.(?:partial|outgoing)-(\d{1,9})(?:-journal|-wal|-shm)?")
 
 
-def _explain(path: Path, error: OSError | SafetensorError) -> UserError:
+def _explain(path: Path, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or error
     return UserError(f"cannot write {path}: {reason}. Nothing that was there before has changed; "
                      "free some space or mend the permissions, then run the same command again")  # fmt: skip
@@ -158,9 +158,12 @@ def replaced_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(outgoing)
         else:
             os.replace(temporary, path)
-    # safetensors reports a full disk by an exception of its own.
-    except (OSError, SafetensorError) as error:
-        raise _explain(path, error) from error
+    except Exception as error:
+        # Of a full disk safetensors tells by an exception of its own, and tokenizers by a bare one.
+        bare = type(error) is Exception and "(os error " in str(error)
+        if bare or isinstance(error, (OSError, SafetensorError)):
+            raise _explain(path, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

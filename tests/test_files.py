@@ -1,12 +1,15 @@
 """Tests that outputs are whole or as they were, whatever interrupts the writing."""
 
 from pathlib import Path
+import resource
 import subprocess
 import sys
 import textwrap
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from sdpg.errors import UserError
 from sdpg.files import (
@@ -147,6 +150,17 @@ def test_a_link_is_no_child_and_a_plain_name_is_one(tmp_path: Path) -> None:
 def test_a_path_out_of_its_folder_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"^base\.model\.path: "):
         check_within(path, "base.model.path")
+
+
+def test_a_tokenizer_that_finds_no_room_is_one_message(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*too large"), replaced_folder(tmp_path / "made") as folder:
+            Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_path_within_its_folder_is_taken() -> None:

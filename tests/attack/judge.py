@@ -59,13 +59,13 @@ def attack(world: World, fault: Fault) -> dict[str, Any]:
         after = outputs(folder)
         wrong = [path for path in differences(before, after) if path in before and not path.startswith(own)]
         # The same command at once, while others may still be at work; then after their end; then as the message says.
-        for remedy in (None, wait, COMMANDS["doctor"]):
+        for attempt in range(3):
             if ends[-1]["how"] == "done":
                 break
-            if remedy == wait:
+            if attempt > 0:
                 wait(world)
-            elif remedy:
-                Running(remedy, folder, world.folder / "log-doctor", {}).end()
+            if attempt > 1:
+                Running(COMMANDS["doctor"], folder, world.folder / "log-doctor", {}).end()
             ends.append(Running(command, folder, log, {}).end())
         wait(world)
         if ends[-1]["how"] == "done":
@@ -202,7 +202,7 @@ def _dying_server(fault: Fault) -> tuple[int, Any]:
 
         do_GET = do_POST = do_PATCH = answer
 
-        def log_message(self, *arguments: Any) -> None:
+        def log_message(self, format: str, *arguments: Any) -> None:
             return
 
     server = HTTPServer(("127.0.0.1", 0), Handler)

@@ -199,15 +199,14 @@ class World:
     def _reference_of_dvc(self) -> Path:
         """Returns a copy of the reference for which DVC has recorded everything but one training and what follows."""
         if not self.with_dvc.exists():
-            shutil.copytree(self.reference, self.project, symlinks=True)
-            self.must(Command(("dvc", "commit", "--force")), self.project)
-            lock, yaml = self.project / "dvc.lock", YAML()
+            shutil.copytree(self.reference, self.with_dvc, symlinks=True)
+            self.must(Command(("dvc", "commit", "--force")), self.with_dvc)
+            lock, yaml = self.with_dvc / "dvc.lock", YAML()
             tree = yaml.load(lock)
             for stage in ("train@grpo-0", "evaluate@grpo-0", "tabulate"):
                 tree["stages"].pop(stage, None)
             yaml.dump(tree, lock)
-            shutil.rmtree(self.project / ".dvc/cache/runs", ignore_errors=True)
-            self.project.rename(self.with_dvc)
+            shutil.rmtree(self.with_dvc / ".dvc/cache/runs", ignore_errors=True)
         return self.with_dvc
 
     def changes(self, name: str) -> list[str]:
