@@ -326,7 +326,7 @@ def test_an_idle_worker_that_died_is_replaced(scripted: Verifier) -> None:
 
 
 def test_a_sigterm_to_every_process_of_a_job_changes_no_verdict(scripted: Verifier) -> None:
-    assert score_one(scripted, "terminated", "by a scheduler").status is Status.CORRECT
+    assert score_one(scripted, "terminated", "terminated by a scheduler").status is Status.CORRECT
 
 
 def test_workers_neither_run_the_main_module_again_nor_import_torch(tmp_path: Path) -> None:
