@@ -65,9 +65,8 @@ def weighted_sums(terms: Tensor, weights: Tensor) -> Tensor:
 
     Where a logit is -inf a term is 0·∞ or 0·(∞ - ∞), and becomes 0 in place: x·log x goes to 0 with x.
     """
-    sums = terms.sum(1)
-    # Seldom; the usual rows need no further pass over memory.
-    return sums if sums.isfinite().all() else terms.masked_fill_(weights == 0, 0.0).sum(1)
+    # Without asking first whether a sum is finite, for which the host would wait for a GPU.
+    return terms.masked_fill_(weights == 0, 0.0).sum(1)
 
 
 def _expected(log_p: Tensor, differences: Tensor) -> Tensor:
