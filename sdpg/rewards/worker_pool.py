@@ -88,8 +88,10 @@ def _serve(pipe: connection.Connection, task: _Task) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
+    """Returns the error, or its words where the pipe, which pickles what it sends, would not bring it over whole."""
     try:
         pickle.loads(pickle.dumps(error))
+    # Making an exception again from its arguments may raise anything; its words are not lost.
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import os
 from pathlib import Path
-import resource
 import shutil
 from typing import Any
 
@@ -17,6 +16,7 @@ from sdpg.objective.coefficients import Coefficients
 from sdpg.training.checkpoints import CsvLog, load_checkpoint, save_checkpoint
 from sdpg.training.saved_files import cut_after, read_state
 from sdpg.training.update import Task, accumulate_gradients
+from tests.helpers.full_disk import largest_file
 from tests.helpers.tiny import MAX_TOKENS, tiny_experience, tiny_method, tiny_policies, tiny_train
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
@@ -141,17 +141,6 @@ def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 # --- a disk that is full
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files of this process cannot grow past ``size`` bytes: writing more is an OSError, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager

@@ -1,11 +1,8 @@
 """Tests a step's records and metrics against the plain way, and that no failure or kill loses a record."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 import os
 from pathlib import Path
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +27,7 @@ from sdpg.training.metrics import step_metrics
 from sdpg.training.recording import BackgroundWriter
 from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.steps import Sampled, Step, Update
+from tests.helpers.full_disk import largest_file
 from tests.helpers.tiny import tiny_method
 from tests.training.test_trainer import make_world, small, trained
 
@@ -196,17 +194,6 @@ def test_an_error_of_the_training_loses_no_file_and_names_those_that_failed(erro
 
 
 # --- in training
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files of this process cannot grow past ``size`` bytes: writing more is an OSError, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")
