@@ -43,7 +43,7 @@ def check_launch(params: DistributedParams) -> None:
         )
     if tree.get("mixed_precision", "no") not in ("no", False):
         raise UserError(f"{path}: mixed_precision is {tree['mixed_precision']}: set it to 'no'; train.dtype decides")
-    machines = int(tree.get("num_machines") or 1)
+    machines = machines_of(params)
     if params.processes % machines:
         raise UserError(
             f"{path}: num_machines is {machines}, which does not divide train.distributed.processes "
@@ -58,10 +58,12 @@ def check_launch(params: DistributedParams) -> None:
         _check_sharding(path, tree.get("fsdp_config") or {})
 
 
-def _machines(params: DistributedParams) -> int:
-    """Returns the number of machines in accelerate's configuration, which is checked first."""
-    check_launch(params)
-    return int(read_yaml(params.config_file).get("num_machines") or 1)
+def machines_of(params: DistributedParams) -> int:
+    """Returns the number of machines in accelerate's configuration, which :func:`check_launch` checks."""
+    if params.strategy == "none" or not params.config_file.is_file():
+        return 1
+    tree: Any = read_yaml(params.config_file)
+    return int(tree.get("num_machines") or 1) if isinstance(tree, dict) else 1
 
 
 def _check_sharding(path: Any, sharding: dict[str, Any]) -> None:
@@ -90,11 +92,7 @@ def on_one_machine(params: DistributedParams) -> DistributedParams:
 
     Where a run is spread over several machines, nobody starts the other machines' processes for such a stage.
     """
-    if params.strategy == "none" or not params.config_file.is_file():
-        return params
-    tree: Any = read_yaml(params.config_file)
-    several = isinstance(tree, dict) and int(tree.get("num_machines") or 1) > 1
-    return DistributedParams() if several else params
+    return DistributedParams() if machines_of(params) > 1 else params
 
 
 def launch(params: DistributedParams, module: str, arguments: Sequence[str], machine: int = 0) -> None:
@@ -114,7 +112,8 @@ def launch(params: DistributedParams, module: str, arguments: Sequence[str], mac
         UserError: if the process was launched in another way than ``train.distributed`` says.
     """
     launched = "LOCAL_RANK" in os.environ
-    machines = 1 if params.strategy == "none" else _machines(params)
+    check_launch(params)
+    machines = machines_of(params)
     if not 0 <= machine < machines:
         raise UserError(
             f"--machine-rank is {machine}, but the run is on {machines} machine{'s' if machines > 1 else ''}: name one "

@@ -4,8 +4,9 @@ import psutil
 
 from sdpg.devices import device_type
 from sdpg.errors import UserError
+from sdpg.models.launching import machines_of
 from sdpg.objective.coefficients import needs_reference_weights
-from sdpg.params import Params, ScratchModel, read_yaml
+from sdpg.params import Params, ScratchModel
 from sdpg.params.vllm import VllmInProcess
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
@@ -82,7 +83,7 @@ def check_gpus(params: Params) -> None:
         return
     import torch
 
-    machines = int(read_yaml(spread.config_file).get("num_machines") or 1)
+    machines = machines_of(spread)
     here, there = -(-spread.processes // machines), torch.cuda.device_count()
     if here > there:
         raise UserError(

@@ -62,7 +62,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: 
         else:
             with pytest.raises(UserError, match=r"is 8 on each machine .*, but this one has 7 GPUs"):
                 check_gpus(params)
-    monkeypatch.setattr("sdpg.planning.fits.read_yaml", lambda path: {"num_machines": 2})
+    monkeypatch.setattr("sdpg.models.launching.read_yaml", lambda path: {"num_machines": 2})
     check_gpus(params)
     check_gpus(anywhere(planned_params("qwen3-1.7b")))
 
