@@ -120,6 +120,8 @@ def head(shape: Shape, passes: Passes, gradients: bool = True) -> int:
     product = HALF if passes.half and passes.on_gpu else FLOAT
     # What a chunk is worked on with, and gives back before the values of all tokens are put in order.
     work = (chunk + scored + 2 * block) * row + FLOAT * (2 if gradients else 1) * chunk * shape.hidden_size
+    # A byte a word tells which of them have no probability.
+    work += block * shape.vocabulary
     if gradients and product == HALF:
         work += HALF * chunk * shape.vocabulary
     # Seven numbers a token and its place; the update keeps eight of its terms and a flag.
