@@ -14,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack
+  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -40,6 +40,7 @@ help:
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     run the tests"
 	@echo "make attack [N=500] [SEED=…]  kills, full disks, broken databases and more, by chance, on the micro profile"
+	@echo "make mutants  one broken line after another, each of which a test has to notice (ONLY='3 17')"
 	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make rehearsal DIR=…   the path of qwen3-4b with random weights on two processes of a CPU, vLLM included"
 	@echo "make lint     ruff and pyright"
@@ -110,6 +111,9 @@ test-fast: $(STAMP) browser
 # Faults drawn by chance from the seed, which is printed; SEED=… ONLY=17 repeats one of them.
 attack: $(STAMP)
 	python -m tests.attack --number $(or $(N),30) $(if $(SEED),--seed '$(SEED)') $(if $(ONLY),--only '$(ONLY)')
+
+mutants: $(STAMP)
+	python -m tests.mutations $(if $(ONLY),--only $(ONLY))
 
 # vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
 # PATH=$PWD/.venv-vllm/bin:$PATH dvc repro
