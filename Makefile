@@ -13,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
+.PHONY: help install repro configure bundle app plan test test-all browser screenshots install-vllm rehearsal test-vllm lint format bench \
   gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -38,7 +38,8 @@ help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
-	@echo "make test     run the tests"
+	@echo "make test     the tests, but for those that run the real pipeline"
+	@echo "make test-all all tests that need no GPU and no vLLM; what .ci/run calls"
 	@echo "make attack [N=500] [SEED=…]  kills, full disks, broken databases and more, by chance, on the micro profile"
 	@echo "make mutants  one broken line after another, each of which a test has to notice (ONLY='3 17')"
 	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
@@ -102,11 +103,13 @@ browser:
 screenshots: $(STAMP) browser
 	python -m benchmarks.screenshots
 
-test: $(STAMP) browser
-	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
+PYTEST := python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
-test-fast: $(STAMP) browser
-	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile -m 'not slow'
+test: $(STAMP) browser
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP) browser
+	$(PYTEST)
 
 # Faults drawn by chance from the seed, which is printed; SEED=… ONLY=17 repeats one of them.
 attack: $(STAMP)
