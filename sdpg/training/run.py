@@ -26,6 +26,7 @@ from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
+from sdpg.records.manifest import note_folder
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
@@ -262,7 +263,8 @@ def save_policy(policy: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = None, keep_policy: bool = True) -> Path:
-    """Builds the run folder from finished work in progress and renames it into place; COMPLETE is written last."""
+    """Builds the run folder from finished work in progress and renames it into place; its manifest and COMPLETE are
+    written last."""
     state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
     policy = trainer.policies.student
     if is_sharded(policy):
@@ -288,5 +290,6 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
              "accuracy": {name: float(value) for name, value in zip(names[1:], values[1:], strict=True)},
              "watch": watched.numbers()},
         )  # fmt: skip
+        note_folder(folder, target.name, config["fingerprint"], config["inputs"])
         write_text(folder / "COMPLETE", config["fingerprint"] + "\n")
     return target
