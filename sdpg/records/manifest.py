@@ -13,6 +13,7 @@ import hashlib
 from pathlib import Path
 import re
 import sys
+from typing import Any
 
 from sdpg.errors import UserError
 from sdpg.files import check_within, read_json, write_json
@@ -76,11 +77,17 @@ def note_folder(
     noted = _noted(folder) if names is None else (folder / each for each in sorted(names))
     files = {path.relative_to(folder).as_posix(): (path.stat().st_size, sha256(path)) for path in noted}
     manifest = Manifest(name, files, fingerprint, dict(made_from or {}))
-    write_json(folder / NAME, {
-        "version": VERSION, "name": name, "fingerprint": fingerprint, "made_from": dict(manifest.made_from),
-        "files": {path: {"size": size, "sha256": digest} for path, (size, digest) in files.items()},
-    })  # fmt: skip
+    write_json(folder / NAME, manifest_tree(manifest))
     return manifest
+
+
+def manifest_tree(manifest: Manifest) -> dict[str, Any]:
+    """Returns a manifest as plain containers, ready for JSON."""
+    return {
+        "version": VERSION, "name": manifest.name, "fingerprint": manifest.fingerprint,
+        "made_from": dict(manifest.made_from),
+        "files": {path: {"size": size, "sha256": digest} for path, (size, digest) in manifest.files.items()},
+    }  # fmt: skip
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -93,20 +100,34 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     tree = read_json(path, _remedy(folder))
+    return parse_manifest(tree, str(path), _remedy(folder))
+
+
+def parse_manifest(tree: Any, source: str, remedy: str) -> Manifest:
+    """Returns the manifest in a tree that was read from JSON.
+
+    Args:
+        tree: the tree.
+        source: what errors call it.
+        remedy: what a person does where it is damaged.
+
+    Raises:
+        UserError: if it is damaged, or of a version that this code does not know.
+    """
     version = tree.get("version") if isinstance(tree, dict) else None
     if isinstance(version, int) and version > VERSION:
-        raise UserError(f"{path} has version {version}, of newer code; this code reads versions up to {VERSION}: "
+        raise UserError(f"{source} has version {version}, of newer code; this code reads versions up to {VERSION}: "
                         "update this checkout (git pull), or use the commit that wrote it")  # fmt: skip
     try:
         files = {str(name): (int(one["size"]), str(one["sha256"])) for name, one in tree["files"].items()}
         made_from = {str(name): str(digest) for name, digest in tree["made_from"].items()}
         manifest = Manifest(str(tree["name"]), files, str(tree["fingerprint"]), made_from)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path} is damaged: it is not what a stage writes. {_remedy(folder)}") from None
+        raise UserError(f"{source} is damaged: it is not what a stage writes. {remedy}") from None
     for name, (_, digest) in files.items():
-        check_within(name, str(path))
+        check_within(name, source)
         if not _HEX.fullmatch(digest):
-            raise UserError(f"{path} is damaged: {name} has no SHA-256 there. {_remedy(folder)}")
+            raise UserError(f"{source} is damaged: {name} has no SHA-256 there. {remedy}")
     return manifest
 
 
@@ -186,6 +207,11 @@ def sha256(path: Path) -> str:
     """Returns the SHA-256 of a file in hex digits, as the command sha256sum prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def noted_files(folder: Path) -> list[str]:
+    """Returns the names of the files that a folder's manifest notes."""
+    return [path.relative_to(folder).as_posix() for path in _noted(folder)]
 
 
 def _noted(folder: Path) -> Iterator[Path]:

@@ -22,6 +22,8 @@ PACKAGES = (
 
 
 DIFF_CHARACTERS = 200_000
+NEW_MODULES, CUT = "\n\nNot tracked:\n", " more characters were left out"
+"""What a recorded diff says before its list of untracked modules, and where it was cut."""
 MODULES = ("sdpg", "pipelines", "*.py")
 """The paths in which git looks for modules that it does not track, a user's own among them."""
 
@@ -57,10 +59,9 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
     if diff is None:
         return None
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *MODULES)
-    parts = [diff, f"Not tracked:\n{new}" if new else ""]
-    text = "\n\n".join(part for part in parts if part)
+    text = (diff + (NEW_MODULES + new if new else "")).lstrip("\n")
     left = len(text) - limit
-    return text if left <= 0 else f"{text[:limit]}\n… {left:,} more characters were left out"
+    return text if left <= 0 else f"{text[:limit]}\n… {left:,}{CUT}"
 
 
 def versions() -> dict[str, str]:
