@@ -10,7 +10,8 @@ from typing import Any
 from sdpg.errors import UserError, entry_point
 from sdpg.params import load_params
 from sdpg.reproduction.archive import archived_config
-from sdpg.reproduction.rebuild import ENVIRONMENT, environment_warnings, read_run_config, rebuild
+from sdpg.records.provenance import version_differences
+from sdpg.reproduction.rebuild import ENVIRONMENT, read_run_config, rebuild
 
 REPRODUCED = Path("reproduced")
 MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
@@ -30,7 +31,7 @@ def main() -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already: remove it, or name another folder (--into)")
     rebuild(config, Path(), folder)
-    print("\n".join(environment_warnings(config)) or "The versions here are those of the run.")
+    print("\n".join(version_differences(config.get("versions"))) or "The versions here are those of the run.")
     print(f"{folder} holds commit {config['git']['commit'][:12]}, its uncommitted changes, params.yaml and inputs; "
           f"{ENVIRONMENT} has the run's versions. Make it again:\n\n  {command(config, folder)}")  # fmt: skip
 

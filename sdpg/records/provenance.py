@@ -75,6 +75,21 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def version_differences(recorded: Any) -> list[str]:
+    """Returns a line for each library whose version here is not that with which a run was made.
+
+    Args:
+        recorded: ``versions`` of the run's config.yaml.
+    """
+    here = versions()
+    if not isinstance(recorded, dict):
+        return ["the run does not say with which versions it was made"]
+    return [
+        f"{name} is {here.get(name, 'not known')} here, and was {version} when the run was made: results may differ"
+        for name, version in recorded.items() if here.get(name) != version
+    ]  # fmt: skip
+
+
 def hardware() -> dict[str, Any]:
     """Returns cores and memory of this machine and, in a process that computes with torch, its GPUs and CPU kernels."""
     here = {

@@ -17,7 +17,7 @@ from sdpg.files import check_within, replaced_folder, write_text
 from sdpg.params import PARAMS_FILE, read_yaml
 from sdpg.params.stored import fields_read
 from sdpg.params.tree import TrackingParams
-from sdpg.records.provenance import CUT, NEW_MODULES, versions
+from sdpg.records.provenance import CUT, NEW_MODULES
 
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 ENVIRONMENT = "environment.txt"
@@ -95,17 +95,6 @@ def constraints(config: Mapping[str, Any]) -> str:
         if re.fullmatch(r"[\w.-]+", str(name)) and re.fullmatch(r"\d[\w.+!-]*", str(version)) and name != "python":
             lines.append(f"{name}=={str(version).split('+')[0]}")
     return "\n".join(lines) + "\n"
-
-
-def environment_warnings(config: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each library whose version here is not that of a run."""
-    recorded, here = config.get("versions"), versions()
-    if not isinstance(recorded, dict):
-        return ["The run does not say with which versions it was made"]
-    return [
-        f"{name} is {here.get(name, 'not known')} here, and was {version} when the run was made: results may differ"
-        for name, version in recorded.items() if here.get(name) != version
-    ]  # fmt: skip
 
 
 def _apply(diff: str, project: Path, folder: Path) -> None:
