@@ -9,8 +9,8 @@ from typing import Any
 
 from sdpg.errors import UserError, entry_point
 from sdpg.params import load_params
-from sdpg.reproduction.archive import archived_config
 from sdpg.records.provenance import version_differences
+from sdpg.reproduction.archive import archived_config
 from sdpg.reproduction.rebuild import ENVIRONMENT, read_run_config, rebuild
 
 REPRODUCED = Path("reproduced")
