@@ -5,6 +5,7 @@
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
+#   make verify [RUN="grpo-0 …"] [QUICK=1]    make reproduce RUN=…    make export RUN=…    make import ARCHIVE=…
 #   make attack [N=500] [SEED=…] [ONLY=17]
 #   make tune METHOD=sdpg-ufkl [TRIALS=20] [WORKERS=2] [STUDY=name]        make tune-all [METHODS="grpo rlsd"] [TRIALS=…]
 #
@@ -14,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-all browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack mutants
+  gpu-check benchmarks solutions verify reproduce export import lock compare coverage tune tune-all mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -51,6 +52,9 @@ help:
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
+	@echo "make verify [RUN=grpo-0] [QUICK=1]   runs made again in a clean clone, compared bit by bit and cell by cell"
+	@echo "make reproduce RUN=…   commit, changes, parameters and inputs of a run (folder, MLflow id, archive) in a new folder"
+	@echo "make export RUN=grpo-0 / make import ARCHIVE=grpo-0.zip   a run as one file, read again elsewhere"
 	@echo "make bundle   train the tiny world's base again and write it to inputs/models/tiny-base with its card"
 	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
 	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
@@ -172,6 +176,19 @@ solutions: $(STAMP)
 # COMPARE='train.lr …': what is compared beside the methods. Fails where the runs are not matched.
 compare: $(STAMP)
 	@python -m pipelines.compare '$(A)' '$(B)' $(foreach path,$(COMPARE),--compare '$(path)')
+
+# A clean clone of each run's commit. QUICK=1: the first five steps alone, against the digests that the run recorded.
+verify: $(STAMP)
+	@python -m pipelines.verify $(foreach run,$(RUN),'$(run)') $(if $(QUICK),--quick) $(MORE)
+
+reproduce: $(STAMP)
+	@python -m pipelines.reproduce '$(RUN)' $(if $(OUT),--into '$(OUT)')
+
+export: $(STAMP)
+	@python -m pipelines.export_archive '$(RUN)' $(if $(OUT),--out '$(OUT)')
+
+import: $(STAMP)
+	@python -m pipelines.import_archive '$(ARCHIVE)' $(if $(OUT),--into '$(OUT)')
 
 coverage: $(STAMP)
 	python -m pipelines.coverage

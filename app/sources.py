@@ -16,6 +16,7 @@ from yaml import YAMLError
 from app.quick_yaml import parse_yaml
 from sdpg.errors import UserError
 from sdpg.params.section import mask_addresses
+from sdpg.records.manifest import altered, changes, read_manifest, renamed
 
 Kind = Literal["finished", "in progress", "trial", "unfinished", "sample"]
 NEEDED = ("method", "seed", "params")
@@ -275,7 +276,10 @@ def _entry(place: Place, folder: str, name: str, kind: Kind, notices: list[Notic
         if not place.files.names(folder):
             notices.append(Notice(f"{place.files.label}{folder}", "is empty: its stage did not finish; run it again"))
             return None
-        config = read_config(place.files.path(f"{folder}/config.yaml"))
+        path = place.files.path(f"{folder}/config.yaml")
+        config = read_config(path)
+        if isinstance(place.files, LocalFiles) and kind != "in progress":
+            _check_identity(path.parent)
     except UserError as error:
         path = f"{place.files.label}{folder}/config.yaml"
         notices.append(Notice(path, str(error).removeprefix(path).lstrip()))
@@ -285,6 +289,15 @@ def _entry(place: Place, folder: str, name: str, kind: Kind, notices: list[Notic
                               "was written; run its stage again to finish it"))  # fmt: skip
         kind = "unfinished"
     return RunEntry(_id(place, name), name.split("~")[0], place, folder, kind, config)
+
+
+def _check_identity(folder: Path) -> None:
+    """Raises where a folder holds another run than its name and its config.yaml say; the rest is checked when read."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    if changed := [*renamed(folder, manifest), *changes(folder, manifest, ["config.yaml"])]:
+        raise altered(folder, changed)
 
 
 def _subfolders(files: Files, folder: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from app.sources import RunEntry
 from sdpg.errors import UserError
+from sdpg.records.manifest import check_file
 from sdpg.records.parquet import join_records
 from sdpg.records.schemas import read_evaluations, read_rollouts
 from sdpg.records.tables import holds_words
@@ -41,6 +42,8 @@ def _stamp(path: Path) -> tuple[int, int]:
 def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path], T]]:
     """Caches the last ``size`` results of a reader of one file; a file that was written again is read again.
 
+    A file that is not what its run's manifest says is a :class:`UserError` and is not read.
+
     Callers must not change the results.
     """
 
@@ -48,6 +51,7 @@ def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path]
         @lru_cache(maxsize=size)
         def kept(path: Path, stamp: tuple[int, int]) -> T:
             del stamp
+            check_file(path)
             return read(path)
 
         @wraps(read)

@@ -6,6 +6,7 @@ from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.locks import exclusive
 from sdpg.params import PARAMS_FILE, load_params
+from sdpg.records.manifest import read_manifest
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.tracking import log_pipeline_artifacts, stage_run
 from sdpg.records.work import read_fingerprint, remove_work
@@ -16,7 +17,7 @@ def main() -> None:
     """Writes the tables, the figure and the report, and prints the main table and where everything is."""
     params = load_params()
     runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
-    inputs = {run.name: (run, hash_files([run], run)) for run in runs}
+    inputs = {run.name: (run, _digest(run)) for run in runs}
     identity = fingerprint("tabulate", params.report.model_dump(mode="json"), [digest for _, digest in inputs.values()])
     settings = params.report.model_dump(mode="json")
     with exclusive(paths.REPORTS), stage_run(params, "tabulate", "tabulate", identity, inputs, settings):
@@ -27,6 +28,12 @@ def main() -> None:
         remove_work(run.name, read_fingerprint(run / "COMPLETE"))
     print_table()
     print("Written:", ", ".join(map(str, written)))
+
+
+def _digest(run: Path) -> str:
+    """Returns the digest of a run's files: that of its manifest, to which they are compared as they are read."""
+    manifest = read_manifest(run)
+    return manifest.digest() if manifest else hash_files([run], run)
 
 
 if __name__ == "__main__":

@@ -21,15 +21,18 @@ def main() -> None:
     parser.add_argument(
         "--machine-rank", type=int, default=0, metavar="I", help="of a run on several machines: the number of this one"
     )
+    parser.add_argument("--until", type=int, metavar="STEP", help="end after this step with a checkpoint and code 75")
     options = parser.parse_args()
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
-    launch(params.train.distributed, "pipelines.train", [options.method, str(options.seed)], options.machine_rank)
+    arguments = [options.method, str(options.seed)]
+    arguments += [] if options.until is None else ["--until", str(options.until)]
+    launch(params.train.distributed, "pipelines.train", arguments, options.machine_rank)
     # Importing the trainer takes seconds, which the launcher does not need.
     with heard_termination() as interrupted:
         from sdpg.training.run import train_run
 
-        folder = train_run(params, options.method, options.seed, interrupted=interrupted)
+        folder = train_run(params, options.method, options.seed, interrupted=interrupted, until=options.until)
     if folder is None:
         return
     print(f"train: {(folder / 'summary.json').read_text(encoding='utf-8')}")

@@ -21,6 +21,7 @@ from sdpg.models.ranks import Ranks
 from sdpg.models.weight_files import WEIGHTS_AND_TOKENIZER, check_digest, model_files
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
 from sdpg.problems.tokenizer import load_tokenizer
+from sdpg.records.manifest import check_folder, note_folder
 from sdpg.records.provenance import fingerprint, hash_files
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
@@ -45,6 +46,7 @@ def build_base(params: Params) -> Path | None:
 
 
 def _build(params: Params, identity: Identity, ranks: Ranks) -> None:
+    check_folder(paths.PREPARED)
     prepared = hash_files([paths.PREPARED], paths.PREPARED)
     settings = params.base.model_dump(mode="json")
     key = fingerprint("base", settings, params.evaluation.model_dump(mode="json"), prepared)
@@ -63,6 +65,8 @@ def _build(params: Params, identity: Identity, ranks: Ranks) -> None:
         rows = evaluate_policy(params, identity, paths.BASE_MODEL, teacher=True, ranks=ranks)
         with replaced_folder(paths.BASE_EVALUATIONS) as folder:
             write_evaluations(folder / "sampled.parquet", rows)
+            origin = {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL)}
+            note_folder(folder, paths.BASE_EVALUATIONS.name, made_from=origin)
         summary = summarise(rows)
         write_json(paths.BASE_METRICS, summary)
         tracked.log_step(

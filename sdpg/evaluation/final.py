@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+import sys
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from sdpg.models.distribution import joined
 from sdpg.models.launching import on_one_machine
 from sdpg.models.loading import load_model, set_threads
 from sdpg.models.ranks import SOLO, Ranks
-from sdpg.params import Params, RolloutParams
+from sdpg.params import Params, RolloutParams, read_yaml
 from sdpg.params.vllm import VllmInProcess
 from sdpg.problems.prompts import longest_prompt
 from sdpg.problems.tokenizer import load_tokenizer
-from sdpg.records.provenance import fingerprint, hash_files
+from sdpg.records.manifest import check_folder, check_origin, note_folder
+from sdpg.records.provenance import fingerprint, hash_files, version_differences
 from sdpg.records.schemas import write_evaluations
 from sdpg.records.tracking import stage_run
 from sdpg.rewards.own import make_verifier
@@ -90,14 +92,26 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {way: accuracies(chosen) for way, chosen in ways.items() if chosen}
 
 
+def _warn_of_environment(run: Path) -> None:
+    """Says on stderr in which versions this environment differs from the one that trained a run."""
+    if (run / "config.yaml").is_file() and isinstance(config := read_yaml(run / "config.yaml"), dict):
+        for line in version_differences(config.get("versions")):
+            sys.stderr.write(f"warning: {run}: {line}\n")
+
+
 def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
     """Samples the final policy of a run generously; returns the evaluation's folder.
 
     Every process of ``train.distributed`` calls this. The first alone writes; on the others the result is None.
     """
     run, target = paths.run_folder(method, seed), paths.evaluation_folder(method, seed)
-    inputs = {"policy": (run / "policy", hash_files([run / "policy"], run)),
-              "prepared": (paths.PREPARED, hash_files([paths.PREPARED], paths.PREPARED))}  # fmt: skip
+    noted = check_folder(run, "policy/*", "config.yaml")
+    _warn_of_environment(run)
+    check_folder(paths.PREPARED)
+    prepared = hash_files([paths.PREPARED], paths.PREPARED)
+    check_origin(run, noted, {str(paths.PREPARED): prepared})
+    policy = noted.digest("policy/*") if noted else hash_files([run / "policy"], run)
+    inputs = {"policy": (run / "policy", policy), "prepared": (paths.PREPARED, prepared)}
     settings = params.evaluation.model_dump(mode="json")
     key = fingerprint("evaluate", method, seed, settings, {name: digest for name, (_, digest) in inputs.items()})
     identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
@@ -112,6 +126,7 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
             with replaced_folder(target) as folder:
                 write_evaluations(folder / "final.parquet", rows)
                 write_json(folder / "summary.json", summary)
+                note_folder(folder, target.name, made_from={str(paths.PREPARED): prepared, "policy": policy})
             tracked.log_step(
                 params.train.steps,
                 {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},

@@ -21,6 +21,7 @@ from sdpg.objective.gates import GATES, Gate
 from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
 from sdpg.params.section import without_unknown
 from sdpg.params.stored import method_of
+from sdpg.records.manifest import check_folder
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.own import make_verifier
 from sdpg.rewards.verifiers import Scorer, Verdict
@@ -120,12 +121,13 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
         root: the project's folder.
 
     Raises:
-        UserError: if there is no such run, it holds no records, or its configuration cannot be read.
+        UserError: if there is no such run, it holds no records, it was altered, or its configuration cannot be read.
     """
     if name == BASE:
         sampled = root / paths.BASE_EVALUATIONS / "sampled.parquet"
         if not sampled.exists():
             raise UserError(f"{sampled} does not exist: run the stage base (dvc repro base)")
+        check_folder(sampled.parent)
         params = _reward_params(None, overrides, root)
         return StoredRun(BASE, {sampled: FINAL}, (sampled.parent,), params, GATES["positive"])
     folder = root / "runs" / name
@@ -140,6 +142,9 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
     files |= {final: FINAL} if final.exists() else {}
     if not files:
         raise UserError(f"{folder} holds no rollouts/*.parquet and no evaluations/*.parquet: name a run's folder")
+    check_folder(folder, "config.yaml", "rollouts/*", "evaluations/*")
+    if final.exists():
+        check_folder(final.parent)
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
     tree = config.get("params", {})
     params = _reward_params(tree.get("reward"), overrides, root)

@@ -42,6 +42,7 @@ from sdpg.problems.sources import (
 )
 from sdpg.problems.synthetic import draw_chain
 from sdpg.problems.tokenizer import BYTES, SPECIAL, load_tokenizer, train_tokenizer
+from sdpg.records.manifest import note_folder
 from sdpg.seeds import derive_seed
 
 TOKENIZER_CHAINS = 2000
@@ -247,6 +248,7 @@ def write_prepared(prepared: Prepared, folder: Path) -> None:
     with replaced_folder(folder / "prepared") as temporary:
         for name, rows in prepared.sets.items():
             write_json_lines(temporary / f"{name}.jsonl", [row.to_dict() for row in rows.rows])
+        note_folder(temporary, "prepared")
     write_json(folder / "prepare.json", prepared.metrics)
 
 

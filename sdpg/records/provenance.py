@@ -22,6 +22,8 @@ PACKAGES = (
 
 
 DIFF_CHARACTERS = 200_000
+NEW_MODULES, CUT = "\n\nNot tracked:\n", " more characters were left out"
+"""What a recorded diff says before its list of untracked modules, and where it was cut."""
 MODULES = ("sdpg", "pipelines", "*.py")
 """The paths in which git looks for modules that it does not track, a user's own among them."""
 
@@ -57,10 +59,9 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
     if diff is None:
         return None
     new = _git(root, "ls-files", "--others", "--exclude-standard", "--", *MODULES)
-    parts = [diff, f"Not tracked:\n{new}" if new else ""]
-    text = "\n\n".join(part for part in parts if part)
+    text = (diff + (NEW_MODULES + new if new else "")).lstrip("\n")
     left = len(text) - limit
-    return text if left <= 0 else f"{text[:limit]}\n… {left:,} more characters were left out"
+    return text if left <= 0 else f"{text[:limit]}\n… {left:,}{CUT}"
 
 
 def versions() -> dict[str, str]:
@@ -72,6 +73,21 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             installed[package] = "not installed"
     return installed
+
+
+def version_differences(recorded: Any) -> list[str]:
+    """Returns a line for each library whose version here is not that with which a run was made.
+
+    Args:
+        recorded: ``versions`` of the run's config.yaml.
+    """
+    here = versions()
+    if not isinstance(recorded, dict):
+        return ["the run does not say with which versions it was made"]
+    return [
+        f"{name} is {here.get(name, 'not known')} here, and was {version} when the run was made: results may differ"
+        for name, version in recorded.items() if here.get(name) != version
+    ]  # fmt: skip
 
 
 def hardware() -> dict[str, Any]:

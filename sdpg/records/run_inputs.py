@@ -6,6 +6,7 @@ from sdpg import paths
 from sdpg.params import Params
 from sdpg.params.imported import imported_parts
 from sdpg.records.code import Code, read_code, source_digest
+from sdpg.records.manifest import check_folder, check_origin
 from sdpg.records.provenance import hash_files
 
 
@@ -22,8 +23,17 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
 
 
 def run_inputs() -> dict[str, str]:
-    """Returns the digests of the files that a training run reads, by path."""
-    return {str(path): hash_files([path], path) for path in (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)}
+    """Returns the digests of the files that a training run reads, by path.
+
+    Raises:
+        UserError: if the problems, or the base or its evaluations, are not what their stages wrote.
+    """
+    read = (paths.PREPARED, paths.BASE_MODEL, paths.BASE_EVALUATIONS)
+    inputs = {str(path): hash_files([path], path) for path in read}
+    check_folder(paths.PREPARED)
+    evaluated = check_folder(paths.BASE_EVALUATIONS)
+    check_origin(paths.BASE_EVALUATIONS, evaluated, {str(path): inputs[str(path)] for path in read[:2]})
+    return inputs
 
 
 def own_parts(params: Params, method: str) -> dict[str, dict[str, str]]:

@@ -11,6 +11,10 @@ NUMBERS = frozenset({
 """Columns that hold numbers in every version; a word in one of them is damage."""
 
 
+DIGESTS = "digests.csv"
+"""The table of a run with a digest of rollouts and weights for each step, in hex digits."""
+
+
 def holds_words(name: str, cells: Sequence[str]) -> bool:
     """Says whether a column holds words, which only another version of this code can have written.
 

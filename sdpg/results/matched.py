@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sdpg.errors import UserError
 from sdpg.params import MethodParams, read_yaml
 from sdpg.params.stored import method_of
+from sdpg.records.manifest import check_folder
 from sdpg.records.watch import History, read_history
 from sdpg.results.runs import Results
 from sdpg.results.tables import BASELINE
@@ -222,7 +223,7 @@ def read_record(run: str, root: Path = Path()) -> Record:
     """Reads a finished run, named below ``runs/`` or by its folder.
 
     Raises:
-        UserError: if there is no such run, or it is unfinished or damaged.
+        UserError: if there is no such run, or it is unfinished, damaged or altered.
     """
     folder = next((path for path in (root / "runs" / run, root / run) if path.is_dir()), None)
     if folder is None:
@@ -233,6 +234,7 @@ def read_record(run: str, root: Path = Path()) -> Record:
         raise UserError(f"{folder} has no file COMPLETE, so it is no finished run: name another, or train it again")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder} has no config.yaml: train the run again")
+    check_folder(folder, "config.yaml", "metrics.csv")
     config = read_yaml(folder / "config.yaml")
     needed = ("method", "seed", "params")
     missing = [key for key in needed if not isinstance(config, dict) or key not in config]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from sdpg.files import read_json, replaced_file, replaced_folder, write_json, write_text
 from sdpg.params import Params
+from sdpg.records.manifest import NAME, check_folder, note_folder
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
 from sdpg.results.claims import DecidedClaim, decide_claims
@@ -249,6 +250,8 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
         "claims.json": [asdict(claim) for claim in contents.claims],
     }
     folder = root / "reports"
+    # Killed between two files, reports have no manifest rather than one that is not theirs.
+    (folder / NAME).unlink(missing_ok=True)
     for name, text in texts.items():
         write_text(folder / name, text)
     for name, content in images.items():
@@ -258,6 +261,7 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
             (temporary / name).write_bytes(content)
     for name, value in values.items():
         write_json(folder / name, value)
+    note_folder(folder, folder.name, names=[*texts, *images, *values, *(f"{FIGURES}/{name}" for name in others)])
     return [folder / name for name in (*texts, *images, *values, *(f"{FIGURES}/{name}" for name in others))]
 
 
@@ -265,6 +269,7 @@ def print_table(root: Path = Path(), console: Console | None = None) -> None:
     """Prints the first lines of the report and the main table, read from `reports/`."""
     console = console or Console()
     folder = root / "reports"
+    check_folder(folder, "table.json", "table.md")
     rows = [MainRow(**row) for row in read_json(folder / "table.json", "run dvc repro tabulate")]
     sizes = sorted({rendering.main_cells(row)[-1] for row in rows if row.seeds})
     table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"{rendering.MAIN_HEADER[-1]}: {', '.join(sizes)}")

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from sdpg import paths
 from sdpg.errors import UserError
 from sdpg.params import Params, read_yaml
+from sdpg.records.manifest import Manifest, check_folder, check_origin
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.records.tables import holds_words, numbers
 from sdpg.results.statistics.estimates import Array, ProblemCounts, accuracy_matrix
@@ -126,7 +128,7 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
     """Reads ``runs/<method>-<seed>`` and ``evaluations/<method>-<seed>`` under ``root``.
 
     Raises:
-        UserError: if the run is missing, unfinished or damaged; it names the folder and the stage to run.
+        UserError: if the run is missing, unfinished, damaged or altered; it names the folder and the stage to run.
     """
     name = f"{method}-{seed}"
     folder = root / "runs" / name
@@ -138,6 +140,13 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
     _require(config, f"train@{name}")
     final = root / "evaluations" / name / "final.parquet"
     _require(final, f"evaluate@{name}")
+    described = read_yaml(config) or {}
+    of = described.get("method", method), described.get("seed", seed)
+    if of != (method, seed):
+        raise UserError(f"{config} is of {of[0]}-{of[1]}, so that {folder} holds another run than its name says: put "
+                        f"each run back into its own folder, or run the stage train@{name} again")  # fmt: skip
+    noted = check_folder(folder)
+    check_origin(final.parent, check_folder(final.parent), _origin(noted))
     answers = _read_answers(final)
     for benchmark in benchmarks:
         for greedy in (False, True):
@@ -146,11 +155,17 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
                                 f"{benchmark!r}: run the stage evaluate@{name} again")  # fmt: skip
     return Run(
         method, seed, folder,
-        config=read_yaml(config) or {},
+        config=described,
         curves=_read_csv(folder / "curves.csv", ["step", *benchmarks, VALIDATION], f"train@{name}"),
         metrics=_read_csv(folder / "metrics.csv", ["step", "reward", "entropy", "length"], f"train@{name}"),
         final={(benchmark, greedy): found for (_, benchmark, greedy), found in answers.items()},
     )  # fmt: skip
+
+
+def _origin(run: Manifest | None) -> dict[str, str]:
+    """Returns what the final evaluation of a run was made from, as far as the run's manifest tells."""
+    prepared = str(paths.PREPARED)
+    return {} if run is None else {"policy": run.digest("policy/*"), prepared: run.made_from.get(prepared, "")}
 
 
 def read_results(params: Params, root: Path) -> Results:
@@ -158,6 +173,7 @@ def read_results(params: Params, root: Path) -> Results:
     benchmarks = list(params.data.benchmarks)
     path = root / "models" / "base-evaluations" / "sampled.parquet"
     _require(path, "base")
+    check_folder(path.parent)
     base = _read_answers(path)
     for benchmark in benchmarks:
         for greedy in (False, True):

@@ -26,9 +26,11 @@ from sdpg.objective.coefficients import needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
+from sdpg.records.manifest import note_folder
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
 from sdpg.records.schemas import read_evaluations
+from sdpg.records.tables import DIGESTS
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
 from sdpg.rewards.own import make_verifier
@@ -100,6 +102,7 @@ def train_run(
     seed: int,
     overrides: RunOverrides | None = None,
     interrupted: Callable[[], bool] = lambda: False,
+    until: int | None = None,
 ) -> Path | None:
     """Trains one method with one seed, resuming an interrupted run of the same fingerprint; returns its folder.
 
@@ -107,7 +110,8 @@ def train_run(
     None.
 
     Raises:
-        Interrupted: if ``interrupted`` returned True, on any process, before the last step.
+        Interrupted: if ``interrupted`` returned True, on any process, before the last step, or step ``until`` was not
+            the last one.
     """
     if method not in params.methods:
         raise UserError(
@@ -118,7 +122,7 @@ def train_run(
         if not ranks.first:
             state = paths.STATE / ranks.from_first(None)
             trainer = make_trainer(params, method, seed, state, verifier, lambda step, metrics: None, ranks)
-            trainer.interrupted = interrupted
+            trainer.interrupted, trainer.until = interrupted, until
             trainer.train()
             close_engine()
             return None
@@ -135,7 +139,7 @@ def train_run(
             # The others wait for this: the first alone knows that no other command writes this run.
             ranks.from_first(identity)
             trainer = make_trainer(params, method, seed, state, verifier, tracked.log_step, ranks)
-            trainer.interrupted = interrupted
+            trainer.interrupted, trainer.until = interrupted, until
             if overrides:
                 _apply_overrides(trainer, overrides, tracked)
             # The config is written first, so that a run in progress says what it is to anybody who looks at it.
@@ -262,7 +266,8 @@ def save_policy(policy: Any, tokenizer: Any, folder: Path) -> None:
 
 
 def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = None, keep_policy: bool = True) -> Path:
-    """Builds the run folder from finished work in progress and renames it into place; COMPLETE is written last."""
+    """Builds the run folder from finished work in progress and renames it into place; its manifest and COMPLETE are
+    written last."""
     state, target = trainer.state, target or paths.run_folder(trainer.name, trainer.seed)
     policy = trainer.policies.student
     if is_sharded(policy):
@@ -272,7 +277,7 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
             add_adapter(policy, lora, trainer.seed)
     load_checkpoint(state, policy)
     with replaced_folder(target) as folder:
-        for name in ("metrics.csv", "curves.csv", "timing.csv"):
+        for name in ("metrics.csv", "curves.csv", DIGESTS, "timing.csv"):
             shutil.copy(state / name, folder / name)
         for name in ("rollouts", "evaluations"):
             shutil.copytree(state / name, folder / name)
@@ -288,5 +293,6 @@ def assemble(trainer: Trainer, config: dict[str, Any], target: Path | None = Non
              "accuracy": {name: float(value) for name, value in zip(names[1:], values[1:], strict=True)},
              "watch": watched.numbers()},
         )  # fmt: skip
+        note_folder(folder, target.name, config["fingerprint"], config["inputs"])
         write_text(folder / "COMPLETE", config["fingerprint"] + "\n")
     return target

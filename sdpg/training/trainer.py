@@ -47,6 +47,7 @@ from sdpg.training.metrics import step_metrics
 from sdpg.training.recording import BackgroundWriter
 from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
+from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
 from sdpg.training.steps import Sampled, Step, Update
 from sdpg.training.term_gradients import term_gradients
@@ -91,6 +92,7 @@ class Trainer:
         on_step: the function that is called with (step, metrics) after every step, for tracking; if it returns True,
             training ends.
         interrupted: the function that says whether this process was asked to end and go on later.
+        until: the step after which the run ends in the same way; None for the last one.
     """
 
     params: Params
@@ -107,6 +109,7 @@ class Trainer:
     base_accuracies: dict[str, float]
     on_step: Callable[[int, dict[str, float | None]], bool | None] = lambda step, metrics: None
     interrupted: Callable[[], bool] = lambda: False
+    until: int | None = None
 
     def __post_init__(self) -> None:
         train = self.params.train
@@ -140,7 +143,7 @@ class Trainer:
         saved = done
         for step in range(done + 1, train.steps + 1):
             # A signal may have reached one rank alone.
-            if any(ranks.values(self.interrupted())):
+            if any(ranks.values(self.interrupted() or step - 1 == self.until)):
                 if saved != step - 1:
                     self.save(step - 1)
                 if log is not None:
@@ -356,6 +359,7 @@ class Trainer:
             write_rollouts(path, rollout_rows(step, identity), token_columns(step, self.pieces))
 
         self.records.put(path, write)
+        append_digests(self.state, number, step.sampled.rollouts, self.policies.student)
         leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
         return step_metrics(step, self.method) | leaks
 
