@@ -47,13 +47,19 @@ class Filter:
     kl: tuple[float, float] = (0.0, 1.0)
     flagged: bool = False
 
-    @property
-    def active(self) -> int:
-        """Returns the number of conditions that are set."""
-        return sum(getattr(self, name) != default for name, default in _DEFAULTS.items())
-
-
-_DEFAULTS = {name: each.default for name, each in Filter.__dataclass_fields__.items()}
+    def words(self) -> list[str]:
+        """Returns each condition that is set, in words."""
+        low, high = (round(100 * share) for share in self.kl)
+        conditions = {
+            f"status {' or '.join(self.statuses)}": self.statuses,
+            f"reward {' or '.join(f'{value:g}' for value in self.rewards)}": self.rewards,
+            f"gate {self.gate}": self.gate != "any",
+            f"{self.shortest} tokens or more": self.shortest is not None,
+            f"{self.longest} tokens or fewer": self.longest is not None,
+            f"KL between the {low}% and {high}% quantiles": self.kl != (0.0, 1.0),
+            "groups without variance": self.flagged,
+        }
+        return [words for words, is_set in conditions.items() if is_set]
 
 
 def without_variance(index: pd.DataFrame) -> pd.Series:

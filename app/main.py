@@ -25,10 +25,10 @@ def options() -> list[Path]:
 
 
 def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
-    """Returns the commits and experiments, chosen in the sidebar or named by the URL, whose runs are shown as well."""
+    """Returns the commits and experiments, chosen here or named by the address, whose runs are shown as well."""
     listed = {revision.key: revision for revision in revisions.list_revisions()}
     named, keys, notices = st.query_params.get_all("rev"), {}, []
-    for rev in dict.fromkeys([*named, *st.session_state.get("rev", [])]):
+    for rev in dict.fromkeys(named):
         try:
             revision = revisions.find_revision(Path(), rev)
         except UserError as error:
@@ -40,26 +40,32 @@ def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
         st.query_params["rev"] = known  # a branch moves, and a link should not change with it
     if not listed:
         return [], notices
-    chosen = selection.choose_many(
-        "Other commits", list(listed), "rev", shown=lambda key: listed[key].label, placeholder="None",
-        help="Runs of other commits and of DVC experiments, read through DVC; nothing is checked out.",
-    )  # fmt: skip
+    with st.popover("Other commits", icon=":material/commit:", type="tertiary"):
+        chosen = selection.choose_many(
+            "Other commits", list(listed), "rev", shown=lambda key: listed[key].label, placeholder="None",
+            help="Runs of other commits and of DVC experiments, read through DVC; nothing is checked out.",
+        )  # fmt: skip
     with st.spinner("Reading other commits", show_time=True):
         places, unknown = revisions.open_revisions(Path(), chosen)
     return places, notices + unknown
 
 
-def sidebar(found: sources.Found) -> None:
-    """Shows links to all pages, which keep the selection, and notices of what could not be read."""
-    for page in selection.PAGES:
-        selection.link(page)
-    if found.notices:
-        with st.expander(f"{len(found.notices)} not shown", icon=":material/warning:"):
-            for notice in found.notices:
-                st.markdown(f"**{ui.plain(notice.path)}** {ui.plain(notice.text)}")
+def links() -> None:
+    """Shows links to all pages, which keep the selection."""
+    with st.container(horizontal=True, gap="small"):
+        for name in selection.PAGES:
+            selection.link(name)
+
+
+def not_shown(notices: list[sources.Notice]) -> None:
+    """Shows what could not be read."""
+    with st.popover(f"{len(notices)} not shown", icon=":material/warning:", type="tertiary"):
+        for notice in notices:
+            st.markdown(f"**{ui.plain(notice.path)}** {ui.plain(notice.text)}")
 
 
 st.set_page_config(page_title="SDPG workbench", page_icon=str(Path(__file__).parent / "icon.svg"), layout="wide")
+st.html(Path(__file__).parent / "components" / "page.css")
 if reached := address.reachable_from_elsewhere():
     # A run's prompts and answers are nobody else's business, and the pages ask no one who they are.
     st.error(ui.plain(f"The app listens on {', '.join(reached)}, which other machines can reach, so it shows nothing. "
@@ -71,16 +77,25 @@ pages = {
     for name, (title, icon) in selection.PAGES.items()
 }
 page = st.navigation(list(pages.values()), position="hidden")
+selection.begin()
 try:
     folders = options()
 except ValueError as error:
     st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder"))
     st.stop()
-links = st.sidebar.container()
-with st.sidebar:
+bar = st.container(horizontal=True, vertical_alignment="center", key="bar")
+with bar:
+    navigation = st.empty()
+    with navigation:
+        links()
+    selection.follow()
     places, unknown = other_commits()
 found = st.session_state["_found"] = sources.discover(Path(), folders, places)
 found.notices.extend(unknown)
+if found.notices:
+    with bar:
+        not_shown(found.notices)
+lacking = st.empty()
 if found.only_sample:
     st.info(
         "There are no runs here yet. This is a **sample**, made by a real run of the tiny profile and bundled with the "
@@ -90,6 +105,8 @@ if found.only_sample:
 try:
     page.run()
 finally:
-    # The sidebar comes after the page, whose widgets decide what is selected, and so what the links hold.
-    with links:
-        sidebar(found)
+    # Only a drawn page says what it shows of the selection, which is what the links carry on.
+    with navigation:
+        links()
+    if said := selection.unknown(run=found.runs):
+        lacking.warning("  \n".join(map(ui.plain, said)), icon=":material/link_off:")

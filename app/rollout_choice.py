@@ -101,14 +101,11 @@ def choose_sibling(siblings: pa.Table, key: str = "sibling", first: int | None =
     scored = [number for number, length in zip(statuses, lengths, strict=True) if length]
     texts = {str(sibling): sibling for sibling in statuses}
     default = str(first if first in statuses else (scored or list(statuses))[0])
-    selection.take_from_url(key, texts, default)
-
-    def shown(text: str) -> str:
-        sibling = texts[text]
-        return ui.plain(f"{text} {MARKS.get(statuses[sibling], '')}{' ◆' if sibling in scored else ''}")
-
-    chosen = st.pills("Sibling", list(texts), key=key, required=True, wrap=True, format_func=shown, help=HELP)
-    return texts[selection.put_into_url(key, chosen or default)]
+    shown = {
+        text: ui.plain(f"{text} {MARKS.get(statuses[sibling], '')}{' ◆' if sibling in scored else ''}")
+        for text, sibling in texts.items()
+    }
+    return texts[selection.pills("Sibling", shown, key, first=default, help=HELP)]
 
 
 def choose_rollout(run: RunEntry) -> Chosen:
@@ -130,10 +127,6 @@ def choose_signal(*readings: list[signals.Reading]) -> str:
     """Lets the reader choose the signal that gives the colours; the default is the first recorded for all rollouts."""
     there = {one[0].signal.key: all(each.values is not None for each in one) for one in zip(*readings, strict=True)}
     default = next(key for key in ("gap", "entropy", "loss", "advantage") if there[key])
-    selection.take_from_url("signal", there, default)
     labels = {key: ui.plain(signals.LABELS[key]) for key in there}
-    chosen = st.pills(
-        "Signal", list(labels), key="signal", required=True, wrap=True, label_visibility="collapsed",
-        format_func=lambda key: labels[key] if there[key] else f":gray[{labels[key]}]",
-    )  # fmt: skip
-    return selection.put_into_url("signal", chosen or default, default)
+    shown = {key: label if there[key] else f":gray[{label}]" for key, label in labels.items()}
+    return selection.pills("Signal", shown, "signal", first=default, written=False, label_visibility="collapsed")

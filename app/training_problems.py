@@ -51,9 +51,10 @@ def show(run: RunEntry) -> None:
         "rollouts": rows["rollouts"], "correct": rows["correct"], "gate open": rows["gate"],
         "without variance": rows["flagged"],
     })  # fmt: skip
-    st.dataframe(
-        shown, hide_index=True, key="training_list", selection_mode="single-row", on_select=lambda: _picked(problems),
-        height=330,
+    problem = st.query_params.get("problem")
+    selection.pick_row(
+        shown, "training_list", lambda at: selection.put(problem=problems[at]), height=330,
+        chosen=problems.index(problem) if problem in problems else None,
         column_config={
             "correct": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
             "gate open": st.column_config.NumberColumn(format="percent"),
@@ -62,12 +63,6 @@ def show(run: RunEntry) -> None:
     )  # fmt: skip
     problem = selection.choose("Problem", problems, "problem", label_visibility="collapsed")
     _one(run, table[table["problem_id"] == problem], problem)
-
-
-def _picked(problems: list[str]) -> None:
-    rows = selection.selected_rows(st.session_state["training_list"])
-    if rows:
-        st.session_state["problem"] = problems[rows[0]]
 
 
 def _one(run: RunEntry, its: pd.DataFrame, problem: str) -> None:
@@ -79,9 +74,9 @@ def _one(run: RunEntry, its: pd.DataFrame, problem: str) -> None:
     rows = its.sort_values("step").to_dict("records")
     shown = its.sort_values("step")[["step", "group", "rollouts", "reward", "correct", "gate"]]
     shown = shown.assign(flag=["no variance" if row["flagged"] else "" for row in rows])
-    state = st.dataframe(
-        shown.rename(columns={"reward": "mean reward", "gate": "gate open"}), hide_index=True,
-        key=f"groups-of-{problem}", selection_mode="single-row", on_select="rerun",
+    selection.pick_row(
+        shown.rename(columns={"reward": "mean reward", "gate": "gate open"}), "groups-of-problem",
+        lambda at: selection.go("rollouts", run=run.id, step=rows[at]["step"], group=rows[at]["group"], sibling=None),
         height="content" if len(shown) <= 10 else 360,
         column_config={
             "mean reward": st.column_config.NumberColumn(format="%.2f"),
@@ -89,6 +84,3 @@ def _one(run: RunEntry, its: pd.DataFrame, problem: str) -> None:
         },
     )  # fmt: skip
     st.caption("Select a group to read its rollouts.")
-    if picked := selection.selected_rows(state):
-        row = rows[picked[0]]
-        selection.go("rollouts", run=run.id, step=row["step"], group=row["group"], sibling=None)

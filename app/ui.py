@@ -81,9 +81,15 @@ def found() -> sources.Found:
 
 
 def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -> sources.RunEntry:
-    """Lets the reader choose the run of the page, and keeps it in the URL."""
+    """Lets the reader choose the run of the page.
+
+    Raises:
+        UserError: if there is no run, or the address names one that is not here.
+    """
     runs = found().runs
-    chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first)
+    if not runs:
+        raise UserError("No run can be shown: Not shown, above, says what was left out, and why")
+    chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first, strict=True)
     return runs[chosen]
 
 

@@ -19,7 +19,7 @@ TRAINING = {
     "length": "Response length (tokens)",
 }
 FIRST_METRICS = ("kl_to_teacher_gated", "gate_rate", "grad_norm")
-WINDOWS = (1, 3, 5, 9, 15, 25, 51)
+WINDOWS = ("1", "3", "5", "9", "15", "25", "51")
 MOST_AT_FIRST = 12
 
 
@@ -38,12 +38,11 @@ def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
     together = len({(run.method, run.seed) for run in runs}) > len({run.method for run in runs})
     left, right = st.columns([1, 2], vertical_alignment="center")
     with left:
-        band = st.toggle("Seeds as a band", value=True, key="band", bind="query-params", disabled=not together,
+        band = selection.toggle("Seeds as a band", "band", first=True, disabled=not together,
                          help="Runs of one method that differ in their seed alone: the line is their mean, the band "
                          "their range from the smallest to the largest.")  # fmt: skip
     with right:
-        window = st.select_slider("Moving mean of training metrics, in steps", WINDOWS, value=5, key="smooth",
-                                  bind="query-params")  # fmt: skip
+        window = int(selection.segments("Moving mean of training metrics, in steps", WINDOWS, "smooth", first="5"))
     return band and together, window
 
 

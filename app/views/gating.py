@@ -122,8 +122,11 @@ def kept_out(run: RunEntry, index: pd.DataFrame) -> None:
         "answer": [ui.printable(answer or "") for answer in table["extracted_answer"]],
         "gold": table["gold"].map(ui.printable), "advantage": table["advantage"], "tokens": table["length"],
     })  # fmt: skip
-    state = st.dataframe(
-        shown, hide_index=True, key=f"kept_out-{run.id}", selection_mode="single-row", on_select="rerun", height=330,
+    rows = table.to_dict("records")
+    selection.pick_row(
+        shown, "kept_out", height=330, picked=lambda at: selection.go(
+            "rollout", run=run.id, **{name: rows[at][name] for name in ("step", "group", "sibling")}
+        ),
         column_config={
             "KL": st.column_config.ProgressColumn("KL to teacher", format="%.3f", min_value=0,
                                                   max_value=float(table["kl_to_teacher"].max())),
@@ -133,9 +136,6 @@ def kept_out(run: RunEntry, index: pd.DataFrame) -> None:
     why = "the teacher disagrees, and is not listened to" if gates.kind(run).distils else "the teacher would disagree"
     st.caption(f"{len(table):,} recorded rollouts with a closed gate, the highest KL first: here {why}. Select one to "
                "see where.")  # fmt: skip
-    if picked := selection.selected_rows(state):
-        row = table.iloc[picked[0]]
-        selection.go("rollout", run=run.id, step=row["step"], group=row["group"], sibling=row["sibling"])
 
 
 def never(run: RunEntry, index: pd.DataFrame, table: pd.DataFrame) -> None:
@@ -151,15 +151,14 @@ def never(run: RunEntry, index: pd.DataFrame, table: pd.DataFrame) -> None:
         "problem": table["problem_id"].map(ui.printable), "groups": table["groups"], "rollouts": table["rollouts"],
         "correct": table["correct"], "why": table["reason"], "last step": table["last"],
     })  # fmt: skip
-    state = st.dataframe(
-        shown, hide_index=True, key=f"never-{run.id}", selection_mode="single-row", on_select="rerun",
-        height="content" if len(shown) <= 8 else 330,
+    rows = table.to_dict("records")
+    selection.pick_row(
+        shown, "never", height="content" if len(shown) <= 8 else 330, picked=lambda at: selection.go(
+            "rollouts", run=run.id, step=rows[at]["last"], group=rows[at]["group"], sibling=None
+        ),
         column_config={"correct": st.column_config.NumberColumn(format="percent")},
     )  # fmt: skip
     st.caption("Select a problem to read its last group.")
-    if picked := selection.selected_rows(state):
-        row = table.iloc[picked[0]]
-        selection.go("rollouts", run=run.id, step=row["last"], group=row["group"], sibling=None)
 
 
 st.header("Gating")

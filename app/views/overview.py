@@ -39,7 +39,7 @@ def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
     """Returns the runs that pass the filters."""
     text, methods, places = st.columns([2, 2, 2])
     with text:
-        wanted = st.text_input("Filter", key="filter", bind="query-params", placeholder="name, profile, commit …")
+        wanted = selection.text("Filter", "filter", placeholder="name, profile, commit …")
     titles = {run.method: ui.printable(method_title(run)) for run in runs}
     with methods:
         method = selection.choose_many("Method", list(titles), "filter_method", shown=titles.__getitem__,

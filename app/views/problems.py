@@ -60,7 +60,7 @@ def controls() -> tuple[list[RunEntry], str, str, str] | None:
         with bar[2]:
             ids = [each.id for each in runs]
             known = ui.found().runs
-            picked = selection.choose("Run", ids, "run", shown=lambda id: known[id].label)
+            picked = selection.choose("Run", ids, "run", shown=lambda id: known[id].label, strict=True)
         return [known[picked]], benchmark, LARGER, METHODS
     with bar[2]:
         answers = selection.segments("Answers of", (LARGER, LAST), "answers", first=_most(runs))
@@ -120,7 +120,7 @@ def heatmap(rows: Sequence[Solved], table: pd.DataFrame, problem: str | None, an
 def _clicked(key: str) -> None:
     picked = st.session_state[key]["selection"].get("pick") or []
     if picked:
-        st.session_state["problem"] = picked[0]["problem"]
+        selection.put(problem=picked[0]["problem"])
 
 
 def pass_curves(rows: Sequence[Solved], styles: Sequence[charts.Style], focus: str | None) -> None:
@@ -158,8 +158,8 @@ def pass_curves(rows: Sequence[Solved], styles: Sequence[charts.Style], focus: s
                         f"{whose}; hover a point for the others'."))  # fmt: skip
 
 
-def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, str]) -> None:
-    """Lists the hardest problems, or those on which two rows differ the most."""
+def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, str], problem: str) -> None:
+    """Lists the hardest problems, or those on which two rows differ the most; ``problem`` is the chosen one."""
     titles = {row.key: row.title for row in rows}
     kinds = ("hardest", "most different") if len(rows) > 1 else ("hardest",)
     bar = st.container(horizontal=True, vertical_alignment="bottom")
@@ -183,21 +183,14 @@ def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, 
     problems = list(shown["problem"])
     shown["problem"] = shown["problem"].map(ui.printable)
     shares = {ui.printable(titles[key]): st.column_config.NumberColumn(format="%.0f%%") for key in keys}
-    key = f"problems-{kind}-{hash(tuple(problems))}"
-    st.dataframe(
-        shown, hide_index=True, key=key, selection_mode="single-row", on_select=lambda: _listed(key, problems),
-        height=330, placeholder="–",
+    selection.pick_row(
+        shown, f"problems-{kind}", lambda at: selection.put(problem=problems[at]), height=330, placeholder="–",
+        chosen=problems.index(problem) if problem in problems else None,
         column_config={"statement": st.column_config.TextColumn(width="medium"),
                        "mean": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
                        "A − B": st.column_config.NumberColumn(format="%+.3f"), **shares},
     )  # fmt: skip
     st.caption("Select a row to follow the problem above.")
-
-
-def _listed(key: str, problems: Sequence[str]) -> None:
-    rows = selection.selected_rows(st.session_state[key])
-    if rows:
-        st.session_state["problem"] = problems[rows[0]]
 
 
 def statements_of(runs: Sequence[RunEntry], benchmark: str) -> dict[str, str]:
@@ -326,10 +319,9 @@ def completions(found: pd.DataFrame, rows: Sequence[Solved]) -> None:
 
 def one_problem(
     runs: Sequence[RunEntry], rows: Sequence[Solved], styles: Sequence[charts.Style], table: pd.DataFrame,
-    benchmark: str, answers: str, each_run: bool,
+    benchmark: str, answers: str, each_run: bool, problem: str,
 ) -> None:  # fmt: skip
     """Shows the chosen problem: statement, gold answer, accuracy through training, votes, answers."""
-    problem = st.session_state["problem"]
     found, gold, prompt = answers_of(rows, benchmark, problem, answers)
     left, right = st.columns([2, 3])
     with left:
@@ -355,16 +347,16 @@ def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run:
     table = accuracy.matrix(rows)
     styles = style_of(rows, runs)
     statements = statements_of(runs, benchmark)
-    # The problem is chosen here and shown in the select box below, since the chart needs it first.
-    named = st.session_state.get("problem") or st.query_params.get("problem")
-    heatmap(rows, table, named if named in table.index else table.index[-1], answers)
-    hardest = str(table.index[-1])
-    selection.choose("Problem", list(table.index), "problem", first=hardest,
-                     shown=lambda name: f"{name} ({table.loc[name].mean():.0%} right)")  # fmt: skip
+    above = st.container()
+    hardest, means = str(table.index[-1]), table.mean(axis=1)
+    problem = selection.choose("Problem", list(table.index), "problem", first=hardest,
+                               shown=lambda name: f"{name} ({means[name]:.0%} right)")  # fmt: skip
+    with above:  # the chart stands above the box that says what is chosen
+        heatmap(rows, table, problem, answers)
     with ui.guard():
-        one_problem(runs, rows, styles, table, benchmark, answers, each_run)
+        one_problem(runs, rows, styles, table, benchmark, answers, each_run, problem)
     st.subheader("All problems")
-    lists(rows, table, statements)
+    lists(rows, table, statements, problem)
     st.subheader("pass@k")
     run = ui.found().runs.get(st.query_params.get("run", ""))
     keys = [row.key for row in rows]

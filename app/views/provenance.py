@@ -86,9 +86,9 @@ def parameters(run: RunEntry) -> None:
     st.subheader("Parameters")
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        wanted = st.text_input("Search", key="param", bind="query-params", placeholder="beta, train.lr, math_verify …")
+        wanted = selection.text("Search", "param", placeholder="beta, train.lr, math_verify …")
     with right:
-        others = st.toggle("Other methods too", key="other_methods", bind="query-params")
+        others = selection.toggle("Other methods too", "other_methods")
     everything = leaves(run.params)
     own = f"methods.{run.method}."
     words = wanted.lower().split()
@@ -137,8 +137,8 @@ def files(run: RunEntry) -> None:
 def mlflow(run: RunEntry) -> None:
     """Shows what MLflow recorded of the run, on demand."""
     st.subheader("MLflow")
-    if not st.toggle("Look the run up", key="mlflow", bind="query-params", help="By its fingerprint, in the store that "
-                     "its parameters name. Loading MLflow takes some seconds."):  # fmt: skip
+    if not selection.toggle("Look the run up", "mlflow", help="By its fingerprint, in the store that its parameters "
+                            "name. Loading MLflow takes some seconds."):  # fmt: skip
         return
     with st.spinner("Asking MLflow", show_time=True):
         runs = mlflow_link.lookup(run)
@@ -171,14 +171,12 @@ def tracked(each: mlflow_link.Tracked) -> None:
 def page() -> None:
     """Shows the Provenance page."""
     st.header("Provenance")
-    if not ui.found().runs:
-        ui.empty("No run can be shown: the sidebar says what was left out, and why.")
-        return
-    run = ui.choose_run()
-    for part in (header, reproduce, changes, parameters, environment, files, mlflow):
-        with ui.guard():
-            part(run)
-    selection.link("compare", "Compare it with others")
+    with ui.guard():
+        run = ui.choose_run()
+        for part in (header, reproduce, changes, parameters, environment, files, mlflow):
+            with ui.guard():
+                part(run)
+        selection.link("compare", "Compare it with others")
 
 
 page()

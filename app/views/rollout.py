@@ -11,18 +11,16 @@ from app.rollout_choice import Chosen
 
 
 def chosen_token(chosen: Chosen) -> int | None:
-    """Returns the token that the URL names, unless it belongs to a rollout that was shown before."""
-    if st.session_state.get("_token_of", chosen.key) != chosen.key and "token" in st.query_params:
-        del st.query_params["token"]
+    """Returns the token that the address names."""
     st.session_state["_token_of"] = chosen.key
     text = st.query_params.get("token", "")
     return int(text) if text.isdecimal() and len(text) < 9 and int(text) < len(chosen.row["tokens"]) else None
 
 
 def keep_token(key: str, token: int) -> None:
-    """Puts the token that a reader clicked into the URL."""
+    """Puts the token that a reader clicked into the address, unless another rollout is shown by now."""
     if key == st.session_state.get("_token_of"):
-        st.query_params["token"] = str(token)
+        selection.put(token=str(token))
 
 
 def find_problem(chosen: Chosen) -> None:
@@ -32,8 +30,8 @@ def find_problem(chosen: Chosen) -> None:
 
         def go_there() -> None:
             step, group = known[st.session_state["find_problem"]][0]
-            st.session_state["step"], st.session_state["group"] = str(step), str(group)
             st.session_state["find_problem"] = None
+            selection.put(step=str(step), group=str(group))
 
         st.selectbox(f"Of {len(known):,} problems in the run's records", list(known), index=None, key="find_problem",
                      format_func=lambda problem: tokens.cut(problem, 80), on_change=go_there)  # fmt: skip

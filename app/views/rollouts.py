@@ -18,21 +18,21 @@ LEGEND = "● correct, ○ wrong, ∅ no answer, … truncated without an answer
 
 
 def filters_chosen(index: pd.DataFrame) -> Filter:
-    """Returns the filters, which are behind one button that says how many are set."""
-    set_now = ("status", "reward", "gate", "min_length", "max_length", "kl", "flagged")
-    count = sum(name in st.query_params for name in set_now)
-    with st.popover(f"Filters ({count})" if count else "Filters", icon=":material/filter_list:"):
-        flagged = st.toggle("Only groups without variance", key="flagged", bind="query-params",
-                            help="All siblings have the same reward: every advantage is 0.")  # fmt: skip
+    """Returns the filters, which are behind one button; a label with their number would close it at each choice."""
+    with st.popover("Filters", icon=":material/filter_list:"):
+        flagged = selection.toggle("Only groups without variance", "flagged",
+                                   help="All siblings have the same reward: every advantage is 0.")  # fmt: skip
         statuses = selection.choose_many("Status", ui.STATUSES, "status", placeholder="all")
         rewards = sorted({f"{value:g}" for value in index["reward"]}, key=float)
         reward = selection.choose_many("Reward", rewards, "reward", placeholder="all")
         gate = selection.segments("Gate", ("any", "open", "closed"), "gate")
         left, right = st.columns(2)
-        shortest = left.number_input("Tokens, from", 0, value=None, step=1, key="min_length", bind="query-params")
-        longest = right.number_input("to", 0, value=None, step=1, key="max_length", bind="query-params")
-        low, high = st.slider(
-            "KL to teacher, quantiles (%)", 0, 100, (0, 100), 5, key="kl", bind="query-params",
+        with left:
+            shortest = selection.count("Tokens, from", "min_length")
+        with right:
+            longest = selection.count("Tokens, to", "max_length")
+        low, high = selection.percentages(
+            "KL to teacher, quantiles (%)", "kl",
             help="Of each rollout's mean, among the rollouts on which it was recorded; the others are left out.",
         )  # fmt: skip
     return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged)  # pyright: ignore[reportArgumentType]
@@ -51,9 +51,9 @@ def download(run: RunEntry, chosen: pd.DataFrame) -> None:
                            "application/vnd.apache.parquet", on_click="ignore", width="stretch")  # fmt: skip
 
 
-def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, bool] | None:
-    """Returns run, rollouts in scope, those that pass, and whether the scope is the whole run; None without records."""
-    row = st.columns([3, 2, 3])
+def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, int | None] | None:
+    """Returns run, rollouts in scope, those that pass, and the step, None for the whole run; None without records."""
+    row = st.columns([4, 3, 2])
     with row[0]:
         run = ui.choose_run()
     steps = store.rollout_steps(run)
@@ -61,25 +61,30 @@ def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, bool] | None:
         ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
         return None
     with row[1]:
-        step = selection.choose("Step", steps, "step", first=str(steps[-1]))
-    with row[2]:
         whole = selection.segments("Listed", (STEP, RUN), "scope") == RUN
+    step = None
+    if not whole:
+        with row[2]:
+            step = selection.choose("Step", steps, "step", first=steps[-1])
     bar = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
-    text = bar[0].text_input("Search", key="q", bind="query-params", type="search", label_visibility="collapsed",
-                             placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
+    with bar[0]:
+        text = selection.text("Search", "q", type="search", label_visibility="collapsed",
+                              placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
     with bar[1]:
         within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
     index, notices = store.index(run)
     for notice in notices:
         st.warning(ui.plain(notice), icon=":material/warning:")
-    scope = index if whole else index[index["step"] == step].reset_index(drop=True)
+    scope = index if step is None else index[index["step"] == step].reset_index(drop=True)
     with bar[2]:
         chosen = filters_chosen(index)
-    hits = filters.search(run, steps if whole else [step], text, WITHIN[within]) if text else None
+    hits = filters.search(run, steps if step is None else [step], text, WITHIN[within]) if text else None
     passes = filters.passing(scope, chosen, hits)
     with bar[3]:
         download(run, scope[passes])
-    return run, scope, scope[passes], whole
+    if words := chosen.words():
+        st.caption(ui.plain(f"Filtered: {'; '.join(words)}."))
+    return run, scope, scope[passes], step
 
 
 def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> None:
@@ -96,7 +101,7 @@ def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> N
     st.markdown(" · ".join(parts))
 
 
-def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
+def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
     """Shows a row per group; selecting one shows its siblings."""
     shown = pd.DataFrame({
         "step": table["step"], "group": table["group"], "problem": table["problem_id"].map(ui.printable),
@@ -109,12 +114,9 @@ def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[
     if not whole:
         shown = shown.drop(columns="step")
     where = [at for at, key in enumerate(zip(table["step"], table["group"], strict=True)) if key == current]
-    # A list of other groups is another widget, so that no row stays selected that now means another group.
-    key = f"groups-{hash((run.id, *zip(table['step'], table['group'], strict=True)))}"
-    st.dataframe(
-        shown, hide_index=True, key=key, selection_mode="single-row",
-        on_select=lambda: _choose_group(key, table), selection_default={"selection": {"rows": where}},
-        height="content" if len(shown) <= 9 else 360, placeholder="–",
+    selection.pick_row(
+        shown, "groups", lambda at: selection.put(step=str(table["step"][at]), group=str(table["group"][at])),
+        chosen=where[0] if where else None, height="content" if len(shown) <= 9 else 360, placeholder="–",
         column_config={
             "siblings": st.column_config.TextColumn(help=LEGEND),
             "reward": st.column_config.NumberColumn("mean reward", format="%.2f"),
@@ -130,21 +132,19 @@ def group_table(run: RunEntry, table: pd.DataFrame, whole: bool, current: tuple[
     st.caption(f"Siblings: {LEGEND}. Select a row to see them below.")
 
 
-def _choose_group(key: str, table: pd.DataFrame) -> None:
-    rows = selection.selected_rows(st.session_state[key])
-    if rows:
-        row = table.iloc[rows[0]]
-        st.session_state["step"] = str(row["step"])
-        st.query_params["group"] = str(row["group"])
-
-
-def current_group(table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
-    """Returns step and group that the URL names if they are listed, and otherwise the first listed."""
-    group = st.query_params.get("group", "")
-    keys = list(zip(table["step"].tolist(), table["group"].tolist(), strict=True))
-    if group.isdigit() and (step, int(group)) in keys:
-        return (step, int(group))  # pyright: ignore[reportReturnType]
-    return keys[0] if keys else None
+def current_group(index: pd.DataFrame, table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
+    """Returns step and group that the address names, whether or not they are listed; otherwise the first listed."""
+    listed = list(zip(table["step"], table["group"], strict=True))
+    known = {(f"{at}", f"{group}"): (at, group) for at, group in zip(index["step"], index["group"], strict=True)}
+    current = listed[0] if listed else None
+    if "group" in st.query_params:
+        asked = st.query_params.get("step", f"{step}"), st.query_params["group"]
+        if asked not in known:
+            selection.not_had("step and group", " and ".join(asked), "shown is the first group that is listed")
+        current = known.get(asked, current)
+    if current:
+        selection.show(step=current[0], group=current[1])
+    return current
 
 
 def clipped(text: str) -> str:
@@ -177,8 +177,9 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         "entropy": members["entropy"],
         "text": [ui.printable((written.get(row["sibling"], {}).get("completion") or "")[:160]) for row in rows],
     })  # fmt: skip
-    state = st.dataframe(
-        shown, hide_index=True, key=f"siblings-{run.id}-{step}-{group}", selection_mode="single-row", on_select="rerun",
+    selection.pick_row(
+        shown, "siblings", lambda at: selection.go("rollout", run=run.id, step=step, group=group,
+                                                   sibling=rows[at]["sibling"]),
         height="content" if len(shown) <= 16 else 600, placeholder="–",
         column_config={
             "reward": st.column_config.NumberColumn(format="%.2f"),
@@ -190,8 +191,6 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         },
     )  # fmt: skip
     st.caption("Select a sibling to open it down to the token.")
-    if picked := selection.selected_rows(state):
-        selection.go("rollout", run=run.id, step=step, group=group, sibling=rows[picked[0]]["sibling"])
     cards(run, rows, written, passing)
 
 
@@ -222,16 +221,15 @@ st.header("Rollouts")
 with ui.guard():
     listed = controls()
     if listed is not None:
-        run, scope, chosen, whole = listed
+        run, scope, chosen, step = listed
         passes = scope.index.isin(chosen.index)
         table = filters.groups(scope, pd.Series(passes, index=scope.index))
         summary(scope, chosen, table)
+        current = current_group(scope, table, step)
         if table.empty:
             ui.empty("No rollout passes: loosen the filters, or search the whole run.")
         else:
-            step = int(st.session_state["step"])
-            current = current_group(table, step)
-            group_table(run, table, whole, current)
-            if current is not None:
-                here = chosen[(chosen["step"] == current[0]) & (chosen["group"] == current[1])]
-                siblings(run, scope, *current, set(here["sibling"]))
+            group_table(table, step is None, current)
+        if current is not None:
+            here = chosen[(chosen["step"] == current[0]) & (chosen["group"] == current[1])]
+            siblings(run, scope, *current, set(here["sibling"]))

@@ -237,9 +237,9 @@ def trial_table(study: Study, short: dict[str, str]) -> None:
     for name in shown.select_dtypes(include=["object", "string"]):
         shown[name] = [ui.printable(str(value)) if pd.notna(value) else None for value in shown[name]]
     shown.insert(1, "run", ["open" if id in known else "not here" for id in ids])
-    state = st.dataframe(
-        shown, hide_index=True, key=f"trials-{study.name}", selection_mode="single-row", on_select="rerun",
-        height="content" if len(shown) <= 12 else 460, placeholder="–",
+    selection.pick_row(
+        shown, "trials", lambda at: _open(ids[at]), placeholder="–",
+        height="content" if len(shown) <= 12 else 460,
         column_config={
             "number": st.column_config.NumberColumn("trial", pinned=True, width=60),
             "value": st.column_config.NumberColumn(format="%.4f"),
@@ -248,12 +248,13 @@ def trial_table(study: Study, short: dict[str, str]) -> None:
             "tokens": st.column_config.NumberColumn(format="localized"),
         },
     )  # fmt: skip
-    st.caption("Select a trial to open its run, if its folder was found.")
-    if picked := selection.selected_rows(state):
-        if ids[picked[0]] in known:
-            selection.go("rollouts", run=ids[picked[0]], step=None, group=None, sibling=None)
-        ui.empty(f"The run of this trial was not found: its folder would be runs/tune/{study.name}/"
-                 f"{table['number'].iloc[picked[0]]}.")  # fmt: skip
+    st.caption(ui.plain(f"Select a trial to open its run, if its folder, runs/tune/{study.name}/<trial>, was found."))
+
+
+def _open(run: str) -> None:
+    """Goes to the rollouts of a trial, if its run was found."""
+    if run in ui.found().runs:
+        selection.go("rollouts", run=run, step=None, group=None, sibling=None)
 
 
 def page(study: Study) -> None:

@@ -89,19 +89,16 @@ def grid(
         pd.DataFrame(rows, columns=columns), hide_index=True, key=key, selection_mode="single-cell",
         on_select=lambda: _open(key, list(methods), behind, answers, runs), column_config=config, height="content",
     )  # fmt: skip
-    # Pages cannot be switched in a callback, so the script does it here.
-    if target := st.session_state.pop("_cell", None):
-        selection.go("problems", **target)
 
 
 def _open(
     key: str, methods: Sequence[str], behind: Mapping[str, str], answers: str, runs: Mapping[str, Sequence[RunEntry]]
 ) -> None:
-    """Remembers the page to which a clicked cell leads."""
+    """Goes to the problems behind a clicked cell."""
     cells_chosen: list[tuple[int, str]] = st.session_state[key]["selection"]["cells"]
     for row, column in cells_chosen[:1]:
         if column in behind and 0 <= row < len(methods):
-            st.session_state["_cell"] = cells.problems_of(methods[row], behind[column], answers, runs)
+            selection.go("problems", **cells.problems_of(methods[row], behind[column], answers, runs))
 
 
 def in_training(gathered: Gathered, results: Results, rows: Sequence[MainRow]) -> None:

@@ -36,6 +36,7 @@ def app(root: Path, *folders: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "streamlit", "run", str(PROJECT / "app" / "main.py"), f"--server.port={port}",
                "--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false",
                "--server.fileWatcherType=none", "--client.toolbarMode=minimal",
+               "--client.showErrorLinks=false",
                "--theme.light.primaryColor=#0072b2", "--theme.dark.primaryColor=#56b4e9", "--"]  # fmt: skip
     command += [part for folder in folders for part in ("--folder", str(folder))]
     log = root / ".app.log"
@@ -73,7 +74,7 @@ def settled(page: Page) -> None:
     page.wait_for_selector("[data-testid=stMainBlockContainer] h2, [data-testid=stMainBlockContainer] [role=alert]")
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
-        " && !document.querySelector('[data-stale=true], [data-testid=stSkeleton]')"
+        " && !document.querySelector('[data-stale=true], [data-testid=stSkeleton], .st-key-go')"
     )
     page.wait_for_timeout(150)
 
