@@ -60,10 +60,11 @@ help:
 	@echo "make tune-all [TRIALS=…] [WORKERS=2]   all methods with equal budgets; default against tuned on fresh seeds"
 	@echo "make mlflow   MLflow's pages on the project's runs, on 127.0.0.1:5000"
 	@echo "make doctor   what a kill or a full disk left in the way is named and set aside"
-	@echo "make install  only set up the environment"
+	@echo "make install [LOCKED=1]  only set up the environment; LOCKED=1: the very files of requirements.lock (make lock)"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(if $(LOCKED),$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -189,6 +190,10 @@ export: $(STAMP)
 
 import: $(STAMP)
 	@python -m pipelines.import_archive '$(ARCHIVE)' $(if $(OUT),--into '$(OUT)')
+
+# Versions and hashes of all packages that `make install LOCKED=1` installs; pip asks its index for them.
+lock: $(STAMP)
+	@python -m pipelines.lock
 
 coverage: $(STAMP)
 	python -m pipelines.coverage

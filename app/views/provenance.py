@@ -10,6 +10,7 @@ import streamlit as st
 from app import charts, mlflow_link, run_rows, selection, ui
 from app.provenance_files import commands, leaves, params_yaml, sizes, verifier
 from app.sources import RunEntry
+from sdpg.records.manifest import NAME
 
 SYSTEM = {
     "cpu_utilization_percentage": "CPU (%)",
@@ -34,9 +35,18 @@ def header(run: RunEntry) -> None:
     facts = {
         "Commit": git.get("commit"), "Fingerprint": run.config.get("fingerprint"),
         "Code": run.config.get("code"), "Profile": run.params.get("profile"), "Preset": run.params.get("preset"),
-        "Verifier": verifier(run), "Found in": run.label_of(""),
+        "Verifier": verifier(run), "Found in": run.label_of(""), "Changed since": _changed(run),
     }  # fmt: skip
     st.dataframe(_two_columns(facts), hide_index=True, width="stretch", column_config=_named("What", "Value"))
+
+
+def _changed(run: RunEntry) -> str | None:
+    """Says whether anything tells that the run's files were changed; None for a run that is being made."""
+    if run.kind == "in progress":
+        return None
+    if not run.place.files.exists(f"{run.folder}/{NAME}"):
+        return "not known: the run is older than manifests"
+    return "each file is compared with the run's manifest when it is read"
 
 
 def _two_columns(facts: Mapping[str, Any]) -> pd.DataFrame:

@@ -122,6 +122,12 @@ def test_a_second_repro_runs_nothing(project: Path) -> None:
     assert stages_run(repro(project).stdout) == {"check"}
 
 
+def test_the_first_steps_come_out_the_same_in_a_clean_clone(project: Path) -> None:
+    result = run(project, "python", "-m", "pipelines.verify", "grpo-0", "--quick", "2", check=False)
+    assert (result.returncode, result.stdout) == (0, "grpo-0: bit-identical: the first 2 steps\n"), result.stderr
+    assert not (project / ".state/verify").exists()
+
+
 def test_a_changed_beta_reruns_that_method_alone_and_changing_back_trains_nothing(project: Path) -> None:
     before = digest(project / "runs/sdpg-ufkl-0")
     path = project / "params.yaml"

@@ -11,7 +11,9 @@ from pipelines.reproduce import command
 from sdpg.errors import UserError
 from sdpg.params import load_params, parse_params, read_yaml
 from sdpg.records.provenance import git_diff, git_state
+from sdpg.reproduction import rebuild as rebuilding
 from sdpg.reproduction.rebuild import rebuild
+from tests.helpers.killed import killed_at
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +105,18 @@ def test_what_cannot_be_rebuilt_is_named_and_leaves_nothing(
     with pytest.raises(UserError, match=message):
         rebuild(config(project, **changes), project, tmp_path / "again")
     assert {path.name for path in tmp_path.iterdir()} == {project.name}
+
+
+def test_killed_at_any_moment_no_half_of_a_clone_is_taken_for_one(project: Path, tmp_path: Path) -> None:
+    (project / "sdpg/code.py").write_text("value = 2\n")
+    recorded, again = config(project), tmp_path / "again"
+    for name, counts in (("_git", (1, 2, 3)), ("_link_inputs", (0, 1)), ("write_text", (0,))):
+        for count in counts:
+            assert killed_at(count, rebuilding, name, lambda: rebuild(recorded, project, again)), (name, count)
+            assert not again.exists()
+    rebuild(recorded, project, again)
+    assert (again / "sdpg/code.py").read_text() == "value = 2\n"
+    assert {path.name for path in tmp_path.iterdir()} == {project.name, "again"}
 
 
 def test_only_known_commands_are_printed(project: Path) -> None:
