@@ -256,6 +256,11 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
     return Found(runs, notices)
 
 
+def imported(root: Path) -> list[Path]:
+    """Returns the folders that `make import` unpacked; each is laid out as a project with one run."""
+    return sorted(path for path in root.glob("imported/[!.]*") if (path / "runs").is_dir())
+
+
 def _keys(folders: Sequence[Path]) -> list[str]:
     """Returns a short name for each folder, with a number where two are alike."""
     keys: list[str] = []

@@ -122,5 +122,11 @@ def test_runs_are_found_by_name_and_by_folder(finished: Path, tmp_path: Path) ->
     for found in (find_recorded("grpo-0", finished), find_recorded(str(finished / "runs/grpo-0"), tmp_path)):
         assert found.name == "grpo-0" and found.root == finished.resolve()
     assert find_recorded("grpo-0", finished).origin == find_recorded("rlsd-0", finished).origin
+    trial = tmp_path / "runs/tune/a/0"
+    shutil.copytree(finished / "runs/grpo-0", trial)
+    text = (trial / "config.yaml").read_text(encoding="utf-8")
+    (trial / "config.yaml").write_text(text.replace("{", '{"run": "a/0", ', 1), encoding="utf-8")
+    with pytest.raises(UserError, match="a/0, a run of a study"):
+        find_recorded("tune/a/0", tmp_path)
     with pytest.raises(UserError, match=r"there are: grpo-0, rlsd-0"):
         find_recorded("grpo-1", finished)
