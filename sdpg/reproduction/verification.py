@@ -90,8 +90,9 @@ class Report:
 
     @property
     def different(self) -> bool:
-        """Says whether anything was altered, or is different: a cell, or with first steps alone any bit."""
-        bits = self.steps is not None and any(run.differing or run.parted for run in self.runs)
+        """Says whether anything was altered, or is different: a cell, or any bit where no cells were compared."""
+        # Without cells nothing says whether other bits matter.
+        bits = not self.cells and any(run.differing or run.parted for run in self.runs)
         return bits or any(run.altered for run in self.runs) or any(cell.verdict == "different" for cell in self.cells)
 
     def to_json(self) -> str:

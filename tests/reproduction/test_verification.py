@@ -86,6 +86,9 @@ def test_the_first_step_and_metric_that_differ_are_named(finished: Path, tmp_pat
     write_digests(other, "b1", "b2")
     assert first_differences(run, other, 2) == []
     assert first_differences(run, other, 3)[0] == "step 3: only the recorded run has a line in digests.csv"
+    # A stage that wrote nothing has not shown that it writes the same.
+    (other / "digests.csv").unlink()
+    assert first_differences(run, other, 2) == ["digests.csv was not written now"]
     (run / "digests.csv").unlink()
 
 
@@ -114,6 +117,7 @@ def test_the_exit_code_follows_what_was_found(finished: Path, tmp_path: Path) ->
     rounded = RunReport("grpo-0", differing=["policy/model.safetensors"], parted=["step 3: …"])
     assert not Report([rounded], cells).different, "other bits, and every cell within its interval"
     assert "not bit-identical" in report_text(Report([rounded], cells))
+    assert Report([rounded]).different, "nothing says that these bits do not matter"
     assert Report([rounded], steps=5).different and Report([RunReport("a", altered=["x"])], cells).different
     assert "altered: x" in report_text(Report([RunReport("a", altered=["x"])], cells))
 
