@@ -14,8 +14,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions verify reproduce export import lock compare coverage tune tune-all mlflow doctor clean attack
+.PHONY: help install repro configure bundle app plan test test-all browser screenshots install-vllm rehearsal test-vllm lint format bench \
+  gpu-check benchmarks solutions verify reproduce export import lock compare coverage tune tune-all mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -39,8 +39,10 @@ help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
-	@echo "make test     run the tests"
+	@echo "make test     the tests, but for those that run the real pipeline"
+	@echo "make test-all all tests that need no GPU and no vLLM; what .ci/run calls"
 	@echo "make attack [N=500] [SEED=…]  kills, full disks, broken databases and more, by chance, on the micro profile"
+	@echo "make mutants  one broken line after another, each of which a test has to notice (ONLY='3 17')"
 	@echo "make test-vllm  the tests with vLLM itself, on the CPU, in an environment of their own (3 GB)"
 	@echo "make rehearsal DIR=…   the path of qwen3-4b with random weights on two processes of a CPU, vLLM included"
 	@echo "make lint     ruff and pyright"
@@ -106,15 +108,20 @@ browser:
 screenshots: $(STAMP) browser
 	python -m benchmarks.screenshots
 
-test: $(STAMP) browser
-	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
+PYTEST := python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile
 
-test-fast: $(STAMP) browser
-	python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile -m 'not slow'
+test: $(STAMP) browser
+	$(PYTEST) -m 'not slow'
+
+test-all: $(STAMP) browser
+	$(PYTEST)
 
 # Faults drawn by chance from the seed, which is printed; SEED=… ONLY=17 repeats one of them.
 attack: $(STAMP)
 	python -m tests.attack --number $(or $(N),30) $(if $(SEED),--seed '$(SEED)') $(if $(ONLY),--only '$(ONLY)')
+
+mutants: $(STAMP)
+	python -m tests.mutations $(if $(ONLY),--only $(ONLY))
 
 # vLLM for CPUs, with everything else of the project, in an environment beside the ordinary one. Its runs:
 # PATH=$PWD/.venv-vllm/bin:$PATH dvc repro

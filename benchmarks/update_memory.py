@@ -1,14 +1,16 @@
 """Measures the memory of an SDPG update on a CPU, part by part, for a random model of a given size.
 
-``python -m benchmarks.update_memory '{"hidden_size": 128, …}'`` prints one JSON line: bytes of tensors, counted exactly
-by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.training.update`,
-:mod:`sdpg.models.passes`). It runs in a process of its own, so that nothing of an earlier model is left.
+``python -m benchmarks.update_memory '{"hidden_size": 128, …}' …`` prints one JSON line a setting: bytes of tensors,
+counted exactly by :class:`benchmarks.memory.PeakMemory`. The update is the pipeline's own (:mod:`sdpg.training.update`,
+:mod:`sdpg.models.passes`). Each setting runs in a forked process of its own, so that nothing of an earlier model is
+left and libraries are imported once.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 import json
+import multiprocessing
 from pathlib import Path
 import sys
 from typing import Any
@@ -175,10 +177,12 @@ def _instrument(peaks: _Peaks, student: Any) -> None:
 
 
 def main() -> None:
-    """Prints the setting with its measurements."""
-    setting = Setting(**json.loads(sys.argv[1] if len(sys.argv) > 1 else "{}"))
+    """Prints each setting with its measurements."""
     torch.set_num_threads(1)
-    print(json.dumps({"setting": asdict(setting), "bytes": measure(setting)}))
+    settings = [Setting(**json.loads(argument)) for argument in sys.argv[1:] or ["{}"]]
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for setting, found in zip(settings, pool.imap(measure, settings), strict=True):
+            print(json.dumps({"setting": asdict(setting), "bytes": found}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
 import math
+import re
 from typing import Any
 
 from matplotlib import rc_context
@@ -29,10 +30,10 @@ PAPER_FIGURES = {
 """The paper's figure number → the methods in it: 3 (Qwen3-4B), 5 (ablations), 6 (Qwen3-1.7B)."""
 
 
-def line_style(results: Results, method: str, theme: Theme) -> dict[str, Any]:
+def line_style(results: Results, method: str) -> dict[str, Any]:
     """Returns colour and dashes of a method, the same in every figure and for any set of methods that were run."""
     place = list(results.params.methods).index(method)
-    return {"color": PALETTE[theme][place % len(PALETTE[theme])], "linestyle": DASHES[place % len(DASHES)]}
+    return {"color": PALETTE["light"][place % len(PALETTE["light"])], "linestyle": DASHES[place % len(DASHES)]}
 
 
 def marker(results: Results, method: str) -> str:
@@ -41,7 +42,7 @@ def marker(results: Results, method: str) -> str:
 
 
 def _draw(
-    axes: Axes, results: Results, methods: Sequence[str], theme: Theme, series: Callable[[Run], tuple[Array, Array]],
+    axes: Axes, results: Results, methods: Sequence[str], series: Callable[[Run], tuple[Array, Array]],
     markers: bool,
 ) -> None:  # fmt: skip
     for method in methods:
@@ -49,7 +50,7 @@ def _draw(
         drawn = [series(run) for run in runs]
         length = min(len(x) for x, _ in drawn)
         x, stacked = drawn[0][0][:length], np.stack([y[:length] for _, y in drawn])
-        style = line_style(results, method, theme)
+        style = line_style(results, method)
         axes.plot(x, stacked.mean(axis=0), **style, linewidth=1.8, markersize=4.5,
                   marker=marker(results, method) if markers else None, label=results.title(method))  # fmt: skip
         if len(runs) > 1:
@@ -58,7 +59,7 @@ def _draw(
             )
 
 
-def tidy(panel: Axes, theme: Theme) -> None:
+def tidy(panel: Axes, theme: Theme = "light") -> None:
     """Gives a panel the grid and frame that every panel has."""
     _, ink, line = INK[theme]
     panel.grid(color=line, linewidth=0.8)
@@ -82,7 +83,7 @@ def legend(figure: Figure, panel: Axes) -> None:
     )  # fmt: skip
 
 
-def _panels(figure: Figure, results: Results, methods: Sequence[str], theme: Theme) -> None:
+def _panels(figure: Figure, results: Results, methods: Sequence[str]) -> None:
     columns = 3
     rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / columns)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -100,20 +101,20 @@ def _panels(figure: Figure, results: Results, methods: Sequence[str], theme: The
     for benchmark, title in results.benchmarks.items():
         panel = next(axes)
         panel.set_title(plain_text(f"{title}, mean@{samples}"))
-        _draw(panel, results, methods, theme, partial(benchmark_series, name=benchmark), markers=True)
+        _draw(panel, results, methods, partial(benchmark_series, name=benchmark), markers=True)
     for metric, title in TRAINING_PANELS.items():
         panel = next(axes)
         panel.set_title(title)
-        _draw(panel, results, methods, theme, partial(metric_series, name=metric), markers=False)
+        _draw(panel, results, methods, partial(metric_series, name=metric), markers=False)
     for panel in axes:
         panel.set_visible(False)
     for panel in grid:
-        tidy(panel, theme)
+        tidy(panel)
         panel.set_xlabel("training step")
     legend(figure, grid[0])
     seeds = len(results.params.run.seeds)
     over = "one seed" if seeds == 1 else f"line: mean of {seeds} seeds, band: their range"
-    figure.supxlabel(f"{over}; training panels: moving mean of {width} steps", fontsize=9, color=INK[theme][1])
+    figure.supxlabel(f"{over}; training panels: moving mean of {width} steps", fontsize=9, color=INK["light"][1])
 
 
 def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw: Callable[[Figure], None]) -> bytes:
@@ -135,13 +136,23 @@ def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw
     return out.getvalue()
 
 
-def curves(
-    results: Results, file_format: FileFormat, theme: Theme = "light", methods: Sequence[str] | None = None
-) -> bytes:
+def in_dark(svg: bytes) -> bytes:
+    """Returns a figure drawn in the colours of light paper in those of dark paper, without drawing it again."""
+    return _LIGHT.sub(lambda found: _DARK[found[0]], svg)
+
+
+_DARK = {
+    light.encode(): dark.encode()
+    for colours in (PALETTE, INK) for light, dark in zip(colours["light"], colours["dark"], strict=True)
+}  # fmt: skip
+_LIGHT = re.compile(b"|".join(_DARK))
+
+
+def curves(results: Results, file_format: FileFormat, methods: Sequence[str] | None = None) -> bytes:
     """Returns six panels over training steps, of all methods that were run or of some."""
     rows = math.ceil((len(results.benchmarks) + len(TRAINING_PANELS)) / 3)
     chosen = list(results.runs) if methods is None else methods
-    return drawn((12, 3.3 * rows + 0.8), file_format, theme, lambda figure: _panels(figure, results, chosen, theme))
+    return drawn((12, 3.3 * rows + 0.8), file_format, "light", lambda figure: _panels(figure, results, chosen))
 
 
 def figure_methods(results: Results, number: int) -> list[str]:

@@ -5,7 +5,7 @@ import math
 from matplotlib.figure import Figure
 import numpy as np
 
-from sdpg.colours import INK, FileFormat, Theme
+from sdpg.colours import INK, FileFormat
 from sdpg.records.schemas import BASE
 from sdpg.results.figures import drawn, legend, line_style, plain_text, tidy
 from sdpg.results.runs import Results
@@ -32,9 +32,9 @@ def easiest_first(rows: dict[str, Array]) -> list[int]:
     return np.argsort(-np.stack(list(rows.values())).mean(axis=0), kind="stable").tolist()
 
 
-def _heatmaps(figure: Figure, results: Results, theme: Theme) -> None:
+def _heatmaps(figure: Figure, results: Results) -> None:
     panels = figure.subplots(len(results.benchmarks), 1, squeeze=False).ravel()
-    _, ink, _ = INK[theme]
+    _, ink, _ = INK["light"]
     image = None
     for panel, (benchmark, title) in zip(panels, results.benchmarks.items(), strict=True):
         rows = final_accuracies(results, benchmark)
@@ -55,43 +55,43 @@ def _heatmaps(figure: Figure, results: Results, theme: Theme) -> None:
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
 
 
-def heatmap(results: Results, file_format: FileFormat, theme: Theme = "light") -> bytes:
+def heatmap(results: Results, file_format: FileFormat) -> bytes:
     """Returns the accuracy of every problem, methods × problems, a panel per benchmark.
 
     The accuracies are those of the larger samples of the final policies.
     """
     rows = len(results.runs) + 1
     return drawn(
-        (12, len(results.benchmarks) * (0.9 + 0.3 * rows)), file_format, theme,
-        lambda figure: _heatmaps(figure, results, theme),
+        (12, len(results.benchmarks) * (0.9 + 0.3 * rows)), file_format, "light",
+        lambda figure: _heatmaps(figure, results),
     )  # fmt: skip
 
 
-def _pass_curves(figure: Figure, results: Results, theme: Theme) -> None:
+def _pass_curves(figure: Figure, results: Results) -> None:
     columns = min(3, len(results.benchmarks))
     grid = figure.subplots(math.ceil(len(results.benchmarks) / columns), columns, squeeze=False).ravel()
     for panel, (benchmark, title) in zip(grid, results.benchmarks.items(), strict=False):
         base = results.base[BASE, benchmark, False].counts
         panel.plot(range(1, base.samples + 1), pass_at_every_k(base.samples, base.correct).mean(axis=0),
-                   color=INK[theme][1], linestyle=(0, (1, 1)), linewidth=1.8, label="Base")  # fmt: skip
+                   color=INK["light"][1], linestyle=(0, (1, 1)), linewidth=1.8, label="Base")  # fmt: skip
         for method, runs in results.runs.items():
             counts = [run.final[benchmark, False].counts for run in runs]
             fewest = min(each.samples for each in counts)
             curves = [pass_at_every_k(each.samples, each.correct).mean(axis=0)[:fewest] for each in counts]
-            panel.plot(range(1, fewest + 1), np.mean(curves, axis=0), **line_style(results, method, theme),
+            panel.plot(range(1, fewest + 1), np.mean(curves, axis=0), **line_style(results, method),
                        linewidth=1.8, label=results.title(method))  # fmt: skip
         panel.set_title(plain_text(title))
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.set_xlabel("attempts k")
-        tidy(panel, theme)
+        tidy(panel)
     for panel in grid[len(results.benchmarks) :]:
         panel.set_visible(False)
     grid[0].set_ylabel("pass@k")
     legend(figure, grid[0])
 
 
-def pass_curves(results: Results, file_format: FileFormat, theme: Theme = "light") -> bytes:
+def pass_curves(results: Results, file_format: FileFormat) -> bytes:
     """Returns pass@k over k of base and final policies, a panel per benchmark."""
     rows = math.ceil(len(results.benchmarks) / 3)
-    return drawn((12, 3.4 * rows + 0.7), file_format, theme, lambda figure: _pass_curves(figure, results, theme))
+    return drawn((12, 3.4 * rows + 0.7), file_format, "light", lambda figure: _pass_curves(figure, results))

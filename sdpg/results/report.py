@@ -1,7 +1,6 @@
 """Writes `reports/`: tables, claims, choices, figures, and one HTML page that holds them all."""
 
 from base64 import b64encode
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 import json
 from pathlib import Path
@@ -13,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdpg.colours import FileFormat, Theme
 from sdpg.files import read_json, replaced_file, replaced_folder, write_json, write_text
 from sdpg.params import Params
 from sdpg.records.manifest import NAME, check_folder, note_folder
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
 from sdpg.results.claims import DecidedClaim, decide_claims
-from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods
+from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods, in_dark
 from sdpg.results.paper import TABLES
 from sdpg.results.problem_figures import heatmap, pass_curves
 from sdpg.results.runs import Results, read_results
@@ -151,24 +149,18 @@ def _markdown(contents: Contents) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-Draw = Callable[[FileFormat, Theme], bytes]
-
-
-def _figures(results: Results) -> dict[str, Draw]:
-    """Returns file name → function that draws it: all curves, the paper's figures, and the figures by problem."""
-    drawings: dict[str, Draw] = {"curves": lambda form, theme: curves(results, form, theme)}
+def _figures(results: Results) -> dict[str, bytes]:
+    """Returns file name → SVG: all curves, the paper's figures, and the figures by problem."""
+    found = {"curves": curves(results, "svg")}
     for number in PAPER_FIGURES:
         if methods := figure_methods(results, number):
-            drawings[f"figure-{number}"] = lambda form, theme, methods=methods: curves(results, form, theme, methods)
-    return drawings | {
-        "problems": lambda form, theme: heatmap(results, form, theme),
-        "pass": lambda form, theme: pass_curves(results, form, theme),
-    }
+            found[f"figure-{number}"] = curves(results, "svg", methods)
+    return found | {"problems": heatmap(results, "svg"), "pass": pass_curves(results, "svg")}
 
 
-def _picture(draw: Draw) -> tuple[str, str]:
+def _picture(svg: bytes) -> tuple[str, str]:
     """Returns a figure as data addresses, light and dark."""
-    light, dark = ("data:image/svg+xml;base64," + b64encode(draw("svg", theme)).decode() for theme in ("light", "dark"))
+    light, dark = ("data:image/svg+xml;base64," + b64encode(each).decode() for each in (svg, in_dark(svg)))
     return light, dark
 
 
@@ -188,10 +180,10 @@ def _paper_figures(results: Results, pictures: dict[str, tuple[str, str]]) -> li
     ]  # fmt: skip
 
 
-def _html(contents: Contents) -> str:
+def _html(contents: Contents, figures: dict[str, bytes]) -> str:
     results, final = contents.results, contents.final
     sizes = rendering.shared_sizes(final)
-    pictures = {name: _picture(draw) for name, draw in _figures(results).items()}
+    pictures = {name: _picture(svg) for name, svg in figures.items()}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -243,14 +235,14 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
     """
     contents = _contents(params, root)
     figures = _figures(contents.results)
-    images = {f"curves.{form}": figures["curves"](form, "light") for form in ("svg", "png")}
-    others = {f"{name}.svg": draw("svg", "light") for name, draw in figures.items() if name != "curves"}
+    images = {"curves.svg": figures["curves"], "curves.png": curves(contents.results, "png")}
+    others = {f"{name}.svg": svg for name, svg in figures.items() if name != "curves"}
     texts = {
         "table.md": _markdown(contents),
         "table.csv": rendering.csv_table(main_json(contents.main)),
         "table.tex": rendering.latex_table(contents.results, contents.main),
         "choices.md": choices_markdown(params),
-        "report.html": _html(contents),
+        "report.html": _html(contents, figures),
     }
     values = {
         "table.json": main_json(contents.main),

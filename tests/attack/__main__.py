@@ -5,10 +5,11 @@ Every fault follows from the seed, which is printed, and its number: ``--seed S 
 
 import argparse
 from collections import Counter
-from itertools import count, islice
+from itertools import chain, count, islice
 import json
 import os
 from pathlib import Path
+from random import Random
 import shutil
 import sys
 import tempfile
@@ -36,26 +37,28 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of the one attack to carry out")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND",
                         help="some of: " + ", ".join(KINDS))  # fmt: skip
-    parser.add_argument("--fixed", action="store_true", help="the faults of the ordinary tests")
+    parser.add_argument("--fixed", action="store_true", help="the fixed faults of the ordinary tests before them")
     parser.add_argument("--out", type=Path, help="a JSON file; otherwise .state/attack-<seed>.json")
     options = parser.parse_args()
-    seed = "fixed" if options.fixed else options.seed
+    seed = options.seed
     out = options.out or Path(f".state/attack-{seed}.json")
     out.parent.mkdir(exist_ok=True)
     left_out = () if can_mount() else NEEDS_MOUNT
-    if left_out and not options.fixed:
+    if left_out:
         print("No file system can be mounted here, so these are left out:", ", ".join(left_out))
     names = list(KINDS)
     ours = (n for n in count() if (kind := names[n % len(names)]) in options.kinds and kind not in left_out)
-    numbers = range(len(FIXED)) if options.fixed else list(islice(ours, options.number))
-    numbers = numbers if options.only is None else [options.only]
-    print(f"seed {seed}: {len(numbers)} attacks; first the pipeline runs once for the reference", flush=True)
+    # Which kinds a small number has is chance too.
+    first = Random(seed).randrange(len(names)) if options.fixed else 0
+    numbers = list(islice(ours, first, first + options.number)) if options.only is None else [options.only]
+    fixed = FIXED if options.fixed else ()
+    count_all = len(fixed) + len(numbers)
+    print(f"seed {seed}: {count_all} attacks; first the pipeline runs once for the reference", flush=True)
     folder, found = Path(tempfile.mkdtemp(prefix="attack-")).resolve(), []
     try:
         world = World(folder)
-        for number in numbers:
-            fault = FIXED[number] if options.fixed else drawn(seed, number, world)
-            found.append({"number": number, **attack(world, fault)})
+        for number, fault in chain(enumerate(fixed), ((number, drawn(seed, number, world)) for number in numbers)):
+            found.append({"number": number, "seed": seed, **attack(world, fault)})
             print(line(found[-1]), flush=True)
             out.write_text(json.dumps({"seed": seed, "attacks": found}, indent=1, ensure_ascii=False), encoding="utf-8")
         world.clear()
@@ -67,7 +70,8 @@ def main() -> int:
 
 def line(result: dict[str, Any]) -> str:
     """Returns one attack in a line."""
-    told = {key: value for key, value in result.items() if key not in ("number", "kind", "outcome", "ends", "beside")}
+    shown = ("number", "seed", "kind", "outcome", "ends", "beside")
+    told = {key: value for key, value in result.items() if key not in shown}
     ends = ", ".join(end["how"] for end in (*result["ends"], *result["beside"]))
     return f"{result['number']:4} {result['kind']}: {result['outcome']} ({ends}) {told}"
 

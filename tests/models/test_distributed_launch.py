@@ -199,7 +199,7 @@ ENVIRONMENT = {
     "PYTHONPATH": "",
 }
 TRAIN = ["python", "-m", "pipelines.train", "sdpg-ufkl", "0"]
-STEPS = 8
+STEPS = 16
 
 
 def stage(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -250,51 +250,16 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def emptied(project: Path, strategy: str) -> None:
-    distribute(project, processes=2, strategy=strategy)
-    shutil.rmtree(project / "runs", ignore_errors=True)
-    shutil.rmtree(project / ".state")
-    (project / ".state").mkdir()
-
-
 def started(project: Path) -> subprocess.Popen[bytes]:
-    """A launched run that has written its first checkpoint."""
+    """A launched run that has written a checkpoint which was not there before."""
+    before = set(project.glob(".state/*/checkpoint-*"))
     with (project / "first.log").open("w") as log:
         first = subprocess.Popen(TRAIN, cwd=project, env=ENVIRONMENT, stdout=log, stderr=log)
     deadline = time.monotonic() + 240
-    while not list(project.glob(".state/*/checkpoint-*")):
+    while not set(project.glob(".state/*/checkpoint-*")) - before:
         assert time.monotonic() < deadline and first.poll() is None, (project / "first.log").read_text()[-3000:]
-        time.sleep(0.1)
+        time.sleep(0.05)
     return first
-
-
-def goes_on(project: Path) -> None:
-    """The same command ends the run."""
-    again = stage(project, *TRAIN[2:])
-    assert again.returncode == 0, again.stderr[-3000:]
-    folder = project / "runs/sdpg-ufkl-0"
-    assert (folder / "COMPLETE").is_file() and again.stdout.count("holds metrics.csv") == 1
-    lines = (folder / "metrics.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["step", *map(str, range(1, STEPS + 1))]
-
-
-@pytest.mark.slow
-def test_a_launched_run_survives_the_kill_of_its_launcher(project: Path) -> None:
-    # The next two tests end a sharded run and a replicated one in other ways.
-    emptied(project, "ddp")
-    first = started(project)
-    # The launcher alone: its processes must notice and end.
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    nothing_left(project)
-    goes_on(project)
-    folder = project / "runs/sdpg-ufkl-0"
-    assert len(read_rollouts(folder / "rollouts/step-000004-rank-0.parquet")) == 8
-    assert (folder / "policy/model.safetensors").is_file()
-    architecture = YAML(typ="safe").load((folder / "policy/config.json").read_text())["architectures"]
-    assert architecture == ["Qwen3ForCausalLM"]
-    config = YAML(typ="safe").load((folder / "config.yaml").read_text())
-    assert (config["params"]["train"]["device"], config["hardware"]["device"]) == ("cpu", "cpu")
 
 
 def nothing_left(project: Path) -> None:
@@ -305,20 +270,9 @@ def nothing_left(project: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_launcher_ends_all_ranks_with_a_checkpoint_and_code_75(project: Path) -> None:
-    emptied(project, "fsdp2")
-    first = started(project)
-    first.terminate()
-    assert first.wait(240) == 75, (project / "first.log").read_text()[-3000:]
-    said = (project / "first.log").read_text()
-    assert "steps done, which are kept: run the same command again" in said and "Traceback" not in said
-    nothing_left(project)
-    goes_on(project)
-
-
-@pytest.mark.slow
-def test_a_killed_rank_ends_the_others_with_a_message_that_names_it(project: Path) -> None:
-    emptied(project, "ddp")
+def test_a_launched_run_survives_each_way_to_end_it(project: Path) -> None:
+    distribute(project, processes=2, strategy="fsdp2")
+    # One rank dies: the launcher ends the other, and says which it was.
     first = started(project)
     [rank_1] = [number for number in processes_of(project) if b"\0RANK=1\0" in environment_of(number)]
     os.kill(rank_1, signal.SIGKILL)
@@ -327,6 +281,31 @@ def test_a_killed_rank_ends_the_others_with_a_message_that_names_it(project: Pat
     assert f"error: rank 1 (process {rank_1}) was killed by SIGKILL (often the kernel, when memory is short" in said
     assert said.rstrip().endswith("run the same command again, and it goes on from there")
     nothing_left(project)
+    # A scheduler takes the machine away.
+    first = started(project)
+    first.terminate()
+    assert first.wait(240) == 75, (project / "first.log").read_text()[-3000:]
+    said = (project / "first.log").read_text()
+    assert "steps done, which are kept: run the same command again" in said and "Traceback" not in said
+    nothing_left(project)
+    # The launcher alone dies: its processes must notice and end.
+    first = started(project)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    nothing_left(project)
+    # The same command ends the run.
+    again = stage(project, *TRAIN[2:])
+    assert again.returncode == 0, again.stderr[-3000:]
+    folder = project / "runs/sdpg-ufkl-0"
+    assert (folder / "COMPLETE").is_file() and again.stdout.count("holds metrics.csv") == 1
+    lines = (folder / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", *map(str, range(1, STEPS + 1))]
+    assert len(read_rollouts(folder / "rollouts/step-000004-rank-0.parquet")) == 8
+    assert (folder / "policy/model.safetensors").is_file()
+    architecture = YAML(typ="safe").load((folder / "policy/config.json").read_text())["architectures"]
+    assert architecture == ["Qwen3ForCausalLM"]
+    config = YAML(typ="safe").load((folder / "config.yaml").read_text())
+    assert (config["params"]["train"]["device"], config["hardware"]["device"]) == ("cpu", "cpu")
 
 
 def environment_of(number: int) -> bytes:

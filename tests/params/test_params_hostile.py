@@ -6,6 +6,8 @@ from pathlib import Path
 import time
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 import pytest
 
 from sdpg.errors import UserError
@@ -44,6 +46,28 @@ def test_hostile_files_are_refused_soon(text: str, said: str, tmp_path: Path) ->
     with pytest.raises(UserError, match=rf"params\.yaml.*{said}") as raised:
         load_params(path)
     assert time.process_time() - begin < 5 and len(str(raised.value)) < 10_000
+
+
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture],
+    phases=[Phase.explicit, Phase.generate],
+)  # fmt: skip
+@given(data=st.data())
+def test_a_damaged_file_is_another_one_or_is_named(tmp_path: Path, data: st.DataObject) -> None:
+    whole = (ROOT / "params.yaml").read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    damaged = data.draw(st.sampled_from([
+        whole[:at],
+        whole[:at] + bytes([whole[at] ^ 1 << data.draw(st.integers(0, 7))]) + whole[at + 1 :],
+        whole[:at] + data.draw(st.text(max_size=4)).encode() + whole[at:],
+        whole[:at] + whole[data.draw(st.integers(at, min(at + 200, len(whole)))) :],
+    ]))  # fmt: skip
+    path = tmp_path / "params.yaml"
+    path.write_bytes(damaged)
+    try:
+        load_params(path)
+    except UserError as error:
+        assert "params.yaml" in str(error) and len(str(error)) < 10_000
 
 
 def test_aliases_and_merges_that_stay_small_are_read(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import re
 import resource
 import shutil
 import signal
@@ -14,7 +15,10 @@ import time
 import mlflow
 import pytest
 
+from pipelines.check import check_inputs
+from sdpg.errors import UserError
 from sdpg.models.weight_files import folder_digest
+from sdpg.params import load_params
 from sdpg.records.schemas import TOKEN_SIGNALS, read_evaluations, read_rollouts
 from tests.helpers.clones import ENVIRONMENT, clone, run
 
@@ -197,13 +201,12 @@ def kill_when(project: Path, condition: str, lines: int) -> bool:
 
 
 def test_killed_at_several_moments_it_ends_bit_identical(longer: Path) -> None:
+    # tests/attack kills stages at other moments; here DVC is killed with them.
     moments = [
-        (".state/*/metrics.csv", 1),  # before the first step ends
         (".state/*/metrics.csv", 6),  # between checkpoints: metrics and records run ahead
         (".state/*/.checkpoint-*.partial-*", 0),  # while a checkpoint is written
-        (".state/*/metrics.csv", 12),
     ]
-    assert [kill_when(longer, *moment) for moment in moments] == [True] * 4
+    assert [kill_when(longer, *moment) for moment in moments] == [True] * 2
     repro(longer, "train@sdpg-ufkl-0")
     resumed = digest(longer / "runs/sdpg-ufkl-0")
     client = mlflow.MlflowClient(f"sqlite:///{longer / 'mlflow.db'}")
@@ -225,21 +228,6 @@ def test_killed_at_several_moments_it_ends_bit_identical(longer: Path) -> None:
     assert digest(longer / "runs/sdpg-ufkl-0") == resumed, "never interrupted, it comes out the same"
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "message"),
-    [
-        ("profile: micro", "profile: micro\ntypo: 1", "typo: unknown key"),
-        ("  methods: [grpo, sdpg-ufkl]", "  methods: [grpo, ppo]", "'ppo'"),
-        ("      digit-2: 1\n    count: 100", "      digit-9: 1\n    count: 100", "digit-9"),
-        ("  max_teacher_tokens: 160", "  max_teacher_tokens: 2000", "prompts.max_teacher_tokens"),
-    ],
-)
-def test_bad_input_ends_in_one_message_and_touches_nothing(
-    project: Path, before: str, after: str, message: str
-) -> None:
-    refused(project, before, after, message)
-
-
 SYNTHETIC = """      source:
         kind: synthetic
         families:
@@ -252,24 +240,54 @@ FILE = """      source: {kind: file, path: own.jsonl}
 """
 
 
+def test_bad_input_ends_in_one_message_and_touches_nothing(project: Path) -> None:
+    refused(project, "profile: micro", "profile: micro\ntypo: 1", "typo: unknown key")
+    path = project / "inputs/problems/own.jsonl"
+    path.write_text('{"problem": "1+1", "answer": "2"}\n{"problem": "1+2", "answer"\n')
+    refused(project, SYNTHETIC, FILE, "line 2")
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("  methods: [grpo, sdpg-ufkl]", "  methods: [grpo, ppo]", "'ppo'"),
+        ("      digit-2: 1\n    count: 100", "      digit-9: 1\n    count: 100", "digit-9"),
+        ("  max_teacher_tokens: 160", "  max_teacher_tokens: 2000", "prompts.max_teacher_tokens"),
+    ],
+)
+def test_the_first_stage_refuses_what_cannot_be(
+    project: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, message: str
+) -> None:
+    said_by_check(project, monkeypatch, before, after, message)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (None, "own.jsonl does not exist"),
-        ('{"problem": "1+1", "answer": "2"}\n{"problem": "1+2", "answer"\n', "line 2"),
-        ('{"question": "1+1", "answer": "2"}\n', "problem"),
-        ("", "digits-a"),
-    ],
-    ids=["missing", "malformed", "column", "empty"],
+    [(None, "own.jsonl does not exist"), ('{"question": "1+1", "answer": "2"}\n', "problem"), ("", "digits-a")],
+    ids=["missing", "column", "empty"],
 )
-def test_a_bad_file_ends_in_one_message_and_touches_nothing(project: Path, content: str | None, message: str) -> None:
+def test_the_first_stage_refuses_files_that_cannot_be_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
+) -> None:
     path = project / "inputs/problems/own.jsonl"
     if content is not None:
         path.write_text(content)
     try:
-        refused(project, SYNTHETIC, FILE, message)
+        said_by_check(project, monkeypatch, SYNTHETIC, FILE, message)
     finally:
         path.unlink(missing_ok=True)
+
+
+def said_by_check(project: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, message: str) -> None:
+    monkeypatch.chdir(project)
+    original = (project / "params.yaml").read_text()
+    try:
+        edit(project, before, after)
+        with pytest.raises(UserError, match=re.escape(message)):
+            check_inputs(load_params())
+    finally:
+        (project / "params.yaml").write_text(original)
 
 
 def refused(project: Path, before: str, after: str, message: str) -> None:

@@ -5,7 +5,7 @@ own update.
 """
 
 import dataclasses
-from functools import lru_cache
+from functools import cache
 import json
 import os
 from pathlib import Path
@@ -55,14 +55,16 @@ SIZES = {
 }  # fmt: skip
 
 
-@lru_cache
-def measured(name: str) -> dict[str, int]:
+@cache
+def measurements() -> dict[str, dict[str, int]]:
+    settings = [json.dumps(dataclasses.asdict(setting)) for setting in SIZES.values()]
     result = subprocess.run(
-        [sys.executable, "-m", "benchmarks.update_memory", json.dumps(dataclasses.asdict(SIZES[name]))],
+        [sys.executable, "-m", "benchmarks.update_memory", *settings],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout)["bytes"]
+    lines = [json.loads(line)["bytes"] for line in result.stdout.splitlines()]
+    return dict(zip(SIZES, lines, strict=True))
 
 
 def shape_of(setting: Setting) -> Shape:
@@ -110,7 +112,7 @@ def planned(setting: Setting) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_each_part_is_what_was_counted(name: str) -> None:
-    found, expected = measured(name), planned(SIZES[name])
+    found, expected = measurements()[name], planned(SIZES[name])
     assert found.keys() == expected.keys()
     ratios = {part: expected[part] / found[part] if found[part] else 1 + expected[part] for part in found}
     tolerance = WITH_ADAPTER if SIZES[name].lora_rank else TOLERANCE
@@ -119,7 +121,7 @@ def test_each_part_is_what_was_counted(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_the_peak_of_a_whole_training_process_is_what_was_counted(name: str) -> None:
-    found, setting = measured(name), SIZES[name]
+    found, setting = measurements()[name], SIZES[name]
     stays = sum(found[part] for part in ("weights", "reference", "gradients", "optimiser"))
     plan = plan_memory(
         shape_of(setting), passes_of(setting), Generation(1, 1), Layout(1, "none", setting.checkpointing)

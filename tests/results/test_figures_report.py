@@ -3,12 +3,13 @@ from io import BytesIO
 from pathlib import Path
 import re
 
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 import numpy as np
 import pytest
 
-from sdpg.colours import smooth, smoothing_width
-from sdpg.results.figures import curves
+from sdpg.colours import INK, PALETTE, Theme, smooth, smoothing_width
+from sdpg.results.figures import curves, drawn, in_dark, legend, tidy
 from sdpg.results.report import write_reports
 from sdpg.results.runs import Results, read_results
 from tests.helpers.fabricated import params_with, write_base, write_run
@@ -84,7 +85,21 @@ def test_the_figure_is_deterministic_and_undated(hostile: tuple[Results, Path]) 
     assert svg == curves(results, "svg") == (folder / "curves.svg").read_bytes()
     assert b"dc:date" not in svg
     assert curves(results, "png") == (folder / "curves.png").read_bytes()
-    assert curves(results, "svg", "dark") != svg
+
+
+def test_a_figure_in_dark_is_the_same_drawing_in_the_other_colours() -> None:
+    def draw(theme: Theme) -> bytes:
+        def two_lines(figure: Figure) -> None:
+            panel = figure.subplots()
+            for place, colour in enumerate(PALETTE[theme]):
+                panel.plot([place, 2], color=colour, label="#ffffff")
+            panel.axhspan(0, 1, color=INK[theme][1], alpha=0.2)
+            tidy(panel, theme)
+            legend(figure, panel)
+
+        return drawn((4, 3), "svg", theme, two_lines)
+
+    assert in_dark(draw("light")) == draw("dark").replace(b"#ffffff", b"#1b1e23") != draw("light")
 
 
 def test_the_figure_is_drawn(hostile: tuple[Results, Path]) -> None:

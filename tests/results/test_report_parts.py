@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sdpg.errors import UserError
-from sdpg.results.figures import PAPER_FIGURES, figure_methods
+from sdpg.results.figures import PAPER_FIGURES, figure_methods, in_dark
 from sdpg.results.problem_figures import easiest_first, final_accuracies, heatmap, pass_curves
 from sdpg.results.report import write_reports
 from sdpg.results.runs import Results, read_results
@@ -112,7 +112,7 @@ def test_figures_by_problem(results: Results) -> None:
     assert rows["GRPO"].tolist() == [0.25] * 3 + [0.5] * 3 + [0.75] * 3 + [1.0]
     assert easiest_first({"one": np.array([0.1, 0.9, 0.1]), "two": np.array([0.0, 0.0, 0.6])}) == [1, 2, 0]
     for draw in (heatmap, pass_curves):
-        assert draw(results, "svg") == draw(results, "svg") != draw(results, "svg", "dark")
+        assert draw(results, "svg") == draw(results, "svg") != in_dark(draw(results, "svg"))
 
 
 def test_figures_of_the_paper_hold_what_was_run(results: Results, tmp_path: Path) -> None:
