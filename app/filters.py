@@ -21,8 +21,8 @@ from sdpg.records.schemas import ROLLOUT_SCHEMA, read_rollouts
 
 Key = tuple[int, int, int]
 """Step, group and sibling, which identify a rollout of a run."""
-MARKS = {"correct": "●", "wrong": "○", "no_answer": "∅", "truncated": "…", "timeout": "t"}
-"""The character that stands for each verdict."""
+MARKS = {"correct": "●", "wrong": "○", "no_answer": "◌", "truncated": "◍", "timeout": "◔"}
+"""The character that stands for each verdict, all of one width, so that siblings stand in columns."""
 TEXTS = ("completion", "student_prompt", "teacher_prompt")
 
 

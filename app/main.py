@@ -54,7 +54,7 @@ def links() -> None:
     """Shows links to all pages, which keep the selection."""
     with st.container(horizontal=True, gap="small"):
         for name in selection.PAGES:
-            selection.link(name)
+            selection.link(name, icon=None)  # all ten stand in one row of 1,024 pixels
 
 
 def not_shown(notices: list[sources.Notice]) -> None:

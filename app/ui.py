@@ -1,10 +1,11 @@
 """The parts that all pages share: notices, text that is shown as text, colours, the choice of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 import re
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from app import selection, sources
@@ -30,6 +31,11 @@ def printable(text: str) -> str:
     their code, since they would make one text look like another.
     """
     return "".join(map(_visible, text))
+
+
+def texts(column: Iterable[Any]) -> list[str | None]:
+    """Returns a column of text that can be sent to a page; a missing value, which pandas gives as NaN, is None."""
+    return [None if pd.isna(text) else printable(str(text)) for text in column]
 
 
 def _visible(character: str) -> str:

@@ -49,7 +49,7 @@ def _strip(page: Page, address: str) -> float:
     """Returns the seconds from the click on a link to a rollout until its last token is laid out."""
     page.goto(f"{address}/rollouts?{SELECTED}")
     settled(page)
-    link = page.get_by_test_id("stSidebar").get_by_role("link", name="Rollout", exact=True)
+    link = page.locator(".st-key-bar").get_by_role("link", name="Rollout", exact=True)
     begin = time.perf_counter()
     link.click()
     page.wait_for_function(f"() => {_TOKENS} >= {LENGTH}", polling="raf")

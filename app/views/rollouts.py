@@ -14,7 +14,7 @@ STEP, RUN = "this step", "whole run"
 WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"), "both": filters.TEXTS}
 CLIP = 1200  # the number of characters of a completion that are shown here
 CARDS = 16  # the number of siblings whose completions are shown at once
-LEGEND = "● correct, ○ wrong, ∅ no answer, … truncated without an answer, t timeout"
+LEGEND = "● correct, ○ wrong, ◌ no answer, ◍ truncated without an answer, ◔ timeout"
 
 
 def filters_chosen(index: pd.DataFrame) -> Filter:
@@ -104,7 +104,7 @@ def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> N
 def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
     """Shows a row per group; selecting one shows its siblings."""
     shown = pd.DataFrame({
-        "step": table["step"], "group": table["group"], "problem": table["problem_id"].map(ui.printable),
+        "step": table["step"], "group": table["group"], "problem": ui.texts(table["problem_id"]),
         "siblings": table["marks"], "reward": table["reward"], "correct": table["correct"],
         "flag": table["flagged"].map({True: "no variance", False: ""}), "gate": table["gate"],
         "tokens": table["length"], "range": [f"{low}–{high}" for low, high in zip(table["shortest"], table["longest"],
@@ -121,7 +121,7 @@ def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | Non
             "siblings": st.column_config.TextColumn(help=LEGEND),
             "reward": st.column_config.NumberColumn("mean reward", format="%.2f"),
             "correct": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "flag": st.column_config.TextColumn(help="no variance: all rewards are equal, every advantage is 0"),
+            "flag": st.column_config.TextColumn(width=95, help="all rewards are equal, every advantage is 0"),
             "gate": st.column_config.NumberColumn("gate open", format="percent"),
             "tokens": st.column_config.NumberColumn("mean tokens", format="%.0f"),
             "range": st.column_config.TextColumn("tokens", alignment="right"),
@@ -171,7 +171,7 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
     shown = pd.DataFrame({
         "sibling": members["sibling"],
         "verdict": [f"{filters.MARKS.get(row['status'], '?')} {row['status']}" for row in rows],
-        "answer": [ui.printable(row["extracted_answer"] or "") for row in rows],
+        "answer": ui.texts(row["extracted_answer"] for row in rows),
         "reward": members["reward"], "advantage": members["advantage"], "tokens": members["length"],
         "gate": (members["gate"] > 0).map({True: "open", False: "closed"}), "KL": members["kl_to_teacher"],
         "entropy": members["entropy"],

@@ -84,7 +84,7 @@ def test_groups_are_described_by_all_siblings_and_listed_by_those_that_pass() ->
     assert first["reward"] == 0.0 and first["correct"] == 0.5 and first["gate"] == 0.5 and not first["flagged"]
     assert (first["shortest"], first["length"], first["longest"]) == (10, 15.0, 20)
     assert first["kl"] == 1.0 and first["recorded"] == 2
-    assert second["marks"] == "t●"  # in the order of siblings
+    assert second["marks"] == "◔●"  # in the order of siblings
     everything = filters.groups(INDEX, pd.Series(True, index=INDEX.index))
     assert everything["flagged"].tolist() == [False, True, False]
     assert math.isnan(filters.groups(INDEX.iloc[[2]], pd.Series([True], index=[2]))["kl"][0])
@@ -165,9 +165,23 @@ def test_a_deep_link_selects_step_group_and_filters(tmp_path: Path, monkeypatch:
     assert len(at.dataframe[0].value) == inside.groupby(["step", "group"]).ngroups
 
 
-def test_unknown_selections_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = opened(tmp_path, monkeypatch, run="../../etc", step="77", group="<b>", gate="ajar", status="odd")
+def test_unknown_selections_give_way_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"step": "77", "group": "<b>", "gate": "ajar", "status": "odd", "min_length": "1e400", "kl": "9-x",
+             "max_length": "-3"}  # fmt: skip
+    at = opened(tmp_path, monkeypatch, **asked)
     assert not at.exception and not at.error and len(at.dataframe) == 2
+    said = at.warning[0].value.replace("\\", "")
+    assert all(value in said for value in asked.values())
+    assert dict(at.query_params) == asked
+
+
+def test_filters_are_named_as_they_are_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = opened(tmp_path, monkeypatch, status=["wrong", "odd"], min_length="", gate="open", max_length="40")
+    said = next(each.value for each in at.caption if each.value.startswith("Filtered"))
+    assert said == "Filtered\\: status wrong; gate open; 40 tokens or fewer\\."
+    assert at.button_group(key="gate").value == "open"
+    at.button_group(key="gate").set_value("any").run()
+    assert "gate" not in at.query_params and at.button_group(key="gate").value == "any"
 
 
 def test_search_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
