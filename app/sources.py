@@ -11,8 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import TypeAdapter
 from yaml import YAMLError
 
+from app import disk_index
 from app.quick_yaml import parse_yaml
 from sdpg.errors import UserError
 from sdpg.params.section import mask_addresses
@@ -179,9 +181,17 @@ class Found:
         return all(run.kind == "sample" for run in self.runs.values())
 
 
+_CONFIG = TypeAdapter(Mapping[str, Any])
+
+
 @lru_cache(maxsize=2048)
 def _parsed(path: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
     del stamp  # it is part of the cache's key, so that a rewritten file is read again
+    return disk_index.kept("configs", disk_index.digest(path), _CONFIG, lambda: _checked(path))
+
+
+def _checked(path: Path) -> Mapping[str, Any]:
+    """Returns what a config.yaml says, without passwords."""
     try:
         config = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
