@@ -414,7 +414,6 @@ def last_of(benchmark: str) -> Source:
 def final_of(benchmark: str) -> Source:
     """Returns a reader of the larger samples of the final policy."""
 
-
     def read(run: RunEntry) -> ProblemCounts | None:
         if run.final is None:
             return None

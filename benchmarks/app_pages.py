@@ -24,7 +24,8 @@ _measured: dict[str, float] = {}
 _seconds: dict[str, list[float]] = {}
 
 
-def _server(address: str) -> psutil.Process:
+def server_of(address: str) -> psutil.Process:
+    """Returns the process of the app that listens at an address, which this process started."""
     port = int(address.rsplit(":", 1)[1])
     for process in psutil.Process().children(recursive=True):
         if any(
@@ -35,12 +36,12 @@ def _server(address: str) -> psutil.Process:
     raise SkippedError("the server's process was not found")
 
 
-def _visit(page: Page, address: str, name: str) -> float:
+def visit(page: Page, address: str, name: str, selected: str = SELECTED) -> float:
     """Returns the seconds from opening a page in a fresh window until its script has ended and its elements are
     there."""
     path = "/" if name == "overview" else f"/{name}"
     begin = time.perf_counter()
-    page.goto(f"{address}{path}?{SELECTED}")
+    page.goto(f"{address}{path}?{selected}")
     settled(page)
     return time.perf_counter() - begin - 0.15  # settled() checks once more after that time
 
@@ -73,7 +74,7 @@ def _measure() -> None:
         root = Path(folder)
         tokens = make_project(root)
         with app(root) as address, chromium() as browser:
-            server = _server(address)
+            server = server_of(address)
             window = browser.new_context()
             warm = window.new_page()
             warm.goto(address)  # the browser caches the app's own files
@@ -83,7 +84,7 @@ def _measure() -> None:
             for name in tqdm(list(selection.PAGES) * REPEATS, desc="pages", leave=False):
                 page = window.new_page()
                 page.set_default_timeout(60_000)
-                _seconds.setdefault(name, []).append(_visit(page, address, name))
+                _seconds.setdefault(name, []).append(visit(page, address, name))
                 peak = max(peak, server.memory_info().rss)
                 page.close()
             strips = []

@@ -15,6 +15,7 @@ import pytest
 from app import filters, sources, store
 from app.filters import Filter
 from app.sources import RunEntry
+from sdpg.errors import UserError
 from sdpg.records.schemas import ROLLOUT_SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from tests.helpers import pages
 
@@ -221,3 +222,44 @@ def test_without_rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shutil.rmtree(tmp_path / "runs/grpo-0/rollouts")
     at = opened(tmp_path, monkeypatch, run="grpo-0")
     assert not at.exception and any("no rollouts on record" in each.value for each in at.info)
+
+
+def test_suspects() -> None:
+    index = INDEX.assign(
+        extracted_answer=["7", " 8 ", None, None, "7", None], gold=["7", "8", "8", "8", "7", "7"],
+        truncated=[True, None, None, False, False, None], gate=[0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )  # fmt: skip
+    expected = {
+        "wrong, and the longest of its group": [1, 2], "judged wrong with the gold's answer": [1],
+        "correct with a closed gate": [0], "truncated": [0, 2],
+    }  # fmt: skip
+    for name, rows in expected.items():
+        assert index.index[filters.passing(index, Filter(suspects=(name,)))].tolist() == rows, name
+    both = Filter(suspects=("truncated", "correct with a closed gate"), longest=20)
+    assert index.index[filters.passing(index, both)].tolist() == [0]
+    assert expected.keys() == filters.SUSPECTS.keys()
+
+
+def test_a_regular_expression_finds_what_matches(run: RunEntry) -> None:
+    steps = store.rollout_steps(run)
+    everything = store.index(run)[0]
+    hits = filters.search(run, steps, r"^\d$", ["extracted_answer"], regular=True)
+    short = everything[everything["extracted_answer"].str.fullmatch(r"\d", na=False)]
+    assert hits == set(zip(short["step"], short["group"], short["sibling"], strict=True)) and hits
+    with pytest.raises(UserError, match="is no regular expression"):
+        filters.search(run, steps, "(", ["completion"], regular=True)
+
+
+def test_the_flat_list_is_sorted_and_filtered_as_the_address_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"listing": "rollouts", "scope": "whole run", "status": "wrong", "sort": "tokens", "falling": "true"}
+    at = opened(tmp_path, monkeypatch, **asked, columns=["tokens", "step", "answer"])
+    (table,) = at.dataframe
+    assert not at.exception and list(table.value.columns) == ["tokens", "step", "answer"]
+    run = next(iter(at.session_state["_found"].runs.values()))
+    wrong = store.index(run)[0].query("status == 'wrong'")
+    assert len(table.value) == len(wrong) and table.value["tokens"].tolist() == sorted(wrong["length"], reverse=True)
+    assert set(wrong["step"]) == set(table.value["step"]) != {60}
+    at.selectbox(key="sort").set_value("step").run()
+    assert at.dataframe[0].value["step"].is_monotonic_decreasing and dict(at.query_params)["sort"] in ("step", ["step"])
