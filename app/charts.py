@@ -196,7 +196,7 @@ def intervals(
     order = list(dict.fromkeys(table["row"]))
     # The padding keeps the ends of the intervals off the edge of the chart.
     scale = alt.Scale(zero=False, padding=10) if domain is None else alt.Scale(domain=list(domain), padding=10)
-    values = alt.Axis(labelFlush=False, labelOverlap="greedy", labelSeparation=6, tickCount=6)
+    values = alt.Axis(labelOverlap="greedy", labelSeparation=6, tickCount=6)
     rows = alt.Y(
         "row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False, ticks=False, domain=False)
     )

@@ -20,6 +20,7 @@ from sdpg import paths
 
 T = TypeVar("T")
 FILE = paths.STATE / "app-index.sqlite"
+BUNDLED = Path(__file__).parent / "sample"  # it belongs to the code, and stays as it is
 LARGEST = 500_000_000
 """The bytes beyond which the index is begun anew."""
 _TABLES = (
@@ -48,7 +49,8 @@ def _combined(parts: Iterable[bytes]) -> str:
 @lru_cache(maxsize=8)
 def _opened(file: Path) -> sqlite3.Connection | None:
     """Returns the index of a project; None where there is no project, or nothing can be written."""
-    if not file.parent.is_dir() and not (file.parents[1] / "runs").is_dir():
+    root = file.parents[1]
+    if root == BUNDLED or (not file.parent.is_dir() and not (root / "runs").is_dir()):
         return None
     try:
         file.parent.mkdir(exist_ok=True)

@@ -94,7 +94,7 @@ def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -
     """
     runs = found().runs
     if not runs:
-        raise UserError("No run can be shown: Not shown, above, says what was left out, and why")
+        raise UserError("No run can be shown: what was left out is named above the page, with the reason")
     chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first, strict=True)
     return runs[chosen]
 

@@ -271,7 +271,7 @@ def page() -> None:
     """Shows the Compare page."""
     st.header("Compare")
     if not ui.found().runs:
-        ui.empty("No run can be shown: the sidebar says what was left out, and why.")
+        ui.empty("No run can be shown: what is not shown is named above the page, with the reason.")
         return
     runs = choose_runs()
     part = selection.segments("What", list(PARTS), "part", label_visibility="collapsed")

@@ -235,7 +235,7 @@ def page() -> None:
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:
-        ui.empty("No run can be shown: the sidebar says what was left out, and why. make repro makes new runs.")
+        ui.empty("No run can be shown: the reasons are above the page. make repro makes new runs.")
         return
     if in_progress := running(everything):
         st.subheader("In progress")

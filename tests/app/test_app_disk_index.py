@@ -7,7 +7,7 @@ import sqlite3
 from pydantic import TypeAdapter
 import pytest
 
-from app import accuracy, disk_index, run_rows, sources, store
+from app import accuracy, disk_index, evaluations, run_rows, sources, store
 from app.sources import SAMPLE, RunEntry
 
 NUMBERS = TypeAdapter(list[float])
@@ -26,14 +26,14 @@ def forget() -> None:
     """Forgets what this process knows, as a new start does."""
     for cache in (disk_index._digest, disk_index._opened, run_rows._row, sources._parsed):
         cache.cache_clear()
-    for read in (accuracy._counts, accuracy._answers, store._read_csv):
+    for read in (evaluations._counts, evaluations._answers, store._read_csv):
         read.__closure__[0].cell_contents.cache_clear()  # pyright: ignore[reportOptionalSubscript]
 
 
 def everything(root: Path) -> tuple[list[RunEntry], list[object]]:
     runs = list(sources.discover(root).runs.values())
     values: list[object] = [str(run_rows.read_row(run)) for run in runs]
-    values += [str({key: (each.counts, each.answers) for key, each in accuracy.final(run).items()}) for run in runs]
+    values += [str({key: (each.counts, each.answers) for key, each in evaluations.final(run).items()}) for run in runs]
     gathered = accuracy.gather(runs, [0])
     return runs, [*values, *accuracy.main_table(gathered), *accuracy.final_table(gathered)[0]]
 
@@ -42,7 +42,7 @@ def test_a_second_start_works_nothing_out_and_says_the_same(root: Path, monkeypa
     forget()
     runs, first = everything(root)
     forget()
-    monkeypatch.setattr(accuracy, "summarise", None)
+    monkeypatch.setattr(evaluations, "summarise", None)
     monkeypatch.setattr(accuracy, "main_rows", None)
     monkeypatch.setattr(accuracy, "final_rows", None)
     monkeypatch.setattr(run_rows, "_worked_out", None)
@@ -51,7 +51,7 @@ def test_a_second_start_works_nothing_out_and_says_the_same(root: Path, monkeypa
     # A copy elsewhere in the project is known by its content; its row is not, which names where it lies.
     copy = root / "runs" / "grpo-7"
     shutil.copytree(root / "runs" / "grpo-0", copy)
-    assert accuracy.in_training(sources.discover(root).runs["grpo-7"], 60).keys() == accuracy.in_training(
+    assert evaluations.in_training(sources.discover(root).runs["grpo-7"], 60).keys() == evaluations.in_training(
         runs[0], 60
     ).keys()  # fmt: skip
 
