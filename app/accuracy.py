@@ -12,52 +12,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
-from app import store
+from app import disk_index, store
+from app.evaluations import BASE_FILE, base, counts_in_training, counts_of_final, final, in_training
 from app.sources import Found, RunEntry
 from sdpg.errors import UserError
 from sdpg.params import Params, parse_params
 from sdpg.params.section import without_unknown
 from sdpg.params.stored import fields_read
-from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
+from sdpg.records.schemas import BASE, VALIDATION
 from sdpg.results.runs import Results, Run
 from sdpg.results.statistics.estimates import ProblemCounts
-from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summarise
+from sdpg.results.statistics.summaries import EvaluationSummary
 from sdpg.results.tables import BASELINE, FinalRow, MainRow, final_rows, main_rows
-from sdpg.rewards.extraction import normalise_answer
 
 WORKSPACE = "workspace"
 """The name in the URL of the place whose key is empty."""
-Answers = dict[tuple[str, str, bool], EvaluationSummary]
-"""(method, benchmark, greedy or not) → the evaluation's answers."""
-
-
-@store.cached_by_file(512)
-def _answers(path: Path) -> Answers:
-    return summarise(read_evaluations(path, COLUMNS), str(path), normalise_answer)
-
-
-def in_training(run: RunEntry, step: int) -> dict[str, EvaluationSummary]:
-    """Returns benchmark, or ``validation`` → the answers sampled at an evaluation step."""
-    answers = _answers(run.path(f"evaluations/step-{step:06d}.parquet"))
-    return {benchmark: summary for (_, benchmark, greedy), summary in answers.items() if not greedy}
-
-
-def final(run: RunEntry) -> dict[tuple[str, bool], EvaluationSummary]:
-    """Returns (benchmark, greedy or not) → larger samples of the final policy; empty where the stage was not run."""
-    if run.final is None:
-        return {}
-    answers = _answers(run.place.files.path(run.final))
-    return {(benchmark, greedy): summary for (_, benchmark, greedy), summary in answers.items()}
-
-
-def base(runs: Sequence[RunEntry]) -> Answers:
-    """Returns the base's evaluations beside the first of the runs that has them; empty where none has."""
-    name = "models/base-evaluations/sampled.parquet"
-    for run in runs:
-        if run.place.files.exists(name):
-            return _answers(run.place.files.path(name))
-    return {}
 
 
 def by_place(found: Found) -> dict[str, list[RunEntry]]:
@@ -129,8 +100,8 @@ def _read(run: RunEntry, benchmarks: Sequence[str]) -> FoundRun:
                         "benchmarks")  # fmt: skip
     if curves.empty:
         raise UserError(f"{run.label_of('curves.csv')} has no rows: run its stage again")
-    return FoundRun(run.method, run.seed, run.path(""), dict(run.config), _columns(curves),
-                    _columns(store.metrics(run)), final(run), entry=run)  # fmt: skip
+    # No table reads metrics.csv, which is the longest of a run's files.
+    return FoundRun(run.method, run.seed, run.path(""), dict(run.config), _columns(curves), {}, final(run), entry=run)
 
 
 class TableParams(Params):
@@ -252,10 +223,21 @@ def _stamps(gathered: Gathered) -> tuple[Any, ...]:
 
 
 class _Kept:
-    """Results that are hashed and compared by a key, so that a cache can hold their rows."""
+    """Results that are hashed and compared by their files, so that a cache can hold their rows."""
 
-    def __init__(self, key: tuple[Any, ...], results: Results) -> None:
-        self.key, self.results = key, results
+    def __init__(self, gathered: Gathered, results: Results) -> None:
+        self.gathered, self.results = gathered, results
+        self.key = _stamps(gathered)
+
+    def content(self) -> str:
+        """Returns a digest of every file behind the rows."""
+        files: list[Path] = []
+        for run in (run for runs in self.gathered.runs.values() for run in runs):
+            files += [run.path(name) for name in ("config.yaml", "curves.csv", "metrics.csv")]
+            files += [run.path(f"evaluations/{name}") for name in run.names("evaluations")]
+            files += [run.place.files.path(run.final)] if run.final else []
+            files += [run.place.files.path(BASE_FILE)] if run.place.files.exists(BASE_FILE) else []
+        return disk_index.digest(*files)
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -264,20 +246,23 @@ class _Kept:
         return isinstance(other, _Kept) and other.key == self.key
 
 
+_MAIN, _FINAL = TypeAdapter(list[MainRow]), TypeAdapter(list[FinalRow])
+
+
 @lru_cache(maxsize=4)
 def _main(kept: _Kept) -> list[MainRow]:
-    return main_rows(kept.results)
+    return disk_index.kept("main rows", kept.content(), _MAIN, lambda: main_rows(kept.results))
 
 
 @lru_cache(maxsize=4)
 def _final(kept: _Kept) -> list[FinalRow]:
-    return final_rows(kept.results)
+    return disk_index.kept("final rows", kept.content(), _FINAL, lambda: final_rows(kept.results))
 
 
 def main_table(gathered: Gathered) -> list[MainRow]:
     """Returns the rows of the main table; they are cached until a file changes."""
     assert gathered.results is not None
-    return _main(_Kept(_stamps(gathered), gathered.results))
+    return _main(_Kept(gathered, gathered.results))
 
 
 def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
@@ -295,7 +280,7 @@ def final_table(gathered: Gathered) -> tuple[list[FinalRow], list[str]]:
         return [], without
     chosen = Gathered(Results(results.params, runs, results.base),
                       {method: gathered.runs[method] for method in runs}, [])  # fmt: skip
-    return _final(_Kept(_stamps(chosen), chosen.results)), without  # pyright: ignore[reportArgumentType]
+    return _final(_Kept(chosen, chosen.results)), without  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
@@ -323,22 +308,22 @@ class Solved:
         return sum(counts.samples for counts in self.counts)
 
 
-Source = Callable[[RunEntry], EvaluationSummary | None]
+Source = Callable[[RunEntry], ProblemCounts | None]
 
 
 def last_of(benchmark: str) -> Source:
     """Returns a reader of the last evaluation in training."""
 
-    def read(run: RunEntry) -> EvaluationSummary | None:
+    def read(run: RunEntry) -> ProblemCounts | None:
         steps = store.evaluation_steps(run)
-        return in_training(run, max(steps)).get(benchmark) if steps else None
+        return counts_in_training(run, max(steps)).get(benchmark) if steps else None
 
     return read
 
 
 def final_of(benchmark: str) -> Source:
     """Returns a reader of the larger samples of the final policy."""
-    return lambda run: final(run).get((benchmark, False))
+    return lambda run: counts_of_final(run, benchmark)
 
 
 def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: bool) -> tuple[list[Solved], list[str]]:
@@ -354,8 +339,8 @@ def solved(runs: Sequence[RunEntry], benchmark: str, source: Source, each_run: b
         read: list[tuple[RunEntry, ProblemCounts]] = []
         for run in group:
             try:
-                if summary := source(run):
-                    read.append((run, summary.counts))
+                if counts := source(run):
+                    read.append((run, counts))
                 else:
                     notices.append(f"{run.name} was not evaluated so")
             except UserError as error:
@@ -382,14 +367,14 @@ def through_training(runs: Sequence[RunEntry], benchmark: str, problem: str) -> 
     for run in runs:
         for step in store.evaluation_steps(run):
             try:
-                summary = in_training(run, step).get(benchmark)
+                counts = counts_in_training(run, step).get(benchmark)
             except UserError as error:
                 notices.append(str(error))
                 continue
-            if summary is None or problem not in summary.counts.problems:
+            if counts is None or problem not in counts.problems:
                 continue
-            at = summary.counts.problems.index(problem)
-            correct, samples = int(summary.counts.correct[at]), summary.counts.samples
+            at = counts.problems.index(problem)
+            correct, samples = int(counts.correct[at]), counts.samples
             rows.append({"run": run.id, "method": run.method, "step": step, "correct": correct, "samples": samples,
                          "accuracy": correct / samples})  # fmt: skip
     columns = ["run", "method", "step", "correct", "samples", "accuracy"]

@@ -51,10 +51,24 @@ def _border(style: Style) -> str:
     return "dashed" if style.dash[0] > 3 else "dotted"
 
 
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+AROUND = 100  # pixels of a chart's title and axis, which its height includes
+WIDEST, THINNEST = 3.4, 1.5  # pixels of the first and the last of several lines
+
+
+def _widths(count: int) -> list[float]:
+    if count < 2:
+        return [2.0] * count
+    return [WIDEST + (THINNEST - WIDEST) * place / (count - 1) for place in range(count)]
+
+
 def _encoded(shown: Sequence[Style]) -> dict[str, Any]:
     names = [style.name for style in shown]
     return {
         "color": alt.Color("series:N", scale=alt.Scale(domain=names, range=[s.colour for s in shown]), legend=None),
+        # Lines that coincide stay visible: each is drawn over the ones before it, and is thinner.
+        "strokeWidth": alt.StrokeWidth("series:N", scale=alt.Scale(domain=names, range=_widths(len(names))),
+                                       legend=None),
         "strokeDash": alt.StrokeDash("series:N", scale=alt.Scale(domain=names, range=[s.dash for s in shown]),
                                      legend=None),
     }  # fmt: skip
@@ -89,9 +103,10 @@ def lines(
         steps: whether values are drawn as constant until the next.
         marks: the steps at which a thin vertical line stands.
     """
-    table = table.assign(series=table["series"].map(ui.printable))
+    table = table.assign(series=ui.texts(table["series"]))
     scale = alt.Scale(zero=zero, nice=True)
-    across = alt.X("step:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, grid=False))
+    across = alt.X("step:Q", title=x, scale=alt.Scale(nice=False),
+                   axis=alt.Axis(tickMinStep=1, grid=False, labelFlush=False, tickCount=6))  # fmt: skip
     up = alt.Y("value:Q", title=y or None, scale=scale)
     base = alt.Chart(table)
     style = _encoded(shown)
@@ -109,9 +124,11 @@ def lines(
                 across, alt.Y("raw:Q", title=y or None, scale=scale), color=style["color"]
             )
         )
-    layers.append(base.mark_line(strokeWidth=2, interpolate=curve).encode(across, up, **style))
+    layers.append(base.mark_line(interpolate=curve).encode(across, up, **style))
     if points:
-        layers.append(base.mark_point(filled=True, size=28, opacity=1).encode(across, up, color=style["color"]))
+        shapes = [SHAPES[each.place % len(SHAPES)] for each in shown]
+        shape = alt.Shape("series:N", scale=alt.Scale(domain=[each.name for each in shown], range=shapes), legend=None)
+        layers.append(base.mark_point(filled=True, size=44, opacity=1).encode(across, up, shape, color=style["color"]))
     if "applied" in table:
         layers.append(
             base.transform_filter("isValid(datum.applied)")
@@ -173,11 +190,13 @@ def intervals(
         form: the format of values in the tooltip.
         reference: the value at which a vertical line stands, such as 0 for differences.
         domain: the limits of the axis.
-        row_height: the height of a row in pixels; title and axis are added.
+        row_height: the height of a row in pixels; title and axis are added (:data:`AROUND`).
     """
-    table = table.assign(row=table["row"].map(ui.printable), series=table["series"].map(ui.printable))
+    table = table.assign(row=ui.texts(table["row"]), series=ui.texts(table["series"]))
     order = list(dict.fromkeys(table["row"]))
-    scale = alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
+    # The padding keeps the ends of the intervals off the edge of the chart.
+    scale = alt.Scale(zero=False, padding=10) if domain is None else alt.Scale(domain=list(domain), padding=10)
+    values = alt.Axis(labelOverlap="greedy", labelSeparation=6, tickCount=6)
     rows = alt.Y(
         "row:N", sort=order, title=None, axis=alt.Axis(labelLimit=260, labelOverlap=False, ticks=False, domain=False)
     )
@@ -189,16 +208,16 @@ def intervals(
     base = alt.Chart(table)
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.7).encode(
-            alt.X("low:Q", title=x, scale=scale), alt.X2("high:Q"), rows, color=colour, tooltip=tips
+            alt.X("low:Q", title=x, scale=scale, axis=values), alt.X2("high:Q"), rows, color=colour, tooltip=tips
         ),
         base.mark_point(filled=True, size=70, opacity=1).encode(
-            alt.X("value:Q", title=x, scale=scale), rows, color=colour, tooltip=tips
+            alt.X("value:Q", title=x, scale=scale, axis=values), rows, color=colour, tooltip=tips
         ),
     ]
     if reference is not None:
         line = alt.Chart(pd.DataFrame({"value": [reference]})).mark_rule(strokeDash=[3, 3], opacity=0.6)
-        layers.insert(0, line.encode(alt.X("value:Q", title=x, scale=scale)))
-    return alt.layer(*layers).properties(height=row_height * max(1, len(order)) + 75, **titled(title))
+        layers.insert(0, line.encode(alt.X("value:Q", title=x, scale=scale, axis=values)))
+    return alt.layer(*layers).properties(height=row_height * max(1, len(order)) + AROUND, **titled(title))
 
 
 def long(series: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
@@ -217,7 +236,7 @@ def ranked(table: pd.DataFrame, *, title: str, y: str, height: int = 230) -> alt
 
     A click selects the point ``pick``, whose ``problem`` names the problem.
     """
-    table = table.assign(rank=range(1, len(table) + 1), shown=table["problem"].map(ui.printable))
+    table = table.assign(rank=range(1, len(table) + 1), shown=ui.texts(table["problem"]))
     pick = alt.selection_point(name="pick", fields=["problem"], on="click", nearest=True)
     return (
         alt.Chart(table)

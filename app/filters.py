@@ -1,6 +1,6 @@
 """Filters a run's rollouts by their index, groups siblings, searches texts, and makes files of a selection."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 import json
 import math
@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from app import store
 from app.sources import RunEntry
+from sdpg.errors import UserError
 from sdpg.records.parquet import join_records
 from sdpg.records.schemas import ROLLOUT_SCHEMA, read_rollouts
 
 Key = tuple[int, int, int]
 """Step, group and sibling, which identify a rollout of a run."""
-MARKS = {"correct": "●", "wrong": "○", "no_answer": "∅", "truncated": "…", "timeout": "t"}
-"""The character that stands for each verdict."""
+MARKS = {"correct": "●", "wrong": "○", "no_answer": "◌", "truncated": "◍", "timeout": "◔"}
+"""The character that stands for each verdict, all of one width, so that siblings stand in columns."""
 TEXTS = ("completion", "student_prompt", "teacher_prompt")
 
 
@@ -37,6 +38,7 @@ class Filter:
         kl: the quantiles between which the mean KL to the teacher lies, among the rollouts on which it was recorded;
             the others pass only if the quantiles are 0 and 1.
         flagged: whether only groups whose rewards are all equal pass.
+        suspects: names of :data:`SUSPECTS`, all of which must hold.
     """
 
     statuses: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class Filter:
     longest: int | None = None
     kl: tuple[float, float] = (0.0, 1.0)
     flagged: bool = False
+    suspects: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """Returns each condition that is set, in words."""
@@ -58,8 +61,26 @@ class Filter:
             f"{self.longest} tokens or fewer": self.longest is not None,
             f"KL between the {low}% and {high}% quantiles": self.kl != (0.0, 1.0),
             "groups without variance": self.flagged,
+            " and ".join(self.suspects): self.suspects,
         }
         return [words for words, is_set in conditions.items() if is_set]
+
+
+def _longest(index: pd.DataFrame) -> pd.Series:
+    return index["length"] == index.groupby(["step", "group"])["length"].transform("max")
+
+
+def _says_gold(index: pd.DataFrame) -> pd.Series:
+    return index["extracted_answer"].str.strip() == index["gold"].str.strip()
+
+
+SUSPECTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "wrong, and the longest of its group": lambda index: (index["status"] != "correct") & _longest(index),
+    "judged wrong with the gold's answer": lambda index: (index["status"] != "correct") & _says_gold(index),
+    "correct with a closed gate": lambda index: (index["status"] == "correct") & (index["gate"] <= 0),
+    "truncated": lambda index: index["truncated"].fillna(False).astype(bool) | (index["status"] == "truncated"),
+}
+"""What a researcher looks for → whether it holds for each rollout of an index, with all siblings of each group."""
 
 
 def without_variance(index: pd.DataFrame) -> pd.Series:
@@ -96,6 +117,8 @@ def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = 
             passes &= index["kl_to_teacher"].between(low, high)
     if chosen.flagged:
         passes &= without_variance(index)
+    for name in chosen.suspects:
+        passes &= SUSPECTS[name](index)
     if hits is not None:
         keys = pd.MultiIndex.from_frame(index[["step", "group", "sibling"]])
         passes &= keys.isin(list(hits)) if hits else False
@@ -128,7 +151,7 @@ def groups(index: pd.DataFrame, passes: pd.Series) -> pd.DataFrame:
 
 @store.cached_by_file(8)
 def _texts(path: Path) -> pa.Table:
-    columns = ["step", "group", "sibling", "problem_id", *TEXTS]
+    columns = ["step", "group", "sibling", "problem_id", *TEXTS, "extracted_answer"]
     return read_rollouts(path, columns)
 
 
@@ -149,14 +172,30 @@ def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
     return dict(sorted(rows.items()))
 
 
-def search(run: RunEntry, steps: Collection[int], text: str, columns: Iterable[str]) -> set[Key]:
-    """Returns the keys of rollouts of these steps with a text that contains ``text`` literally, in any case."""
+def search(
+    run: RunEntry, steps: Collection[int], text: str, columns: Iterable[str], regular: bool = False
+) -> set[Key]:  # fmt: skip
+    """Returns the keys of rollouts of these steps with a text that contains ``text``, in any case.
+
+    Args:
+        regular: whether ``text`` is a regular expression (RE2's, whose time is linear in the text); else it is literal.
+
+    Raises:
+        UserError: if the regular expression is none.
+    """
+    match = pc.match_substring_regex if regular else pc.match_substring
+    try:
+        match(pa.array([""]), text, ignore_case=True)
+    except pa.ArrowInvalid as error:
+        raise UserError(
+            f"{text!r} is no regular expression: {error}. Mend it, or search for text as it stands"
+        ) from None
     keys: set[Key] = set()
     for path in _files(run, set(steps)):
         table = _texts(path)
         hit = np.zeros(len(table), dtype=bool)
         for column in columns:
-            matches = pc.fill_null(pc.match_substring(table[column], text, ignore_case=True), False)
+            matches = pc.fill_null(match(table[column], text, ignore_case=True), False)
             hit |= matches.to_numpy(zero_copy_only=False)
         chosen = table.filter(pa.array(hit))
         keys |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))

@@ -21,12 +21,7 @@ def options() -> list[Path]:
     """Returns the folders given after ``--``, and imported runs."""
     parser = Parser(prog="streamlit run app/main.py --", add_help=False)
     parser.add_argument("--folder", type=Path, action="append", default=[], help="a project, or a folder of runs")
-    return [*parser.parse_args(sys.argv[1:]).folder, *imported_runs()]
-
-
-def imported_runs() -> list[Path]:
-    """Returns the folders that `make import` unpacked; each is laid out as a project with one run."""
-    return sorted(path for path in Path("imported").glob("[!.]*") if (path / "runs").is_dir())
+    return [*parser.parse_args(sys.argv[1:]).folder, *sources.imported(Path())]
 
 
 def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
@@ -59,7 +54,7 @@ def links() -> None:
     """Shows links to all pages, which keep the selection."""
     with st.container(horizontal=True, gap="small"):
         for name in selection.PAGES:
-            selection.link(name)
+            selection.link(name, icon=None)  # all ten stand in one row of 1,024 pixels
 
 
 def not_shown(notices: list[sources.Notice]) -> None:

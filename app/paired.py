@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app import accuracy, store
+from app import evaluations, store
 from app.run_rows import confidence
 from app.sources import RunEntry
 from sdpg.errors import UserError
@@ -56,7 +56,7 @@ def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
     """
     if which == FINAL:
         answers = {
-            benchmark: summary.counts for (benchmark, greedy), summary in accuracy.final(run).items() if not greedy
+            benchmark: summary.counts for (benchmark, greedy), summary in evaluations.final(run).items() if not greedy
         }
         if not answers:
             store.final(run)  # raises and names the stage that is missing
@@ -64,7 +64,7 @@ def counts(run: RunEntry, which: str) -> dict[str, ProblemCounts]:
     steps = store.evaluation_steps(run)
     if not steps:
         raise UserError(f"{run.label_of('evaluations')} holds no evaluation yet: wait for the first, or run its stage")
-    return {benchmark: summary.counts for benchmark, summary in accuracy.in_training(run, max(steps)).items()}
+    return {benchmark: summary.counts for benchmark, summary in evaluations.in_training(run, max(steps)).items()}
 
 
 def compare(first: RunEntry, second: RunEntry, which: str) -> tuple[list[Paired], list[str]]:

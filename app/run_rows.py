@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from app import store
+from app import disk_index, store
 from app.sources import RunEntry
 from sdpg.errors import UserError
 from sdpg.params.section import without_unknown
@@ -108,8 +108,22 @@ class _Key:
     unread: tuple[str, ...]
 
 
+_ROW = TypeAdapter(RunRow)
+
+
 @lru_cache(maxsize=2048)
 def _row(key: _Key) -> RunRow:
+    run = key.run
+    try:
+        files = [run.path(name) for name in ("config.yaml", *READ)]
+        files += [run.path(f"evaluations/{name}") for name in run.names("evaluations")[-1:]]
+    except UserError:  # files of another commit that are in no cache
+        return _worked_out(key)
+    content = [run.id, run.label_of(""), disk_index.digest(*files)]
+    return disk_index.kept("run rows", json.dumps(content), _ROW, lambda: _worked_out(key))
+
+
+def _worked_out(key: _Key) -> RunRow:
     run, unread = key.run, list(key.unread)
     values: dict[str, Any] = {}
     readers = (_from_metrics, _from_timing, _scores, _alarms)

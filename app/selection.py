@@ -274,10 +274,10 @@ def context(**changes: Any) -> dict[str, Any]:
     return {key: value if isinstance(value, list) else str(value) for key, value in params.items() if value is not None}
 
 
-def link(page: str, label: str | None = None, **changes: Any) -> None:
-    """Shows a link to another page with the selection, some of it changed."""
-    title, icon = PAGES[page]
-    st.page_link(view(page), label=label or title, icon=icon, query_params=context(**changes))
+def link(page: str, label: str | None = None, icon: str | None = "", **changes: Any) -> None:
+    """Shows a link to another page with the selection, some of it changed; its icon is the page's, or none."""
+    title, own = PAGES[page]
+    st.page_link(view(page), label=label or title, icon=own if icon == "" else icon, query_params=context(**changes))
 
 
 def view(page: str) -> str:

@@ -192,6 +192,21 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", *COEFFICIENTS])
 
 
+def coinciding(table: pd.DataFrame) -> list[str]:
+    """Returns ``a and b`` for lines of a panel that lie within 1.5% of its range of each other at all common steps."""
+    wide = table.pivot_table(index="step", columns="series", values="value", sort=False)
+    reach = float(np.nanmax(wide) - np.nanmin(wide)) if wide.size else 0.0
+    names, told, pairs = list(wide), set(), []
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            gaps = (wide[name] - wide[other]).abs().dropna()
+            if other not in told and len(gaps) > 1 and float(gaps.max()) <= 0.015 * reach:
+                pairs.append(f"{name} and {other}")
+                told.add(name)
+                break
+    return pairs
+
+
 def schedule_panel(title: str, shown: Sequence[Series], name: str) -> Panel:
     """Returns the panel of a coefficient, as scheduled (lines) and as applied (points) in each series' first run."""
     first = [replace(series, runs=series.runs[:1]) for series in shown]

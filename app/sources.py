@@ -11,8 +11,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import TypeAdapter
 from yaml import YAMLError
 
+from app import disk_index
 from app.quick_yaml import parse_yaml
 from sdpg.errors import UserError
 from sdpg.params.section import mask_addresses
@@ -180,9 +182,17 @@ class Found:
         return all(run.kind == "sample" for run in self.runs.values())
 
 
+_CONFIG = TypeAdapter(Mapping[str, Any])
+
+
 @lru_cache(maxsize=2048)
 def _parsed(path: Path, stamp: tuple[int, int]) -> Mapping[str, Any]:
     del stamp  # it is part of the cache's key, so that a rewritten file is read again
+    return disk_index.kept("configs", disk_index.digest(path), _CONFIG, lambda: _checked(path))
+
+
+def _checked(path: Path) -> Mapping[str, Any]:
+    """Returns what a config.yaml says, without passwords."""
     try:
         config = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
@@ -254,6 +264,11 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
         for entry in _project(Place("sample", "sample", LocalFiles(SAMPLE), "bundled with the app"), notices, "sample"):
             runs[entry.id] = entry
     return Found(runs, notices)
+
+
+def imported(root: Path) -> list[Path]:
+    """Returns the folders that `make import` unpacked; each is laid out as a project with one run."""
+    return sorted(path for path in root.glob("imported/[!.]*") if (path / "runs").is_dir())
 
 
 def _keys(folders: Sequence[Path]) -> list[str]:

@@ -47,7 +47,7 @@ def show(run: RunEntry) -> None:
     st.markdown(f"**{len(rows):,} problems** in {len(table):,} groups on record; "
                 f"{int((rows['correct'] == 0).sum()):,} never solved")  # fmt: skip
     shown = pd.DataFrame({
-        "problem": rows["problem_id"].map(ui.printable), "groups": rows["groups"], "last step": rows["last"],
+        "problem": ui.texts(rows["problem_id"]), "groups": rows["groups"], "last step": rows["last"],
         "rollouts": rows["rollouts"], "correct": rows["correct"], "gate open": rows["gate"],
         "without variance": rows["flagged"],
     })  # fmt: skip

@@ -1,10 +1,11 @@
 """The parts that all pages share: notices, text that is shown as text, colours, the choice of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 import re
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from app import selection, sources
@@ -30,6 +31,11 @@ def printable(text: str) -> str:
     their code, since they would make one text look like another.
     """
     return "".join(map(_visible, text))
+
+
+def texts(column: Iterable[Any]) -> list[str | None]:
+    """Returns a column of text that can be sent to a page; a missing value, which pandas gives as NaN, is None."""
+    return [None if pd.isna(text) else printable(str(text)) for text in column]
 
 
 def _visible(character: str) -> str:
@@ -88,7 +94,7 @@ def choose_run(label: str = "Run", key: str = "run", first: str | None = None) -
     """
     runs = found().runs
     if not runs:
-        raise UserError("No run can be shown: Not shown, above, says what was left out, and why")
+        raise UserError("No run can be shown: what was left out is named above the page, with the reason")
     chosen = selection.choose(label, list(runs), key, shown=lambda id: runs[id].label, first=first, strict=True)
     return runs[chosen]
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import against_trl, app_pages, gpu, head, scoring, sequences, step_overhead, studies, training
+from benchmarks import against_trl, app_pages, app_runs, gpu, head, scoring, sequences, step_overhead, studies, training
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -42,6 +42,9 @@ BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     app_pages.PAGES: app_pages.page_seconds,
     app_pages.STRIP: app_pages.strip_seconds,
     app_pages.MEMORY: app_pages.memory,
+    app_runs.AGAIN: app_runs.again,
+    app_runs.FIRST: app_runs.first,
+    app_runs.MEMORY: app_runs.memory,
 }
 
 LINES = paths.REPORTS / "bench.jsonl"

@@ -24,7 +24,8 @@ _measured: dict[str, float] = {}
 _seconds: dict[str, list[float]] = {}
 
 
-def _server(address: str) -> psutil.Process:
+def server_of(address: str) -> psutil.Process:
+    """Returns the process of the app that listens at an address, which this process started."""
     port = int(address.rsplit(":", 1)[1])
     for process in psutil.Process().children(recursive=True):
         if any(
@@ -35,12 +36,12 @@ def _server(address: str) -> psutil.Process:
     raise SkippedError("the server's process was not found")
 
 
-def _visit(page: Page, address: str, name: str) -> float:
+def visit(page: Page, address: str, name: str, selected: str = SELECTED) -> float:
     """Returns the seconds from opening a page in a fresh window until its script has ended and its elements are
     there."""
     path = "/" if name == "overview" else f"/{name}"
     begin = time.perf_counter()
-    page.goto(f"{address}{path}?{SELECTED}")
+    page.goto(f"{address}{path}?{selected}")
     settled(page)
     return time.perf_counter() - begin - 0.15  # settled() checks once more after that time
 
@@ -49,7 +50,7 @@ def _strip(page: Page, address: str) -> float:
     """Returns the seconds from the click on a link to a rollout until its last token is laid out."""
     page.goto(f"{address}/rollouts?{SELECTED}")
     settled(page)
-    link = page.get_by_test_id("stSidebar").get_by_role("link", name="Rollout", exact=True)
+    link = page.locator(".st-key-bar").get_by_role("link", name="Rollout", exact=True)
     begin = time.perf_counter()
     link.click()
     page.wait_for_function(f"() => {_TOKENS} >= {LENGTH}", polling="raf")
@@ -73,7 +74,7 @@ def _measure() -> None:
         root = Path(folder)
         tokens = make_project(root)
         with app(root) as address, chromium() as browser:
-            server = _server(address)
+            server = server_of(address)
             window = browser.new_context()
             warm = window.new_page()
             warm.goto(address)  # the browser caches the app's own files
@@ -83,7 +84,7 @@ def _measure() -> None:
             for name in tqdm(list(selection.PAGES) * REPEATS, desc="pages", leave=False):
                 page = window.new_page()
                 page.set_default_timeout(60_000)
-                _seconds.setdefault(name, []).append(_visit(page, address, name))
+                _seconds.setdefault(name, []).append(visit(page, address, name))
                 peak = max(peak, server.memory_info().rss)
                 page.close()
             strips = []

@@ -32,6 +32,8 @@ SAVED, CHECKPOINTS, LOCKS = "sdpg/training/saved_files.py", "sdpg/training/check
 QUEUE, DELIVERY, STORE = "sdpg/records/event_queue.py", "sdpg/records/delivery.py", "sdpg/records/mlflow_store.py"
 PARQUET, WORK, FILES = "sdpg/records/parquet.py", "sdpg/records/work.py", "sdpg/files.py"
 STUDY, LEASES, RECORDING = "sdpg/tuning/study.py", "sdpg/tuning/leases.py", "sdpg/training/recording.py"
+MANIFEST, ARCHIVE = "sdpg/records/manifest.py", "sdpg/reproduction/archive.py"
+ALTERED = "tests/records/test_manifest.py"
 DAMAGED, TRACKING = "tests/training/test_damaged_state.py", "tests/records/test_tracking.py"
 
 MUTATIONS = (
@@ -44,6 +46,27 @@ MUTATIONS = (
              'text = text.partition("</think>")[2] or text', "tests/rewards/test_extraction.py"),
     Mutation("sdpg/rewards/extraction.py", '_ANSWER_LINE.findall(text.rpartition("</think>")[2])',
              '_ANSWER_LINE.findall(text.partition("</think>")[2] or text)', "tests/rewards/test_extraction.py"),
+    # Manifests, archives, rebuilding, comparing.
+    Mutation(MANIFEST, "elif sha256(path) != digest:", "elif False:", ALTERED),
+    Mutation(MANIFEST, "if name not in manifest.files and _fits(name, patterns):", "if False:", ALTERED),
+    Mutation(MANIFEST, "if (now := folder.resolve().name) != manifest.name:",
+             "if (now := folder.resolve().name) is None:", ALTERED),
+    Mutation(MANIFEST, "if manifest.fingerprint and _first_line", "if False and _first_line", ALTERED),
+    Mutation("sdpg/results/runs.py", "check_origin(final.parent, check_folder(final.parent), _origin(noted))",
+             "check_folder(final.parent)", ALTERED),
+    Mutation("app/store.py", "            check_file(path)\n", "", ALTERED),
+    Mutation(ARCHIVE, "if left or found.hexdigest() != digest:", "if left:", "tests/reproduction/test_archive.py"),
+    Mutation(ARCHIVE, "check_within(name, str(path))", "pass", "tests/reproduction/test_archive.py"),
+    Mutation(ARCHIVE, "not in (0, 0o100000)", "not in (0, 0o100000, 0o120000)", "tests/reproduction/test_archive.py"),
+    Mutation("sdpg/reproduction/rebuild.py", '" \\n" * empty', '""', "tests/reproduction/test_rebuild.py"),
+    Mutation("sdpg/reproduction/cells.py", "if low <= found[0] <= high else", "if True else",
+             "tests/reproduction/test_verification.py"),
+    Mutation("sdpg/reproduction/cells.py", "if repr(recorded) == repr(found):", "if recorded[0] == found[0]:",
+             "tests/reproduction/test_verification.py"),
+    Mutation("sdpg/reproduction/divergence.py", 'return f"{found.name} was not written now"', "return None",
+             "tests/reproduction/test_verification.py"),
+    Mutation("sdpg/training/trainer.py", "step > self.until", "step - 1 == self.until",
+             "tests/training/test_trainer.py"),
     # Checkpoints.
     Mutation(CHECKPOINTS, "other != target", "other == target", "tests/training/test_checkpoints.py"),
     Mutation(CHECKPOINTS, "if size >= PIECE_BYTES:", "if size >= 2 * PIECE_BYTES:",

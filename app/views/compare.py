@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import charts, differing, exports, paired, selection, store, ui
 from app.charts import Style
-from app.series import COEFFICIENTS, Panel, Series, deviation, group, panel, schedule_panel
+from app.series import COEFFICIENTS, Panel, Series, coinciding, deviation, group, panel, schedule_panel
 from app.sources import RunEntry
 from sdpg.errors import UserError
 from sdpg.results.rendering import p_text
@@ -66,6 +66,10 @@ def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str 
                 charts.lines(chart.table, styles, title=chart.title, points=chart.points, form=chart.form),
                 width="stretch",
             )
+    alike = {chart.title: coinciding(chart.table) for chart in drawn}
+    if any(alike.values()):
+        lines = "; ".join(f"{title}: {', '.join(pairs)}" for title, pairs in alike.items() if pairs)
+        st.caption(ui.plain(f"Lines that coincide, the thinner over the wider: {lines}."))
     if note:
         st.caption(ui.plain(note[0].upper() + note[1:] + "."))
     for text in dict.fromkeys(text for chart in panels for text in chart.notes):
@@ -224,7 +228,7 @@ def show_paired(found: Sequence[paired.Paired], first: RunEntry, second: RunEntr
     limits = zip(rows["low"], rows["high"], strict=True)
     level = f"{paired.confidence(first):.0%}"
     summary = pd.DataFrame({
-        "Benchmark": rows["benchmark"].map(ui.printable), ui.printable(second.id): rows[second.id],
+        "Benchmark": ui.texts(rows["benchmark"]), ui.printable(second.id): rows[second.id],
         ui.printable(first.id): rows[first.id], "Difference": [plus(value) for value in rows["difference"]],
         f"{level} interval": [f"{plus(low)} to {plus(high)}" for low, high in limits],
         "p": rows["p"].map(p_text), "p, Holm": rows["p, Holm"].map(p_text),
@@ -267,7 +271,7 @@ def page() -> None:
     """Shows the Compare page."""
     st.header("Compare")
     if not ui.found().runs:
-        ui.empty("No run can be shown: the sidebar says what was left out, and why.")
+        ui.empty("No run can be shown: what is not shown is named above the page, with the reason.")
         return
     runs = choose_runs()
     part = selection.segments("What", list(PARTS), "part", label_visibility="collapsed")

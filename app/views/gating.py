@@ -118,13 +118,13 @@ def kept_out(run: RunEntry, index: pd.DataFrame) -> None:
         return
     shown = pd.DataFrame({
         "step": table["step"], "group": table["group"], "sibling": table["sibling"],
-        "problem": table["problem_id"].map(ui.printable), "KL": table["kl_to_teacher"], "status": table["status"],
-        "answer": [ui.printable(answer or "") for answer in table["extracted_answer"]],
-        "gold": table["gold"].map(ui.printable), "advantage": table["advantage"], "tokens": table["length"],
+        "problem": ui.texts(table["problem_id"]), "KL": table["kl_to_teacher"], "status": table["status"],
+        "answer": ui.texts(table["extracted_answer"]),
+        "gold": ui.texts(table["gold"]), "advantage": table["advantage"], "tokens": table["length"],
     })  # fmt: skip
     rows = table.to_dict("records")
     selection.pick_row(
-        shown, "kept_out", height=330, picked=lambda at: selection.go(
+        shown, "kept_out", height=330, placeholder="–", picked=lambda at: selection.go(
             "rollout", run=run.id, **{name: rows[at][name] for name in ("step", "group", "sibling")}
         ),
         column_config={
@@ -148,7 +148,7 @@ def never(run: RunEntry, index: pd.DataFrame, table: pd.DataFrame) -> None:
     st.markdown(" · ".join(f"**{count:,}** {ui.plain(why)}" for why, count in reasons.items())
                 + f", of {index['problem_id'].nunique():,} problems on record")  # fmt: skip
     shown = pd.DataFrame({
-        "problem": table["problem_id"].map(ui.printable), "groups": table["groups"], "rollouts": table["rollouts"],
+        "problem": ui.texts(table["problem_id"]), "groups": table["groups"], "rollouts": table["rollouts"],
         "correct": table["correct"], "why": table["reason"], "last step": table["last"],
     })  # fmt: skip
     rows = table.to_dict("records")

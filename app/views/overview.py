@@ -68,7 +68,7 @@ def table(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> pd.DataFrame:
         titles = {**store.benchmarks(run), **titles}
     shown = []
     for run, row in zip(runs, rows, strict=True):
-        cells: dict[str, Any] = {"Method": method_title(run), "Seed": run.seed}
+        cells: dict[str, Any] = {"Run": run.label, "Method": method_title(run), "Seed": run.seed}
         for name, title in titles.items():
             score = row.scores.get(name)
             cells[f"{title}: Last"] = None if score is None else _last(score)
@@ -109,8 +109,9 @@ def columns(frame: pd.DataFrame) -> dict[str, Any]:
     """Returns the formats of the columns, and their explanations."""
     last = run_rows.LAST_STEPS
     config: dict[str, Any] = {
-        "Method": st.column_config.TextColumn(pinned=True),
-        "Seed": st.column_config.NumberColumn(width=50, pinned=True),
+        "Run": st.column_config.TextColumn(pinned=True),
+        "Method": st.column_config.TextColumn(),
+        "Seed": st.column_config.NumberColumn(width=50),
         "Problems × samples": st.column_config.TextColumn(help="behind Last, per benchmark where they differ"),
         "Reward": st.column_config.NumberColumn(format="%.3f", help=f"training reward, mean of the last {last} steps"),
         "Entropy": st.column_config.NumberColumn(format="%.3f", help=f"nats per token, mean of the last {last} steps"),
@@ -234,7 +235,7 @@ def page() -> None:
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:
-        ui.empty("No run can be shown: the sidebar says what was left out, and why. make repro makes new runs.")
+        ui.empty("No run can be shown: the reasons are above the page. make repro makes new runs.")
         return
     if in_progress := running(everything):
         st.subheader("In progress")
@@ -249,7 +250,7 @@ def page() -> None:
     frame = table(shown, rows)
     state = st.dataframe(
         frame, hide_index=True, width="stretch", height=min(38 + 35 * len(frame), 700), on_select="rerun",
-        selection_mode="multi-row", column_config=columns(frame), key="overview_rows",
+        selection_mode="multi-row", column_config=columns(frame), key="overview_rows", placeholder="–",
     )  # fmt: skip
     chosen = [shown[at] for at in selection.selected_rows(state) if at < len(shown)]
     with above:

@@ -79,7 +79,7 @@ def heatmap(rows: Sequence[Solved], table: pd.DataFrame, problem: str | None, an
     samples = {row.key: row.samples for row in rows}
     long = table.rename_axis("problem").reset_index().melt("problem", var_name="key", value_name="accuracy").dropna()
     long["row"], long["answers"] = long["key"].map(titles), long["key"].map(samples)
-    long["shown"] = long["problem"].map(ui.printable)
+    long["shown"] = ui.texts(long["problem"])
     order = [titles[row.key] for row in rows]
     width = alt.X("problem:N", sort=list(table.index), title=f"{len(table)} problems, the easiest at the left",
                   axis=alt.Axis(labels=False, ticks=False))  # fmt: skip
@@ -109,7 +109,7 @@ def heatmap(rows: Sequence[Solved], table: pd.DataFrame, problem: str | None, an
         )  # fmt: skip
     key = "heatmap"
     st.altair_chart(
-        alt.layer(*layers).properties(height=24 * len(rows) + 110).configure_view(strokeWidth=0), width="stretch",
+        alt.layer(*layers).properties(height=24 * len(rows) + 130).configure_view(strokeWidth=0), width="stretch",
         on_select=lambda: _clicked(key), selection_mode="pick", key=key,
     )  # fmt: skip
     sizes = sorted({row.samples for row in rows})
@@ -181,7 +181,7 @@ def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, 
         shown[ui.printable(titles[key])] = 100 * table.loc[shown["problem"], key].to_numpy()
     shown = shown.head(ROWS)
     problems = list(shown["problem"])
-    shown["problem"] = shown["problem"].map(ui.printable)
+    shown["problem"] = ui.texts(shown["problem"])
     shares = {ui.printable(titles[key]): st.column_config.NumberColumn(format="%.0f%%") for key in keys}
     selection.pick_row(
         shown, f"problems-{kind}", lambda at: selection.put(problem=problems[at]), height=330, placeholder="–",

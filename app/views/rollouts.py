@@ -11,10 +11,19 @@ from app.filters import Filter
 from app.sources import RunEntry
 
 STEP, RUN = "this step", "whole run"
-WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"), "both": filters.TEXTS}
+GROUPS, ROLLOUTS = "groups", "rollouts"
+WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"),
+          "answers": ("extracted_answer",), "all": (*filters.TEXTS, "extracted_answer")}  # fmt: skip
+# The columns of the flat list → the index's.
+COLUMNS = {"step": "step", "group": "group", "sibling": "sibling", "problem": "problem_id", "verdict": "status",
+           "answer": "extracted_answer", "gold": "gold", "reward": "reward", "advantage": "advantage",
+           "tokens": "length", "gate": "gate", "KL": "kl_to_teacher", "entropy": "entropy",
+           "truncated": "truncated"}  # fmt: skip
+SHOWN = ("step", "group", "sibling", "problem", "verdict", "answer", "gold", "advantage", "tokens", "gate", "KL")
+MOST = 2_000  # the number of rollouts that are listed
 CLIP = 1200  # the number of characters of a completion that are shown here
 CARDS = 16  # the number of siblings whose completions are shown at once
-LEGEND = "● correct, ○ wrong, ∅ no answer, … truncated without an answer, t timeout"
+LEGEND = "● correct, ○ wrong, ◌ no answer, ◍ truncated without an answer, ◔ timeout"
 
 
 def filters_chosen(index: pd.DataFrame) -> Filter:
@@ -23,6 +32,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
         flagged = selection.toggle("Only groups without variance", "flagged",
                                    help="All siblings have the same reward: every advantage is 0.")  # fmt: skip
         statuses = selection.choose_many("Status", ui.STATUSES, "status", placeholder="all")
+        suspects = selection.choose_many("Only", list(filters.SUSPECTS), "only", placeholder="all")
         rewards = sorted({f"{value:g}" for value in index["reward"]}, key=float)
         reward = selection.choose_many("Reward", rewards, "reward", placeholder="all")
         gate = selection.segments("Gate", ("any", "open", "closed"), "gate")
@@ -35,7 +45,8 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
             "KL to teacher, quantiles (%)", "kl",
             help="Of each rollout's mean, among the rollouts on which it was recorded; the others are left out.",
         )  # fmt: skip
-    return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged)  # pyright: ignore[reportArgumentType]
+    return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged,
+                  tuple(suspects))  # fmt: skip
 
 
 def download(run: RunEntry, chosen: pd.DataFrame) -> None:
@@ -51,40 +62,43 @@ def download(run: RunEntry, chosen: pd.DataFrame) -> None:
                            "application/vnd.apache.parquet", on_click="ignore", width="stretch")  # fmt: skip
 
 
-def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, int | None] | None:
-    """Returns run, rollouts in scope, those that pass, and the step, None for the whole run; None without records."""
-    row = st.columns([4, 3, 2])
+def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, int | None, bool] | None:
+    """Returns run, rollouts in scope, those that pass, the step (None for the whole run), and whether single rollouts
+    are listed; None without records."""
+    row = st.columns([4, 2, 2, 2])
     with row[0]:
         run = ui.choose_run()
     steps = store.rollout_steps(run)
     if not steps:
         ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
         return None
+    with row[2]:
+        flat = selection.segments("Rows", (GROUPS, ROLLOUTS), "listing") == ROLLOUTS
     with row[1]:
         whole = selection.segments("Listed", (STEP, RUN), "scope") == RUN
     step = None
     if not whole:
-        with row[2]:
+        with row[3]:
             step = selection.choose("Step", steps, "step", first=steps[-1])
-    bar = st.columns([4, 4, 2, 2], vertical_alignment="bottom")
-    with bar[0]:
+    bar = st.container(horizontal=True, vertical_alignment="bottom")
+    with bar:
         text = selection.text("Search", "q", type="search", label_visibility="collapsed",
                               placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
-    with bar[1]:
         within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
+        regular = selection.toggle("Regular expression", "regex")
     index, notices = store.index(run)
     for notice in notices:
         st.warning(ui.plain(notice), icon=":material/warning:")
     scope = index if step is None else index[index["step"] == step].reset_index(drop=True)
-    with bar[2]:
+    with bar:
         chosen = filters_chosen(index)
-    hits = filters.search(run, steps if step is None else [step], text, WITHIN[within]) if text else None
+    hits = filters.search(run, steps if step is None else [step], text, WITHIN[within], regular) if text else None
     passes = filters.passing(scope, chosen, hits)
-    with bar[3]:
+    with bar:
         download(run, scope[passes])
     if words := chosen.words():
         st.caption(ui.plain(f"Filtered: {'; '.join(words)}."))
-    return run, scope, scope[passes], step
+    return run, scope, scope[passes], step, flat
 
 
 def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> None:
@@ -104,7 +118,7 @@ def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> N
 def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | None) -> None:
     """Shows a row per group; selecting one shows its siblings."""
     shown = pd.DataFrame({
-        "step": table["step"], "group": table["group"], "problem": table["problem_id"].map(ui.printable),
+        "step": table["step"], "group": table["group"], "problem": ui.texts(table["problem_id"]),
         "siblings": table["marks"], "reward": table["reward"], "correct": table["correct"],
         "flag": table["flagged"].map({True: "no variance", False: ""}), "gate": table["gate"],
         "tokens": table["length"], "range": [f"{low}–{high}" for low, high in zip(table["shortest"], table["longest"],
@@ -121,7 +135,7 @@ def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | Non
             "siblings": st.column_config.TextColumn(help=LEGEND),
             "reward": st.column_config.NumberColumn("mean reward", format="%.2f"),
             "correct": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1),
-            "flag": st.column_config.TextColumn(help="no variance: all rewards are equal, every advantage is 0"),
+            "flag": st.column_config.TextColumn(width=95, help="all rewards are equal, every advantage is 0"),
             "gate": st.column_config.NumberColumn("gate open", format="percent"),
             "tokens": st.column_config.NumberColumn("mean tokens", format="%.0f"),
             "range": st.column_config.TextColumn("tokens", alignment="right"),
@@ -130,6 +144,39 @@ def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | Non
         },
     )  # fmt: skip
     st.caption(f"Siblings: {LEGEND}. Select a row to see them below.")
+
+
+def flat_table(run: RunEntry, chosen: pd.DataFrame) -> None:
+    """Shows a row per rollout, sorted as the address says; selecting one opens it."""
+    bar = st.columns([6, 2, 2], vertical_alignment="bottom")
+    with bar[0]:
+        names = selection.choose_many("Columns", list(COLUMNS), "columns", first=SHOWN)
+    with bar[1]:
+        by = selection.choose("Sort by", list(COLUMNS), "sort")
+    with bar[2]:
+        falling = selection.toggle("Largest first", "falling")
+    rows = chosen.sort_values(COLUMNS[by], ascending=not falling, kind="stable").head(MOST)
+    keys = list(zip(rows["step"], rows["group"], rows["sibling"], strict=True))
+    shown = pd.DataFrame({name: rows[COLUMNS[name]] for name in names or SHOWN})
+    for name in ("problem", "answer", "gold"):
+        if name in shown:
+            shown[name] = ui.texts(shown[name])
+    if "verdict" in shown:
+        shown["verdict"] = [f"{filters.MARKS.get(status, '?')} {status}" for status in shown["verdict"]]
+    if "gate" in shown:
+        shown["gate"] = (shown["gate"] > 0).map({True: "open", False: "closed"})
+    selection.pick_row(
+        shown, "rollouts",
+        lambda at: selection.go("rollout", run=run.id, step=keys[at][0], group=keys[at][1], sibling=keys[at][2]),
+        height="content" if len(shown) <= 16 else 600, placeholder="–",
+        column_config={
+            **{name: st.column_config.NumberColumn(format="%.3f") for name in ("KL", "entropy")},
+            "reward": st.column_config.NumberColumn(format="%.2f"),
+            "advantage": st.column_config.NumberColumn(format="%+.3f"),
+        },
+    )  # fmt: skip
+    more = f" The first {MOST:,} of {len(chosen):,} are listed." if len(chosen) > MOST else ""
+    st.caption(f"Select a rollout to open it down to the token.{more}")
 
 
 def current_group(index: pd.DataFrame, table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
@@ -171,7 +218,7 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
     shown = pd.DataFrame({
         "sibling": members["sibling"],
         "verdict": [f"{filters.MARKS.get(row['status'], '?')} {row['status']}" for row in rows],
-        "answer": [ui.printable(row["extracted_answer"] or "") for row in rows],
+        "answer": ui.texts(row["extracted_answer"] for row in rows),
         "reward": members["reward"], "advantage": members["advantage"], "tokens": members["length"],
         "gate": (members["gate"] > 0).map({True: "open", False: "closed"}), "KL": members["kl_to_teacher"],
         "entropy": members["entropy"],
@@ -221,13 +268,15 @@ st.header("Rollouts")
 with ui.guard():
     listed = controls()
     if listed is not None:
-        run, scope, chosen, step = listed
+        run, scope, chosen, step, flat = listed
         passes = scope.index.isin(chosen.index)
         table = filters.groups(scope, pd.Series(passes, index=scope.index))
         summary(scope, chosen, table)
-        current = current_group(scope, table, step)
+        current = None if flat else current_group(scope, table, step)
         if table.empty:
             ui.empty("No rollout passes: loosen the filters, or search the whole run.")
+        elif flat:
+            flat_table(run, chosen)
         else:
             group_table(table, step is None, current)
         if current is not None:

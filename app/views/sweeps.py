@@ -120,7 +120,7 @@ def parallel(study: Study, short: dict[str, str]) -> charts.Chart:
     last = value_axis(study)
     ends = values.assign(axis=last, shown=values["value"].map("{:.4f}".format), at=at)
     table = pd.concat([table, ends], ignore_index=True)
-    table["shown"] = table["shown"].map(ui.printable)
+    table["shown"] = ui.texts(table["shown"])
     order = [ui.printable(short[path]) for path in study.paths] + [last]
     colour = alt.Color("value:Q", title=last, scale=alt.Scale(scheme="viridis", reverse=not study.maximise),
                        legend=alt.Legend(format=".3f", type="gradient"))  # fmt: skip

@@ -77,18 +77,19 @@ def model_card(results: Results, config: Mapping[str, Any], run: str) -> str:
     main, final = main_rows(results), final_rows(results)
     sizes = rendering.shared_sizes(final)
     entry = params.method(method)
-    fields = {name: value for name, value in entry.model_dump(mode="json").items() if entry.reads(name)}
+    values = entry.model_dump(mode="json", exclude={"title"})
+    fields = [(name, str(value)) for name, value in values.items() if entry.reads(name)]
     git, versions = config.get("git") or {}, config.get("versions") or {}
     licence, terms, base_model = _licence(params)
     synthetic = any(isinstance(one.source, SyntheticSource) for one in data.benchmarks.values())
     plain = rendering.escape_markdown
     return CARD.format(
         licence=licence, base_model=base_model, title=plain(results.title(method)), seed=config["seed"], run=run,
-        base=plain(params.base.name), train=plain(_source(data.train)), steps=train.steps, lr=train.lr,
+        base=_base(params), train=plain(_source(data.train)), steps=train.steps, lr=train.lr,
         prompts=train.prompts_per_step, responses=train.responses_per_prompt,
         benchmarks="; ".join(plain(f"{one.title} ({_source(one.source)})") for one in data.benchmarks.values()),
         synthetic="Synthetic problems of the tiny world are no public benchmark." if synthetic else "",
-        method=rendering.markdown_table(("value", "is"), [(name, str(value)) for name, value in fields.items()]),
+        method=rendering.markdown_table(("value", "is"), fields),
         deviations=choices_markdown(params).split("\n\n", 3)[-1].strip(),
         confidence=params.report.confidence,
         main=rendering.markdown_table(rendering.MAIN_HEADER, map(rendering.main_cells, main)),
@@ -101,6 +102,13 @@ def model_card(results: Results, config: Mapping[str, Any], run: str) -> str:
                                  if name in versions)),
         processor=plain(str((config.get("hardware") or {}).get("processor", "unknown processor"))), terms=terms,
     )  # fmt: skip
+
+
+def _base(params: Params) -> str:
+    """Returns what the policy was trained from, in words."""
+    if isinstance(params.base.model, ScratchModel):
+        return "a small model that was itself trained from scratch"
+    return rendering.escape_markdown(params.base.name)
 
 
 def _source(source: Any) -> str:

@@ -43,15 +43,15 @@ def first_differences(recorded: Path, found: Path, steps: int | None = None) -> 
 
 
 def _first(recorded: Path, found: Path, what: str, steps: int | None) -> str | None:
-    if not recorded.is_file() or not found.is_file():
+    if not recorded.is_file():  # an older run has no digests
         return None
+    if not found.is_file():
+        return f"{found.name} was not written now"
     before, after = _lines(recorded), _lines(found)
     for step in sorted(step for step in before.keys() | after.keys() if steps is None or step <= steps):
         one, other = before.get(step), after.get(step)
         if one is None or other is None:
-            return (
-                f"step {step}: only {'the recorded run' if other is None else 'the new one'} has a line in {found.name}"
-            )
+            return f"step {step}: only the {'recorded' if other is None else 'new'} run has a line in {found.name}"
         for key in dict.fromkeys([*one, *other]):
             if one.get(key) != other.get(key):
                 pair = f"{one.get(key)} recorded, {other.get(key)} now"

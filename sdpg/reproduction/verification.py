@@ -90,8 +90,9 @@ class Report:
 
     @property
     def different(self) -> bool:
-        """Says whether anything was altered, or is different: a cell, or with first steps alone any bit."""
-        bits = self.steps is not None and any(run.differing or run.parted for run in self.runs)
+        """Says whether anything was altered, or is different: a cell, or any bit where no cells were compared."""
+        # Without cells nothing says whether other bits matter.
+        bits = not self.cells and any(run.differing or run.parted for run in self.runs)
         return bits or any(run.altered for run in self.runs) or any(cell.verdict == "different" for cell in self.cells)
 
     def to_json(self) -> str:
@@ -110,7 +111,11 @@ def find_recorded(name: str, root: Path = Path()) -> Recorded:
         known = sorted(path.parent.name for path in (root / "runs").glob("*/COMPLETE"))
         raise UserError(f"{name!r} is no finished run, neither below runs/ nor as a folder; below runs/ there are: "
                         f"{', '.join(known) or 'none'}")  # fmt: skip
-    return Recorded(folder, folder.resolve().parents[1], read_run_config(folder))
+    recorded = Recorded(folder, folder.resolve().parents[1], read_run_config(folder))
+    if recorded.config.get("run", recorded.name) != recorded.name:
+        raise UserError(f"{folder} is {recorded.config['run']}, a run of a study or of a measurement: those are made "
+                        "again by their own command, and make verify makes runs of the pipeline")  # fmt: skip
+    return recorded
 
 
 def verify(runs: Sequence[Recorded], project: Path, steps: int | None = None, keep: bool = False) -> Report:

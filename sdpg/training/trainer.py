@@ -143,7 +143,7 @@ class Trainer:
         saved = done
         for step in range(done + 1, train.steps + 1):
             # A signal may have reached one rank alone.
-            if any(ranks.values(self.interrupted() or step - 1 == self.until)):
+            if any(ranks.values(self.interrupted() or (self.until is not None and step > self.until))):
                 if saved != step - 1:
                     self.save(step - 1)
                 if log is not None:

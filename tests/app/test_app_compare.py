@@ -296,3 +296,13 @@ def test_runs_that_are_not_matched_are_a_warning(project: Path, monkeypatch: pyt
 def test_names_in_a_legend_are_text() -> None:
     style = charts.Style("<script>x</script>", "#123456", [1, 0], 0)
     assert "<script>" not in charts.legend([style]) and "&lt;script&gt;" in charts.legend([style])
+
+
+def test_lines_that_coincide_are_named_and_others_are_not() -> None:
+    steps = [1, 2, 3, 4]
+    values = {"grpo": [0.0, 1.0, 2.0, 3.0], "urkl": [0.0, 1.01, 2.0, 3.0], "ufkl": [0.0, 1.0, 2.4, 3.0],
+              "late": [None, None, 2.0, 3.02], "alone": [None, None, None, 9.0]}  # fmt: skip
+    table = pd.concat(pd.DataFrame({"step": steps, "value": value, "series": name}) for name, value in values.items())
+    assert series.coinciding(table) == ["urkl and grpo", "late and grpo"]
+    assert series.coinciding(table[table["series"] == "grpo"]) == []
+    assert series.coinciding(table.iloc[:0]) == []

@@ -115,7 +115,7 @@ def test_siblings_of_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
     at = page(
         monkeypatch, sources.SAMPLE, run=run.id, step=str(store.rollout_steps(run)[0]), group=str(group), sibling="0"
     )
-    other = int(at.query_params["b_sibling"])
+    other = int(at.session_state["b_sibling"])
     assert statuses[group][other] != statuses[group][0], "a sibling with another verdict tells the most"
     assert "in common" in at.markdown[-1].value or "same text" in at.markdown[-1].value
 
@@ -125,8 +125,8 @@ def test_two_runs_at_the_same_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, stands = next(iter(places(found[0]).items()))
     step, group = stands[0]
     at = page(monkeypatch, sources.SAMPLE, run=found[0].id, step=str(step), group=str(group), pair="two runs")
-    assert at.query_params["b_run"] in [run.id for run in found[1:] if problem in places(run)]
-    assert at.query_params["b_step"] == str(step)
+    assert at.session_state["b_run"] in [run.id for run in found[1:] if problem in places(run)]
+    assert at.session_state["b_step"] == str(step)
     assert not at.error
 
 
@@ -151,7 +151,7 @@ def test_the_other_run_is_one_of_the_same_seed(monkeypatch: pytest.MonkeyPatch, 
     path.write_text(path.read_text(encoding="utf-8").replace("\nseed: 0\n", "\nseed: 7\n"), encoding="utf-8")
     assert sources.discover(tmp_path).runs[found[1].name].seed == 7
     at = page(monkeypatch, tmp_path, run=found[0].name, pair="two runs")
-    assert at.query_params["b_run"] == found[2].name
+    assert at.session_state["b_run"] == found[2].name
 
 
 def test_any_two(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,7 +187,7 @@ def test_what_is_in_no_cache_is_a_notice_that_names_file_and_remedy(
     assert not list((root / ".state").rglob("*.partial*"))
 
 
-def test_the_sidebar_offers_them_and_a_link_opens_them(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_app_offers_them_and_a_link_opens_them(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clean)
     monkeypatch.setattr(sys, "argv", ["main.py"])
     at = AppTest.from_file(str(PROJECT / "app" / "main.py"), default_timeout=60)
@@ -198,7 +198,7 @@ def test_the_sidebar_offers_them_and_a_link_opens_them(clean: Path, monkeypatch:
     assert at.multiselect(key="rev").value == ["brave-three", head]
     assert at.query_params["rev"] == ["brave-three", head]
     assert {id.split("/")[0] for id in at.session_state["_found"].runs if "/" in id} == {"brave-three", head}
-    assert any("garbage" in each.value for each in at.sidebar.markdown)
+    assert any("garbage" in each.value for each in at.markdown)
     at.multiselect(key="rev").set_value([]).run()
     assert not at.exception
     assert not [id for id in at.session_state["_found"].runs if "/" in id]

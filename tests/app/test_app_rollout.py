@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from typing import Any
+from urllib.parse import parse_qs
 
 import pandas as pd
 import pyarrow.compute as pc
@@ -59,7 +60,9 @@ def test_opens_a_rollout_that_the_teacher_scored(monkeypatch: pytest.MonkeyPatch
     data = shown(at)
     assert data["signal"] == "gap" and "signal" not in at.query_params, "nobody chose it"
     assert data["signals"][0]["values"] is not None
-    assert {"run", "step", "group", "sibling"} <= set(at.query_params), "the address names all of the selection"
+    assert not at.query_params, "a page that is drawn leaves its address as it is"
+    carried = parse_qs(next(link.proto.query_string for link in at.get("page_link") if link.proto.label == "Diff"))
+    assert {"run", "step", "group", "sibling"} <= set(carried), "links name all of what is shown"
 
 
 def test_looks_for_a_scored_rollout_in_all_groups(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -72,7 +75,7 @@ def test_looks_for_a_scored_rollout_in_all_groups(monkeypatch: pytest.MonkeyPatc
         row["kl_to_teacher"] = (signals_of * row["length"])[: row["length"]] if only else None
     write_rollouts(path, rows)
     at = page(monkeypatch, tmp_path)
-    assert (at.query_params["group"], at.query_params["sibling"]) == ("5", "2")
+    assert (at.session_state["group"], at.session_state["sibling"]) == ("5", "2")
 
 
 def test_follows_an_address_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +105,13 @@ def test_a_token_that_is_not_there_selects_none(monkeypatch: pytest.MonkeyPatch,
     assert shown(page(monkeypatch, token=token))["token"] is None
 
 
-def test_a_selection_that_is_not_there_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = page(monkeypatch, run="nothing", step="12345", group="-1", sibling="99", signal="colour")
+def test_a_selection_that_is_not_there_gives_way_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"run": RUN.id, "step": "12345", "group": "-1", "sibling": "99", "signal": "colour"}
+    at = page(monkeypatch, **asked)
     assert shown(at)["tokens"] and not at.error
+    (said,) = at.warning
+    assert all(value.strip("-") in said.value for name, value in asked.items() if name != "run")
+    assert dict(at.query_params) == asked
 
 
 def test_another_sibling_drops_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +127,7 @@ def test_a_link_may_name_the_problem_alone(monkeypatch: pytest.MonkeyPatch) -> N
     problem, stands = next((key, found) for key, found in places(RUN).items() if found[0][0] == first and found[0][1])
     assert (first, 0) != stands[0] != (last, 0)
     at = page(monkeypatch, run=RUN.id, problem=problem)
-    assert (int(at.query_params["step"]), int(at.query_params["group"])) == stands[0]
+    assert (int(at.session_state["step"]), int(at.session_state["group"])) == stands[0]
 
 
 def test_a_problem_can_be_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +135,7 @@ def test_a_problem_can_be_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     at = page(monkeypatch, run=RUN.id)
     at.selectbox(key="find_problem").set_value(problem).run()
     assert not at.exception
-    assert (int(at.query_params["step"]), int(at.query_params["group"])) == stands[0]
+    assert (int(at.session_state["step"]), int(at.session_state["group"])) == stands[0]
 
 
 def test_a_signal_that_is_missing_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

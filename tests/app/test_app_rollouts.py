@@ -15,6 +15,7 @@ import pytest
 from app import filters, sources, store
 from app.filters import Filter
 from app.sources import RunEntry
+from sdpg.errors import UserError
 from sdpg.records.schemas import ROLLOUT_SCHEMA, SCHEMA_VERSION, VERSION_KEY
 from tests.helpers import pages
 
@@ -84,7 +85,7 @@ def test_groups_are_described_by_all_siblings_and_listed_by_those_that_pass() ->
     assert first["reward"] == 0.0 and first["correct"] == 0.5 and first["gate"] == 0.5 and not first["flagged"]
     assert (first["shortest"], first["length"], first["longest"]) == (10, 15.0, 20)
     assert first["kl"] == 1.0 and first["recorded"] == 2
-    assert second["marks"] == "t●"  # in the order of siblings
+    assert second["marks"] == "◔●"  # in the order of siblings
     everything = filters.groups(INDEX, pd.Series(True, index=INDEX.index))
     assert everything["flagged"].tolist() == [False, True, False]
     assert math.isnan(filters.groups(INDEX.iloc[[2]], pd.Series([True], index=[2]))["kl"][0])
@@ -165,9 +166,23 @@ def test_a_deep_link_selects_step_group_and_filters(tmp_path: Path, monkeypatch:
     assert len(at.dataframe[0].value) == inside.groupby(["step", "group"]).ngroups
 
 
-def test_unknown_selections_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = opened(tmp_path, monkeypatch, run="../../etc", step="77", group="<b>", gate="ajar", status="odd")
+def test_unknown_selections_give_way_and_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"step": "77", "group": "<b>", "gate": "ajar", "status": "odd", "min_length": "1e400", "kl": "9-x",
+             "max_length": "-3"}  # fmt: skip
+    at = opened(tmp_path, monkeypatch, **asked)
     assert not at.exception and not at.error and len(at.dataframe) == 2
+    said = at.warning[0].value.replace("\\", "")
+    assert all(value in said for value in asked.values())
+    assert dict(at.query_params) == asked
+
+
+def test_filters_are_named_as_they_are_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = opened(tmp_path, monkeypatch, status=["wrong", "odd"], min_length="", gate="open", max_length="40")
+    said = next(each.value for each in at.caption if each.value.startswith("Filtered"))
+    assert said == "Filtered\\: status wrong; gate open; 40 tokens or fewer\\."
+    assert at.button_group(key="gate").value == "open"
+    at.button_group(key="gate").set_value("any").run()
+    assert "gate" not in at.query_params and at.button_group(key="gate").value == "any"
 
 
 def test_search_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,3 +222,44 @@ def test_without_rollouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     shutil.rmtree(tmp_path / "runs/grpo-0/rollouts")
     at = opened(tmp_path, monkeypatch, run="grpo-0")
     assert not at.exception and any("no rollouts on record" in each.value for each in at.info)
+
+
+def test_suspects() -> None:
+    index = INDEX.assign(
+        extracted_answer=["7", " 8 ", None, None, "7", None], gold=["7", "8", "8", "8", "7", "7"],
+        truncated=[True, None, None, False, False, None], gate=[0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )  # fmt: skip
+    expected = {
+        "wrong, and the longest of its group": [1, 2], "judged wrong with the gold's answer": [1],
+        "correct with a closed gate": [0], "truncated": [0, 2],
+    }  # fmt: skip
+    for name, rows in expected.items():
+        assert index.index[filters.passing(index, Filter(suspects=(name,)))].tolist() == rows, name
+    both = Filter(suspects=("truncated", "correct with a closed gate"), longest=20)
+    assert index.index[filters.passing(index, both)].tolist() == [0]
+    assert expected.keys() == filters.SUSPECTS.keys()
+
+
+def test_a_regular_expression_finds_what_matches(run: RunEntry) -> None:
+    steps = store.rollout_steps(run)
+    everything = store.index(run)[0]
+    hits = filters.search(run, steps, r"^\d$", ["extracted_answer"], regular=True)
+    short = everything[everything["extracted_answer"].str.fullmatch(r"\d", na=False)]
+    assert hits == set(zip(short["step"], short["group"], short["sibling"], strict=True)) and hits
+    with pytest.raises(UserError, match="is no regular expression"):
+        filters.search(run, steps, "(", ["completion"], regular=True)
+
+
+def test_the_flat_list_is_sorted_and_filtered_as_the_address_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"listing": "rollouts", "scope": "whole run", "status": "wrong", "sort": "tokens", "falling": "true"}
+    at = opened(tmp_path, monkeypatch, **asked, columns=["tokens", "step", "answer"])
+    (table,) = at.dataframe
+    assert not at.exception and list(table.value.columns) == ["tokens", "step", "answer"]
+    run = next(iter(at.session_state["_found"].runs.values()))
+    wrong = store.index(run)[0].query("status == 'wrong'")
+    assert len(table.value) == len(wrong) and table.value["tokens"].tolist() == sorted(wrong["length"], reverse=True)
+    assert set(wrong["step"]) == set(table.value["step"]) != {60}
+    at.selectbox(key="sort").set_value("step").run()
+    assert at.dataframe[0].value["step"].is_monotonic_decreasing and dict(at.query_params)["sort"] in ("step", ["step"])

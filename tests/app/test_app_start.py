@@ -83,10 +83,10 @@ def test_without_runs_the_sample_says_what_it_is(monkeypatch: pytest.MonkeyPatch
     assert "sample" in said and "make repro" in said
 
 
-def test_what_cannot_be_shown_is_in_the_sidebar(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     at = start(monkeypatch, tmp_path, "--folder", str(tmp_path / "[x](javascript:alert(1))")).run()
     assert not at.exception
-    said = " ".join(element.value for element in at.sidebar.markdown)
+    said = " ".join(element.value for element in at.markdown)
     assert "is no folder" in said and "[x](javascript" not in said
 
 

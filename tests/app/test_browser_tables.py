@@ -28,8 +28,8 @@ def browser() -> Iterator[Browser]:
 
 
 def ready(page: Page) -> None:
-    """Waits for the sidebar, which a page's script writes last."""
-    page.wait_for_selector("[data-testid=stSidebar] >> text=Provenance", state="attached", timeout=60_000)
+    """Waits for the page, whose links are written last."""
+    page.wait_for_selector(".st-key-bar >> text=Provenance", state="attached", timeout=60_000)
     settled(page)
     page.wait_for_timeout(800)
 

@@ -5,13 +5,14 @@ first of the list. After each step the page is read as a reader sees it, and com
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 import random
 import shutil
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, TimeoutError
 import pytest
 
 from app import selection, sources, store
@@ -197,7 +198,9 @@ def act(page: Page, chance: random.Random, typed: list[str], address: str, trail
     else:
         kind = "typed"
         page.goto(f"{address}/{chance.choice(typed)}")
-    page.wait_for_timeout(400)
+    if kind in ("row", "choose"):
+        with suppress(TimeoutError):  # what was chosen already changes nothing
+            page.wait_for_function("before => location.href !== before", arg=before, timeout=4_000)
     settled(page)
     trail.went(location(page))
     return f"{kind} from {before}"

@@ -45,6 +45,8 @@ def test_a_run_is_the_same_elsewhere_and_the_app_and_rescoring_read_it(
         files = {path.relative_to(project) for path in (project / part).rglob("*") if path.is_file()}
         assert files and all((folder / file).read_bytes() == (project / file).read_bytes() for file in files)
     assert (folder / "reports/table.json").read_bytes() == (project / "reports/table.json").read_bytes()
+    (tmp_path / "imported" / ".grpo-1.partial-1" / "runs").mkdir(parents=True)
+    assert sources.imported(tmp_path) == [folder]
     found = sources.discover(tmp_path, [folder])
     assert list(found.runs) == ["grpo-0/grpo-0"] and not found.notices
     assert len(store.index(found.runs["grpo-0/grpo-0"])[0]) == 6

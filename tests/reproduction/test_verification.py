@@ -86,6 +86,9 @@ def test_the_first_step_and_metric_that_differ_are_named(finished: Path, tmp_pat
     write_digests(other, "b1", "b2")
     assert first_differences(run, other, 2) == []
     assert first_differences(run, other, 3)[0] == "step 3: only the recorded run has a line in digests.csv"
+    # A stage that wrote nothing has not shown that it writes the same.
+    (other / "digests.csv").unlink()
+    assert first_differences(run, other, 2) == ["digests.csv was not written now"]
     (run / "digests.csv").unlink()
 
 
@@ -114,6 +117,7 @@ def test_the_exit_code_follows_what_was_found(finished: Path, tmp_path: Path) ->
     rounded = RunReport("grpo-0", differing=["policy/model.safetensors"], parted=["step 3: …"])
     assert not Report([rounded], cells).different, "other bits, and every cell within its interval"
     assert "not bit-identical" in report_text(Report([rounded], cells))
+    assert Report([rounded]).different, "nothing says that these bits do not matter"
     assert Report([rounded], steps=5).different and Report([RunReport("a", altered=["x"])], cells).different
     assert "altered: x" in report_text(Report([RunReport("a", altered=["x"])], cells))
 
@@ -122,5 +126,11 @@ def test_runs_are_found_by_name_and_by_folder(finished: Path, tmp_path: Path) ->
     for found in (find_recorded("grpo-0", finished), find_recorded(str(finished / "runs/grpo-0"), tmp_path)):
         assert found.name == "grpo-0" and found.root == finished.resolve()
     assert find_recorded("grpo-0", finished).origin == find_recorded("rlsd-0", finished).origin
+    trial = tmp_path / "runs/tune/a/0"
+    shutil.copytree(finished / "runs/grpo-0", trial)
+    text = (trial / "config.yaml").read_text(encoding="utf-8")
+    (trial / "config.yaml").write_text(text.replace("{", '{"run": "a/0", ', 1), encoding="utf-8")
+    with pytest.raises(UserError, match="a/0, a run of a study"):
+        find_recorded("tune/a/0", tmp_path)
     with pytest.raises(UserError, match=r"there are: grpo-0, rlsd-0"):
         find_recorded("grpo-1", finished)

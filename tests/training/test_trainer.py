@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sdpg.errors import Interrupted
 from sdpg.evaluation.evaluation import Identity, accuracies, evaluate
 from sdpg.files import write_json_lines
 from sdpg.models.loading import scratch_model
@@ -74,6 +75,7 @@ def trained(
     state: Path,
     on_step: Any = lambda step, metrics: None,
     right: Any = lambda index: index % 2,
+    until: int | None = None,
 ) -> Trainer:
     """Trains with rewards of its own: 1 for the rollouts that ``right`` chooses by their index, else -1."""
     prepared, base = world
@@ -99,6 +101,7 @@ def trained(
             sets=sets,
             base_accuracies=dict.fromkeys(sets, 0.0),
             on_step=on_step,
+            until=until,
         )
         # Rewards do not hang on a small model's luck, so that advantages and gates are there to work with.
         score = verifier.score
@@ -121,6 +124,17 @@ def test_recording_cannot_change_training(world: tuple[Any, Any], tmp_path: Path
     silent = trained(world, small(record_rows=0), "sdpg-ufkl", tmp_path / "off")
     assert torch.equal(weights(recorded), weights(silent))
     assert not torch.equal(weights(recorded), weights(trained(world, small(lr=2e-3), "sdpg-ufkl", tmp_path / "lr")))
+
+
+def test_a_run_that_ends_after_a_step_goes_on_to_the_same_bits(world: tuple[Any, Any], tmp_path: Path) -> None:
+    whole = trained(world, small(), "grpo", tmp_path / "whole")
+    for until, done in ((1, 1), (1, 1), (2, 2), (1, 2)):
+        with pytest.raises(Interrupted, match=f"with {done} of 3 steps done"):
+            trained(world, small(), "grpo", tmp_path / "parts", until=until)
+        assert len((tmp_path / "parts/digests.csv").read_text().splitlines()) == 1 + done
+    assert torch.equal(weights(trained(world, small(), "grpo", tmp_path / "parts", until=3)), weights(whole))
+    for name in ("digests.csv", "metrics.csv", "curves.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_measuring_the_gradient_of_each_term_cannot_change_training(world: tuple[Any, Any], tmp_path: Path) -> None:
