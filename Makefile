@@ -15,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-all browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions verify reproduce export import lock compare coverage tune tune-all mlflow doctor clean attack mutants
+  gpu-check benchmarks solutions verify reproduce export import lock compare audit coverage tune tune-all mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -51,6 +51,7 @@ help:
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
+	@echo "make audit RUNS='grpo-0 base' [VERIFIERS='math_verify exact']   answers on which two verifiers disagree, ranked"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
 	@echo "make verify [RUN=grpo-0] [QUICK=1]   runs made again in a clean clone, compared bit by bit and cell by cell"
 	@echo "make reproduce RUN=…   commit, changes, parameters and inputs of a run (folder, MLflow id, archive) in a new folder"
@@ -194,6 +195,9 @@ import: $(STAMP)
 # Versions and hashes of all packages that `make install LOCKED=1` installs; pip asks its index for them.
 lock: $(STAMP)
 	@python -m pipelines.lock
+
+audit: $(STAMP)
+	@python -m pipelines.audit $(RUNS) $(if $(VERIFIERS),--verifiers $(VERIFIERS))
 
 coverage: $(STAMP)
 	python -m pipelines.coverage
