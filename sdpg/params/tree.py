@@ -18,6 +18,7 @@ from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
+from sdpg.params.study import StudyParams
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -174,6 +175,7 @@ class Params(Section):
     tracking: TrackingParams
     report: ReportParams
     tune: TuneParams = Field(default_factory=TuneParams)
+    study: StudyParams = Field(default_factory=StudyParams)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
