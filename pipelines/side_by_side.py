@@ -106,7 +106,8 @@ def run_tasks(tasks: Sequence[Task], jobs: int, say: Callable[[str], None]) -> d
                         clock.ended(task, task.seconds())
                         continue
                     running[_start(task)] = (task, time.monotonic())
-            wait([process.sentinel for process in running])
+            # Nothing runs where all that was begun here was there already.
+            wait([process.sentinel for process in running], timeout=None if running else 0)
             for process in [process for process in running if process.exitcode is not None]:
                 task, started = running.pop(process)
                 took = time.monotonic() - started
@@ -147,9 +148,9 @@ def _become(task: Task, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     make_folder(task.log.parent)
     file = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(file, stream.fileno() if stream is sys.__stdout__ else 2)
     os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = (open(number, "w", 1, encoding="utf-8", closefd=False) for number in (1, 2))
     entry_point(task.run)
 
 

@@ -1,6 +1,6 @@
 """Estimates differences that hold for another base, another training seed and other problems. No torch is imported.
 
-Axes: B bases, S training seeds of each base, P problems. Every policy answers every problem, so that bases and problems
+Axes: B bases, P problems. Every policy answers every problem, so that bases and problems
 are crossed; seeds are nested, as each base has seeds of its own. The two methods of a difference start from the same
 base with the same seed, and what base, seed and problem make hard for both cancels.
 """
@@ -31,27 +31,26 @@ class Replicated(NamedTuple):
     """The mean difference of each base, whose spread the interval is mostly made of."""
 
 
-def replicated_difference(cells: ArrayLike, confidence: float) -> Replicated:
+def replicated_difference(table: ArrayLike, confidence: float) -> Replicated:
     """Returns the mean of differences of accuracy with an interval over bases, seeds and problems jointly.
 
-    Seeds are averaged first, as another base would come with other seeds. In the model x_bp = μ + base_b + problem_p +
-    rest_bp of what is left, where the effect of a base holds that of its seeds, the mean has the variance (v_b + v_p)/BP
-    with v_b = MS_base and v_p = max(0, MS_problem - MS_rest). The quantile is that of Cochran and Cox (1957): those of
-    the t distributions with B - 1 and P - 1 degrees of freedom, weighted by v_b and v_p. Where bases decide, as few of
-    them tell as little as there are; where only problems differ, many of those tell much.
+    Seeds are averaged before, as another base would come with other seeds. In the model x_bp = μ + base_b + problem_p +
+    rest_bp of what is left, where the effect of a base holds that of its seeds, the mean has the variance
+    (v_b + v_p)/BP with v_b = MS_base and v_p = max(0, MS_problem - MS_rest). The quantile is that of Cochran and Cox
+    (1957): those of the t distributions with B - 1 and P - 1 degrees of freedom, weighted by v_b and v_p. Where bases
+    decide, as few of them tell as little as there are; where only problems differ, many of those tell much.
 
     Where fewer than :data:`FEWEST_DEVIATING` problems differ from the commonest difference,
     :func:`sdpg.results.statistics.intervals.agreement_limits` are taken if they are wider, and no p-value is below that
     of a sign-flip test of so many problems.
 
     Args:
-        cells: a method's accuracies minus another's, (B, S, P), averaged over samples; B and P are at least 2.
+        table: a method's accuracies minus another's, (B, P), averaged over samples and seeds; at least two of each.
         confidence: the interval's confidence level.
     """
-    values = np.asarray(cells, dtype=np.float64)
-    if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 1 or values.shape[2] < 2:
-        raise ValueError(f"two bases × seeds × two problems at least are expected, not an array of {values.shape}")
-    table = values.mean(axis=1)
+    table = np.asarray(table, dtype=np.float64)
+    if table.ndim != 2 or min(table.shape) < 2:
+        raise ValueError(f"bases × problems, two or more of each, are expected, not an array of shape {table.shape}")
     bases, problems = table.shape
     mean = float(table.mean())
     of_bases, of_problems = _variances(table)
