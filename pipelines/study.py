@@ -78,8 +78,8 @@ def _import_stages() -> None:
 
 def _raise_failed(failed: dict[str, str], total: int) -> None:
     reasons: Sequence[str] = [f"  {name}: {why}" for name, why in failed.items()]
-    raise UserError(f"{len(failed)} of {total} tasks of the study did not end well; the others are kept. Mend the cause "
-                    "and run the same command again:\n" + "\n".join(reasons))  # fmt: skip
+    raise UserError(f"{len(failed)} of {total} tasks of the study did not end well; the others are kept. Mend the "
+                    "cause and run the same command again:\n" + "\n".join(reasons))  # fmt: skip
 
 
 if __name__ == "__main__":

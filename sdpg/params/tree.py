@@ -14,11 +14,10 @@ from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
 from sdpg.files import check_within
-from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
+from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
-from sdpg.params.study import StudyParams
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams

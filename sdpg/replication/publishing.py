@@ -36,7 +36,9 @@ def fill(readme: str, tree: Tree) -> str:
     """Returns README's text with what stands between the markers made from a study's numbers."""
     found = re.search(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", readme, re.DOTALL)
     if found is None:
-        raise UserError(f"{README} has no lines {BEGIN} and {END}, between which the study's table belongs: put both in")
+        raise UserError(
+            f"{README} has no lines {BEGIN} and {END}, between which the study's table belongs: put both in"
+        )
     return readme[: found.start()] + f"{BEGIN}\n\n{section(tree)}\n\n{END}" + readme[found.end() :]
 
 
@@ -47,8 +49,8 @@ def section(tree: Tree) -> str:
         *tree["headline"],
         f"`make study` at commit {', '.join(tree['commits'])}: accuracy after {runs['steps']} steps, {runs['bases']} "
         f"bases × {runs['seeds']} seeds, {runs['problems']} problems a benchmark. In brackets the "
-        f"{tree['confidence']:.0%} interval over bases, seeds and problems. Last: {runs['samples']} samples per problem "
-        "at the temperature of training; greedy: the final policy, one answer per problem.",
+        f"{tree['confidence']:.0%} interval over bases, seeds and problems. Last: {runs['samples']} samples per "
+        "problem, at the temperature of training; greedy: the final policy, one answer per problem.",
         level_table(tree, name),
         f"![Differences of Last, per base and over all]({PUBLISHED.as_posix()}/{FIGURE}.png)",
         f"[All tables]({PUBLISHED.as_posix()}/{PAGE}), with the verdict on each of the paper's claims; "

@@ -114,8 +114,8 @@ def _panels(tree: Tree, figure: Figure) -> None:
             panel.set_title(plain_text(f"{title}, {runs['steps']} steps"))
             _panel(panel, _shown(runs, benchmark))
             tidy(panel)
-    figure.supxlabel("difference of Last; thick: over bases, seeds and problems; thin: each base, by its problems alone",
-                     fontsize=9, color=INK["light"][1])  # fmt: skip
+    meaning = "difference of Last; thick: over bases, seeds and problems; thin: each base, by its problems alone"
+    figure.supxlabel(meaning, fontsize=9, color=INK["light"][1])
 
 
 def _shown(runs: Tree, benchmark: str) -> list[Tree]:
@@ -134,4 +134,3 @@ def _panel(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
         panel.plot([row["mean"]], [place], "o", color=colours[0], markersize=5)
     panel.set_yticks(range(len(rows)), [plain_text(" − ".join(row["titles"])) for row in rows])
     panel.set_ylim(len(rows) - 0.3, -0.6)
-

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpg.params.study import StudyParams
+from sdpg.params.base import StudyParams
 from sdpg.records.schemas import BASE
 from sdpg.replication.measured import LAST, WAYS, SeveralBases
 from sdpg.results.claims import decide_claims, total_steps, window
@@ -23,7 +23,7 @@ def study_tree(study: StudyParams, measured: dict[str, SeveralBases]) -> Tree:
     first = next(iter(measured.values())).every[0]
     runs = {name: runs_tree(study, found) for name, found in measured.items()}
     commits = {
-        str(run.config.get("git", {}).get("commit"))[:8]
+        str(run.config.get("git", {}).get("commit") or "unknown")[:8]
         for found in measured.values() for results in found.every for each in results.runs.values() for run in each
     }  # fmt: skip
     return {

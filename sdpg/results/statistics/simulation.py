@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import integrate
 
 from sdpg.results.statistics.estimates import Interval, mean_interval, paired_difference, two_way_interval
+from sdpg.results.statistics.replication import replicated_difference
 from sdpg.seeds import derive_seed
 
 Array = NDArray[np.float64]
@@ -25,6 +26,9 @@ LOWEST, HIGHEST = 0.92, 0.97
 """Bounds between which the share of intervals that hold the truth must be."""
 RESAMPLES = 1_000
 """Draws of the two-way bootstrap; its closed-form parts and the other intervals need none."""
+
+LEVEL = 0.5
+"""Standard deviation, in log-odds, by which bases make all methods better or worse."""
 
 
 class Population(NamedTuple):
@@ -164,6 +168,39 @@ def _two_way_case(
     return Case("two_way_interval", name, problems, samples, truth, once)
 
 
+def _replicated_case(
+    population: Population, shift: float, spreads: tuple[float, float, float], bases: int, seeds: int,
+    problems: int = 60, samples: int = 8,
+) -> Case:  # fmt: skip
+    """A method and another from the same bases: each base moves both by N(0, :data:`LEVEL`²) in log-odds.
+
+    Args:
+        population: the difficulties.
+        shift: the method's mean lead in log-odds.
+        spreads: standard deviations of the lead between bases, of each run of both, and of the lead between problems.
+        bases: the number of bases.
+        seeds: training seeds of each base.
+        problems: the number of problems.
+        samples: answers per problem and seed.
+    """
+    of_base, of_seed, of_problem = spreads
+
+    def once(rng: np.random.Generator) -> Interval:
+        difficulties, level = population.draw(rng, problems), rng.normal(0, LEVEL, (bases, 1, 1))
+        lead = shift + rng.normal(0, of_base, (bases, 1, 1)) + rng.normal(0, of_problem, problems)
+        ours, theirs = (
+            moved(difficulties, level + more + rng.normal(0, of_seed, (bases, seeds, 1))) for more in (lead, 0.0)
+        )
+        accuracies = rng.binomial(samples, ours) / samples - rng.binomial(samples, theirs) / samples
+        return Interval(*replicated_difference(accuracies.mean(axis=1), CONFIDENCE)[:3])
+
+    name = (f"{_named(population)}; {bases} bases × {seeds} seeds; a ahead by {shift:g}, ±{of_base:g} by base, "
+            f"±{of_seed:g} by seed, ±{of_problem:g} by problem")  # fmt: skip
+    truth = population.moved_mean(shift, math.hypot(LEVEL, of_base, of_seed, of_problem))
+    truth -= population.moved_mean(0.0, math.hypot(LEVEL, of_seed))
+    return Case("replicated_difference", name, problems, samples, truth, once)
+
+
 def _named(population: Population) -> str:
     a, b = population.shape
     return f"Beta({a:.3g}, {b:.3g})"
@@ -179,6 +216,12 @@ def cases() -> list[Case]:
         _paired_case(Population(0.05, 1.0), 1.0, 0.5, 100, 32),
         *[_two_way_case(Population(mean, 1.0), 0.3, 0.3, seeds, 30, 32) for seeds in (2, 3) for mean in means],
         _two_way_case(Population(0.3, 1.0), 1.0, 0.5, 3, 30, 32),
+        *[
+            _replicated_case(Population(mean, 1.0), shift, spreads, bases, seeds)
+            for bases, seeds in ((3, 3), (2, 2))
+            for mean in (0.1, 0.3)
+            for shift, spreads in ((0.0, (0.0, 0.1, 0.3)), (0.5, (0.1, 0.1, 0.5)), (0.5, (0.3, 0.1, 0.5)))
+        ],
         _mixture_case(Population(0.0244, 20.5), Population(0.714, 7.0), 0.05, 30, 32),
         _paired_case(Population(0.05, 1.0), 1.0, 0.5, 30, 32, judged=False),
     ]
