@@ -52,7 +52,7 @@ def run_study(params: Params, jobs: int, only_status: bool) -> None:
         print(f"Next: make study{'' if left else ' makes the tables'}")
         return
     with exclusive(FOLDER):
-        _import_stages()
+        import_stages()
         from pipelines.side_by_side import run_tasks
 
         print(f"A study of {len(runs)} runs in {FOLDER}/, {jobs} side by side. Each prints into its log there.")
@@ -68,7 +68,7 @@ def run_study(params: Params, jobs: int, only_status: bool) -> None:
           "into README.md")  # fmt: skip
 
 
-def _import_stages() -> None:
+def import_stages() -> None:
     """Imports what the stages need, so that no run waits for it: each is a fork of this process."""
     from pipelines import base, check, evaluate, prepare, train  # noqa: F401
     import sdpg.evaluation.base

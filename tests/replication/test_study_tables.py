@@ -147,7 +147,9 @@ def test_page_figure_and_readme_are_made_from_the_numbers(
     assert json.loads(written[1].read_text(encoding="utf-8")) == tree
     assert written[2].read_bytes().startswith(b"\x89PNG") and b"SDPG-UFKL" in written[3].read_bytes()
     readme = tmp_path / "README.md"
-    readme.write_text("Above.\n" + publishing.BEGIN + "\nstale .291\n" + publishing.END + "\nBelow.\n", encoding="utf-8")
+    readme.write_text(
+        "Above.\n" + publishing.BEGIN + "\nstale .291\n" + publishing.END + "\nBelow.\n", encoding="utf-8"
+    )
     publishing.publish(tmp_path / "reports", tmp_path)
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("Above.\n") and text.endswith("Below.\n") and "stale" not in text
