@@ -24,7 +24,8 @@ def main() -> None:
     outside = [row for row in cells if row.verdict == "outside"]
     print(coverage_table(cells))
     print(f"\n{len(outside)} of {sum(row.judged for row in cells)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%} "
-          f"(over bases: {HIGHEST_OF_FEW:.0%}); {options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
+          f"(over bases: {HIGHEST_OF_FEW:.0%}); "
+          f"{options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
     raise SystemExit(1 if outside else 0)
 
 

@@ -57,8 +57,11 @@ class SeveralBases:
 
     def series_difference(self, name: str, a: str, b: str, start: float) -> Interval:
         """Returns a training metric of a minus that of b, from a fraction of the run on: means of each base."""
-        means = [[float(np.mean(window(results, method, name, start))) for results in self.every] for method in (a, b)]
-        return over_bases(np.subtract(*means), self.confidence)
+        differences = [
+            float(np.mean(window(results, a, name, start)) - np.mean(window(results, b, name, start)))
+            for results in self.every
+        ]
+        return over_bases(differences, self.confidence)
 
     def _table(self, counts: Callable[[Results], Sequence[ProblemCounts]], what: str) -> Array:
         found = [counts(results) for results in self.every]

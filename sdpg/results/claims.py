@@ -84,6 +84,10 @@ def decide(intervals: list[tuple[float, float]], allow_equal: bool = False) -> V
     return "cannot tell"
 
 
+def _named(name: str, difference: Interval) -> Comparison:
+    return name, difference.mean, difference.low, difference.high
+
+
 def _compare_all(comparisons: list[Comparison], allow_equal: bool = False) -> Finding:
     numbers = "; ".join(f"{name} {plus(mean)} ({plus(low)} to {plus(high)})" for name, mean, low, high in comparisons)
     return Finding(decide([(low, high) for *_, low, high in comparisons], allow_equal), numbers)
@@ -194,7 +198,7 @@ def _pooled(measured: Measured, pairs: list[tuple[str, str]], step: int) -> Find
     for a, b in pairs:
         ours, theirs = _titles(measured, a, b)
         name = f"step {step}, {ours} − {theirs}, all benchmarks:"
-        comparisons.append((name, *measured.pooled_difference(a, step, b, step)))
+        comparisons.append(_named(name, measured.pooled_difference(a, step, b, step)))
     return _compare_all(comparisons)
 
 
@@ -222,7 +226,8 @@ def _highest_entropy(measured: Measured) -> Finding:
     comparisons: list[Comparison] = []
     for other in [method for method in FIGURE_METHODS if method in measured.every[0].runs and method != "sdpg-ufkl"]:
         ours, theirs = _titles(measured, "sdpg-ufkl", other)
-        comparisons.append((f"{ours} − {theirs}:", *measured.series_difference("entropy", "sdpg-ufkl", other, 0.5)))
+        difference = measured.series_difference("entropy", "sdpg-ufkl", other, 0.5)
+        comparisons.append(_named(f"{ours} − {theirs}:", difference))
     return _compare_all(comparisons)
 
 
@@ -235,7 +240,7 @@ def _opcd_collapse(measured: Measured) -> Finding:
         np.mean([window(results, "opcd", "length", *part).mean() for results in measured.every])
         for part in ((LATE, 1.0), (LATE - width, LATE))
     )
-    difference = _compare_all([(f"accuracy at step {before} − at step {after}, all benchmarks:", *fall)])
+    difference = _compare_all([_named(f"accuracy at step {before} − at step {after}, all benchmarks:", fall)])
     lengths = f"mean length {early:.1f} tokens in the {width:.1%} of the run before it, {late:.1f} after"
     return Finding(difference.verdict, f"{difference.numbers}; {lengths}")
 
@@ -243,8 +248,8 @@ def _opcd_collapse(measured: Measured) -> Finding:
 def _alpha_zero(measured: Measured) -> Finding:
     ours, full = _titles(measured, "alpha0", "sdpg-ufkl")
     return _compare_all([
-        (f"length, {full} − {ours}:", *measured.series_difference("length", "sdpg-ufkl", "alpha0", 0.5)),
-        (f"entropy, {ours} − {full}:", *measured.series_difference("entropy", "alpha0", "sdpg-ufkl", 0.5)),
+        _named(f"length, {full} − {ours}:", measured.series_difference("length", "sdpg-ufkl", "alpha0", 0.5)),
+        _named(f"entropy, {ours} − {full}:", measured.series_difference("entropy", "alpha0", "sdpg-ufkl", 0.5)),
     ])  # fmt: skip
 
 

@@ -67,7 +67,7 @@ def replicated_difference(table: ArrayLike, confidence: float) -> Replicated:
     low, high = mean - reach(1 - confidence), mean + reach(1 - confidence)
     p_value = float(reach(SMALLEST) == 0 and mean == 0)
     if reach(SMALLEST) > abs(mean):
-        p_value = float(optimize.brentq(lambda p: reach(p) - abs(mean), SMALLEST, 1))
+        p_value = float(optimize.root_scalar(lambda p: reach(p) - abs(mean), bracket=(SMALLEST, 1.0)).root)
     by_problem = table.mean(axis=0)
     if (differing := sum(deviating(by_problem)[1:])) < FEWEST_DEVIATING:
         lowest, highest = agreement_limits(by_problem, confidence, -1.0, 1.0)
