@@ -110,10 +110,10 @@ MUTATIONS = (
     # Studies.
     Mutation("sdpg/results/statistics/replication.py", "max(0.0, of_problems - of_rest)", "of_problems",
              "tests/results/test_replication.py tests/replication"),
-    Mutation("sdpg/results/statistics/replication.py", "p_value = max(p_value, min(1.0, 2.0 ** (1 - differing)))", "pass",
+    Mutation("sdpg/results/statistics/replication.py", "max(p_value, min(1.0, 2.0 ** (1 - differing)))", "p_value",
              "tests/results/test_replication.py"),
     Mutation("sdpg/replication/design.py", "SEEDS_OF_A_BASE * base + seed", "seed", "tests/replication"),
-    Mutation("pipelines/side_by_side.py", "if lost := [name for name in task.after if name in failed]:", "if lost := []:",
+    Mutation("pipelines/side_by_side.py", "for task in tasks) - elapsed)", "for task in tasks))",
              "tests/pipelines/test_side_by_side.py"),
     Mutation("pipelines/study_stages.py", "and all((self.folder / out).exists() for out in outputs)", "",
              "tests/pipelines/test_study.py"),
