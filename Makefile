@@ -1,6 +1,7 @@
 # `make repro` and `make test` set up what they need. Nothing after the installation uses the network.
 #
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
+#   make study [JOBS=2] [PROFILE=…] [PRESET=…] [STATUS=1]        make study-readme
 #   make app [FOLDER="path/to/project path/to/runs"]
 #   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
@@ -14,8 +15,9 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro configure bundle app plan test test-all browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions verify reproduce export import lock compare audit coverage tune tune-all mlflow doctor clean attack mutants
+.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm rehearsal \
+  test-vllm lint format bench gpu-check benchmarks solutions verify reproduce export import lock compare audit coverage tune tune-all \
+  mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -37,6 +39,7 @@ export DVC_NO_ANALYTICS := true
 
 help:
 	@echo "make repro    run the pipeline: problems → training → evaluation → reports/ (JOBS=2 trains side by side)"
+	@echo "make study [JOBS=2]   all methods on several bases with several seeds: what holds elsewhere; see docs/study.md"
 	@echo "make app      compare runs and open any rollout down to the token, on 127.0.0.1:8501"
 	@echo "make plan PROFILE=qwen3-4b   what it takes in memory, hours and disk on this or a named machine (PLAN='--gpus 8')"
 	@echo "make test     the tests, but for those that run the real pipeline"
@@ -90,6 +93,14 @@ repro: configure
 	fi
 	@dvc repro
 	@python -m pipelines.show
+
+# Killed at any instant, the same command goes on. STATUS=1: what is done and what is left.
+study: configure
+	@python -m pipelines.study --jobs '$(JOBS)' $(if $(STATUS),--status)
+
+# docs/results and README's table from reports/study.
+study-readme: $(STAMP)
+	@python -m pipelines.study --publish
 
 # FOLDER='a b': other projects or folders of runs, beside this project's.
 app: $(STAMP)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
-from sdpg.results.statistics.simulation import HIGHEST, LOWEST, cases, coverage_table, simulate
+from sdpg.results.statistics.simulation import HIGHEST, HIGHEST_OF_FEW, LOWEST, cases, coverage_table, simulate
 
 OUTPUT = paths.REPORTS / "coverage.json"
 
@@ -23,7 +23,8 @@ def main() -> None:
     write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in cells]})
     outside = [row for row in cells if row.verdict == "outside"]
     print(coverage_table(cells))
-    print(f"\n{len(outside)} of {sum(row.judged for row in cells)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%}; "
+    print(f"\n{len(outside)} of {sum(row.judged for row in cells)} judged cases outside {LOWEST:.0%}–{HIGHEST:.0%} "
+          f"(over bases: {HIGHEST_OF_FEW:.0%}); "
           f"{options.repeats} repeats each, ± is the simulation's own standard error. Also in {OUTPUT}.")  # fmt: skip
     raise SystemExit(1 if outside else 0)
 

@@ -130,6 +130,18 @@ MUTATIONS = (
     Mutation(STUDY, "lease is None or Lease", "lease is not None and Lease", "tests/tuning/test_tuning_study.py"),
     Mutation(STUDY, '.get("attempt", 0) < self.params.tune.retries', '.get("attempt", 0) <= self.params.tune.retries',
              "tests/tuning/test_tuning_study.py"),
+    # Studies.
+    Mutation("sdpg/results/statistics/replication.py", "max(0.0, of_problems - of_rest)", "of_problems",
+             "tests/results/test_replication.py tests/replication"),
+    Mutation("sdpg/results/statistics/replication.py", "max(p_value, min(1.0, 2.0 ** (1 - differing)))", "p_value",
+             "tests/results/test_replication.py"),
+    Mutation("sdpg/replication/design.py", "SEEDS_OF_A_BASE * base + seed", "seed", "tests/replication"),
+    Mutation("pipelines/side_by_side.py", "for task in tasks) - elapsed)", "for task in tasks))",
+             "tests/pipelines/test_side_by_side.py"),
+    Mutation("pipelines/study_stages.py", "and all((self.folder / out).exists() for out in outputs)", "",
+             "tests/pipelines/test_study.py"),
+    Mutation("sdpg/problems/prompts.py", '"answer": problem.hinted_answer,', '"answer": problem.answer,',
+             "tests/problems/test_synthetic.py"),
 )  # fmt: skip
 
 

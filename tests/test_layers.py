@@ -27,8 +27,8 @@ def unit(path: str) -> str:
 
 ORDER = (
     "errors", "files", "paths", "locks", "seeds", "colours", "devices", "interruption", "params", "records", "rewards",
-    "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training", "results", "planning",
-    "tuning", "reproduction",
+    "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training", "results", "replication",
+    "planning", "tuning", "reproduction",
 )  # fmt: skip
 """The order of the data, as README.md shows it."""
 

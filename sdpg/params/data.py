@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sdpg.params.section import Imported, Name, Positive, Section
+from sdpg.params.section import Fraction, Imported, Name, Positive, Section
 
 
 class ColumnMap(Section):
@@ -39,6 +39,9 @@ class SyntheticSource(Section):
     families: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """Family name → share of the problems."""
     count: Positive
+    wrong_hints: Fraction = 0.0
+    """Share of the problems whose hint is wrong: its solution has a mistake, and its answer is what that leads to. The
+    verifier still asks for the right answer."""
 
 
 class HubSource(Section):

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from sdpg.errors import UserError
 from sdpg.files import check_within
-from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel
+from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
 from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
@@ -177,6 +177,7 @@ class Params(Section):
     tracking: TrackingParams
     report: ReportParams
     tune: TuneParams = Field(default_factory=TuneParams)
+    study: StudyParams = Field(default_factory=StudyParams)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":

@@ -103,7 +103,7 @@ def render_teacher(prompts: PromptParams, problem: Problem) -> str | None:
         {
             "student": render_student(prompts, problem),
             "problem": problem.problem,
-            "answer": problem.answer,
+            "answer": problem.hinted_answer,
             "solution": problem.solution,
         },
     )

@@ -16,7 +16,7 @@ from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Imported, Source, SyntheticSource
 from sdpg.problems.raw_rows import Rows, answer_cell, cell, own_rows, read_rows, solution_cell
-from sdpg.problems.synthetic import draw_chains
+from sdpg.problems.synthetic import Chain, draw_chains
 from sdpg.rewards.verifiers import normalise_answer
 from sdpg.seeds import derive_seed
 
@@ -30,6 +30,23 @@ class Problem:
     answer: str
     solution: str
     source: str
+
+    @property
+    def hinted_answer(self) -> str:
+        """Returns the answer that a hint names."""
+        return self.answer
+
+
+@dataclass(frozen=True)
+class MisledProblem(Problem):
+    """A problem whose solution is wrong; a hint names the answer to which it leads."""
+
+    wrong_answer: str
+
+    @property
+    def hinted_answer(self) -> str:
+        """Returns the answer that a hint names, which is wrong."""
+        return self.wrong_answer
 
 
 @dataclass(frozen=True)
@@ -95,10 +112,7 @@ def load_problems(
     """
     if isinstance(source, SyntheticSource):
         chains = draw_chains(source.families, source.count, derive_seed(data.seed, "problems", name), exclude)
-        problems = [
-            Problem(f"{name}-{number}", chain.problem, chain.answer, chain.solution, f"synthetic/{chain.family}")
-            for number, chain in enumerate(chains)
-        ]
+        problems = _hinted(chains, source.wrong_hints, name, derive_seed(data.seed, "hints", name))
         return ProblemSet(problems, len(problems))
     where = "data.train" if name == "train" else f"data.benchmarks.{name}.source"
     if isinstance(source, Imported):
@@ -109,6 +123,21 @@ def load_problems(
             "holds them, or set prompts.hint: answer"
         )
     return _clean(read_rows(source, where, Path(data.folder)), source.columns, name, needs_solution)
+
+
+def _hinted(chains: Sequence[Chain], wrong: float, name: str, seed: int) -> list[Problem]:
+    """Returns the problems of chains; a share ``wrong`` of them, drawn from ``seed``, has a solution with a mistake."""
+    rng = random.Random(seed)
+    problems: list[Problem] = []
+    for number, chain in enumerate(chains):
+        values = f"{name}-{number}", chain.problem, chain.answer
+        source = f"synthetic/{chain.family}"
+        if wrong and rng.random() < wrong:
+            answer, work = chain.mistaken(rng)
+            problems.append(MisledProblem(*values, work, source, answer))
+        else:
+            problems.append(Problem(*values, chain.solution, source))
+    return problems
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,13 @@ class Family:
         lengths: the allowed numbers of steps.
         doublings: the number of steps that double with a carry, which is what the misconception gets wrong.
         largest: the largest value of a problem.
+        doubled: the smallest number that is doubled.
     """
 
     lengths: tuple[int, ...]
     doublings: int
     largest: int = LARGEST
+    doubled: int = 0
 
 
 FAMILIES = {
@@ -41,6 +43,7 @@ FAMILIES = {
     "carry-1": Family((1, 2), 1),
     "carry-3": Family((3,), 1),
     "carry-4": Family((4,), 2),
+    "carry-tens": Family((3,), 1, doubled=10),
 }
 LABELS = "abcdefgh"
 SLIPS = (-10, -2, -1, 1, 2, 10)
@@ -106,6 +109,17 @@ class Chain:
             value = result
         return " ".join(lines) + f" \\boxed{{{value}}}"
 
+    def mistaken(self, rng: random.Random) -> tuple[str, str]:
+        """Draws worked steps that end in a wrong answer, and returns that answer and the steps.
+
+        Doubling forgets every carry; other steps slip, as often as not.
+        """
+        while True:
+            work = self.work(rng, slip_rate=0.5, misconception_rate=1.0)
+            answer = work.rpartition("{")[2].removesuffix("}")
+            if answer != self.answer:
+                return answer, work
+
     @property
     def solution(self) -> str:
         """Returns the correct worked solution."""
@@ -133,7 +147,8 @@ def draw_chain(family_name: str, rng: random.Random) -> Chain:
         steps: list[Step] = []
         for position in range(length):
             step = Step("*", 2) if position in doubled else Step(rng.choice("+-"), rng.randint(2, 6))
-            if (position in doubled and not step.carries(value)) or not 0 <= step.apply(value) <= family.largest:
+            usable = position not in doubled or (step.carries(value) and value >= family.doubled)
+            if not usable or not 0 <= step.apply(value) <= family.largest:
                 break
             steps.append(step)
             value = step.apply(value)

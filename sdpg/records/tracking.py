@@ -23,7 +23,7 @@ from sdpg.records.event_queue import EventQueue
 from sdpg.records.mlflow_store import connect
 from sdpg.records.provenance import fingerprint, git_state, hardware, versions
 
-NOT_THE_PIPELINES = {"tracking", "tune"}
+NOT_THE_PIPELINES = {"tracking", "tune", "study"}
 """Sections that no stage's result depends on."""
 INTERRUPTED_PATIENCE = 5.0
 """Seconds without a delivery after which a stage that was told to end waits no longer."""

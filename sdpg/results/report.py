@@ -17,7 +17,7 @@ from sdpg.params import Params
 from sdpg.records.manifest import NAME, check_folder, note_folder
 from sdpg.results import rendering, sections
 from sdpg.results.choices import choices_markdown, resolve
-from sdpg.results.claims import DecidedClaim, decide_claims
+from sdpg.results.claims import DecidedClaim, OneBase, decide_claims
 from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods, in_dark
 from sdpg.results.paper import TABLES
 from sdpg.results.problem_figures import heatmap, pass_curves
@@ -91,7 +91,8 @@ def _contents(params: Params, root: Path) -> Contents:
     results = read_results(params, root)
     final = final_rows(results)
     return Contents(
-        results, greedy_headline(final, params.report.confidence), main_rows(results), final, decide_claims(results),
+        results, greedy_headline(final, params.report.confidence), main_rows(results), final,
+        decide_claims(OneBase(results)),
         sections.contamination(results, root), sections.watch_rows(results),
         sections.matched_rows(results),
     )  # fmt: skip

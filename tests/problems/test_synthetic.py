@@ -1,6 +1,7 @@
 """Tests the tiny world: right answers, the two kinds of mistakes, and held-out problems that stay held out."""
 
 import operator
+from pathlib import Path
 import random
 import re
 
@@ -9,6 +10,9 @@ from hypothesis import strategies as st
 import pytest
 
 from sdpg.errors import UserError
+from sdpg.params import SyntheticSource, load_params
+from sdpg.problems.prompts import render_student, render_teacher
+from sdpg.problems.sources import MisledProblem, load_problems
 from sdpg.problems.synthetic import FAMILIES, SLIPS, Chain, Step, draw_chain, draw_chains, without_carry
 
 CALCULATE = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -32,6 +36,7 @@ def test_every_problem_is_solved_by_its_solution(family: str, seed: int) -> None
     assert chain.answer == str(values[-1])
     assert [int(value) for value in re.findall(r"=(\d+)", chain.solution)] == values[1:]
     assert len(steps) in FAMILIES[family].lengths
+    assert all(value >= FAMILIES[family].doubled for step, value in zip(steps, values, strict=False) if "*" in step)
     carries = sum(step.endswith("*2") and value % 10 >= 5 for step, value in zip(steps, values, strict=False))
     assert carries == FAMILIES[family].doublings == sum(step.endswith("*2") for step in steps)
 
@@ -64,3 +69,24 @@ def test_a_family_that_is_unknown_or_too_small_is_named() -> None:
         draw_chains({"chain-99": 1}, 1, 0)
     with pytest.raises(UserError, match="fewer than 1000 different problems"):
         draw_chains({"carry-1": 1}, 1000, 0)
+
+
+def test_wrong_hints_are_as_frequent_as_asked_and_lead_to_the_answer_they_name() -> None:
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    source = params.data.train
+    assert isinstance(source, SyntheticSource) and source.wrong_hints == 0
+    right, some = (
+        load_problems(source.model_copy(update={"wrong_hints": share, "count": 600}), "train", params.data).problems
+        for share in (0.0, 0.3)
+    )
+    assert [(p.problem, p.answer) for p in right] == [(p.problem, p.answer) for p in some], "the same problems"
+    misled = [(before, after) for before, after in zip(right, some, strict=True) if isinstance(after, MisledProblem)]
+    assert 0.25 < len(misled) / 600 < 0.35
+    for before, after in misled:
+        assert after.wrong_answer != after.answer and after.solution.endswith(f"boxed{{{after.wrong_answer}}}")
+        teacher, student = render_teacher(params.prompts, after), render_student(params.prompts, after)
+        assert teacher is not None and f"the answer is {after.wrong_answer}. Solution: {after.solution}" in teacher
+        assert student == render_student(params.prompts, before)
+    # A doubling with carry is answered as the misconception answers it.
+    chain = Chain("carry-1", 18, (Step("*", 2),))
+    assert chain.mistaken(random.Random(0)) == ("26", "a=26 \\boxed{26}")

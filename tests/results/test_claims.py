@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpg.results.claims import CLAIMS, DecidedClaim, decide, decide_claims, evaluation_step
+from sdpg.results.claims import CLAIMS, DecidedClaim, OneBase, decide, decide_claims, evaluation_step
 from sdpg.results.runs import Results, read_results
 from tests.helpers.fabricated import params_with, write_base, write_run
 
@@ -18,7 +18,7 @@ def flat(late: int, early: int = 1) -> Plan:
 def decided(
     tmp_path: Path, plans: dict[str, Plan], **metrics: dict[str, Callable[[int], float]]
 ) -> dict[str, DecidedClaim]:
-    return {claim.id: claim for claim in decide_claims(results(tmp_path, plans, **metrics))}
+    return {claim.id: claim for claim in decide_claims(OneBase(results(tmp_path, plans, **metrics)))}
 
 
 def results(tmp_path: Path, plans: dict[str, Plan], **metrics: dict[str, Callable[[int], float]]) -> Results:
@@ -100,10 +100,10 @@ def test_where_text_and_figure_disagree_nothing_is_decided(tmp_path: Path) -> No
 
 
 def test_steps_scale_with_the_run(tmp_path: Path) -> None:
-    found = results(tmp_path, {"grpo": flat(2)})
+    found = OneBase(results(tmp_path, {"grpo": flat(2)}))
     assert [evaluation_step(found, fraction) for fraction in (0.125, 0.25, 0.5, 0.625, 1.0)] == [10, 10, 20, 30, 40]
 
 
 def test_ids_are_unique_and_every_claim_is_judged(tmp_path: Path) -> None:
-    claims = decide_claims(results(tmp_path, {"grpo": flat(2)}))
+    claims = decide_claims(OneBase(results(tmp_path, {"grpo": flat(2)})))
     assert len({claim.id for claim in claims}) == len(claims) == len(CLAIMS)

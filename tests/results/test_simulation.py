@@ -34,8 +34,15 @@ def test_broken_intervals_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> N
         patch.setattr("sdpg.results.statistics.estimates.score_limits", lambda *args: score(*args[:3], 0.7 * args[3]))
         patch.setattr("sdpg.results.statistics.estimates.skewed_limits", lambda values, _: skewed(values, 0.83))
         for case in cases():
-            if case.judged and case.interval != "two_way_interval":
+            if case.judged and case.interval in ("mean_interval", "paired_difference"):
                 assert simulate(case, REPEATS, seed=1).coverage < NEAR[0]
+    with monkeypatch.context() as patch:
+        # Bases forgotten: as if those that were drawn were all there are.
+        patch.setattr("sdpg.results.statistics.replication._variances", lambda table: (0.0, float(table.var())))
+        wide = [
+            case for case in cases() if case.interval == "replicated_difference" and "±0.3 by base" in case.population
+        ]
+        assert wide and all(simulate(case, REPEATS, seed=1).coverage < NEAR[0] for case in wide)
     with monkeypatch.context() as patch:
         # The t interval, at a mean of 0.05.
         patch.setattr("sdpg.results.statistics.estimates.score_limits", lambda mean, variance, _, critical: (
@@ -51,6 +58,7 @@ def test_the_required_cases_are_there() -> None:
         "mean_interval",
         "paired_difference",
         "two_way_interval",
+        "replicated_difference",
     }
 
 

@@ -49,7 +49,7 @@ def test_settings_that_are_there_already_stay(environment: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize(
-    "stage", ["base", "train", "evaluate", "benchmarks", "solutions", "tune", "tune_all", "effects"]
+    "stage", ["base", "train", "evaluate", "benchmarks", "solutions", "tune", "tune_all", "effects", "study"]
 )
 def test_entry_points_choose_kernels_before_torch_is_imported(stage: str) -> None:
     check = f"import sys, pipelines.{stage}; sys.exit('torch' in sys.modules)"
