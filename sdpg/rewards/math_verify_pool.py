@@ -8,8 +8,6 @@ import logging
 import re
 from typing import Any
 
-from sdpg.rewards.refusals import exact_part, last_side, numbers_before
-
 MATH_VERIFY_MEMORY_BYTES = 470 << 20
 """Address space of a worker that runs math-verify alone, which itself takes less than 100 MB."""
 PARSED_GOLDS = 1_024
@@ -31,7 +29,7 @@ def warm_math_verify() -> None:
     for name in ("math_verify", "latex2sympy2_extended"):
         logging.getLogger(name).setLevel(logging.ERROR)  # else each worker warns of the time limits that we switch off
     for gold, answer in _WARMING:
-        every_side_equal(gold, answer)
+        math_verify_equal(gold, answer)
     _parsed_gold.cache_clear()
 
 
@@ -45,17 +43,6 @@ def math_verify_equal(gold: str, answer: str) -> bool:
 
     # Not symmetric: the gold answer comes first.
     return verify(_parsed_gold(gold), _parsed(answer), timeout_seconds=0)
-
-
-def every_side_equal(gold: str, answer: str) -> bool:
-    """Returns whether an answer equals ``gold``, or its last side where math-verify cannot read the names before it.
-
-    In a chain of equations every side that is plainly a number must equal it too.
-    """
-    answer = exact_part(gold, answer)
-    last = last_side(gold, answer).strip()
-    equal = math_verify_equal(gold, answer) or (last not in ("", answer) and math_verify_equal(gold, last))
-    return equal and all(math_verify_equal(gold, part) for part in numbers_before(gold, answer))
 
 
 def _parsed(text: str) -> list[Any]:

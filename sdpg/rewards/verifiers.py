@@ -2,10 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdpg.params import RewardParams
 from sdpg.rewards.extraction import (
@@ -19,20 +19,14 @@ from sdpg.rewards.extraction import (
     nesting,
     normalise_answer,
     normalise_string,
-    rational,
-    without_spacing,
 )
-from sdpg.rewards.math_verify_pool import (
-    MATH_VERIFY_MEMORY_BYTES,
-    every_side_equal,
-    math_verify_equal,
-    warm_math_verify,
-)
-from sdpg.rewards.refusals import exact_part, refusal, stated_number
+from sdpg.rewards.judging import judge, judge_hard, read_gold
+from sdpg.rewards.math_verify_pool import MATH_VERIFY_MEMORY_BYTES, math_verify_equal, warm_math_verify
+from sdpg.rewards.values import TooHardError
 from sdpg.rewards.worker_pool import Pair, PairPool
 
-RULES_VERSION = "5"
-"""Version of the rules, raised when extraction, :func:`normalise_answer`, a refusal or math-verify's use changes."""
+RULES_VERSION = "6"
+"""Version of the rules, raised when extraction, normalisation, a kind's rules or math-verify's use changes."""
 STRING_MATCH_VERSION = "1"
 """Version of string_match, raised whenever a rule of :func:`normalise_string` or its extraction changes."""
 CACHE_SIZE = 65_536
@@ -60,6 +54,16 @@ class Verdict:
     extracted_answer: str | None
     """The answer as the response wrote it, trimmed; ``None`` where there is none."""
     reward: float
+    reason: str = field(default="", compare=False)
+    """Why: the gold answer's kind and the rule that decided; empty where the verifier gives none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of comparing a gold answer with an answer, and why."""
+
+    status: Status
+    reason: str
 
 
 class Scorer(Protocol):
@@ -78,25 +82,26 @@ class Verifier:
     """Scores responses with the configured verifier; a context manager, as it may hold worker processes.
 
     math_verify decides in this order: equal normalised strings are equal; two whole numbers that differ are different;
-    an answer that :func:`sdpg.rewards.refusals.refusal` names is wrong; what differs in spacing alone is equal; two
-    rational numbers are compared exactly; math-verify decides the rest, each distinct pair once, in a worker that is
-    killed at ``params.timeout``. The other verifiers are parts of that, or the public code's rule; see
-    docs/verifiers.md.
+    :func:`sdpg.rewards.judging.judge` reads both answers and compares within the gold answer's kind; what bounded exact
+    arithmetic does not tell, each distinct pair once, a worker does that is killed at ``params.timeout``. The other
+    verifiers are parts of that, or the public code's rule; see docs/verifiers.md.
 
     Args:
         params: the ``reward`` section.
-        verify: ``(gold, answer) → equal``, run in the workers instead of math-verify; must be importable by name, from
-            a module free of torch.
+        verify: ``(gold, answer) → equal``, run in the workers on whatever strings do not tell, instead of the rules;
+            must be importable by name, from a module free of torch.
     """
 
     def __init__(self, params: RewardParams, verify: Callable[[str, str], bool] | None = None):
         self.params = params
-        asked = math_verify_equal if params.verifier == "math_verify_only" else every_side_equal
-        if verify:
-            self._pool = PairPool(verify, params.workers, params.timeout)
-        else:
-            self._pool = PairPool(asked, params.workers, params.timeout, warm_math_verify, MATH_VERIFY_MEMORY_BYTES)
-        self._cache: OrderedDict[Pair, Status] = OrderedDict()
+        self._asks = verify is not None or params.verifier == "math_verify_only"
+        asked = verify or (math_verify_equal if self._asks else judge_hard)
+        self._pool: PairPool[Any] = (
+            PairPool(asked, params.workers, params.timeout)
+            if verify
+            else PairPool(asked, params.workers, params.timeout, warm_math_verify, MATH_VERIFY_MEMORY_BYTES)
+        )
+        self._cache: OrderedDict[Pair, Outcome] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -133,22 +138,23 @@ class Verifier:
         answers = [self._extract(completion) for completion in completions]
         pairs = [(gold, answer or "") for gold, answer in zip(golds, answers, strict=True)]
         verdicts = []
-        for answer, status, cut in zip(answers, self.compare(pairs), truncated, strict=True):
+        for answer, outcome, cut in zip(answers, self.outcomes(pairs), truncated, strict=True):
+            status, reason = outcome.status, outcome.reason
             if answer is None:
-                status = Status.TRUNCATED if cut else Status.NO_ANSWER
+                status, reason = (Status.TRUNCATED if cut else Status.NO_ANSWER), "no answer"
             reward = self.params.correct if status is Status.CORRECT else self.params.wrong
-            verdicts.append(Verdict(status, answer, reward))
+            verdicts.append(Verdict(status, answer, reward, reason))
         return verdicts
 
     def compare(self, pairs: Sequence[Pair]) -> list[Status]:
         """Returns correct, wrong or timeout for each gold answer and extracted answer, as they were written."""
-        normalise = normalise_string if self.name == "string_match" else normalise_answer
-        normal = [
-            (normalise(gold), normalise(answer)) if len(answer) <= MAX_ANSWER_CHARACTERS else None
-            for gold, answer in pairs
-        ]
-        statuses = self._compare_distinct(dict.fromkeys(pair for pair in normal if pair))
-        return [statuses[pair] if pair else Status.WRONG for pair in normal]
+        return [outcome.status for outcome in self.outcomes(pairs)]
+
+    def outcomes(self, pairs: Sequence[Pair]) -> list[Outcome]:
+        """Returns correct, wrong or timeout for each gold answer and extracted answer, and why."""
+        short = [pair for pair in pairs if len(pair[1]) <= MAX_ANSWER_CHARACTERS]
+        found = self._compare_distinct(dict.fromkeys(short))
+        return [found.get(pair, Outcome(Status.WRONG, "an answer that is too long")) for pair in pairs]
 
     def _extract(self, text: str) -> str | None:
         if self.name == "string_match":
@@ -161,45 +167,59 @@ class Verifier:
             answer = extract_answer_line(text)
         return answer or None
 
-    def _compare_distinct(self, pairs: Iterable[Pair]) -> dict[Pair, Status]:
-        statuses: dict[Pair, Status] = {}
-        hard = []
+    def _compare_distinct(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
+        outcomes: dict[Pair, Outcome] = {}
+        hard: dict[Pair, list[Pair]] = {}
         for pair in pairs:
-            status = self.decide(*pair) or self._cache.get(pair)
-            if status is None:
-                hard.append(pair)
-            else:
-                statuses[pair] = status
-                if pair in self._cache:
-                    self._cache.move_to_end(pair)
-        for pair, equal in self._pool.run(hard).items():
-            if equal is None:
-                statuses[pair] = Status.TIMEOUT  # not remembered: it may have been the machine's fault
-            else:
-                statuses[pair] = self._cache[pair] = Status.CORRECT if equal else Status.WRONG
+            outcome = self._cache.get(pair) or self.decide(*pair)
+            if outcome is None:
+                # A verifier that is given strings gets them without their packaging, each pair once.
+                asked = (normalise_answer(pair[0]), normalise_answer(pair[1])) if self._asks else pair
+                hard.setdefault(asked, []).append(pair)
+                continue
+            outcomes[pair] = self._cache[pair] = outcome
+            self._cache.move_to_end(pair)
+        for asked, found in self._pool.run(hard).items():
+            for pair in hard[asked]:
+                if found is None:
+                    # Not remembered: it may have been the machine's fault.
+                    outcomes[pair] = Outcome(Status.TIMEOUT, f"{self._kind(pair[0])}: stopped while it was compared")
+                else:
+                    outcomes[pair] = self._cache[pair] = self._outcome(found)
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
-        return statuses
+        return outcomes
 
-    def decide(self, gold: str, answer: str) -> Status | None:
-        """Returns the verdict where math-verify is not needed, else ``None``."""
+    def _outcome(self, found: Any) -> Outcome:
+        if isinstance(found, bool):
+            return Outcome(_STATUS[found], f"{self.name}: {'equal' if found else 'unequal'}")
+        return Outcome(_STATUS[found.correct], found.reason)
+
+    def _kind(self, gold: str) -> str:
+        return self.name if self._asks else read_gold(gold).kind
+
+    def decide(self, gold: str, answer: str) -> Outcome | None:
+        """Returns the verdict where no worker is needed, else ``None``."""
+        normalise = normalise_string if self.name == "string_match" else normalise_answer
+        wanted, given = normalise(gold), normalise(answer)
         # An unbalanced answer could close the box in which math-verify gets it and open another.
-        readable = bool(answer) and balanced(answer) and nesting(answer) <= MAX_NESTING
+        readable = bool(given) and balanced(answer) and nesting(answer) <= MAX_NESTING
         if self.name == "math_verify_only":
-            return None if readable else Status.WRONG
-        if gold == answer and answer:
-            return Status.CORRECT
-        strings_alone = self.name in ("exact", "string_match")
-        if strings_alone or not readable or (is_integer(gold) and is_integer(answer)) or refusal(gold, answer):
-            return Status.WRONG
-        if without_spacing(gold) == without_spacing(answer):
-            return Status.CORRECT
-        return self._decide_exactly(gold, answer)
-
-    def _decide_exactly(self, gold: str, answer: str) -> Status | None:
-        """Returns the verdict on two rational numbers, except unequal decimals: math-verify lets those be rounded."""
-        stated = normalise_answer(stated_number(exact_part(gold, answer)))
-        wanted, given = rational(gold), rational(stated)
-        if wanted is None or given is None or (wanted != given and "." in gold + stated):
+            return None if readable else Outcome(Status.WRONG, "not readable")
+        if wanted == given and given:
+            return Outcome(Status.CORRECT, "the same text")
+        if self.name in ("exact", "string_match"):
+            return Outcome(Status.WRONG, "another text")
+        if not readable:
+            return Outcome(Status.WRONG, "not readable: empty, unbalanced, or nested too deeply")
+        if is_integer(wanted) and is_integer(given):
+            return Outcome(Status.WRONG, "integer: another value")
+        if self._asks:
             return None
-        return Status.CORRECT if wanted == given else Status.WRONG
+        try:
+            return self._outcome(judge(gold, answer))
+        except TooHardError:
+            return None
+
+
+_STATUS = {True: Status.CORRECT, False: Status.WRONG}
