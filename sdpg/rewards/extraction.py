@@ -11,6 +11,11 @@ STRING_MATCH_WINDOW = 500
 """D18: the public code looks for \\boxed in so many final characters only."""
 
 _TOKEN = re.compile(r"(?P<box>\\boxed\s*\{)|(?P<skip>\\[{}]|\\\\(?!boxed))|(?P<open>\{)|(?P<close>\})")
+_BOXES = re.compile(
+    r"(?P<box>\\boxed\s*\{)|(?P<frame>\\fbox\s*\{)|(?P<skip>\\[{}]|\\\\(?!boxed|fbox))|(?P<open>\{)|(?P<close>\})"
+    # Without braces a number or a letter, as written for people.
+    r"|\\boxed[ \t]+(?P<bare>-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:/[0-9]+)?|[A-Z])(?![0-9a-zA-Z{\\^_/])"
+)
 _ANSWER_LINE = re.compile(r"^[ \t*#>]*(?:final[ \t]+)?answer[ \t*]*:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _DELIMITERS = re.compile(r"\\\((.*)\\\)|\\\[(.*)\\\]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{(.*)\}", re.DOTALL)
@@ -36,21 +41,24 @@ _DROPPED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|\s|\^\{?\\cir
 def extract_boxed(text: str) -> str | None:
     """Returns the trimmed content of the last balanced ``\\boxed{…}`` after the last ``</think>``, or ``None``.
 
-    "Last" goes by where a box opens, so of nested boxes the inner one counts. One pass: linear in the text's length.
+    "Last" goes by where a box opens, so of nested boxes the inner one counts. ``\\boxed 70`` is a box too; of a text
+    without one, ``\\fbox{…}`` is. One pass: linear in the text's length.
     """
     text = text.rpartition("</think>")[2]
-    opened: list[int | None] = []
-    last = (-1, -1)
-    for token in _TOKEN.finditer(text):
-        if token["box"]:
-            opened.append(token.end())
+    opened: list[tuple[str, int] | None] = []
+    last = {"box": (-1, -1), "frame": (-1, -1)}
+    for token in _BOXES.finditer(text):
+        if token["box"] or token["frame"]:
+            opened.append(("box" if token["box"] else "frame", token.end()))
         elif token["open"]:
             opened.append(None)
-        elif token["close"] and opened:
-            start = opened.pop()
-            if start is not None:
-                last = max(last, (start, token.start()))
-    return text[last[0] : last[1]].strip() if last[0] >= 0 else None
+        elif token["bare"]:
+            last["box"] = max(last["box"], token.span("bare"))
+        elif token["close"] and opened and (box := opened.pop()):
+            kind, start = box
+            last[kind] = max(last[kind], (start, token.start()))
+    begin, end = last["box"] if last["box"][0] >= 0 else last["frame"]
+    return text[begin:end].strip() if begin >= 0 else None
 
 
 def extract_answer_line(text: str) -> str | None:

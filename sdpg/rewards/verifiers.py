@@ -8,6 +8,8 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from sdpg.params import RewardParams
+from sdpg.rewards.answers.arithmetic import TooHardError
+from sdpg.rewards.answers.judging import judge, judge_hard, read_gold
 from sdpg.rewards.extraction import (
     MAX_ANSWER_CHARACTERS,
     MAX_NESTING,
@@ -20,14 +22,12 @@ from sdpg.rewards.extraction import (
     normalise_answer,
     normalise_string,
 )
-from sdpg.rewards.judging import judge, judge_hard, read_gold
 from sdpg.rewards.math_verify_pool import MATH_VERIFY_MEMORY_BYTES, math_verify_equal, warm_math_verify
-from sdpg.rewards.values import TooHardError
 from sdpg.rewards.worker_pool import Pair, PairPool
 
 RULES_VERSION = "6"
 """Version of the rules, raised when extraction, normalisation, a kind's rules or math-verify's use changes."""
-STRING_MATCH_VERSION = "1"
+STRING_MATCH_VERSION = "2"
 """Version of string_match, raised whenever a rule of :func:`normalise_string` or its extraction changes."""
 CACHE_SIZE = 65_536
 """The number of verified (gold, answer) pairs that are remembered across calls."""
@@ -82,9 +82,9 @@ class Verifier:
     """Scores responses with the configured verifier; a context manager, as it may hold worker processes.
 
     math_verify decides in this order: equal normalised strings are equal; two whole numbers that differ are different;
-    :func:`sdpg.rewards.judging.judge` reads both answers and compares within the gold answer's kind; what bounded exact
-    arithmetic does not tell, each distinct pair once, a worker does that is killed at ``params.timeout``. The other
-    verifiers are parts of that, or the public code's rule; see docs/verifiers.md.
+    :func:`sdpg.rewards.answers.judging.judge` reads both answers and compares within the gold answer's kind; what
+    bounded exact arithmetic does not tell, each distinct pair once, a worker does that is killed at ``params.timeout``.
+    The other verifiers are parts of that, or the public code's rule; see docs/verifiers.md.
 
     Args:
         params: the ``reward`` section.

@@ -32,7 +32,7 @@ _UNICODE = str.maketrans(
     | {"ϕ": r"\phi ", "ϵ": r"\epsilon ", "÷": "/", "⁄": "/", "∕": "/", "∞": r"\infty ", "√": r"\sqrt ",
        "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
        "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-       "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "⟨": r"\langle ", "⟩": r"\rangle ",
+       "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "⟨": r"\langle ", "⟩": r"\rangle ", "Å": r"\text{angstrom} ", "Ω": r"\Omega ", "µ": r"\mu ",
        "∠": r"\angle ", "△": r"\triangle ", "⇒": r"\implies ", "∴": r"\therefore ", "∣": "|", "（": "(", "）": ")"}
 )  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -71,10 +71,12 @@ _STEPS = [
     (r"(?<![0-9.])[1-9][0-9]{0,2}(?:(?:\{,\}|\\,)[0-9]{3})+(?![0-9])", lambda m: re.sub(r"\D", "", m[0])),
     (rf"\\(?:text)?color\s*\{{\s*(?:{_COLOURS})\s*\}}|\\colorbox\s*\{{\s*(?:yellow|lightgray|white)\s*\}}", ""),
     (r"(\\\\)\[[0-9.]+(?:pt|em|ex|mm|cm)\]", r"\1"), (r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?", r"\\\1 "),
-    (r"<=|=<", r"\\le "), (r">=", r"\\ge "), (_SIZES, " "), (_SPACES, " "), (_FONTS, " "),
+    (r"(?<=\s)!=", r"\\ne "), (r"<=|=<", r"\\le "), (r">=", r"\\ge "), (_SIZES, " "), (_SPACES, " "), (_FONTS, " "),
     (r"\\begin\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
     (r"\\end\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
     (rf"{_TEXTS}\s*([a-zA-Z0-9])", r"\\text{\1}"), (_TEXTS, r"\\text"), (r"\\text\s+\{", r"\\text{"),
+    (r"\\(?:AA|angstrom)(?![a-zA-Z])", r"\\text{angstrom}"), (r"\\mu\s*\\text\{\s*", r"\\text{u"),
+    (r"(?<=[0-9])\s*\\Omega(?![a-zA-Z])", r"\\text{ohm}"), (r"M_\s*\{?\s*\\odot\s*\}?", r"\\text{solarmass}"),
     (r"\\text\{([.,;:\s]*)\}", r"\1"), (r"\{([:;,=])\}", r"\1"),
     (r"(?<![a-zA-Z\\])([aApP])\.\s*[mM]\.?(?![a-zA-Z])", lambda m: f"\\text{{{m[1].lower()}m}}"),
     (r"\\text\{\s*([eid])\s*\}", r"\1"), (r"\\text\{\s*E\s*\}(?=[-+]?[0-9])", "e"),

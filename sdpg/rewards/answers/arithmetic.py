@@ -8,7 +8,7 @@ import operator
 import random
 from typing import Any
 
-from sdpg.rewards.expressions import Node, symbols
+from sdpg.rewards.answers.expressions import Node, symbols
 
 EASY_BITS = 40_000
 """Bits of numerator and denominator beyond which exact arithmetic is left to a worker."""

@@ -5,99 +5,32 @@ words are known words.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from itertools import pairwise
-import re
+from dataclasses import replace
 
-from sdpg.rewards.expressions import ONE_ARGUMENT, Expression, Node, NotUnderstoodError, Token, split, symbols
-from sdpg.rewards.units import CURRENCIES, MULTIPLES, SINGLE, Unit, is_unit, read_unit
-from sdpg.rewards.vocabulary import CHANGES, COUNTED, DENIALS, NAMES, OPERATORS, SAID, WORDS
+from sdpg.rewards.answers.expressions import Expression, Node, symbols
+from sdpg.rewards.answers.kinds import (
+    Collection,
+    Literal,
+    Matrix,
+    Named,
+    Relation,
+    Scalar,
+    Series,
+    Value,
+    Words,
+)
+from sdpg.rewards.answers.names import FUNCTIONS, check_name, is_word, normal_words
+from sdpg.rewards.answers.quantities import QuantityReader, sum_of_units
+from sdpg.rewards.answers.tokens import NotUnderstoodError, Token, closes_at_end, split
+from sdpg.rewards.answers.vocabulary import NAMES, WORDS
 
 INFINITY: Node = ("const", "infty")
 _AND = ("and", "or")
 _EQUALS = ("=", r"\equiv", "is", "equals", "are")
 _APPROXIMATES = (r"\approx", r"\sim", r"\cong", r"\simeq")
 _ORDERS = {"<": ("<", False), r"\le": ("<", True), ">": (">", False), r"\ge": (">", True)}
-_FUNCTIONS = ONE_ARGUMENT | {"pi", "sqrt"}
-_PRODUCTS = ("abcd", "ijk", "klmn", "mnk", "pqrst", "rst", "uvw", "xyzw")
-_MARKS = frozenset("(){}[],\"'`")
-_DERIVED = re.compile(r"^(?:the |an? )?((?:square|cube)(?: root)?|quarter|multiple|factor|divisor)s? of\b")
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """A number or an expression, and its unit."""
-
-    node: Node
-    unit: Unit | None = None
-    place: Fraction | None = None
-    """The value of the last digit as written, of a decimal; None for anything else."""
-    digits: int = 0
-    """The significant digits of a decimal."""
-    compound: bool = False
-    """Whether it was written in several units."""
-    rounded: bool = False
-    """Whether the answer calls it an approximation."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """Words, a letter or several, as they are compared."""
-
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Values in order: a tuple, an interval, a vector, a ratio, the digits of a number in another base."""
-
-    opening: str
-    items: "tuple[Value, ...]"
-    closing: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Values whose order says nothing: a set, several solutions, a union of intervals."""
-
-    items: "tuple[Value, ...]"
-    kind: str = "list"
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """The rows of a matrix."""
-
-    rows: "tuple[tuple[Value, ...], ...]"
-    determinant: bool
-
-
-@dataclass(frozen=True)
-class Relation:
-    """An equation or an inequality between expressions: what its left side has more than its right."""
-
-    operation: str
-    difference: Node
-
-
-@dataclass(frozen=True)
-class Literal:
-    """What is compared as it stands: dots, a set of numbers with a letter of its own."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Named:
-    """Values that must all be the same, under names before an equals sign or behind."""
-
-    names: tuple[str, ...]
-    values: "tuple[Value, ...]"
-    relation: Relation | None = None
-
-
-Value = Scalar | Words | Series | Collection | Matrix | Relation | Literal | Named
+_LEADS = frozenset({"the", "an", "final", "result", "so", "thus", "hence", "therefore", "we", "get", "have", "is",
+                    "are", "equals", "exactly", "answer", "total", "it"})  # fmt: skip
 
 
 class Reader:
@@ -114,6 +47,7 @@ class Reader:
     ):
         self.variables, self.words, self.letters = variables, words, letters
         self.gold = variables is None
+        self._quantities = QuantityReader(variables, words)
 
     def read(self, tokens: Sequence[Token]) -> Value:
         """Returns what a whole answer is.
@@ -123,18 +57,21 @@ class Reader:
         """
         *before, last = split(tokens, r"\implies", r"\therefore")[0]
         for part in before:
-            self.name(part)
+            self._name(part)
         return self._list(self._without_label(last))
+
+    def _name(self, tokens: Sequence[Token]) -> None:
+        check_name(tokens, self.words)
 
     def _without_label(self, tokens: list[Token]) -> list[Token]:
         """Returns tokens without words and a colon before them."""
         for at, token in enumerate(tokens):
             if token.text == ":" and at:
-                self.name(tokens[:at])
+                self._name(tokens[:at])
                 return tokens[at + 1 :]
             if token.kind != "word" and not (token.kind == "run" and token.text.lower() in NAMES | WORDS | {"answer"}):
                 break
-        if len(tokens) > 2 and tokens[0].text.lower() in SAID and tokens[1].text == ",":
+        if len(tokens) > 2 and _leads(tokens[0]) and tokens[1].text == ",":
             return tokens[2:]
         return tokens
 
@@ -152,7 +89,7 @@ class Reader:
                 items.append(self._item(variant))
         if len(items) == 1:
             return items[0]
-        return _sum_of_units(items) or _solutions(items) or Collection(tuple(items))
+        return sum_of_units(items) or _solutions(items) or Collection(tuple(items))
 
     def _names_only(self, parts: list[list[Token]], last: list[Token]) -> bool:
         """Returns whether parts are variables and the last one says what they are: x and y = 204."""
@@ -163,6 +100,12 @@ class Reader:
         if not tokens:
             raise NotUnderstoodError("nothing between two commas")
         sides, relations = split(tokens, *_EQUALS, *_APPROXIMATES, *_ORDERS, r"\in", r"\ne", r"\not")
+        if not self.gold and "mod" not in self.words and len(shorter := _without_modulus(sides[-1])) < len(sides[-1]):
+            if r"\equiv" in relations:
+                self._name([token for side in sides[:-1] for token in side])
+                return self._value(shorter)
+            sides[-1] = shorter
+            tokens = shorter
         if not relations:
             return self._value(tokens)
         if any(relation in _ORDERS for relation in relations):
@@ -176,28 +119,28 @@ class Reader:
     def _equation(self, sides: list[list[Token]], relations: list[str]) -> Value:
         names: list[str] = []
         values: list[Value] = []
-        congruent = r"\equiv" in relations
         first = 0 if sides[0] else 1
         if not sides[0] and relations[0] not in _APPROXIMATES:
             raise NotUnderstoodError("an equation without a left side")
         for at in range(first, len(sides)):
             side = sides[at]
-            if not side or (side[-1].text == "!" and len(side) > 1 and side[-2].kind == "run"):
+            if not side:
                 raise NotUnderstoodError("a relation that is no equation")
-            if congruent:
-                side = _without_modulus(side)
             side = side[:-1] if side[-1].text == ":" else side
             rounded = at > 0 and relations[at - 1] in _APPROXIMATES
             if rounded and len(side) > 1 and side[-1].text == r"\ldots":
                 side = side[:-1]
             value = self._side(side)
             if value is None:
-                self.name(side)
+                self._name(side)
                 names.append(_text(side))
                 continue
             if not sides[0] and at == 1 and not isinstance(value, Scalar):
                 raise NotUnderstoodError("an approximation of what is no number")
             values.append(replace(value, rounded=True) if rounded and isinstance(value, Scalar) else value)
+        if any(isinstance(value, Scalar) and value.unit and value.unit.name == "degree" for value in values):
+            # The angle in radians says the same.
+            values = [value for value in values if not (isinstance(value, Scalar) and _is_inverse(value.node))]
         relation = None
         if len(sides) == 2 and relations == ["="]:
             relation = self._relation(sides[0], sides[1])
@@ -216,9 +159,11 @@ class Reader:
         try:
             value = self._list(side) if len(side) > 1 else self._value(side)
         except NotUnderstoodError:
-            texts = {token.text for token in side}
-            plain = not texts & set("+-*/(") and any(token.kind == "num" for token in side)
-            if self.gold or plain:
+            # What begins with a number and calculates nothing is no name.
+            plain = all(
+                (token.kind != "cmd" and token.text not in "+-*/(") or token.text == r"\ldots" for token in side
+            )
+            if self.gold or (plain and side[0].kind == "num"):
                 raise
             return None
         if isinstance(value, Words) and (self.gold or value.words):
@@ -274,7 +219,7 @@ class Reader:
             return ("none",)
 
     def _membership(self, name: list[Token], where: list[Token]) -> Value:
-        self.name(name)
+        self._name(name)
         value = self._value(where)
         if isinstance(value, Literal):
             return Literal(f"{_text(name)} in {value.text}")
@@ -294,13 +239,13 @@ class Reader:
         first = tokens[0].text
         if len(tokens) == 1 and first in (r"\emptyset", r"\R", r"\Z", r"\N", r"\Q", r"\C", r"\ldots"):
             return self._constant(first)
-        if first == r"\{" or (first in ("(", "[", r"\langle") and _closes_at_end(tokens)):
+        if first == r"\{" or (first in ("(", "[", r"\langle") and closes_at_end(tokens)):
             return self._bracketed(tokens)
         if first.startswith(r"\begin{"):
             return self._matrix(tokens)
         ratio = split(tokens, ":", "to")[0]
         if len(ratio) > 1:
-            return Series("ratio", tuple(self._scalar(part) for part in ratio), "")
+            return Series("ratio", tuple(self._quantities.read(part) for part in ratio), "")
         if based := _base(tokens):
             return based
         if words := self._words(tokens):
@@ -320,7 +265,7 @@ class Reader:
             for bar in ("|", ":"):
                 before, found = split(inner, bar)
                 if len(found) == 1:
-                    self.name(before[0])
+                    self._name(before[0])
                     return self._list(before[1])
             if not inner:
                 return Collection((), "set")
@@ -359,7 +304,7 @@ class Reader:
         texts = [token for token in tokens if token.text not in ("(", ")", "'", "-", ",", "{", "}")]
         if not texts or any(token.kind not in ("word", "run") for token in texts):
             return None
-        if all(token.text in _FUNCTIONS for token in texts):
+        if all(token.text in FUNCTIONS for token in texts):
             return None
         if not any(token.kind == "word" for token in texts):
             # Without a gold answer that is words, letters are what the expression's grammar makes of them.
@@ -371,140 +316,13 @@ class Reader:
     def _led(self, tokens: list[Token]) -> Value:
         """Reads a scalar with words before it that say nothing."""
         at = 0
-        while at < len(tokens) and tokens[at].kind == "word" and tokens[at].text.lower() in SAID | {"answer"}:
+        while at < len(tokens) and _leads(tokens[at]):
             at += 1
-        return self._value(tokens[at:]) if 0 < at < len(tokens) else self._scalar(tokens)
-
-    def _scalar(self, tokens: list[Token], smaller: Unit | None = None) -> Scalar:
-        if not tokens:
-            raise NotUnderstoodError("nothing")
-        currency = next((token.text for token in tokens[:2] if token.text in CURRENCIES), None)
-        begin = tokens[1:2] if tokens[0].text == "-" else tokens[:1]
-        if currency and begin and begin[0].text == currency:
-            tokens = [token for token in tokens if token.text != currency]
-        else:
-            currency = None
-        parser = Expression(tokens, self._unit_runs(tokens))
-        node = parser.sum()
-        if parser.pending:
-            raise NotUnderstoodError("letters")
-        read, rest = list(parser.tokens[: parser.at]), list(parser.tokens[parser.at :])
-        while rest and rest[0].text.lower() in MULTIPLES:
-            node = ("*", node, ("num", Fraction(MULTIPLES[rest.pop(0).text.lower()])))
-        node, name = _without_sign(node)
-        unit = Unit(dimensions=frozenset({(name, 1)})) if name else None
-        if currency:
-            unit = read_unit([Token("word", CURRENCIES[currency])], self.words)
-        next_number = next((at for at, token in enumerate(rest) if token.kind == "num" and not _is_power(rest, at)),
-                           len(rest))  # fmt: skip
-        phrase, rest = rest[:next_number], rest[next_number:]
-        if name == "degree" and phrase and phrase[0].text in ("C", "F"):
-            phrase = [Token("word", {"C": "celsius", "F": "fahrenheit"}[phrase[0].text]), *phrase[1:]]
-        if found := read_unit(phrase, self._known(phrase)) if phrase else None:
-            if unit and not (found.name == unit.name or unit.name == "degree"):
-                raise NotUnderstoodError("two units")
-            unit = found
-        scalar = Scalar(node, unit, *_precision(read))
-        if rest:
-            return self._with_minutes(scalar, rest) if name == "degree" else self._compound(scalar, rest)
-        return scalar
-
-    def _known(self, phrase: Sequence[Token]) -> frozenset[str]:
-        if not self.gold:
-            return self.words
-        words = {token.text.lower() for token in phrase if token.kind == "word" and len(token.text) > 1}
-        return frozenset(words - DENIALS)
-
-    def _unit_runs(self, tokens: Sequence[Token]) -> frozenset[str]:
-        """Returns the runs of letters that are units here and not products of the gold answer's variables."""
-        runs = {token.text for token in tokens if token.kind == "run"}
-        if self.gold:
-            degrees = {b.text for a, b in pairwise(tokens) if a.text == r"\circ"}
-            slash = any(token.text == "/" for token in tokens[1:]) and tokens[0].kind == "num"
-            return frozenset(run for run in runs if is_unit(run) and (
-                len(run) > 1 or (slash and run in SINGLE) or (run in "CF" and run in degrees)
-            ))  # fmt: skip
-        free = self.variables or frozenset()
-        degrees = {b.text for a, b in pairwise(tokens) if a.text == r"\circ" and b.text in "CF"}
-        return frozenset(degrees) | frozenset(run for run in runs if not set(run) <= free and is_unit(run, self.words)
-                                   and (len(run) > 1 or run in SINGLE))  # fmt: skip
-
-    def _compound(self, scalar: Scalar, rest: list[Token]) -> Scalar:
-        other = self._scalar(rest)
-        joined = _sum_of_units([scalar, other])
-        if joined is None:
-            raise NotUnderstoodError("several numbers with words between them")
-        return joined
-
-    def _with_minutes(self, scalar: Scalar, rest: list[Token]) -> Scalar:
-        texts = [token.text for token in rest]
-        node, size = scalar.node, 60
-        while len(texts) >= 2 and texts[0].replace(".", "").isdecimal():
-            marks = 1 if size == 60 else 2
-            if texts[1 : 1 + marks] != ["'"] * marks or size > 3600:
-                break
-            node = ("+", node, ("/", ("num", Fraction(texts[0])), ("num", Fraction(size))))
-            texts, size = texts[1 + marks :], size * 60
-        if texts:
-            raise NotUnderstoodError(f"{texts[0]!r}")
-        return replace(scalar, node=node, compound=True, place=None, digits=0)
-
-    def name(self, tokens: Sequence[Token]) -> None:
-        """Checks what stands before an equals sign: variables, calculations, and words that name a quantity.
-
-        Raises:
-            NotUnderstoodError: if it takes something back, or says another number of what it names.
-        """
-        text = " ".join(token.text for token in tokens if token.kind == "word").lower()
-        if derived := _DERIVED.match(text):
-            raise NotUnderstoodError(f"the name {derived[1]!r} of something")
-        for at, token in enumerate(tokens):
-            if token.kind in ("word", "run"):
-                known = self._may_name(token, tokens, at)
-            elif token.kind == "cmd":
-                known = token.text[1:] in OPERATORS or token.text.startswith((r"\begin{", r"\end{")) \
-                    or not token.text[1:2].isalpha()  # fmt: skip
-            else:
-                known = token.kind != "sym" or token.text in "+-*/=<>()[]{}^_.,:;|!'$%&"
-            if not known:
-                kind = {"cmd": "command", "sym": "sign"}.get(token.kind, "word")
-                raise NotUnderstoodError(f"the {kind} {token.text!r}")
-
-    def _may_name(self, token: Token, tokens: Sequence[Token], at: int) -> bool:
-        word, small = token.text, token.text.lower()
-        if small in self.words:
-            return True
-        bare = token.kind == "run"
-        # Capitals side by side are points or variables; a text in capitals is a text.
-        if small in DENIALS and not (bare and (word.isupper() or len(word) < 3)):
-            return False
-        if small in WORDS or small in NAMES or len(word) == 1 or (bare and word.isupper()):
-            return True
-        if small in MULTIPLES and any(other.kind == "num" for other in tokens):
-            return True
-        alone = sum(other.block == token.block for other in tokens) == 1
-        proper = not bare and word[0].isupper() and word[1:].islower() and (
-            alone or (at + 1 < len(tokens) and tokens[at + 1].text == "'")
-        )  # fmt: skip
-        # Short runs of letters are products of variables.
-        return (proper or (bare and len(word) <= 3)) and small not in CHANGES
+        return self._value(tokens[at:]) if 0 < at < len(tokens) else self._quantities.read(tokens)
 
 
-def is_word(run: str) -> bool:
-    """Returns whether letters side by side are a word or a row of letters, and no product of variables."""
-    if run in _FUNCTIONS:
-        return False
-    ordered = run.islower() and list(run) == sorted(run)
-    return not (ordered and any(set(run) <= set(family) for family in _PRODUCTS))
-
-
-def normal_words(tokens: Sequence[Token]) -> tuple[str, ...]:
-    """Returns words for comparing: without brackets and articles; in lower case unless all are capitals."""
-    words = [token.text for token in tokens if token.text not in _MARKS]
-    said = {"the", "an", "a", "there", "is", "are", "it", "answer", "option", "choice", "so", "final", "The", "An",
-            "There", "It", "Option", "Choice", "Answer", "So"}  # fmt: skip
-    kept = [COUNTED.get(word.lower(), word) for word in words if word not in said] or words
-    return tuple(word if word.isupper() else word.lower() for word in kept)
+def _leads(token: Token) -> bool:
+    return token.kind in ("word", "run") and len(token.text) > 1 and token.text.lower() in _LEADS
 
 
 def _text(tokens: Sequence[Token]) -> str:
@@ -514,6 +332,10 @@ def _text(tokens: Sequence[Token]) -> str:
 def _is_name(node: Node) -> bool:
     """Returns whether an expression is a variable alone, or a function of one: x, f(x), f'(2)."""
     return node[0] == "sym" or (node[0] == "*" and node[1][0] == "sym" and node[2][0] in ("sym", "num", "neg"))
+
+
+def _is_inverse(node: Node) -> bool:
+    return node[0] == "fun" and node[1].startswith("arc")
 
 
 def _variants(tokens: list[Token]) -> list[list[Token]]:
@@ -534,24 +356,18 @@ def _variants(tokens: list[Token]) -> list[list[Token]]:
     return found
 
 
-def _closes_at_end(tokens: Sequence[Token]) -> bool:
-    """Returns whether the first token's bracket closes with the last token."""
-    depth = 0
-    for at, token in enumerate(tokens):
-        if token.text in ("(", "[", "{", r"\{", r"\langle"):
-            depth += 1
-        elif token.text in (")", "]", "}", r"\}", r"\rangle"):
-            depth -= 1
-            if depth == 0:
-                return at == len(tokens) - 1
-    return False
-
-
 def _without_modulus(side: list[Token]) -> list[Token]:
     r"""Returns a side of a congruence without \pmod{…} or (mod …) at its end."""
     for at, token in enumerate(side):
-        if token.text in (r"\pmod", r"\mod", r"\bmod") or (token.text == "mod" and at):
-            return side[: at - 1] if at and side[at - 1].text == "(" else side[:at]
+        if at and (token.text == r"\pmod" or (token.text in ("mod", r"\mod", r"\bmod") and side[at - 1].text == "(")):
+            closing = side[at - 1].text == "("
+            rest = side[at + 1 :]
+            if closing and not (rest and rest[-1].text == ")"):
+                return side
+            if len(rest) - closing == 1 or (
+                rest and rest[0].text == "{" and closes_at_end(rest[: len(rest) - closing])
+            ):
+                return side[: at - closing]
     return side
 
 
@@ -568,68 +384,6 @@ def _base(tokens: list[Token]) -> Series | None:
     if len(base) != 1 or not (base[0].isdecimal() or base[0] in names):
         raise NotUnderstoodError("a base")
     return Series("base", (Words((texts[0].lstrip("0"),)), Words((names.get(base[0], base[0]),))), "")
-
-
-def _without_sign(node: Node) -> tuple[Node, str]:
-    """Returns an expression in degrees or percent without the signs, and which it is in; as it is if in neither."""
-    for sign, name in (("deg", "degree"), ("pct", "percent")):
-        if (stripped := _stripped(node, sign)) is not None:
-            return stripped, name
-    return node, ""
-
-
-def _stripped(node: Node, sign: str) -> Node | None:
-    if node[0] == sign:
-        return node[1]
-    if node[0] == "neg":
-        inner = _stripped(node[1], sign)
-        return None if inner is None else ("neg", inner)
-    if node[0] in ("+", "-"):
-        parts = _stripped(node[1], sign), _stripped(node[2], sign)
-        return None if None in parts else (node[0], *parts)
-    if node[0] == "*":
-        left, right = _stripped(node[1], sign), _stripped(node[2], sign)
-        if (left is None) != (right is None):
-            return ("*", left or node[1], right or node[2])
-    return None
-
-
-def _is_power(tokens: Sequence[Token], at: int) -> bool:
-    """Returns whether a number is the power of a unit before it."""
-    before = [token.text for token in tokens[max(0, at - 3) : at]]
-    return before[-1:] == ["^"] or before[-2:] in (["^", "{"], ["^", "-"]) or before == ["^", "{", "-"]
-
-
-def _precision(tokens: Sequence[Token]) -> tuple[Fraction | None, int]:
-    """Returns the value of a decimal's last digit and its significant digits, of 6.63 times a power of ten too."""
-    texts = [token.text for token in tokens if token.text not in ("-", "%", r"\%", "{", "}", "(", ")")]
-    if not texts or not (match := re.fullmatch(r"([0-9]*)\.([0-9]+)(?:[eE]([-+]?[0-9]+))?", texts[0])):
-        return None, 0
-    exponent = int(match[3] or 0)
-    if len(texts) > 1:
-        if texts[1:4] != ["*", "10", "^"] or len(texts) != 5 or not texts[4].isdecimal():
-            return None, 0
-        exponent += int(texts[4]) * (-1 if any(token.text == "-" for token in tokens[1:]) else 1)
-    if abs(exponent) > 1_000:
-        return None, 0
-    return Fraction(10) ** (exponent - len(match[2])), len((match[1] + match[2]).lstrip("0"))
-
-
-def _sum_of_units(items: Sequence[Value]) -> Scalar | None:
-    """Returns one quantity of several in ever smaller units of the same kind: 5 hours 30 minutes."""
-    quantities = [
-        item for item in items if isinstance(item, Scalar) and item.unit and item.unit.name and not item.unit.any
-    ]
-    if len(quantities) != len(items) or len(items) < 2:
-        return None
-    units = [item.unit for item in quantities if item.unit]
-    falling = all(a.size > b.size and a.dimensions == b.dimensions for a, b in pairwise(units))
-    if not falling:
-        return None
-    node = quantities[0].node
-    for item, unit in zip(quantities[1:], units[1:], strict=True):
-        node = ("+", node, ("*", item.node, ("num", unit.size / units[0].size)))
-    return Scalar(node, units[0], compound=True)
 
 
 def _solutions(items: list[Value]) -> Value | None:

@@ -1,247 +1,30 @@
-r"""Judges an answer against a gold answer: first what kind the gold is, then a comparison within that kind.
-
-A worker process imports this module, so it must import neither torch nor transformers.
-"""
+"""Compares answers that were read: within the gold answer's kind, numbers exactly or to its written precision."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import lru_cache
-import re
+from dataclasses import replace
+from fractions import Fraction
 
-from sdpg.rewards.expressions import Node, NotUnderstoodError, Token, symbols, tokenise
-from sdpg.rewards.packaging import unpack
-from sdpg.rewards.readings import (
+from sdpg.rewards.answers.arithmetic import TooHardError, at_point, equal, exact, points
+from sdpg.rewards.answers.expressions import Node, symbols
+from sdpg.rewards.answers.kinds import (
     Collection,
     Literal,
     Matrix,
     Named,
-    Reader,
     Relation,
     Scalar,
     Series,
     Value,
     Words,
-    normal_words,
+    variables,
 )
-from sdpg.rewards.values import TooHardError, UndefinedError, at_point, equal, exact, points
 
 SIGNIFICANT = 3
 """A gold decimal with at least so many significant digits may be rounded: an answer that rounds to it is right."""
-GOLDS = 4_096
-"""Gold answers that are kept as they were read: the same problem comes again with every sibling and every step."""
-_STRUCTURE = frozenset({"frac", "sqrt", "text", "{", "}", "(", ")", "+", "-", "*", "/", "^", "=", "_", ","})
-
-
-class Kind(StrEnum):
-    """What a gold answer is."""
-
-    INTEGER = "integer"
-    RATIONAL = "rational"
-    DECIMAL = "decimal"
-    E_NOTATION = "e-notation"
-    PERCENT = "percent"
-    QUANTITY = "quantity"
-    TUPLE = "tuple or interval"
-    LIST = "list"
-    SET = "set"
-    UNION = "union"
-    MATRIX = "matrix"
-    RATIO = "ratio"
-    BASE = "number in a base"
-    EQUATION = "equation"
-    ASSIGNMENT = "assignment"
-    LETTER = "letter"
-    WORDS = "words"
-    EXPRESSION = "expression"
-    OTHER = "other"
-    """Nothing that the grammar knows: equal as it stands, or for math-verify."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Whether an answer is right, and why."""
-
-    correct: bool
-    reason: str
-    """The gold answer's kind and the rule that decided: ``quantity: another unit``."""
-
-
-@dataclass(frozen=True)
-class Gold:
-    """A gold answer as it was read once."""
-
-    tokens: tuple[Token, ...]
-    value: Value | None
-    kind: Kind
-    variables: frozenset[str]
-    words: frozenset[str]
 
 
 class WrongError(Exception):
     """The answer is wrong; the message says by which rule."""
-
-
-@lru_cache(GOLDS)
-def read_gold(text: str) -> Gold:
-    """Returns a gold answer with its kind; one that cannot be read is of the kind ``other``."""
-    unpacked = _thousands_joined(unpack(text))
-    try:
-        tokens = tuple(tokenise(unpacked))
-    except NotUnderstoodError:
-        return Gold((), None, Kind.OTHER, frozenset(), frozenset())
-    words = frozenset(token.text.lower() for token in tokens if token.kind in ("word", "run") and len(token.text) > 1)
-    try:
-        value = Reader().read(tokens)
-    except (NotUnderstoodError, RecursionError):
-        return Gold(tokens, None, Kind.OTHER, frozenset(), words)
-    return Gold(tokens, value, _kind(value, tokens), _variables(value), words)
-
-
-def judge(gold: str, answer: str, hard: bool = False) -> Judgement:
-    """Returns the verdict on an answer.
-
-    Args:
-        gold: the gold answer.
-        answer: what the response's box holds, neither empty nor deeply nested.
-        hard: whether unbounded arithmetic is allowed, as in a worker that can be killed.
-
-    Raises:
-        TooHardError: without ``hard``, if bounded exact arithmetic does not tell.
-    """
-    wanted = read_gold(gold)
-    try:
-        tokens = tokenise(_thousands_joined(unpack(answer)))
-        if [(token.text, token.kind) for token in tokens] == [(token.text, token.kind) for token in wanted.tokens]:
-            return Judgement(True, f"{wanted.kind}: the same text")
-        if wanted.value is None:
-            return _judge_other(gold, wanted, answer, tokens, hard)
-        if isinstance(wanted.value, Words):
-            _compare_words(wanted.value, _spoken(tokens, wanted), wanted)
-        else:
-            value = Reader(wanted.variables, wanted.words, _has_words(wanted.value)).read(tokens)
-            compare(wanted.value, value, hard)
-    except NotUnderstoodError as error:
-        return Judgement(False, f"{wanted.kind}: not understood: {error}")
-    except RecursionError:
-        return Judgement(False, f"{wanted.kind}: not understood: deep nesting")
-    except WrongError as error:
-        return Judgement(False, f"{wanted.kind}: {error}")
-    except UndefinedError as error:
-        return Judgement(False, f"{wanted.kind}: no value: {error}")
-    return Judgement(True, f"{wanted.kind}: equal")
-
-
-def judge_hard(gold: str, answer: str) -> Judgement:
-    """Returns the verdict on an answer that needs a worker."""
-    return judge(gold, answer, hard=True)
-
-
-def _judge_other(gold: str, wanted: Gold, answer: str, tokens: Sequence[Token], hard: bool) -> Judgement:
-    """Judges by math-verify, which drops what it does not know: an answer may hold only what the gold does."""
-    known = {token.text.lstrip("\\") for token in wanted.tokens} | _STRUCTURE
-    for token in tokens:
-        if token.kind != "num" and token.text.lstrip("\\") not in known:
-            return Judgement(False, f"{wanted.kind}: not understood: {token.text!r}")
-    if any(token.kind == "word" for token in (*wanted.tokens, *tokens)):
-        return Judgement(False, f"{wanted.kind}: another text")
-    if not hard:
-        raise TooHardError
-    from sdpg.rewards.math_verify_pool import math_verify_equal
-
-    same = math_verify_equal(gold, answer)
-    return Judgement(same, f"{wanted.kind}: {'equal' if same else 'unequal'} for math-verify")
-
-
-_GROUPED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9,])")
-
-
-def _thousands_joined(text: str) -> str:
-    """Returns a text whose numbers outside all brackets have no marks of thousands."""
-    found, depth, at = [], 0, 0
-    for match in re.finditer(rf"[(\[]|\\\{{|[)\]]|\\\}}|{_GROUPED.pattern}", text):
-        if match[0] in ("(", "[", r"\{"):
-            depth += 1
-        elif match[0] in (")", "]", r"\}"):
-            depth -= 1
-        elif depth == 0:
-            found += [text[at : match.start()], match[0].replace(",", "")]
-            at = match.end()
-    return "".join([*found, text[at:]])
-
-
-def _spoken(tokens: list[Token], gold: Gold) -> Sequence[Token]:
-    """Returns an answer's words without a name or a label before them."""
-    reader = Reader(frozenset(), gold.words)
-    for at in range(len(tokens) - 1, 0, -1):
-        if tokens[at].text in ("=", ":", "is") and at < len(tokens) - 1:
-            reader.name(tokens[:at])
-            return tokens[at + 1 :]
-    return tokens
-
-
-def _compare_words(gold: Words, tokens: Sequence[Token], wanted: Gold) -> None:
-    said = normal_words(tokens)
-    folded = [tuple(word.lower() for word in words) for words in (gold.words, said)]
-    letters = len(gold.words) == 1 and gold.words[0].isupper()
-    # Letters stand for themselves: ix is not IX. The letter of a choice in brackets may be small.
-    bracketed = wanted.tokens[0].text == "("
-    if said != gold.words and not (folded[0] == folded[1] and (not letters or bracketed)):
-        raise WrongError("another text")
-
-
-def _kind(value: Value, tokens: Sequence[Token]) -> Kind:
-    match value:
-        case Scalar(unit=unit) if unit is not None:
-            return Kind.PERCENT if unit.name == "percent" else Kind.QUANTITY
-        case Scalar(node=node, place=place):
-            if any(token.kind == "num" and "e" in token.text.lower() for token in tokens):
-                return Kind.E_NOTATION
-            if place is not None:
-                return Kind.DECIMAL
-            literal = node[1] if node[0] == "neg" else node
-            if literal[0] == "num" and literal[1].denominator == 1:
-                return Kind.INTEGER
-            return Kind.RATIONAL if not symbols(node) and _is_rational(node) else Kind.EXPRESSION
-        case Words(words=words):
-            return Kind.LETTER if len(words) == 1 and len(words[0]) == 1 else Kind.WORDS
-        case Series(opening=opening):
-            return {"ratio": Kind.RATIO, "base": Kind.BASE}.get(opening, Kind.TUPLE)
-        case Collection(kind=kind):
-            return {"set": Kind.SET, "union": Kind.UNION}.get(kind, Kind.LIST)
-        case Matrix():
-            return Kind.MATRIX
-        case Relation():
-            return Kind.EQUATION
-        case Named(values=values):
-            return Kind.ASSIGNMENT if isinstance(values[0], Scalar) else _kind(values[0], tokens)
-    return Kind.OTHER
-
-
-def _has_words(value: Value) -> bool:
-    return isinstance(value, Words) or (
-        isinstance(value, (Series, Collection)) and any(map(_has_words, value.items))
-    )  # fmt: skip
-
-
-def _is_rational(node: Node) -> bool:
-    try:
-        return exact(node) is not None
-    except (TooHardError, UndefinedError):
-        return False
-
-
-def _variables(value: Value) -> frozenset[str]:
-    match value:
-        case Scalar(node=node):
-            return symbols(node)
-        case Relation(difference=node):
-            return symbols(node)
-        case Series(items=parts) | Collection(items=parts) | Named(values=parts):
-            return frozenset().union(*map(_variables, parts))
-        case Matrix(rows=rows):
-            return frozenset().union(*(_variables(cell) for row in rows for cell in row))
-    return frozenset()
 
 
 def compare(gold: Value, answer: Value, hard: bool) -> None:
@@ -254,7 +37,7 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
     match gold, answer:
         case Named(), Named() if _apart(gold.names, answer.names):
             raise WrongError("another name")
-        case Named(relation=Relation()), Named(relation=Relation()) if _variables(gold):
+        case Named(relation=Relation()), Named(relation=Relation()) if variables(gold):
             _compare_either(gold, answer, hard)
         case Named(relation=Relation() as wanted), Relation():
             _compare_relations(wanted, answer, hard)
@@ -268,6 +51,8 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
             _compare_chain(gold, values, hard)
         case Scalar(), Scalar():
             _compare_scalars(gold, answer, hard)
+        case Scalar(), Series(opening="base", items=(Words(words=(digits,)), Words(words=(base,)))):
+            _compare_scalars(gold, Scalar(("num", Fraction(_in_base(digits, int(base))))), hard)
         case Series(), Series():
             if (gold.opening, gold.closing) != (answer.opening, answer.closing):
                 raise WrongError("other brackets")
@@ -286,6 +71,13 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
                 raise WrongError("another text")
         case _:
             raise WrongError("another kind")
+
+
+def _in_base(digits: str, base: int) -> int:
+    try:
+        return int(digits or "0", base)
+    except ValueError:
+        raise WrongError("digits that the base has not") from None
 
 
 def _in_order_of_names(items: Sequence[Value]) -> bool:
@@ -374,8 +166,12 @@ def _rounds_to(gold: Scalar, given: Node, hard: bool) -> bool:
     """Returns whether an answer rounds to a gold decimal as that is written."""
     if gold.place is None or gold.digits < SIGNIFICANT:
         return False
-    value = exact(given)
-    wanted = exact(gold.node)
+    try:
+        value, wanted = exact(given), exact(gold.node)
+    except TooHardError:
+        if not hard:
+            raise
+        value = wanted = None
     if value is not None and wanted is not None:
         return abs(value - wanted) <= gold.place / 2
     if not hard:

@@ -5,29 +5,23 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
-from sdpg.rewards.expressions import NotUnderstoodError, Token
-from sdpg.rewards.vocabulary import COUNTED, SAID
+from sdpg.rewards.answers.tokens import NotUnderstoodError, Token
+from sdpg.rewards.answers.vocabulary import COUNTED, SAID
 
 _TABLE = """
     m metre meter = 1 m
-    mm millimetre millimeter = 1/1000 m
-    cm centimetre centimeter = 1/100 m
-    dm decimetre decimeter = 1/10 m
-    km kilometre kilometer = 1000 m
-    um = 1/1000000 m
-    nm = 1/1000000000 m
     in inch = 0.0254 m
     ft foot feet = 0.3048 m
     yd yard = 0.9144 m
     mi mile = 1609.344 m
-    au = 149597870700 m
+    angstrom = 1/10000000000 m
+    au AU = 149597870700 m
     lightyear ly = 9460730472580800 m
+    pc parsec = 30856775814913673 m
     ha hectare = 10000 m m
     acre = 4046.8564224 m m
     l L liter litre = 1/1000 m m m
-    ml mL milliliter millilitre cc = 1/1000000 m m m
-    cl = 1/100000 m m m
-    dl = 1/10000 m m m
+    cc = 1/1000000 m m m
     gal gallon = 0.003785411784 m m m
     quart qt = 0.000946352946 m m m
     pint pt = 0.000473176473 m m m
@@ -35,13 +29,11 @@ _TABLE = """
     tablespoon tbsp = 0.00001478676478125 m m m
     teaspoon tsp = 0.00000492892159375 m m m
     g gram = 1 g
-    mg milligram = 1/1000 g
-    kg kilogram = 1000 g
     tonne = 1000000 g
     lb pound = 453.59237 g
     oz ounce = 28.349523125 g
+    solarmass = 1 solarmass
     s sec second = 1 s
-    ms millisecond = 1/1000 s
     min minute = 60 s
     h hr hour = 3600 s
     day = 86400 s
@@ -51,35 +43,35 @@ _TABLE = """
     year yr = 12 month
     decade = 120 month
     century centuries = 1200 month
+    am = 1 am
+    pm = 1 pm
     mph = 0.44704 m /s
     kph kmh kmph = 5/18 m /s
     mps = 1 m /s
-    hz Hz hertz = 1 /s
-    khz kHz = 1000 /s
-    mhz MHz = 1000000 /s
-    ghz GHz = 1000000000 /s
+    Hz hz hertz = 1 /s
     N newton = 1000 g m /s /s
+    dyn dyne = 1/100 g m /s /s
     J joule = 1000 g m m /s /s
-    kj kJ = 1000000 g m m /s /s
-    ev eV = 1.602176634e-16 g m m /s /s
-    kev keV = 1.602176634e-13 g m m /s /s
-    mev MeV = 1.602176634e-10 g m m /s /s
-    kwh kWh = 3600000000 g m m /s /s
+    erg = 1/10000 g m m /s /s
+    cal calorie = 4184 g m m /s /s
+    eV ev electronvolt = 1.602176634e-16 g m m /s /s
+    Wh = 3600000 g m m /s /s
     W watt = 1000 g m m /s /s /s
-    kw kW = 1000000 g m m /s /s /s
-    pa Pa = 1000 g /m /s /s
-    kpa kPa = 1000000 g /m /s /s
+    Pa pascal = 1000 g /m /s /s
     bar = 100000000 g /m /s /s
-    atm = 101325000 g /m /s /s
+    atm atmosphere = 101325000 g /m /s /s
     A amp ampere = 1 A
     C coulomb = 1 A s
     V volt = 1000 g m m /s /s /s /A
     ohm = 1000 g m m /s /s /s /A /A
+    farad = 1/1000 A A s s s s /g /m /m
+    T tesla = 1000 g /s /s /A
+    gauss = 1/10 g /s /s /A
     K kelvin = 1 K
     celsius = 1 celsius
-    fahrenheit F = 1 fahrenheit
+    F fahrenheit = 1 fahrenheit
     mol mole = 1 mol
-    molar = 1000 mol /m /m /m
+    M molar = 1000 mol /m /m /m
     dollar usd = 1 dollar
     cent penny pennies = 1/100 dollar
     euro eur = 1 euro
@@ -87,21 +79,31 @@ _TABLE = """
     yen = 1 yen
     rupee = 1 rupee
     degree deg = 1 degree
-    arcminute = 1/60 degree
-    arcsecond = 1/3600 degree
+    arcminute arcmin = 1/60 degree
+    arcsecond arcsec = 1/3600 degree
     turn revolution rev = 360 degree
     radian rad = 1 radian
+    steradian sr = 1 steradian
     percent percentage pct = 1 percent
     bit = 1 bit
     byte = 8 bit
 """
+_PREFIXED = frozenset({
+    *("m", "g", "s", "l", "L", "A", "K", "V", "W", "N", "J", "C", "T", "F", "M", "Hz", "Pa", "eV", "Wh", "mol", "pc", "cal",
+      "rad", "bar", "ohm", "bit", "byte"),
+    *("metre", "meter", "gram", "second", "litre", "liter", "watt", "volt", "newton", "joule", "pascal", "hertz", "amp",
+      "ampere", "calorie", "mole", "tesla", "parsec", "electronvolt"),
+})  # fmt: skip
+_PREFIXES = {"p": -12, "n": -9, "u": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12, "pico": -12,
+             "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}  # fmt: skip
 CURRENCIES = {"$": "dollar", r"\$": "dollar", "£": "gbp", "€": "euro", "¥": "yen", "₹": "rupee"}
 """The words for signs that stand before a number or behind it."""
 MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words that multiply the number before them."""
 _ANY = frozenset({"unit"})
-SINGLE = frozenset("mgshlLNJWVF")
+SINGLE = frozenset("mgshlLNJWV")
 """Letters that are read as a unit behind a number where the gold answer has no such variable."""
+_AMBIGUOUS = frozenset({"ks", "ds", "cs", "dA", "cA", "dm", "MM", "mM", "mF", "kF", "mC", "kC", "cK", "dK", "dT", "cT"})
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,12 @@ def _lookup(word: str, known: frozenset[str]) -> tuple[Fraction, tuple[str, ...]
         for name in (form, singular):
             if name in table:
                 return table[name]
+        for name in (form, form.removesuffix("s")):
+            for prefix, power in _PREFIXES.items():
+                base = name.removeprefix(prefix)
+                if base != name and base in _PREFIXED:
+                    size, dimensions = table[base]
+                    return size * Fraction(10) ** power, dimensions
     small = word.lower()
     if small in COUNTED or small in known:
         return Fraction(1), (COUNTED.get(small, small.removesuffix("s")),)
@@ -149,6 +157,8 @@ def _lookup(word: str, known: frozenset[str]) -> tuple[Fraction, tuple[str, ...]
 
 def is_unit(word: str, known: frozenset[str] = frozenset()) -> bool:
     """Returns whether a word or letter can be a unit or a noun for what is counted, or says nothing beside one."""
+    if word in _AMBIGUOUS:
+        return False
     return word.lower() in SAID or word.lower() in _SHAPES or _lookup(word, known) is not None
 
 
@@ -186,7 +196,9 @@ def read_unit(tokens: Sequence[Token], known: frozenset[str]) -> Unit | None:
                 powers[name] += count * (power - 1)
             size *= last_size ** (power - 1)
             last = {}
-        elif small in ("squared", "cubed") and last:
+        elif small in ("squared", "cubed"):
+            if not last:
+                raise NotUnderstoodError(f"the word {text!r}")
             for name, count in last.items():
                 powers[name] += count * (_SHAPES[small] - 1)
             size *= last_size ** (_SHAPES[small] - 1)
@@ -218,7 +230,7 @@ def read_unit(tokens: Sequence[Token], known: frozenset[str]) -> Unit | None:
     return Unit(size, _physical(dimensions), anything) if powers else None
 
 
-_MEASURED = "m g s A K mol bit month dollar euro gbp yen rupee degree radian percent celsius fahrenheit am pm"
+_MEASURED = "m g s A K mol bit month dollar euro gbp yen rupee degree radian percent celsius fahrenheit am pm solarmass steradian"
 _PHYSICAL = frozenset(_MEASURED.split())
 
 

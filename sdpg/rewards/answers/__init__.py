@@ -1,0 +1,1 @@
+"""Answers: their packaging, kinds and values, and which equals which."""
