@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdpg.params import RewardParams
-from sdpg.rewards.extraction import normalise_answer
-from sdpg.rewards.refusals import refusal
-from sdpg.rewards.verifiers import Status, Verifier
+from sdpg.rewards.verifiers import Outcome, Status, Verifier
 from sdpg.rewards.worker_pool import Pair
 
 
@@ -25,8 +23,8 @@ class Disagreement:
     """The verdict by math-verify alone."""
     verdict: Status
     """The verdict of the verifier that combines both."""
-    refused_for: str | None
-    """The rule that refuses the answer whatever its value, or None."""
+    reason: str
+    """Why the verdict is what it is: the gold answer's kind and the rule that decided."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +66,17 @@ def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
         params: the reward section, of which time limit and workers are read, but not ``verifier``.
         pairs: (gold, extracted answer) → number of answers that have it.
     """
-    statuses: dict[str, list[Status]] = {}
+    outcomes: dict[str, list[Outcome]] = {}
     for name in ("exact", "math_verify_only", "math_verify"):
         with Verifier(params.model_copy(update={"verifier": name})) as verifier:
-            statuses[name] = verifier.compare(list(pairs))
+            outcomes[name] = verifier.outcomes(list(pairs))
     disagreements, timeouts = [], []
-    for (gold, answer), exact, math_verify, verdict in zip(pairs, *statuses.values(), strict=True):
-        if exact is not math_verify:
-            rule = refusal(normalise_answer(gold), normalise_answer(answer)) if exact is Status.WRONG else None
-            disagreement = Disagreement(gold, answer, pairs[gold, answer], exact, math_verify, verdict, rule)
-            (timeouts if math_verify is Status.TIMEOUT else disagreements).append(disagreement)
+    for pair, exact, math_verify, verdict in zip(pairs, *outcomes.values(), strict=True):
+        if exact.status is not math_verify.status:
+            disagreement = Disagreement(
+                *pair, pairs[pair], exact.status, math_verify.status, verdict.status, verdict.reason
+            )
+            (timeouts if math_verify.status is Status.TIMEOUT else disagreements).append(disagreement)
     for each in (disagreements, timeouts):
         each.sort(key=lambda pair: -pair.count)
     return Audit(len(pairs), sum(pairs.values()), disagreements, timeouts)
@@ -87,10 +86,9 @@ def listed(audit: Audit, most: int) -> str:
     """Returns the summary and the first pairs, one per line; long answers are cut."""
     lines = [audit.summary()]
     for pair in (shown := [*audit.disagreements, *audit.timeouts])[:most]:
-        why = f" ({pair.refused_for})" if pair.refused_for else ""
         lines.append(
             f"  {pair.count:>5} × gold {pair.gold[:60]!r}, answer {pair.answer[:60]!r}: exact match {pair.exact}, "
-            f"math-verify {pair.math_verify}, verdict {pair.verdict}{why}"
+            f"math-verify {pair.math_verify}, verdict {pair.verdict} ({pair.reason})"
         )
     if len(shown) > most:
         lines.append(f"  … and {len(shown) - most:,} more")

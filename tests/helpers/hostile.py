@@ -8,8 +8,14 @@ import random
 PER_FAMILY = 40
 GOLDS = ("204", r"336^\circ", r"\frac{1}{2}", "x^2+1", "-1")
 
-ENDLESS = (r"9^{9^{9^9}}", r"\binom{10^9}{5\cdot 10^8}", r"(10^8)!", r"7^{7^{7^{7}}}+204")
-"""Answers that math-verify does not finish within any sensible limit."""
+ENORMOUS = (r"9^{9^{9^9}}", r"\binom{10^9}{5\cdot 10^8}", r"(10^8)!", r"7^{7^{7^{7}}}+204")
+"""Answers whose values no machine can write down."""
+ENDLESS = (
+    r"\sum_{a=1}^{90000}\sum_{b=1}^{90000} \sin(ab)",
+    r"\sum_{a=1}^{99999}\prod_{b=1}^{99999} \frac{a}{b}",
+    r"\prod_{a=1}^{77777} \sum_{b=1}^{77777} \sqrt{ab}",
+)
+"""Answers that are not evaluated within any sensible limit."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,15 @@ def _fraction_tower(gold: str, at: random.Random) -> str:
 
 
 def _power_tower(gold: str, at: random.Random) -> str:
-    return _box(at.choice(ENDLESS[:1] + ENDLESS[3:]))
+    return _box(at.choice(ENORMOUS[:1] + ENORMOUS[3:] + ENDLESS))
 
 
 def _enormous(gold: str, at: random.Random) -> str:
-    return _box(at.choice([ENDLESS[1], ENDLESS[2], "9" * 900, "10^{400}", "1e999999", "0." + "0" * 900 + "1"]))
+    return _box(at.choice([ENORMOUS[1], ENORMOUS[2], "9" * 900, "10^{400}", "1e999999", "0." + "0" * 900 + "1"]))
 
 
 def _foreign_digits(gold: str, at: random.Random) -> str:
-    zero = at.choice([0x660, 0x966, 0xFF10, 0x1D7CE, 0x1D7D8, 0x1D7F6, 0x9E6, 0xE50])
+    zero = at.choice([0x660, 0x966, 0x6F0, 0x1D7CE, 0x1D7D8, 0x1D7F6, 0x9E6, 0xE50])
     return _box("".join(chr(zero + int(c)) if c.isdigit() else c for c in gold if c not in "{}\\"))
 
 

@@ -19,6 +19,7 @@ from sdpg.params import RewardParams
 from sdpg.rewards.extraction import MAX_ANSWER_CHARACTERS, MAX_NESTING, normalise_answer
 from sdpg.rewards.math_verify_pool import math_verify_equal
 from sdpg.rewards.verifiers import Status, Verdict, Verifier
+from tests.helpers.hostile import ENDLESS
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT.parent / "shared" / "data"
@@ -130,11 +131,11 @@ def test_answer_line_format() -> None:
 
 def test_names_and_versions() -> None:
     assert Verifier(RewardParams()).name == "math_verify"
-    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.5"
-    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.5"
-    assert Verifier(RewardParams(verifier="exact")).version == "5"
+    assert Verifier(RewardParams()).version == f"{version('math-verify')}+rules.6"
+    assert Verifier(RewardParams(verifier="math_verify_only")).version == f"{version('math-verify')}+rules.6"
+    assert Verifier(RewardParams(verifier="exact")).version == "6"
     assert Verifier(RewardParams(verifier="string_match")).name == "string_match"
-    assert Verifier(RewardParams(verifier="string_match")).version == "1"
+    assert Verifier(RewardParams(verifier="string_match")).version == "2"
 
 
 def test_string_match() -> None:
@@ -180,9 +181,9 @@ def test_exact_arithmetic_agrees_with_math_verify() -> None:
     decided = Counter()
     for _ in range(400):
         gold, answer = normalise_answer(written()), normalise_answer(at.choice(["", "x="]) + written())
-        if status := verifier.decide(gold, answer):
-            decided[status] += 1
-            assert (status is Status.CORRECT) == math_verify_equal(gold, answer)
+        if outcome := verifier.decide(gold, answer):
+            decided[outcome.status] += 1
+            assert (outcome.status is Status.CORRECT) == math_verify_equal(gold, answer)
     assert min(decided[Status.CORRECT], decided[Status.WRONG]) > 10
 
 
@@ -202,13 +203,12 @@ def test_gold_answers_of_the_benchmarks_verify_against_themselves(kind: str, ver
 
 
 def test_hostile_answers_end_in_time_and_earn_nothing() -> None:
-    endless = ["9^{9^{9^9}}", r"\binom{10^9}{5\cdot 10^8}"]  # the second stays in one C call, deaf to SIGTERM handlers
+    endless = ENDLESS[:2]
     answers = [
         r"\frac{" * 300 + "1" + "}{2}" * 300,  # over the length limit
         "204\x00",
         "\x00",
         "٢٠٤",
-        "２０４",
         "²⁰⁴",
         "\ud800",
         "9" * MAX_ANSWER_CHARACTERS,
@@ -268,30 +268,29 @@ def test_integers_and_equal_strings_need_no_worker(scripted: Verifier) -> None:
     assert len(calls()) == before
 
 
-def test_what_exact_arithmetic_and_spacing_decide_needs_no_worker(scripted: Verifier) -> None:
-    before = len(calls())
+def test_what_bounded_exact_arithmetic_decides_needs_no_worker(verifier: Verifier) -> None:
     asked = [
         ("1/2", r"\frac{2}{4}", Status.CORRECT),
         ("1/2", "0.5", Status.CORRECT),
         ("1/2", r"\frac{1}{3}", Status.WRONG),
+        ("1/3", "0.333333", Status.WRONG),
         ("204", r"\frac{408}{2}", Status.CORRECT),
-        ("204", "x = 204", Status.CORRECT),
         ("204", r"m+n=204\text{ cm}^2", Status.CORRECT),
-        ("204", r"x=205\,\mathrm{cm}", Status.WRONG),
+        ("204", "204.0000001", Status.WRONG),
         ("(1,x)", r"\left( 1, x \right)", Status.CORRECT),
+        (r"\frac{1}{2026!}", r"\frac{1}{2024!}", Status.WRONG),
     ]
-    verdicts = scripted.compare([(gold, answer) for gold, answer, _ in asked])
-    assert verdicts == [status for *_, status in asked]
-    assert len(calls()) == before
+    for gold, answer, status in asked:
+        outcome = verifier.decide(gold, answer)
+        assert outcome is not None and outcome.status is status
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer"), [("1/3", "0.333333"), ("204", "204.0000001"), ("204", "204.0=204"), ("204", "204i")]
+    ("gold", "answer"),
+    [("2", r"\sqrt{2}^2"), ("204", r"204^{\pi-\pi+1}"), ("x+1", "1+x"), ("x=y", "2x=2y"), ("204", r"(10^8)!")],
 )
-def test_what_may_be_rounded_or_has_more_parts_is_asked(scripted: Verifier, gold: str, answer: str) -> None:
-    before = len(calls())
-    scripted.compare([(gold, answer)])
-    assert len(calls()) == before + 1
+def test_what_needs_floating_point_is_asked(verifier: Verifier, gold: str, answer: str) -> None:
+    assert verifier.decide(gold, answer) is None
 
 
 def test_different_whole_numbers_of_any_length_need_no_worker(scripted: Verifier) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sdpg.params import RewardParams
-from sdpg.rewards.refusals import refusal
-from sdpg.rewards.understood import CHANGES, CONNECTIVES, DENIALS, NAMES, WORDS
+from sdpg.rewards.answers.vocabulary import CHANGES, DENIALS, NAMES, WORDS
 from sdpg.rewards.verifiers import Status, Verifier
 
 GOLDS = ("204", r"\frac{1}{2}", r"2\sqrt{3}", r"\pi", "x^2+1", "1,-2", "(1,2)", r"336^\circ", "B", "x<3")
@@ -91,34 +90,27 @@ def test_what_takes_an_answer_back_is_credited_for_no_gold(verifier: Verifier) -
 
 
 def test_honest_answers_are_credited(verifier: Verifier) -> None:
-    statuses = verifier.compare(HONEST)
-    refused = [(*pair, refusal(*pair)) for pair, status in zip(HONEST, statuses, strict=True)
-               if status is not Status.CORRECT]  # fmt: skip
+    outcomes = verifier.outcomes(HONEST)
+    refused = [(*pair, outcome.reason) for pair, outcome in zip(HONEST, outcomes, strict=True)
+               if outcome.status is not Status.CORRECT]  # fmt: skip
     assert refused == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("gold", "answer", "right"),
     [
-        (r"204\text{ quux}", "the word 'quux'"), (r"\phantom{204}", "the command 'phantom'"), ("204@", "the sign '@'"),
-        ("204^T", "the exponent 'T'"), (r"204\ldots", "dots that stand for what is not written"),
-        (r"\begin{comment}204\end{comment}", "the environment 'comment'"), ("204|_{0}", "a bar with a subscript"),
-        (r"\text{reciprocal of }x=204", "the word 'reciprocal'"), 
-        (r"\text{Cube of }x=204", "the name 'cube' of something"),
-        (r"204\infty", "infinity beside a number"), ("204...", "dots that stand for what is not written"),
+        (r"5\text{ quuxes}", r"5\text{ zorks}", False),
+        (r"5\text{ quuxes}", r"5\ \text{quuxes}", True),
+        (r"\text{no solution}", r"\text{there is no solution}", True),
+        (r"a\oplus b", r"a\, \oplus\, b", True),
     ],
-)  # fmt: skip
-def test_reasons(answer: str, reason: str) -> None:
-    assert refusal("204", answer) == reason
-
-
-def test_what_a_gold_answer_holds_may_stand_in_an_answer() -> None:
-    assert refusal(r"5\text{ quuxes}", r"5\text{ zorks}") == "the word 'zorks'"
-    assert refusal(r"5\text{ quuxes}", r"5\ \text{quuxes}") is None
-    assert refusal(r"\text{no solution}", r"\text{there is no solution}") is None
-    assert refusal(r"a\oplus b", r"b\oplus a") is None
+)
+def test_what_a_gold_answer_holds_may_stand_in_an_answer(
+    gold: str, answer: str, right: bool, verifier: Verifier
+) -> None:
+    assert (verifier.compare([(gold, answer)]) == [Status.CORRECT]) is right
 
 
 def test_no_word_is_both_a_denial_and_a_unit() -> None:
-    assert not DENIALS & (WORDS | CONNECTIVES | NAMES)
-    assert not CHANGES & (WORDS | CONNECTIVES | NAMES)
+    assert not DENIALS & (WORDS | NAMES)
+    assert not CHANGES & (WORDS | NAMES)

@@ -1,4 +1,4 @@
-"""Tests what an answer may not say beside its value, rule by rule, and what math-verify alone makes of it."""
+"""Tests what an answer may not say beside its value, what it may, and what math-verify alone makes of it."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,7 @@ import pytest
 
 from sdpg.evaluation.audit import audit, listed
 from sdpg.params import RewardParams
-from sdpg.rewards.math_verify_pool import every_side_equal, math_verify_equal
-from sdpg.rewards.refusals import exact_part, last_side, numbers_before, refusal, stated_number
+from sdpg.rewards.math_verify_pool import math_verify_equal
 from sdpg.rewards.verifiers import Status, Verifier
 
 FOOLING = [
@@ -39,17 +38,14 @@ RIGHT = [
     ("300", r"300\text{ K}"), ("25", r"25\text{ cm squared}"),
     ("24", "4!=24"), ("720", "6!=720"), ("720", "N=6!=720"), ("120", r"5\cdot4!=120"), ("720", "n!=720"),
     (r"\frac{1}{2}", r"P(X > 2)=\frac12"), (r"\frac12", r"P(2\le X\le 3)=\frac12"), ("36", r"3\text{ dozen}=36"),
-    ("204", "x = 100+104 = 204"), ("204", "100+105=204"),
+    ("204", "x = 100+104 = 204"),
     ("3", r"3\ (\text{mod } 10)"), ("3", r"7\equiv 3\pmod 4"), ("5", r"5\text{ more}"), ("7", r"7\text{ over par}"),
     ("10", r"\binom52=10"), ("8", r"\max\{3,8\}=8"), ("5", "d((1,2),(4,6))=5"),
     (r"\frac{1}{2}", r"\Pr[X>2]=\frac{1}{2}"), (r"\pm 2", r"2\text{ or }-2"), (r"1\pm\sqrt2", r"1+\sqrt2, 1-\sqrt2"),
     ("12", r"\text{Area}=3\times4=12\text{ cm}^2"), ("(1,2)", "(x,y)=(1,2)"), ("1:2", "1:2"),
     (r"\frac12", r"0.5=\frac12"),
 ]  # fmt: skip
-"""Right answers that a rule could take for wrong ones: names that hold numbers, units, remarks, lists, approximations.
-
-``100+105=204`` is none, but a sum before an equals sign is not worth a rule.
-"""
+"""Right answers that a rule could take for wrong ones: names that hold numbers, units, remarks, approximations."""
 
 WRONG = [
     ("204", r"204\text{ or 205}"), ("204", r"\{204,205\}"), ("204", r"204\text{ squared}"),
@@ -59,7 +55,8 @@ WRONG = [
     ("204", r"\text{over }204"), ("204", r"204\text{ or two hundred five}"), ("204", "[204]"),
     ("204", r"\left[204\right]"), ("204", "x=[204]"), ("204", r"\badcommand( = 204"), ("204", "(( = 204"),
     ("204", r"203.9\approx 204"), ("204", r"205\equiv 204"), ("204", r"\text{Answer: }205=204"),
-    ("204", r"205\text{ or }x=204"), ("204", "(205)=204"), ("204", r"\left(205\right)=204"), ("204", "x>204"),
+    ("204", r"205\text{ or }x=204"), ("204", "(205)=204"), ("204", "100+105=204"),
+    ("204", r"205\text{ cm}=204"), ("204", r"\left(205\right)=204"), ("204", "x>204"),
     ("204", "(x>5)>204"), ("204", r"204\text{ (base eight)}"), ("204", r"205,\!000=204"), ("204", "1,203"),
     ("3", "3:1"), ("25", "[25]"), ("3", r"3\colon 1"), ("3", r"3\text{ and no four}"),
     ("x^2+1", r"x^2+1\text{ or 778}"), ("x^2+1", r"x^2+1\text{ or }778"), ("x^2+1", r"x^2+1\text{ thousand}"),
@@ -101,145 +98,6 @@ def test_a_formula_within_an_answer_that_does_not_parse_is_not_the_answer(text: 
     assert not math_verify_equal("204", text)
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (r"204\text{ thousand}", "the word 'thousand'"),
-        (r"204\text{ or more}", "the word 'more'"),
-        ("204 k", "the word 'k'"),
-        (r"204\text{ or }205", "several numbers with words between them"),
-        (r"204\text{ (base 8)}", "several numbers with words between them"),
-        ("204 h 5", "several numbers with words between them"),
-        ("203 1", "several numbers with nothing between them"),
-        ("203{}1", "several numbers with nothing between them"),
-        (r"\left(203\right)1", "several numbers with nothing between them"),
-        (r"205\text{ or }x=204", "a number among words before the equals sign"),
-        (r"\text{not }204", "a word that another number follows"),
-        (r"204\text{ squared}", "the word 'squared'"),
-        (r"\left[204\right]", "a list or an interval"),
-        ("204:1", "a ratio"),
-        (r"204\%", "a percentage against a number that is none"),
-        (r"204 percent", "a percentage against a number that is none"),
-        ("204_8", "a number of another base"),
-        ("(204)_{8}", "a number of another base"),
-        ("204'", "minutes, seconds or a prime"),
-        ("204, 205", "a list or an interval"),
-        ("[204,204]", "a list or an interval"),
-        ("204;", "a list or an interval"),
-        (r"\fbox{204}", "a box within the answer"),
-        ("x !=204", "a relation that is no equation"),
-        ("x>=204", "a relation that is no equation"),
-        (r"\not= 204", "a relation that is no equation"),
-        (r"x \ne y = 204", "a relation that is no equation"),
-        ("x≤y=204", "a relation that is no equation"),
-        (r"x\approx 204", "an approximation of a number that is exact"),
-        ("x≈204", "an approximation of a number that is exact"),
-    ],
-)
-def test_reasons(answer: str, reason: str) -> None:
-    assert refusal("204", answer) == reason
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "205", "x=204", r"204\text{ cm}", r"204\text{ cm}^2", r"204\,\mathrm{cm}^{3}", "204 m", "204_{10}",
-        r"\frac{408}{2}", r"\frac 1 2", r"\frac12", "1 1/2", r"1\frac12", "1,204", r"1{,}204.5", r"\gcd(204,408)",
-        "a_5=204", "f'(2)=204",
-        r"\text{Area}=204", r"\text{The answer is }204", r"\sqrt{2}+3\sqrt{3}", r"2\cdot 102", r"10^{2}\cdot 2",
-        r"204\;",
-        r"\binom{4}{2}", r"\sum_{i=1}^{204} 1", r"x = 100+104 = 204", r"204^\circ",
-    ],
-)  # fmt: skip
-def test_what_may_stand_beside_a_number(answer: str) -> None:
-    assert refusal("204", answer) is None
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "reason"),
-    [
-        (r"336^\circ", r"336\text{ degrees}", None),
-        (r"336^\circ", r"\angle ABC=336^\circ", None),
-        (r"336^\circ", "336 m", "the unit 'm' for an angle in degrees"),
-        ("336", r"336\text{ rad}", None),
-        (r"50\%", r"50\%", None),
-        (r"50\%", "50", "a percentage against a number that is none"),
-        ("204_8", "204_8", None),
-        ("204_8", "204_9", "a number of another base"),
-        (r"\text{B}", r"\text{not B}", "the word 'not'"),
-        ("x+1", "x+1'", "minutes, seconds or a prime"),
-        ("f'(x)", "f'(x)", None),
-        ("x^2", "2 x x", None),
-        (r"\log_{2}3", r"\log_2 3", None),
-        ("3.14", r"\pi\approx 3.14", None),
-        ("x^2", "y !=x^2", "a relation that is no equation"),
-        ("(1,2)", "1<x<2", None),
-        ("x<5", "x<5", None),
-        ("1,2", "1, 2", None),
-        ("(1,2)", "(1,2)", None),
-        (r"x\text{ if }y", r"5\text{ or }7", None),
-    ],
-)
-def test_rules_depend_on_the_gold_answer(gold: str, answer: str, reason: str | None) -> None:
-    assert refusal(gold, answer) == reason
-
-
-@pytest.mark.parametrize(
-    ("answer", "sides"),
-    [
-        ("204", []), ("x=204", []), ("205=204", ["205"]), ("x=205=204", ["205"]), ("100+104 = 204", []),
-        (r"\theta=204", []), (r"\sqrt{4}=204", []), (r"\text{Answer: }205=204", ["205"]),
-        (r"\text{Area}=204", []), (r"\sum_{i=1}^{204} 1", []), (r"203.9\approx 204", ["203.9"]), ("204=", ["204"]),
-        ("4!=24", ["4!"]), (r"205\,=204", ["205"]), ("{205}=204", ["205"]), ("(205=204)=204", ["205", "204"]),
-    ],
-)  # fmt: skip
-def test_numbers_before(answer: str, sides: list[str]) -> None:
-    assert numbers_before("204", answer) == sides
-    assert numbers_before("x=204", answer) == []
-
-
-@pytest.mark.parametrize(
-    ("answer", "number"),
-    [
-        ("204", "204"), ("x=204", "204"), (r"m+n = 204\,\text{ cm}^2", "204"), ("205=204", "205=204"),
-        ("x=y=204", "204"), ("x=205=204", "x=205=204"), (r"x\equiv 204", r"x\equiv 204"),
-        (r"x\equiv y=204", r"x\equiv y=204"), ("204 m", "204 m"), (r"\sum_{i=1} i", r"\sum_{i=1} i"),
-    ],
-)  # fmt: skip
-def test_stated_number(answer: str, number: str) -> None:
-    assert stated_number(answer) == number
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "part"),
-    [
-        (r"2\sqrt{3}", r"r=2\sqrt3\approx 3.46", r"r=2\sqrt3"), ("204", r"x\approx 204", r"x\approx 204"),
-        (r"\pi", r"\pi\approx 3.14", r"\pi"), ("3.14", r"\pi\approx 3.14", r"\pi\approx 3.14"),
-        ("5", r"5\,\left(\approx 4.99\right)", r"5\,"), ("5", "5", "5"), ("5", r"\approx 5", r"\approx 5"),
-    ],
-)  # fmt: skip
-def test_exact_part(gold: str, answer: str, part: str) -> None:
-    assert exact_part(gold, answer) == part
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "last"),
-    [
-        ("3", r"13\equiv 3 \pmod{10}", " 3"), ("3", r"x=3\ (\text{mod } 10)", "3"), ("1,2", "x=1,2", "x=1,2"),
-        (r"3\pmod{10}", r"13\equiv 3\pmod{10}", r" 3\pmod{10}"), ("x=3", "x=3", "x=3"), ("3", "((=3", "((=3"),
-        ("3", "P(X=2)=3", "3"), ("3", "x=(4=3)", "3"),
-    ],
-)  # fmt: skip
-def test_last_side(gold: str, answer: str, last: str) -> None:
-    assert last_side(gold, answer) == last
-
-
-def test_each_side_of_a_chain_counts() -> None:
-    assert every_side_equal("204", "x = 100+104 = 204")
-    assert not every_side_equal("204", "x = 205 = 204")
-    assert math_verify_equal("204", "x = 205 = 204")
-
-
 # Audit
 
 
@@ -248,12 +106,12 @@ def test_audit_counts_and_lists_what_the_two_say() -> None:
              ("4}", "4}"): 1}  # fmt: skip
     found = audit(RewardParams(timeout=20.0), pairs)
     assert (found.pairs, found.answers, found.timeouts) == (6, 22, [])
-    told = {one.answer: (one.count, one.exact.value, one.math_verify.value, one.verdict.value, one.refused_for)
+    told = {one.answer: (one.count, one.exact.value, one.math_verify.value, one.verdict.value, one.reason)
             for one in found.disagreements}  # fmt: skip
     assert told == {
-        "0.5": (3, "wrong", "correct", "correct", None),
-        "205=204": (2, "wrong", "correct", "wrong", None),
-        "4}": (1, "correct", "wrong", "correct", None),
+        "0.5": (3, "wrong", "correct", "correct", "rational: equal"),
+        "205=204": (2, "wrong", "correct", "wrong", "integer: another value"),
+        "4}": (1, "correct", "wrong", "correct", "the same text"),
     }
     assert [one.count for one in found.disagreements] == [3, 2, 1]
     assert found.summary() == (
@@ -267,6 +125,8 @@ def test_audit_keeps_time_outs_apart_and_lists_only_so_many() -> None:
     pairs = {("204", "9^{9^{9^9}}"): 1, ("1/2", "0.5"): 1, ("1/4", "0.25"): 1}
     found = audit(RewardParams(timeout=0.7), pairs)
     assert [(one.answer, one.math_verify) for one in found.timeouts] == [("9^{9^{9^9}}", Status.TIMEOUT)]
-    assert found.timeouts[0].verdict is Status.TIMEOUT
+    assert (found.timeouts[0].verdict, found.timeouts[0].reason) == (
+        Status.WRONG, "integer: no value: a power too large to compare"
+    )  # fmt: skip
     assert {one.answer for one in found.disagreements} == {"0.5", "0.25"}
     assert listed(found, 1).endswith("\n  … and 2 more")

@@ -177,7 +177,11 @@ def test_a_process_ends_although_its_worker_is_stopped() -> None:
 
 
 def test_the_answers_after_hostile_ones_are_not_punished() -> None:
-    pairs = [("204", ENDLESS), (r"\sqrt{2}+1", r"1+\sqrt{2}"), (r"x^2+1", "1+x^2")]
+    pairs = [
+        ("204", r"\sum_{a=1}^{99999}\sum_{b=1}^{99999} \sin(ab)"),
+        (r"\sqrt{2}+1", r"1+\sqrt{2}"),
+        (r"x^2+1", "1+x^2"),
+    ]
     with Verifier(RewardParams(timeout=0.2, workers=1)) as verifier:
         assert verifier.compare(pairs) == [Status.TIMEOUT, Status.CORRECT, Status.CORRECT]
         assert verifier.failures == 1

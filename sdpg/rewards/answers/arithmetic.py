@@ -17,6 +17,8 @@ HARD_BITS = 4_000_000
 _DIGITS = (50, 120)
 _AGREE = 100
 """Significant digits in which equal values agree at the higher precision."""
+MAX_TERMS = 100_000
+"""Terms of a sum or product beyond which it is not evaluated."""
 _MAX_POWER = 10**30
 """Exponents beyond which floating point would take as many digits as the exponent has."""
 POINTS = 6
@@ -166,6 +168,8 @@ def _range(low: Node, high: Node, bits: int) -> Iterator[Fraction]:
     first, last = exact(low, bits), exact(high, bits)
     if first is None or last is None or first.denominator != 1 or last.denominator != 1:
         raise UndefinedError("a sum without an end")
+    if last - first > MAX_TERMS:
+        raise UndefinedError("a sum of too many terms to compare")
     if bits <= EASY_BITS and last - first > 1_000:
         raise TooHardError
     return map(Fraction, range(int(first), int(last) + 1))

@@ -47,6 +47,8 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
             _compare_relations(gold, relation, hard)
         case Relation(), Relation():
             _compare_relations(gold, answer, hard)
+        case Scalar(node=("num", zero)), Named(names=names) if zero == 0 and any("+" in n or "-" in n for n in names):
+            raise WrongError("an equation against a number")
         case _, Named(values=values):
             _compare_chain(gold, values, hard)
         case Scalar(), Scalar():

@@ -227,9 +227,6 @@ class Expression:
         if opening == "{" and self._is(r"\choose"):
             self._take()
             node = ("fun", "binom", (node, self.sum()))
-        elif opening == "{" and self._is(r"\over"):
-            self._take()
-            node = ("/", node, self.sum())
         self.brackets -= 1
         self.bars = bars
         self._take(CLOSING[opening])

@@ -6,6 +6,8 @@ meaning. What is not known stays as it is, for the reader to refuse.
 
 import re
 
+from sdpg.rewards.extraction import balanced
+
 _COLOURS = (
     "red|blue|green|cyan|magenta|orange|purple|violet|teal|brown|black|olive|maroon|navy|pink|gray|grey|darkgreen|"
     "darkblue|darkred|ForestGreen|NavyBlue|RoyalBlue|BrickRed"
@@ -32,7 +34,8 @@ _UNICODE = str.maketrans(
     | {"ϕ": r"\phi ", "ϵ": r"\epsilon ", "÷": "/", "⁄": "/", "∕": "/", "∞": r"\infty ", "√": r"\sqrt ",
        "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
        "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
-       "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "⟨": r"\langle ", "⟩": r"\rangle ", "Å": r"\text{angstrom} ", "Ω": r"\Omega ", "µ": r"\mu ",
+       "ℝ": r"\R ", "ℤ": r"\Z ", "ℕ": r"\N ", "ℚ": r"\Q ", "ℂ": r"\C ", "⟨": r"\langle ", "⟩": r"\rangle ",
+       "Å": r"\text{angstrom} ", "Ω": r"\Omega ", "µ": r"\mu ",
        "∠": r"\angle ", "△": r"\triangle ", "⇒": r"\implies ", "∴": r"\therefore ", "∣": "|", "（": "(", "）": ")"}
 )  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -71,7 +74,9 @@ _STEPS = [
     (r"(?<![0-9.])[1-9][0-9]{0,2}(?:(?:\{,\}|\\,)[0-9]{3})+(?![0-9])", lambda m: re.sub(r"\D", "", m[0])),
     (rf"\\(?:text)?color\s*\{{\s*(?:{_COLOURS})\s*\}}|\\colorbox\s*\{{\s*(?:yellow|lightgray|white)\s*\}}", ""),
     (r"(\\\\)\[[0-9.]+(?:pt|em|ex|mm|cm)\]", r"\1"), (r"\\(?:mathbb|Bbb)\s*\{?\s*([RZNQC])\s*\}?", r"\\\1 "),
-    (r"(?<=\s)!=", r"\\ne "), (r"<=|=<", r"\\le "), (r">=", r"\\ge "), (_SIZES, " "), (_SPACES, " "), (_FONTS, " "),
+    (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"), 
+    (r"(?<=\s)!=", r"\\ne "), (r"<=|=<", r"\\le "), (r">=", r"\\ge "),
+    (_SIZES, " "), (_SPACES, " "), (_FONTS, " "),
     (r"\\begin\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
     (r"\\end\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
     (rf"{_TEXTS}\s*([a-zA-Z0-9])", r"\\text{\1}"), (_TEXTS, r"\\text"), (r"\\text\s+\{", r"\\text{"),
@@ -85,8 +90,8 @@ _STEPS = [
 ]  # fmt: skip
 _PACKAGING = [(re.compile(pattern), new) for pattern, new in _STEPS]
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.])[1-9][0-9]{0,2}(?:,\\[!,]\s*[0-9]{3})+(?![0-9])")
-_DOLLARS = re.compile(r"(?<!\\)(?:\$|\\[()\[\]])")
-_MARKDOWN = re.compile(r"\*\*([^*]*)\*\*|`([^`]*)`")
+_DOLLARS = re.compile(r"(?:(?<!\\)|(?<=\\\\))(?:\$|\\[()\[\]])")
+_AROUND = re.compile(r"\*\*((?:(?!\*\*).)*)\*\*|`([^`]*)`|(?:\\f?box(?:ed)?\s*)?\{(.*)\}", re.DOTALL)
 
 
 def unpack(text: str) -> str:
@@ -104,8 +109,8 @@ def unpack(text: str) -> str:
     while text != before:
         before = text
         text = re.sub(r"\\+$", "", text.strip()).strip()
-        if match := _MARKDOWN.fullmatch(text):
-            text = match[1] or match[2] or ""
+        if (match := _AROUND.fullmatch(text)) and balanced(inner := next(filter(None, match.groups()), "")):
+            text = inner
         # Several periods stand for what is not written.
         if text.endswith(".") and not re.search(r"(?:\.|dots)\s*\.$", text):
             text = text[:-1]

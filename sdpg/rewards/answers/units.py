@@ -89,13 +89,14 @@ _TABLE = """
     byte = 8 bit
 """
 _PREFIXED = frozenset({
-    *("m", "g", "s", "l", "L", "A", "K", "V", "W", "N", "J", "C", "T", "F", "M", "Hz", "Pa", "eV", "Wh", "mol", "pc", "cal",
-      "rad", "bar", "ohm", "bit", "byte"),
+    *("m", "g", "s", "l", "L", "A", "K", "V", "W", "N", "J", "C", "T", "F", "M", "Hz", "Pa", "eV", "Wh", "mol", "pc",
+      "cal", "rad", "bar", "ohm", "bit", "byte"),
     *("metre", "meter", "gram", "second", "litre", "liter", "watt", "volt", "newton", "joule", "pascal", "hertz", "amp",
       "ampere", "calorie", "mole", "tesla", "parsec", "electronvolt"),
 })  # fmt: skip
-_PREFIXES = {"p": -12, "n": -9, "u": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12, "pico": -12,
-             "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9}  # fmt: skip
+_PREFIXES = {"p": -12, "n": -9, "u": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12,
+             "pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6,
+             "giga": 9}  # fmt: skip
 CURRENCIES = {"$": "dollar", r"\$": "dollar", "£": "gbp", "€": "euro", "¥": "yen", "₹": "rupee"}
 """The words for signs that stand before a number or behind it."""
 MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -230,7 +231,10 @@ def read_unit(tokens: Sequence[Token], known: frozenset[str]) -> Unit | None:
     return Unit(size, _physical(dimensions), anything) if powers else None
 
 
-_MEASURED = "m g s A K mol bit month dollar euro gbp yen rupee degree radian percent celsius fahrenheit am pm solarmass steradian"
+_MEASURED = (
+    "m g s A K mol bit month dollar euro gbp yen rupee degree radian steradian percent celsius fahrenheit am pm "
+    "solarmass"
+)
 _PHYSICAL = frozenset(_MEASURED.split())
 
 

@@ -20,7 +20,8 @@ _UNITS = """
     nickel dime rupee yen yuan mph kmh kph kmph rpm mps hz khz mhz ghz hertz pa kpa bar atm newton joule kj cal kcal
     calorie watt kw mw kwh volt ampere amp ohm coulomb farad tesla kelvin celsius fahrenheit mol mole molar deg degree
     rad radian grad turn revolution rev arcminute arcsecond percent percentage pct bit byte kb mb gb knot ev kev mev au
-    erg dyne angstrom parsec gauss steradian solarmass ly lightyear decibel db square squared cubic cubed sq cu unit point digit
+    erg dyne angstrom parsec gauss steradian solarmass
+    ly lightyear decibel db square squared cubic cubed sq cu unit point digit
 """
 _COUNTED = """
     way time pair base par child children man men woman women people person student pupil teacher boy girl friend
