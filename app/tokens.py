@@ -114,6 +114,7 @@ def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> li
     answer, gold = (None if row[name] is None else cut(row[name], 60) for name in ("extracted_answer", "gold"))
     return [
         ["verdict", VERDICTS.get(row["status"], ui.printable(str(row["status"]))), ""],
+        ["rule", cut(row["reason"] or "not recorded", 80), ""],
         ["extracted answer", "none found" if answer is None else answer, "" if answer is None else "mono"],
         ["gold", gold or "–", "mono"],
         ["reward", number(row["reward"]), ""],

@@ -1,4 +1,4 @@
-"""Scores a JSON Lines file of {id, completion, answer}; prints {id, status, extracted_answer, reward} a line.
+"""Scores a JSON Lines file of {id, completion, answer}; prints {id, status, extracted_answer, reward, reason} a line.
 
 Values that no option gives are those of the reward section of params.yaml, where there is one. Standard output holds
 the JSON lines and nothing else; counts, rate and the name of the verifier go to standard error.

@@ -100,6 +100,7 @@ def evaluate(
             "prompt": prompt,
             "completion": text,
             "status": str(verdict.status),
+            "reason": verdict.reason or None,
             "reward": verdict.reward,
             "extracted_answer": verdict.extracted_answer,
             "gold": row.answer,

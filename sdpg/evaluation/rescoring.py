@@ -52,6 +52,7 @@ VERDICT_SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reward", pa.float64()),
         ("extracted_answer", pa.string()),
+        ("reason", pa.string()),
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
     ]
@@ -219,6 +220,7 @@ def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Scorer) -> dic
         "old_reward": row["reward"],
         "old_extracted_answer": row["extracted_answer"],
         "status": str(verdict.status),
+        "reason": verdict.reason or None,
         "reward": verdict.reward,
         "extracted_answer": verdict.extracted_answer,
         "verifier": verifier.name,

@@ -94,7 +94,7 @@ def parse_answer(line: bytes, where: str) -> Answer:
 
 
 def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = False) -> Scored:
-    """Scores every line of a file; writes {id, status, extracted_answer, reward} a line, in the order of the input.
+    """Scores every line of a file, in order; writes {id, status, extracted_answer, reward, reason} a line.
 
     Args:
         source: path of a JSON Lines file of {id, completion, answer}, or ``-`` for standard input. An optional
@@ -124,7 +124,7 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
                     if keep_pairs and verdict.extracted_answer:
                         scored.pairs[one.answer, verdict.extracted_answer] += 1
                     line = {"id": one.id, "status": verdict.status, "extracted_answer": verdict.extracted_answer,
-                            "reward": verdict.reward}  # fmt: skip
+                            "reward": verdict.reward, "reason": verdict.reason}  # fmt: skip
                     # In ASCII, so that half a surrogate pair is written as it was read.
                     out.write(json.dumps(line) + "\n")
                 out.flush()

@@ -57,6 +57,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("truncated", pa.bool_()),
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
+        ("reason", pa.string()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )
@@ -86,6 +87,7 @@ EVALUATION_SCHEMA = pa.schema(
         ("temperature", pa.float64()),
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
+        ("reason", pa.string()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"evaluation"},
 )

@@ -41,6 +41,7 @@ def rollout_rows(step: Step, identity: dict[str, Any]) -> list[dict[str, Any]]:
                 "completion": text,
                 "reward": verdict.reward,
                 "status": str(verdict.status),
+                "reason": verdict.reason or None,
                 "extracted_answer": verdict.extracted_answer,
                 "gold": problem.answer,
                 "advantage": advantages[index],

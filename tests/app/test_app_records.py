@@ -25,7 +25,7 @@ PAGES: dict[str, dict[str, str]] = {
     "overview": {}, "rollouts": {"scope": "whole run"}, "rollout": {}, "diff": {"pair": "two runs"}, "gating": {},
     "problems": {"benchmark": "training"}, "tables": {}, "provenance": {}, "compare": {"part": "Metrics"},
 }  # fmt: skip
-ADDED = ("truncated", "verifier", "verifier_version")
+ADDED = ("truncated", "verifier", "verifier_version", "reason")
 """Columns that rollouts did not always have; evaluations lacked the first."""
 
 
