@@ -196,7 +196,7 @@ class Verifier:
         return Outcome(_STATUS[found.correct], found.reason)
 
     def _kind(self, gold: str) -> str:
-        return self.name if self._asks else read_gold(gold).kind
+        return read_gold(gold).kind if self.name == "math_verify" else self.name
 
     def decide(self, gold: str, answer: str) -> Outcome | None:
         """Returns the verdict where no worker is needed, else ``None``."""
@@ -207,9 +207,9 @@ class Verifier:
         if self.name == "math_verify_only":
             return None if readable else Outcome(Status.WRONG, "not readable")
         if wanted == given and given:
-            return Outcome(Status.CORRECT, "the same text")
+            return Outcome(Status.CORRECT, f"{self._kind(gold)}: the same text")
         if self.name in ("exact", "string_match"):
-            return Outcome(Status.WRONG, "another text")
+            return Outcome(Status.WRONG, f"{self._kind(gold)}: another text")
         if not readable:
             return Outcome(Status.WRONG, "not readable: empty, unbalanced, or nested too deeply")
         if is_integer(wanted) and is_integer(given):

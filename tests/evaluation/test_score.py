@@ -37,7 +37,7 @@ def scored(tmp_path: Path, text: str, **params: Any) -> tuple[list[dict[str, Any
     return [json.loads(row) for row in out.getvalue().splitlines()], found
 
 
-def test_lines_come_out_in_order_with_four_keys(tmp_path: Path) -> None:
+def test_lines_come_out_in_order_with_five_keys(tmp_path: Path) -> None:
     rows, found = scored(
         tmp_path,
         line(id=7)
@@ -48,13 +48,13 @@ def test_lines_come_out_in_order_with_four_keys(tmp_path: Path) -> None:
         + line(id="e", answer=5, completion=r"<think>\boxed{6}</think> \boxed{05}"),
     )
     assert rows == [
-        {"id": 7, "status": "correct", "extracted_answer": "5", "reward": 1.0},
-        {"id": "b", "status": "wrong", "extracted_answer": "6", "reward": -1.0},
-        {"id": "c", "status": "truncated", "extracted_answer": None, "reward": -1.0},
-        {"id": "d", "status": "no_answer", "extracted_answer": None, "reward": -1.0},
-        {"id": "e", "status": "correct", "extracted_answer": "05", "reward": 1.0},
+        {"id": 7, "status": "correct", "extracted_answer": "5", "reward": 1.0, "reason": "integer: the same text"},
+        {"id": "b", "status": "wrong", "extracted_answer": "6", "reward": -1.0, "reason": "integer: another value"},
+        {"id": "c", "status": "truncated", "extracted_answer": None, "reward": -1.0, "reason": "no answer"},
+        {"id": "d", "status": "no_answer", "extracted_answer": None, "reward": -1.0, "reason": "no answer"},
+        {"id": "e", "status": "correct", "extracted_answer": "05", "reward": 1.0, "reason": "integer: the same text"},
     ]
-    assert list(rows[0]) == ["id", "status", "extracted_answer", "reward"]
+    assert list(rows[0]) == ["id", "status", "extracted_answer", "reward", "reason"]
     assert found.statuses == {"correct": 2, "wrong": 1, "truncated": 1, "no_answer": 1}
     assert found.pairs == {("5", "5"): 1, ("5", "6"): 1, ("5", "05"): 1}
 
@@ -69,7 +69,9 @@ def test_chunks_leave_no_line_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_half_surrogates_and_nulls_survive(tmp_path: Path) -> None:
     rows, _ = scored(tmp_path, line(id="\ud800\x00", completion="\\boxed{\udfff\x00} \ud83d"))
-    assert rows == [{"id": "\ud800\x00", "status": "wrong", "extracted_answer": "\udfff\x00", "reward": -1.0}]
+    reason = "integer: not understood: the sign '\udfff'"
+    assert rows == [{"id": "\ud800\x00", "status": "wrong", "extracted_answer": "\udfff\x00", "reward": -1.0,
+                     "reason": reason}]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_audit_counts_and_lists_what_the_two_say() -> None:
     assert told == {
         "0.5": (3, "wrong", "correct", "correct", "rational: equal"),
         "205=204": (2, "wrong", "correct", "wrong", "integer: another value"),
-        "4}": (1, "correct", "wrong", "correct", "the same text"),
+        "4}": (1, "correct", "wrong", "correct", "other: the same text"),
     }
     assert [one.count for one in found.disagreements] == [3, 2, 1]
     assert found.summary() == (
