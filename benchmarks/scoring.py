@@ -47,7 +47,7 @@ def ordinary_rate() -> Figure:
     asked = asked_share(batches[0]), asked_share(lonely[0])
     show(
         f"Ordinary answers a second, {WORKERS} workers, batches of {BATCH:,}, {REPEATS} runs",
-        ["answers", "count", "a second", "least", "most", "math-verify is asked for"],
+        ["answers", "count", "a second", "least", "most", "a worker is asked for"],
         [(name, f"{len(first):,}", *[f"{each(speed):,.0f}" for each in (statistics.median, min, max)], f"{share:.1%}")
          for name, first, speed, share in (("8 responses a problem", batches[0], with_siblings, asked[0]),
                                            ("1 response a problem", lonely[0], without, asked[1]))],
@@ -131,7 +131,7 @@ def columns(responses: Sequence[Response]) -> tuple[list[str], list[str], list[b
 
 
 def asked_share(responses: Sequence[Response]) -> float:
-    """Returns the number of distinct pairs that no string rule decides, over the number of all answers."""
+    """Returns the number of distinct pairs that need a worker, over the number of all answers."""
     verifier = Verifier(RewardParams())
     pairs = {(normalise_answer(gold), normalise_answer(answer)) for text, gold in responses
              if (answer := extract_boxed(text))}  # fmt: skip
@@ -185,7 +185,7 @@ def expression_answers(at: random.Random) -> Callable[[str], Response]:
 
 
 def expression(at: random.Random, right: bool) -> Response:
-    """Returns a response with an answer that only math-verify can decide."""
+    """Returns a response with an answer that no string rule decides."""
     gold, same = expression_forms(at)
     return f"\\boxed{{{same if right else expression_forms(at)[1]}}}", gold
 

@@ -88,6 +88,9 @@ class RewardParams(Section):
     timeout: Annotated[float, Field(gt=0)] = 5.0
     """Seconds after which the verification of one answer is killed."""
     workers: Positive = 1
+    on_failure: Literal["drop", "wrong"] = "drop"
+    """What a training rollout without a verdict (status ``timeout``) counts as: nothing, so that its group's mean and
+    standard deviation are those of the rest and its advantage is 0, or a wrong answer."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "RewardParams":

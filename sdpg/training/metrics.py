@@ -102,7 +102,8 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
     statuses = Counter(verdict.status for verdict in step.verdicts)
     lengths = [len(ids) for ids in step.experience.responses]
     rewards = [verdict.reward for verdict in step.verdicts]
-    groups = [rewards[start : start + siblings] for start in range(0, count, siblings)]
+    known = [reward if kept else None for reward, kept in zip(rewards, step.kept or [True] * count, strict=True)]
+    groups = [[one for one in known[at : at + siblings] if one is not None] for at in range(0, count, siblings)]
     mismatch, log_w, columns = _mismatch(step), _log_ratios(step), step.update.columns
     return {
         "reward": mean_of(np.array(rewards)),
@@ -112,7 +113,7 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
         "truncated": sum(step.sampled.truncated) / count,
         **{f"status_{status}": statuses[status] / count for status in Status},
         "gate_rate": float(step.experience.gates.mean()),
-        "zero_variance_groups": sum(min(group) == max(group) for group in groups) / len(groups),
+        "zero_variance_groups": sum(len(set(group)) < 2 for group in groups) / len(groups),
         "entropy": mean_of(_entropies(step)),
         "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
         "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),

@@ -3,13 +3,15 @@
 Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from sdpg.models.columns import TokenColumn
 from sdpg.models.experience import Experience, Rollouts
+from sdpg.params import RewardParams
 from sdpg.problems.prompts import PreparedRow
-from sdpg.rewards.verifiers import Verdict
+from sdpg.rewards.verifiers import Status, Verdict
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Step:
         experience: (B) rollouts with advantages and gates.
         update: the optimiser updates made with them.
         diagnosed: per-token values of sampled rollouts, gate open or not; see :mod:`sdpg.training.diagnostics`.
+        kept: (B) whether the rollout's reward counts in its group; None if all do.
     """
 
     sampled: Sampled
@@ -64,6 +67,7 @@ class Step:
     experience: Experience
     update: Update
     diagnosed: dict[str, TokenColumn]
+    kept: list[bool] | None = None
 
     @property
     def siblings(self) -> int:
@@ -79,3 +83,12 @@ class Step:
     def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:
         """Returns the per-token values of the update and those of the diagnostic pass."""
         return self.update.columns, self.diagnosed
+
+
+def kept_rollouts(verdicts: Sequence[Verdict], reward: RewardParams) -> list[bool]:
+    """Returns for each rollout whether its reward counts in its group's mean and standard deviation.
+
+    A verifier that failed says nothing of the answer: such a rollout leaves them, unless ``reward.on_failure`` is
+    ``wrong``.
+    """
+    return [reward.on_failure == "wrong" or verdict.status is not Status.TIMEOUT for verdict in verdicts]

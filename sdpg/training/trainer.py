@@ -48,7 +48,7 @@ from sdpg.training.recording import BackgroundWriter
 from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update
+from sdpg.training.steps import Sampled, Step, Update, kept_rollouts
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
@@ -205,7 +205,8 @@ class Trainer:
         watch.lap("update")
         if not self.ranks.first:
             return {}
-        step = Step(sampled, verdicts, experience, update, diagnosed)
+        kept = kept_rollouts(verdicts, self.params.reward)
+        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
         metrics = self.write(step, number) | gradients | {
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
@@ -249,7 +250,8 @@ class Trainer:
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
-        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps).flatten().tolist()
+        kept = torch.tensor(kept_rollouts(verdicts, self.params.reward)).view_as(groups)
+        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept).flatten().tolist()
         gate = gate_of(self.method)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
         advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in advantages]])

@@ -69,7 +69,7 @@ def test_chunks_leave_no_line_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_half_surrogates_and_nulls_survive(tmp_path: Path) -> None:
     rows, _ = scored(tmp_path, line(id="\ud800\x00", completion="\\boxed{\udfff\x00} \ud83d"))
-    reason = "integer: not understood: the sign '\udfff'"
+    reason = r"integer: not understood: the sign '\udfff'"
     assert rows == [{"id": "\ud800\x00", "status": "wrong", "extracted_answer": "\udfff\x00", "reward": -1.0,
                      "reason": reason}]  # fmt: skip
 

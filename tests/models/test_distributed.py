@@ -21,7 +21,8 @@ from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
 from sdpg.objective.coefficients import Coefficients
 from sdpg.objective.gates import GATES, Gate
-from sdpg.params import MethodParams
+from sdpg.params import MethodParams, RewardParams
+from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose
 from sdpg.training.trainer import Trainer
@@ -361,10 +362,10 @@ def telling(ranks: Ranks, folder: Path) -> None:
 def crediting(ranks: Ranks, folder: Path) -> None:
     """Passes are planned by advantages: those of the first rank count, whatever another one makes of its rewards."""
     experience = rollouts(0, METHODS["grpo"])
-    verdicts: Any = [SimpleNamespace(reward=float(row % (2 + ranks.rank) == 0)) for row in range(12)]
+    verdicts = [Verdict(Status.WRONG, None, float(row % (2 + ranks.rank) == 0)) for row in range(12)]
     reader: Any = SimpleNamespace(
-        params=SimpleNamespace(train=tiny_train()), method=METHODS["grpo"].model_copy(update={"reference": "none"}),
-        ranks=ranks, old_logprobs=lambda *_: None,
+        params=SimpleNamespace(train=tiny_train(), reward=RewardParams()), ranks=ranks, old_logprobs=lambda *_: None,
+        method=METHODS["grpo"].model_copy(update={"reference": "none"}),
     )  # fmt: skip
     sampled = Rollouts(**{field.name: getattr(experience, field.name) for field in dataclasses.fields(Rollouts)})
     experience = Trainer.credit(reader, sampled, verdicts, Coefficients(0.0, 0.0, 0.0))

@@ -95,3 +95,23 @@ def test_the_gate_opens_for_positive_advantages_only_or_for_all() -> None:
     assert [find_gate("positive").row(advantage) for advantage in (0.5, 1e-300, 0.0, -0.0, -0.5)] == [1, 1, 0, 0, 0]
     assert [find_gate("all").row(advantage) for advantage in (0.5, 0.0, -0.5)] == [1, 1, 1]
     assert GATES.keys() | {"import"} >= {"positive", "all"}
+
+
+def test_rewards_that_are_not_known_leave_mean_and_deviation() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 9.0, 0.0], [1.0, 9.0, 9.0, 9.0], [1.0, 1.0, 9.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
+    kept = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0], [1, 1, 0, 1], [1, 1, 1, 1]]).bool()
+    advantages = group_advantages(rewards, "population", EPS, kept)
+    # Of 1, 0, 0: mean 1/3, standard deviation √2/3.
+    std = math.sqrt(2) / 3
+    expected = [[2 / 3 / (std + EPS), -1 / 3 / (std + EPS), 0.0, -1 / 3 / (std + EPS)], [0.0] * 4, [0.0] * 4]
+    assert [row.tolist() for row in advantages[:3]] == [pytest.approx(row, rel=1e-12) for row in expected]
+    assert torch.equal(advantages[3:], group_advantages(rewards[3:], "population", EPS))
+
+
+def test_two_known_rewards_are_enough_and_one_is_not() -> None:
+    rewards = torch.tensor([[1.0, -1.0, 5.0]])
+    for kept, expected in (([1, 1, 0], [1.0, -1.0, 0.0]), ([1, 0, 0], [0.0] * 3), ([0, 0, 0], [0.0] * 3)):
+        found = group_advantages(rewards, "population", 0.0, torch.tensor([kept]).bool())
+        assert found.tolist() == [expected]
+    every = torch.ones(1, 3).bool()
+    assert torch.equal(group_advantages(rewards, "sample", EPS, every), group_advantages(rewards, "sample", EPS))

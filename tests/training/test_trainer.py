@@ -18,7 +18,7 @@ from sdpg.problems.prepare import prepare
 from sdpg.problems.token_pieces import TokenPieces, token_spans
 from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.records.schemas import read_rollouts
-from sdpg.rewards.verifiers import Verifier
+from sdpg.rewards.verifiers import Status, Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.training.trainer import DTYPES, Trainer, step_prompts
 from tests.helpers.scratch import scratch_tree
@@ -74,8 +74,12 @@ def trained(
     state: Path,
     on_step: Any = lambda step, metrics: None,
     right: Any = lambda index: index % 2,
+    failed: tuple[int, ...] = (),
 ) -> Trainer:
-    """Trains with rewards of its own: 1 for the rollouts that ``right`` chooses by their index, else -1."""
+    """Trains with rewards of its own: 1 for the rollouts that ``right`` chooses by their index, else -1.
+
+    The verifier gives no verdict on those that ``failed`` names.
+    """
     prepared, base = world
     tokenizer = prepared.tokenizer
     student, reference = (scratch_model(params.base.model, tokenizer) for _ in range(2))  # type: ignore[arg-type]
@@ -104,7 +108,8 @@ def trained(
         score = verifier.score
         trainer.verifier = type("Alternating", (), {"score": staticmethod(
             lambda texts, golds, cut: [
-                dataclasses.replace(verdict, reward=1.0 if right(index) else -1.0)
+                dataclasses.replace(verdict, reward=1.0 if right(index) else -1.0,
+                                    status=Status.TIMEOUT if index in failed else verdict.status)
                 for index, verdict in enumerate(score(texts, golds, cut))
             ]
         ), "name": "test", "version": "0"})()  # fmt: skip
@@ -135,6 +140,28 @@ def test_measuring_the_gradient_of_each_term_cannot_change_training(world: tuple
     # The terms' norms bound the norm of their sum.
     parts = [logged[2][f"grad_norm_{term}"] or 0 for term in ("outcome", "distillation", "reference")]
     assert (logged[2]["grad_norm"] or 0) <= sum(parts) * 1.0001
+
+
+def test_rollouts_without_a_verdict_leave_their_group(world: tuple[Any, Any], tmp_path: Path) -> None:
+    logged: dict[str, dict[str, float | None]] = {}
+    found = {}
+    for on_failure in ("drop", "wrong"):
+        params = small(steps=1, eval_every=1)
+        params = params.model_copy(update={"reward": params.reward.model_copy(update={"on_failure": on_failure})})
+        trained(world, params, "grpo", tmp_path / on_failure, failed=(0, 4, 5, 6), right=lambda index: index == 3,
+                on_step=lambda step, metrics, name=on_failure: logged.__setitem__(name, metrics))  # fmt: skip
+        rows = read_rollouts(tmp_path / on_failure / "rollouts/step-000001-rank-0.parquet").to_pylist()
+        assert [row["status"] == "timeout" for row in rows] == [row in (0, 4, 5, 6) for row in range(8)]
+        found[on_failure] = [row["advantage"] for row in rows]
+    # Of the first group -1, -1, 1 are left: mean -1/3, standard deviation √8/3; of the second group one reward.
+    low, high = -1 / 8**0.5, 2 / 2**0.5
+    assert params.train.advantage_std == "population"
+    assert found["drop"] == pytest.approx([0.0, low * 2, low * 2, high, *[0.0] * 4], abs=1e-5)
+    # Of -1, -1, -1, 1 the mean is -1/2, the standard deviation √3/2.
+    assert found["wrong"] == pytest.approx([*[-(3**-0.5)] * 3, 3**0.5, *[0.0] * 4], abs=1e-5)
+    assert {name: (metrics["status_timeout"], metrics["zero_variance_groups"]) for name, metrics in logged.items()} == {
+        "drop": (0.5, 0.5), "wrong": (0.5, 0.5)
+    }  # fmt: skip
 
 
 def test_rows_without_any_term_get_no_training_pass_and_are_recorded(world: tuple[Any, Any], tmp_path: Path) -> None:
