@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+import re
 
 from sdpg.rewards.answers.arithmetic import TooHardError, at_point, equal, exact, points
 from sdpg.rewards.answers.expressions import Node, symbols
@@ -47,12 +48,16 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
             _compare_relations(gold, relation, hard)
         case Relation(), Relation():
             _compare_relations(gold, answer, hard)
-        case Scalar(node=("num", zero)), Named(names=names) if zero == 0 and any("+" in n or "-" in n for n in names):
+        case Scalar(node=("num", zero)), Named(names=names) if zero == 0 and any(_is_equation(name) for name in names):
             raise WrongError("an equation against a number")
         case _, Named(values=values):
             _compare_chain(gold, values, hard)
         case Scalar(), Scalar():
             _compare_scalars(gold, answer, hard)
+        case Scalar(), Series(opening="ratio", items=(hour, Scalar(node=("num", minutes), unit=unit))) if (
+            minutes == 0 and unit and unit.name in ("am", "pm")
+        ):
+            compare(gold, replace(hour, unit=unit) if isinstance(hour, Scalar) else hour, hard)
         case Scalar(), Series(opening="base", items=(Words(words=(digits,)), Words(words=(base,)))):
             _compare_scalars(gold, Scalar(("num", Fraction(_in_base(digits, int(base))))), hard)
         case Series(), Series():
@@ -73,6 +78,11 @@ def compare(gold: Value, answer: Value, hard: bool) -> None:
                 raise WrongError("another text")
         case _:
             raise WrongError("another kind")
+
+
+def _is_equation(name: str) -> bool:
+    """Returns whether a side that equals zero is a sum with numbers in it, and no name of a quantity: 3x - y + 13."""
+    return bool(re.search(r"[0-9]", name) and re.search(r"[-+]", name))
 
 
 def _in_base(digits: str, base: int) -> int:
@@ -192,8 +202,10 @@ def _compare_collections(gold: Collection, answer: Value, hard: bool) -> None:
     if len(gold.items) != len(answer.items):
         raise WrongError("another number of parts")
     named = [item for item in answer.items if isinstance(item, Named)]
+    units = {item.unit for item in gold.items if isinstance(item, Scalar)}
+    bare = any(isinstance(item, Scalar) and item.unit is None for item in answer.items)
     several = {_family(name) for item in named for name in item.names[:1]}
-    if any(isinstance(item, (Words, Literal)) for item in gold.items) or len(several) > 1:
+    if any(isinstance(item, (Words, Literal)) for item in gold.items) or len(several) > 1 or (len(units) > 1 and bare):
         _compare_in_order(gold.items, answer.items, hard)
         return
     left = list(answer.items)

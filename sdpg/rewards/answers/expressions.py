@@ -117,7 +117,9 @@ class Expression:
             name = token.text[1:]
             return (name in _GREEK or name in _ACCENTS or name in ONE_ARGUMENT or name in SEVERAL_ARGUMENTS
                     or name in ("frac", "sqrt", "pi", "binom", "sum", "prod", "lfloor", "lceil"))  # fmt: skip
-        # A second number beside the first has no meaning: 203 1.
+        if token.kind == "num":
+            # Behind a bracket it is a factor; a second number beside the first has no meaning: 203 1.
+            return self.tokens[self.at - 1].text in (")", "}")
         if token.text == "(":
             after = self.tokens[self.at + 1 : self.at + 2]
             return not (after and after[0].kind == "word" and after[0].text not in _WORDS)

@@ -14,7 +14,7 @@ from sdpg.rewards.answers.kinds import Kind, Value, Words, has_words, kind_of
 from sdpg.rewards.answers.kinds import variables as variables_of
 from sdpg.rewards.answers.names import check_name, normal_words
 from sdpg.rewards.answers.packaging import unpack
-from sdpg.rewards.answers.readings import Reader
+from sdpg.rewards.answers.readings import Reader, is_choice
 from sdpg.rewards.answers.tokens import NotUnderstoodError, Token, tokenise
 
 GOLDS = 4_096
@@ -132,6 +132,9 @@ def _thousands_joined(text: str) -> str:
 
 def _spoken(tokens: list[Token], gold: Gold) -> Sequence[Token]:
     """Returns an answer's words without a name or a label before them."""
+    if is_choice(tokens):
+        Reader(frozenset(), gold.words).read(tokens[3:])
+        return tokens[:3]
     for at in range(len(tokens) - 1, 0, -1):
         if tokens[at].text in ("=", ":", "is") and at < len(tokens) - 1:
             check_name(tokens[:at], gold.words)

@@ -75,4 +75,6 @@ def normal_words(tokens: Sequence[Token]) -> tuple[str, ...]:
     said = {"the", "an", "a", "there", "is", "are", "it", "answer", "option", "choice", "so", "final", "The", "An",
             "There", "It", "Option", "Choice", "Answer", "So"}  # fmt: skip
     kept = [COUNTED.get(word.lower(), word) for word in words if word not in said] or words
+    if all(len(word) == 1 and word.isupper() for word in kept):
+        return ("".join(kept),)
     return tuple(word if word.isupper() else word.lower() for word in kept)

@@ -31,6 +31,7 @@ _UNICODE = str.maketrans(
     | dict.fromkeys("′’‘", "'")
     | dict.fromkeys("″”“", "''")
     | dict.fromkeys("…⋯", r"\ldots ")
+    | {"∛": r"\sqrt[3]", "℃": r"^\circ C", "℉": r"^\circ F", "、": ",", "。": "."}
     | {"ϕ": r"\phi ", "ϵ": r"\epsilon ", "÷": "/", "⁄": "/", "∕": "/", "∞": r"\infty ", "√": r"\sqrt ",
        "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ",
        "≈": r"\approx ", "≡": r"\equiv ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
@@ -70,6 +71,7 @@ _SAME = {
     "percent": "%", "ne": r"\ne",
 }  # fmt: skip
 _STEPS = [
+    (r"</?(?:b|strong|i|em|u)>", ""), (r"(?<![a-zA-Z])per\s+cent(?![a-zA-Z])", "percent"),
     # Marks of thousands that can be nothing else. A comma with a space is one where no bracket makes pairs of it.
     (r"(?<![0-9.])[1-9][0-9]{0,2}(?:(?:\{,\}|\\,)[0-9]{3})+(?![0-9])", lambda m: re.sub(r"\D", "", m[0])),
     (rf"\\(?:text)?color\s*\{{\s*(?:{_COLOURS})\s*\}}|\\colorbox\s*\{{\s*(?:yellow|lightgray|white)\s*\}}", ""),
@@ -77,11 +79,12 @@ _STEPS = [
     (r"\{([^{}]*)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}"), 
     (r"(?<=\s)!=", r"\\ne "), (r"<=|=<", r"\\le "), (r">=", r"\\ge "),
     (_SIZES, " "), (_SPACES, " "), (_FONTS, " "),
-    (r"\\begin\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
-    (r"\\end\{(?:equation|align(?:ed)?|gather(?:ed)?|math)\*?\}", ""),
+    (r"\\begin\{(?:equation|align(?:ed)?|gather(?:ed)?|math|center)\*?\}", ""),
+    (r"\\end\{(?:equation|align(?:ed)?|gather(?:ed)?|math|center)\*?\}", ""),
     (rf"{_TEXTS}\s*([a-zA-Z0-9])", r"\\text{\1}"), (_TEXTS, r"\\text"), (r"\\text\s+\{", r"\\text{"),
     (r"\\(?:AA|angstrom)(?![a-zA-Z])", r"\\text{angstrom}"), (r"\\mu\s*\\text\{\s*", r"\\text{u"),
     (r"(?<=[0-9])\s*\\Omega(?![a-zA-Z])", r"\\text{ohm}"), (r"M_\s*\{?\s*\\odot\s*\}?", r"\\text{solarmass}"),
+    (r"(?<![a-zA-Z])\{\s*(\([A-E]\))\s*\}", r"\1"),
     (r"\\text\{([.,;:\s]*)\}", r"\1"), (r"\{([:;,=])\}", r"\1"),
     (r"(?<![a-zA-Z\\])([aApP])\.\s*[mM]\.?(?![a-zA-Z])", lambda m: f"\\text{{{m[1].lower()}m}}"),
     (r"\\text\{\s*([eid])\s*\}", r"\1"), (r"\\text\{\s*E\s*\}(?=[-+]?[0-9])", "e"),

@@ -22,6 +22,7 @@ from sdpg.rewards.answers.kinds import (
 from sdpg.rewards.answers.names import FUNCTIONS, check_name, is_word, normal_words
 from sdpg.rewards.answers.quantities import QuantityReader, sum_of_units
 from sdpg.rewards.answers.tokens import NotUnderstoodError, Token, closes_at_end, split
+from sdpg.rewards.answers.units import CURRENCIES
 from sdpg.rewards.answers.vocabulary import NAMES, WORDS
 
 INFINITY: Node = ("const", "infty")
@@ -71,6 +72,8 @@ class Reader:
                 return tokens[at + 1 :]
             if token.kind != "word" and not (token.kind == "run" and token.text.lower() in NAMES | WORDS | {"answer"}):
                 break
+        if is_choice(tokens):
+            return tokens[3:]
         if len(tokens) > 2 and _leads(tokens[0]) and tokens[1].text == ",":
             return tokens[2:]
         return tokens
@@ -319,6 +322,15 @@ class Reader:
         while at < len(tokens) and _leads(tokens[at]):
             at += 1
         return self._value(tokens[at:]) if 0 < at < len(tokens) else self._quantities.read(tokens)
+
+
+def is_choice(tokens: Sequence[Token]) -> bool:
+    """Returns whether the letter of a choice stands in brackets before its value: (B) 12."""
+    return (
+        [token.text for token in tokens[:3:2]] == ["(", ")"]
+        and tokens[1].text in ("A", "B", "C", "D", "E")
+        and any(token.kind == "num" or token.text in (*CURRENCIES, r"\frac", r"\sqrt") for token in tokens[3:4])
+    )
 
 
 def _leads(token: Token) -> bool:

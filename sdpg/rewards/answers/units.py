@@ -97,7 +97,7 @@ _PREFIXED = frozenset({
 _PREFIXES = {"p": -12, "n": -9, "u": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12,
              "pico": -12, "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6,
              "giga": 9}  # fmt: skip
-CURRENCIES = {"$": "dollar", r"\$": "dollar", "£": "gbp", "€": "euro", "¥": "yen", "₹": "rupee"}
+CURRENCIES = {"$": "dollar", r"\$": "dollar", "£": "gbp", "€": "euro", "¥": "yen", "₹": "rupee", "¢": "cent"}
 """The words for signs that stand before a number or behind it."""
 MULTIPLES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 """Words that multiply the number before them."""
