@@ -14,7 +14,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro configure bundle app plan test test-fast browser screenshots install-vllm rehearsal test-vllm lint format bench \
-  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack
+  gpu-check benchmarks solutions compare coverage tune tune-all mlflow doctor clean attack audit
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -48,6 +48,7 @@ help:
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
+	@echo "make audit RUNS='grpo-0 base' [VERIFIERS='math_verify exact']   answers on which two verifiers disagree, ranked"
 	@echo "make coverage how often the intervals hold the truth, by simulation; see docs/statistics.md (a minute)"
 	@echo "make bundle   train the tiny world's base again and write it to inputs/models/tiny-base with its card"
 	@echo "make tune METHOD=… [TRIALS=20] [WORKERS=2]   an Optuna study on the validation set; see docs/tuning.md"
@@ -165,6 +166,9 @@ solutions: $(STAMP)
 # COMPARE='train.lr …': what is compared beside the methods. Fails where the runs are not matched.
 compare: $(STAMP)
 	@python -m pipelines.compare '$(A)' '$(B)' $(foreach path,$(COMPARE),--compare '$(path)')
+
+audit: $(STAMP)
+	@python -m pipelines.audit $(RUNS) $(if $(VERIFIERS),--verifiers $(VERIFIERS))
 
 coverage: $(STAMP)
 	python -m pipelines.coverage

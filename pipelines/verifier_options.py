@@ -20,7 +20,7 @@ def _positive(kind: type) -> Any:
     return parse
 
 
-def _verifier(text: str) -> str:
+def verifier_name(text: str) -> str:
     """Checks the name of a verifier, or the path of an own one."""
     if text not in (names := get_args(VerifierName)):
         try:
@@ -32,10 +32,18 @@ def _verifier(text: str) -> str:
     return text
 
 
+def verifier_of(name: str) -> str | Imported:
+    """Returns the value of ``reward.verifier`` for a name, or for the path of an own one."""
+    return Imported(kind="import", path=name) if ":" in name else name
+
+
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
     """Adds ``--verifier``, ``--answer-format``, ``--workers`` and ``--timeout``; all are optional."""
     parser.add_argument(
-        "--verifier", type=_verifier, metavar="NAME", help="see docs/verifiers.md; or an own one, as module:function"
+        "--verifier",
+        type=verifier_name,
+        metavar="NAME",
+        help="see docs/verifiers.md; or an own one, as module:function",
     )
     formats = get_args(RewardParams.model_fields["answer_format"].annotation)
     parser.add_argument("--answer-format", choices=formats, help="\\boxed{…}, or a line 'Answer: …'")
@@ -46,6 +54,6 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
 def overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the options that were given, by the name of their field."""
     given = {name: getattr(options, name) for name in ("verifier", "answer_format", "workers", "timeout")}
-    if given["verifier"] is not None and ":" in given["verifier"]:
-        given["verifier"] = Imported(kind="import", path=given["verifier"])
+    if given["verifier"] is not None:
+        given["verifier"] = verifier_of(given["verifier"])
     return {name: value for name, value in given.items() if value is not None}

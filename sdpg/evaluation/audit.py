@@ -73,8 +73,9 @@ def audit(params: RewardParams, pairs: Mapping[Pair, int]) -> Audit:
     disagreements, timeouts = [], []
     for pair, exact, math_verify, verdict in zip(pairs, *outcomes.values(), strict=True):
         if exact.status is not math_verify.status:
+            gold, answer = pair
             disagreement = Disagreement(
-                *pair, pairs[pair], exact.status, math_verify.status, verdict.status, verdict.reason
+                gold, answer, pairs[pair], exact.status, math_verify.status, verdict.status, verdict.reason
             )
             (timeouts if math_verify.status is Status.TIMEOUT else disagreements).append(disagreement)
     for each in (disagreements, timeouts):

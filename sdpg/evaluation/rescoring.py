@@ -200,11 +200,15 @@ def rescore(
     return tally, changes, versions
 
 
-def _scored(path: Path, kind: str, verifier: Scorer) -> list[dict[str, Any]]:
+def stored_rows(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Returns the rows of a file of rollouts or of an evaluation, without the values per token."""
     if kind == ROLLOUTS:
-        stored = read_rollouts(path, ROLLOUT_COLUMNS).to_pylist()
-    else:
-        stored = read_evaluations(path, EVALUATION_COLUMNS).to_pylist()
+        return read_rollouts(path, ROLLOUT_COLUMNS).to_pylist()
+    return read_evaluations(path, EVALUATION_COLUMNS).to_pylist()
+
+
+def _scored(path: Path, kind: str, verifier: Scorer) -> list[dict[str, Any]]:
+    stored = stored_rows(path, kind)
     verdicts = verifier.score(
         [row["completion"] for row in stored], [row["gold"] for row in stored],
         [bool(row["truncated"]) for row in stored],  # of old records null: not known, so judged by the text alone
