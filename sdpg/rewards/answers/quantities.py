@@ -7,7 +7,7 @@ from itertools import pairwise
 import re
 
 from sdpg.rewards.answers.expressions import Expression, Node
-from sdpg.rewards.answers.kinds import Scalar, Value
+from sdpg.rewards.answers.kinds import Scalar, Series, Value, Words
 from sdpg.rewards.answers.tokens import NotUnderstoodError, Token
 from sdpg.rewards.answers.units import CURRENCIES, MULTIPLES, SINGLE, Unit, is_unit, read_unit
 from sdpg.rewards.answers.vocabulary import DENIALS
@@ -68,7 +68,8 @@ class QuantityReader:
         if not self.gold:
             return self.words
         words = {token.text.lower() for token in phrase if token.kind == "word" and len(token.text) > 1}
-        return frozenset(words - DENIALS)
+        # An ordinal is no quantity: 3rd.
+        return frozenset(words - DENIALS - {"st", "nd", "rd", "th"})
 
     def _unit_runs(self, tokens: Sequence[Token]) -> frozenset[str]:
         """Returns the runs of letters that are units here and not products of the gold answer's variables."""
@@ -165,3 +166,18 @@ def sum_of_units(items: Sequence[Value]) -> Scalar | None:
     for item, unit in zip(quantities[1:], units[1:], strict=True):
         node = ("+", node, ("*", item.node, ("num", unit.size / units[0].size)))
     return Scalar(node, units[0], compound=True)
+
+
+def read_base(tokens: list[Token]) -> Series | None:
+    """Returns a number in another base than ten: its digits and its base."""
+    texts = [token.text for token in tokens]
+    if len(texts) > 4 and (texts[0], texts[2]) == ("(", ")"):
+        tokens, texts = [tokens[1], *tokens[3:]], [texts[1], *texts[3:]]
+    if len(texts) < 3 or texts[1] != "_" or tokens[0].kind != "num" or not texts[0].isdecimal():
+        return None
+    base = texts[3:-1] if texts[2] == "{" and texts[-1] == "}" else texts[2:]
+    names = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+             "twelve": "12", "sixteen": "16"}  # fmt: skip
+    if len(base) != 1 or not (base[0].isdecimal() or base[0] in names):
+        raise NotUnderstoodError("a base")
+    return Series("base", (Words((texts[0].lstrip("0"),)), Words((names.get(base[0], base[0]),))), "")

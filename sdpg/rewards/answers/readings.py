@@ -20,7 +20,7 @@ from sdpg.rewards.answers.kinds import (
     Words,
 )
 from sdpg.rewards.answers.names import FUNCTIONS, check_name, is_word, normal_words
-from sdpg.rewards.answers.quantities import QuantityReader, sum_of_units
+from sdpg.rewards.answers.quantities import QuantityReader, read_base, sum_of_units
 from sdpg.rewards.answers.tokens import NotUnderstoodError, Token, closes_at_end, split
 from sdpg.rewards.answers.units import CURRENCIES
 from sdpg.rewards.answers.vocabulary import NAMES, WORDS
@@ -249,7 +249,7 @@ class Reader:
         ratio = split(tokens, ":", "to")[0]
         if len(ratio) > 1:
             return Series("ratio", tuple(self._quantities.read(part) for part in ratio), "")
-        if based := _base(tokens):
+        if based := read_base(tokens):
             return based
         if words := self._words(tokens):
             return words
@@ -381,21 +381,6 @@ def _without_modulus(side: list[Token]) -> list[Token]:
             ):
                 return side[: at - closing]
     return side
-
-
-def _base(tokens: list[Token]) -> Series | None:
-    """Returns a number in another base than ten: its digits and its base."""
-    texts = [token.text for token in tokens]
-    if len(texts) > 4 and (texts[0], texts[2]) == ("(", ")"):
-        tokens, texts = [tokens[1], *tokens[3:]], [texts[1], *texts[3:]]
-    if len(texts) < 3 or texts[1] != "_" or tokens[0].kind != "num" or not texts[0].isdecimal():
-        return None
-    base = texts[3:-1] if texts[2] == "{" and texts[-1] == "}" else texts[2:]
-    names = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-             "twelve": "12", "sixteen": "16"}  # fmt: skip
-    if len(base) != 1 or not (base[0].isdecimal() or base[0] in names):
-        raise NotUnderstoodError("a base")
-    return Series("base", (Words((texts[0].lstrip("0"),)), Words((names.get(base[0], base[0]),))), "")
 
 
 def _solutions(items: list[Value]) -> Value | None:
