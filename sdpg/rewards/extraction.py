@@ -1,6 +1,5 @@
 """Extracts a response's final answer and strips its packaging. The module imports nothing of the project."""
 
-from fractions import Fraction
 import re
 
 MAX_ANSWER_CHARACTERS = 1_000
@@ -22,13 +21,6 @@ _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|boxed|fbox)\s*\{(.*)
 _ELLIPSIS = re.compile(r"(?:\.|…|dots)\s*\.$")
 _NUMBER = re.compile(r"([+-]?)([0-9]+|[1-9][0-9]{0,2}(?:(?:,(?:\\[!,]\s*)?|\{,\}|\\,)[0-9]{3})+)(?:\.0*)?")
 _INTEGER = re.compile(r"-?[0-9]+")
-# No longer than an answer may be, and int() refuses numbers beyond 4300 digits.
-_DIGITS = r"[0-9]{1,1000}"
-_QUOTIENT = re.compile(
-    rf"(-?)(?:({_DIGITS})\s*/\s*({_DIGITS})|\\[dtc]?frac\s*\{{\s*(-?{_DIGITS})\s*\}}\s*\{{\s*({_DIGITS})\s*\}}|"
-    r"\\[dtc]?frac([0-9])([0-9]))"
-)
-_DECIMAL = re.compile(rf"-?(?:{_DIGITS})?\.{_DIGITS}|-?{_DIGITS}")
 
 _UNWRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|overline|boxed)\{([^{}]*)\}")
 _UNITS = re.compile(
@@ -91,13 +83,6 @@ def normalise_answer(text: str) -> str:
     return text
 
 
-def without_spacing(text: str) -> str:
-    """Returns a normalised answer without LaTeX that is for looks alone: sizes, spaces beside signs and brackets."""
-    text = re.sub(r"\\(?:left|right)(?![a-zA-Z.])|\\displaystyle(?![a-zA-Z])", "", text)
-    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
-    return re.sub(r"\s*([-+*/=,;:()\[\]{}^_&])\s*", r"\1", text).strip()
-
-
 def normalise_string(text: str) -> str:
     """Returns the string_match verifier's form (D18): no spaces, sizing, wrappers, units, dollar signs, number commas.
 
@@ -138,16 +123,3 @@ def nesting(text: str) -> int:
 def is_integer(text: str) -> bool:
     """Returns whether a normalised answer is a whole number."""
     return _INTEGER.fullmatch(text) is not None
-
-
-def rational(text: str) -> Fraction | None:
-    r"""Returns the value of a whole number, a decimal, ``a/b`` or ``\frac{a}{b}``; ``None`` for anything else."""
-    text = text.replace("−", "-")
-    if _DECIMAL.fullmatch(text):
-        return Fraction(text)
-    if not (match := _QUOTIENT.fullmatch(text)):
-        return None
-    numerator, denominator = (int(part) for part in match.groups()[1:] if part is not None)
-    if denominator == 0:
-        return None
-    return Fraction(-numerator if match[1] else numerator, denominator)
