@@ -28,11 +28,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_catalogue_holds_the_papers_benchmarks_and_three_more() -> None:
+def test_the_catalogue_holds_the_papers_benchmarks_and_six_more() -> None:
     rows = {name: BenchmarkParams.model_validate(row) for name, row in read_yaml(ROOT / CATALOGUE).items()}
     assert {name: (row.title, row.problems) for name, row in rows.items()} == {
         "aime24": ("AIME24", 30), "aime25": ("AIME25", 30), "amc23": ("AMC23", 40),
         "math500": ("MATH-500", 500), "minerva": ("Minerva", 272), "gsm8k": ("GSM8K", 1319),
+        "hmmt_feb25": ("HMMT Feb 2025", 30), "aime26": ("AIME26", 30), "beyond_aime": ("BeyondAIME", 100),
     }  # fmt: skip
     sources = {name: row.source for name, row in rows.items()}
     assert {n: (s.id, s.split, s.columns.problem) for n, s in sources.items() if isinstance(s, HubSource)} == {
@@ -42,6 +43,9 @@ def test_the_catalogue_holds_the_papers_benchmarks_and_three_more() -> None:
         "math500": ("HuggingFaceH4/MATH-500", "test", "problem"),
         "minerva": ("math-ai/minervamath", "test", "question"),
         "gsm8k": ("openai/gsm8k", "test", "question"),
+        "hmmt_feb25": ("MathArena/hmmt_feb_2025", "train", "problem"),
+        "aime26": ("MathArena/aime_2026", "train", "problem"),
+        "beyond_aime": ("ByteDance-Seed/BeyondAIME", "test", "problem"),
     }
 
 
@@ -74,8 +78,10 @@ def test_a_row_that_is_pinned_in_params_yaml_stays_so(project: Path) -> None:
 
 def test_an_unknown_name_changes_nothing(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
-    with pytest.raises(UserError, match=r"BENCHMARKS names 'aime26'; there are: aime24, aime25, amc23, .*chain-3.*row"):
-        configure(project, benchmarks="aime24 aime26")
+    with pytest.raises(
+        UserError, match=r"BENCHMARKS names 'aime99'; there are: aime24, aime25, aime26, .*chain-3.*row"
+    ):
+        configure(project, benchmarks="aime24 aime99")
     assert (project / "params.yaml").read_bytes() == before
 
 
@@ -183,3 +189,27 @@ def test_another_number_of_problems_stops_the_pipeline(offline: Path, project: P
     )
     with pytest.raises(UserError, match=message):
         prepare(with_benchmark(project, expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "first"),
+    [
+        ("hmmt_feb25", {"problem_idx": [1, 2], "problem": ["a?", "b?"], "answer": ["103", r"3375"],
+                        "problem_type": [["Number Theory"], ["Algebra"]]}, ("1", "103")),
+        ("aime26", {"problem_idx": [1, 2], "problem": ["a?", "b?"], "answer": [277, 62]}, ("1", "277")),
+        ("beyond_aime", {"problem": ["a?", "b?"], "answer": [19, 2007]}, (None, "19")),
+    ],
+)  # fmt: skip
+def test_competitions_are_read_in_the_hubs_layout(
+    offline: Path, name: str, columns: dict[str, Any], first: tuple[str | None, str]
+) -> None:
+    row = BenchmarkParams.model_validate(read_yaml(ROOT / CATALOGUE)[name])
+    source = row.source
+    assert isinstance(source, HubSource)
+    folder = offline / "inputs" / source.id / "data"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(columns), folder / f"{source.split}-00000-of-00001.parquet")
+    found = load(offline, **source.model_dump())
+    assert [problem.answer for problem in found.problems] == [str(answer) for answer in columns["answer"]]
+    assert (found.problems[0].problem, found.problems[0].answer) == ("a?", first[1])
+    assert first[0] is None or found.problems[0].id == first[0]
