@@ -120,7 +120,7 @@ def _measured(count: int) -> Seen:
                             seconds[now][name] = _worked(server) - before
                             memory = max(memory, server.memory_info().rss / 1e9)
                             page.close()
-    seen = Seen(*seconds, memory)
+    seen = Seen(seconds[0], seconds[1], seconds[2], memory)
     show(
         f"Pages of {count} runs, one of {LONG:,} steps, processor seconds of the server",
         ["page", "without index", "seen before", "after a restart"],
