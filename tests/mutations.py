@@ -56,7 +56,7 @@ MUTATIONS = (
              "check_folder(final.parent)", ALTERED),
     Mutation("app/store.py", "            check_file(path)\n", "", ALTERED),
     Mutation(ARCHIVE, "if left or found.hexdigest() != digest:", "if left:", "tests/reproduction/test_archive.py"),
-    Mutation(ARCHIVE, "check_within(name, str(path))", "pass", "tests/reproduction/test_archive.py"),
+    Mutation(MANIFEST, "check_within(name, source)", "pass", "tests/reproduction/test_archive.py"),
     Mutation(ARCHIVE, "not in (0, 0o100000)", "not in (0, 0o100000, 0o120000)", "tests/reproduction/test_archive.py"),
     Mutation("sdpg/reproduction/rebuild.py", '" \\n" * empty', '""', "tests/reproduction/test_rebuild.py"),
     Mutation("sdpg/reproduction/cells.py", "if low <= found[0] <= high else", "if True else",

@@ -19,7 +19,7 @@ import zlib
 
 from sdpg import paths
 from sdpg.errors import UserError
-from sdpg.files import check_name, check_within, replaced_file, replaced_folder, write_text
+from sdpg.files import check_name, replaced_file, replaced_folder, write_text
 from sdpg.params import parse_params
 from sdpg.records.manifest import NAME, Manifest, check_folder, manifest_tree, parse_manifest, sha256
 from sdpg.reproduction.card import model_card
@@ -183,7 +183,6 @@ def open_archive(path: Path) -> Archive:
     archive = Archive(path, zipped, parse_manifest(tree, f"{path}, {NAME}", _remedy()))
     check_name(archive.name, f"{path}, {NAME}, name")
     for name in archive.manifest.files:
-        check_within(name, str(path))
         if PurePosixPath(name).suffix not in SUFFIXES:
             raise UserError(f"{path} holds {name}, a kind of file that no archive of a run has: {_remedy()}")
     if set(names) != {NAME, *archive.manifest.files}:
