@@ -93,7 +93,9 @@ def _comparison_table(tree: Tree, runs: Tree) -> str:
 def _course_table(runs: Tree) -> str:
     cells: dict[str, dict[str, str]] = {}
     for row in runs["course"]:
-        start, end = (", ".join(f"{value:.3g}" for value in row[part]) for part in ("start", "end"))
+        start, end = (
+            ", ".join("–" if value is None else f"{value:.3g}" for value in row[part]) for part in ("start", "end")
+        )
         cells.setdefault(row["title"], {})[row["metric"]] = f"{end} ({start})"
     return markdown_table(("Method", *COURSE.values()), [
         (title, *[found[metric] for metric in COURSE]) for title, found in cells.items()

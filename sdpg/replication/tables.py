@@ -10,7 +10,7 @@ from sdpg.records.schemas import BASE
 from sdpg.replication.measured import LAST, WAYS, SeveralBases
 from sdpg.results.claims import decide_claims, total_steps, window
 from sdpg.results.statistics.comparisons import holm
-from sdpg.results.statistics.estimates import two_way_interval
+from sdpg.results.statistics.estimates import Array, two_way_interval
 from sdpg.results.tables import BASELINE, compare_last, plus
 
 COURSE = {"reward": "reward", "entropy": "entropy", "length": "length", "kl_to_reference_k3": "KL to the reference"}
@@ -98,10 +98,15 @@ def _course(found: SeveralBases, method: str, metric: str) -> Tree:
     """Returns a training metric at the start and at the end of the runs, a tenth of them each, for each base."""
     parts = {"start": (0.0, 0.1), "end": (0.9, 1.0)}
     shown = {
-        name: [float(np.mean(window(results, method, metric, *part))) for results in found.every]
-        for name, part in parts.items()
+        name: [_mean(window(results, method, metric, *part)) for results in found.every] for name, part in parts.items()
     }
     return {"method": method, "title": _title(found, method), "metric": metric, **shown}
+
+
+def _mean(values: Array) -> float | None:
+    """Returns the mean of the steps that measured something; None where none did, as without a reference term."""
+    measured = values[np.isfinite(values)]
+    return float(measured.mean()) if measured.size else None
 
 
 def headline(name: str, tree: Tree, confidence: float) -> str:

@@ -35,4 +35,5 @@ def write_runs(root: Path, params: Params, right: Mapping[str, Right], problems:
                     write_run(folder, method, seed, lambda benchmark, step, problem, method=method, base=base:
                               right[method](base, benchmark, problem) if step else 1, problems=problems,
                               greedy_right=1 + base,
-                              metrics={"kl_to_reference_k3": lambda step: step / 1000})  # fmt: skip
+                              metrics={"kl_to_reference_k3": lambda step, method=method:
+                                       "" if method == "alpha0" else step / 1000})  # fmt: skip

@@ -136,6 +136,8 @@ def test_the_course_of_training_is_shown_for_each_base(tree: dict[str, Any]) -> 
     drift = row(tree["runs"]["short"]["course"], method="grpo", metric="kl_to_reference_k3")
     assert drift["start"] == pytest.approx([0.0025] * 3)
     assert drift["end"] == pytest.approx([0.0385] * 3)
+    # Without a reference term nothing is measured.
+    assert row(tree["runs"]["short"]["course"], method="alpha0", metric="kl_to_reference_k3")["end"] == [None] * 3
 
 
 def test_page_figure_and_readme_are_made_from_the_numbers(
