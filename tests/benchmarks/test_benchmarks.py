@@ -64,6 +64,7 @@ def test_names_goals_and_rivals() -> None:
         "sdpg_step_vs_grpo": "<= 1.2", "sdpg_update_vs_limit": "<= 1.05", "grpo_step_vs_trl": "<= 0.6",
         "head_gpu_time_vs_trl": "<= 0.5", "head_gpu_time_vs_liger": "<= 0.5", "head_gpu_memory_vs_plain": "<= 0.05",
         "head_gpu_matmul_share": ">= 0.6", "sequences": None, "step_overhead": "<= 0.1",
+        "app_many_runs_seconds": "<= 2", "app_many_runs_first_seconds": "<= 3", "app_many_runs_memory_gb": "<= 0.6",
         "step_overhead_waited": "<= 0.05", "score_rate": ">= 2000",
         "score_duplicates_vs_one_by_one": ">= 5", "study_two_workers_vs_one": ">= 1.6",
         "app_page_seconds": "<= 2", "app_strip_seconds": "<= 1", "app_memory_gb": "<= 1",

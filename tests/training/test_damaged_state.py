@@ -146,4 +146,4 @@ def test_records_that_a_checkpoint_noted_are_not_read_again(run: Run) -> None:
     assert {name.split("-rank")[0] for name in noted if name.startswith("rollouts")} == {
         "rollouts/step-000001", "rollouts/step-000002"
     }  # fmt: skip
-    assert {name for name in noted if name.endswith(".csv")} == {"curves.csv", "metrics.csv"}
+    assert {name for name in noted if name.endswith(".csv")} == {"curves.csv", "digests.csv", "metrics.csv"}

@@ -69,7 +69,7 @@ def trained(params: Params, state: Path, on_step: Callable[..., None]) -> None:
     with Verifier(params.reward) as verifier:
         trainer = make_trainer(params, METHOD, 0, state, verifier, on_step)
         trainer.train()
-        assemble(trainer, {"fingerprint": "none"}, Path(f"{state}-run"))
+        assemble(trainer, {"fingerprint": "none", "inputs": {}}, Path(f"{state}-run"))
 
 
 def cut_off(step: int, metrics: Any) -> None:

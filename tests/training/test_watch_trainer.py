@@ -80,7 +80,7 @@ def test_the_run_folder_sums_the_watch_up(
     monkeypatch.chdir(tmp_path)
     params = watching(window=1, patience=2, min_entropy=100.0)
     trainer = trained(world, params, "grpo", tmp_path / "state")
-    folder = assemble(trainer, {"fingerprint": "0"})
+    folder = assemble(trainer, {"fingerprint": "0", "inputs": {}})
     stored = json.loads((folder / "summary.json").read_text())["watch"]
     summary = watch_summary(read_history(folder / "metrics.csv"), params.watch)
     assert stored == summary.numbers()
