@@ -6,6 +6,10 @@ import sys
 
 import streamlit as st
 
+# `python -m streamlit` looks into the working directory first, which may be another checkout with another app.
+if sys.path[0] != (project := str(Path(__file__).parents[1])):
+    sys.path.insert(0, project)
+
 from app import address, revisions, selection, sources, ui
 from sdpg.errors import UserError
 

@@ -40,6 +40,8 @@ def main() -> None:
             page = browser.new_page(viewport={"width": WIDTH, "height": 900})
             page.goto(address + path, timeout=60_000)
             settled(page)
+            if page.locator("[data-testid=stException]").count():
+                raise UserError(f"{name} shows an error instead of a page: {page.inner_text('body')[:300]}")
             inside = page.locator("[data-testid=stMainBlockContainer]")
             height = int(inside.evaluate("element => element.scrollHeight"))
             page.set_viewport_size({"width": WIDTH, "height": min(TALLEST, height + 40)})

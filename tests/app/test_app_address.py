@@ -55,6 +55,10 @@ def test_it_listens_on_this_machine_alone_from_any_folder(tmp_path: Path) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="needs Chromium")
 def test_told_to_listen_elsewhere_it_shows_only_that(tmp_path: Path) -> None:
+    # The folder is another checkout, with modules of the same names.
+    (tmp_path / "app").mkdir()
+    for name in ("__init__", "address", "ui"):
+        (tmp_path / "app" / f"{name}.py").write_text("")
     with (
         started(tmp_path, STREAMLIT_SERVER_ADDRESS="0.0.0.0") as by_environment,
         started(tmp_path, MAIN, "--server.address=::") as by_flag,
