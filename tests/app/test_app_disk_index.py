@@ -77,7 +77,7 @@ def test_other_code_finds_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_damaged_index_is_begun_anew(root: Path) -> None:
     forget()
-    disk_index.FILE.parent.mkdir()
+    disk_index.FILE.parent.mkdir(exist_ok=True)
     disk_index.FILE.write_bytes(b"this is no index " * 1000)
     assert disk_index.kept("a", "key", NUMBERS, lambda: [1.0]) == [1.0]
     assert disk_index.kept("a", "key", NUMBERS, lambda: [2.0]) == [1.0]
