@@ -148,6 +148,7 @@ class Archive:
                         break
                     found.update(piece)
                     target.write(piece)
+        # Beside damage: a way of packing that Python lacks (NotImplementedError), and encryption (RuntimeError).
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
             raise _damaged(self.path, f"{inside}: {error}") from None
         if left or found.hexdigest() != digest:
@@ -165,6 +166,7 @@ def open_archive(path: Path) -> Archive:
         members = zipped.infolist()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name an archive that make export wrote") from None
+    # Beside damage: a folder or a file that may not be read, names that are no text, a newer version of the format.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(path, str(error)) from None
     if len(members) > MOST_FILES:

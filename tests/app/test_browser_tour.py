@@ -1,39 +1,17 @@
 """Tests a reader's whole way in a real browser: from a cell of the table to a token, a fresh window, and a file."""
 
-from collections.abc import Iterator
 import json
 from pathlib import Path
-import shutil
 
 from playwright.sync_api import Browser, Page
 import pytest
 
 from app import store
-from app.sources import SAMPLE, discover
-from tests.helpers.browser import app, chromium, location, settled
+from app.sources import discover
+from tests.helpers.browser import location, settled
 
 pytestmark = pytest.mark.slow
 ROW = 35  # pixels of a row of a table
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the sample's runs as its own."""
-    root = tmp_path_factory.mktemp("tour") / "project"
-    shutil.copytree(SAMPLE, root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def address(root: Path) -> Iterator[str]:
-    with app(root) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 def click(page: Page, table: int, row: int, *, share: float = 0.0, pixels: float = 0.0) -> None:

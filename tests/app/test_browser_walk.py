@@ -9,15 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 import random
-import shutil
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 from playwright.sync_api import Browser, Page, TimeoutError
 import pytest
 
 from app import selection, sources, store
-from app.sources import SAMPLE, RunEntry
-from tests.helpers.browser import app, chromium, location, settled
+from app.sources import RunEntry
+from tests.helpers.browser import location, settled
 
 pytestmark = pytest.mark.slow
 ROW = 35  # pixels of a row of a table
@@ -43,26 +42,6 @@ READ = """() => {
     failures: named('stException').map(text),
   };
 }"""
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the sample's runs as its own."""
-    root = tmp_path_factory.mktemp("walk") / "project"
-    shutil.copytree(SAMPLE, root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def address(root: Path) -> Iterator[str]:
-    with app(root) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
