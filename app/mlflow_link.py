@@ -79,7 +79,9 @@ def _file_of(root: Path, uri: str) -> Path:
     """Returns the file of a sqlite URI. That of an absolute file has four slashes; others lie in the project."""
     if not uri.isprintable():
         raise UserError(f"tracking.uri of this run is {uri!r}, which is no file")
-    return (root / uri.removeprefix(SQLITE)).resolve()
+    from sdpg.sqlite_uri import file_of
+
+    return (file_of(uri, root) or root).resolve()
 
 
 def _own_store() -> Path | None:
@@ -103,11 +105,13 @@ def lookup(run: RunEntry) -> list[Tracked]:
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
+    from sdpg.sqlite_uri import uri_of
+
     fingerprint = str(run.config.get("fingerprint") or "")
     if not fingerprint.isalnum():
         raise UserError(f"{run.label_of('config.yaml')} has no fingerprint by which MLflow could know the run")
     try:
-        client = MlflowClient(tracking_uri=f"{SQLITE}{path}")
+        client = MlflowClient(tracking_uri=uri_of(path))
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         matches = client.search_runs(experiments, f"tags.`{FINGERPRINT_TAG}` = '{fingerprint}'")
         return [_tracked(client, match) for match in matches]

@@ -26,7 +26,7 @@ def unit(path: str) -> str:
 
 
 ORDER = (
-    "errors", "files", "paths", "locks", "seeds", "colours", "devices", "interruption", "params", "records", "rewards",
+    "errors", "files", "paths", "sqlite_uri", "locks", "seeds", "colours", "devices", "interruption", "params", "records", "rewards",
     "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training", "results", "replication",
     "planning", "tuning", "reproduction",
 )  # fmt: skip

@@ -24,8 +24,8 @@ from sdpg.errors import UserError
 from sdpg.files import is_remains, make_folder
 from sdpg.params import TrackingParams
 from sdpg.paths import project_root
+from sdpg.sqlite_uri import file_of, uri_of
 
-SQLITE = "sqlite:///"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 REMEDY = "`python -m pipelines.doctor` (make doctor) sets it aside, and a new one is made; no result is read from it"
 CHECK_SECONDS = 5.0
@@ -42,15 +42,13 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 def absolute_uri(params: TrackingParams) -> str:
     """Returns the tracking URI, with a relative sqlite file resolved against the project's folder."""
-    if params.uri.startswith(SQLITE) and not params.uri.startswith(SQLITE + "/"):
-        return SQLITE + str(project_root() / params.uri.removeprefix(SQLITE))
-    return params.uri
+    file = database_file(params)
+    return uri_of(file) if file is not None else params.uri
 
 
 def database_file(params: TrackingParams) -> Path | None:
     """Returns the sqlite file of the store, and None where the store is a server's."""
-    uri = absolute_uri(params)
-    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+    return file_of(params.uri, project_root())
 
 
 @contextmanager
@@ -178,7 +176,7 @@ def _open_as_mlflow(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     try:
-        SqlAlchemyStore(f"{SQLITE}{file}", str(project_root() / "mlruns"))
+        SqlAlchemyStore(uri_of(file), str(project_root() / "mlruns"))
     finally:
         _close(file)
 
@@ -187,7 +185,7 @@ def _close(file: Path) -> None:
     """Closes this process's connections to a file; one of that name may have been set aside or removed since."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    if (engine := SqlAlchemyStore._engine_map.get(f"{SQLITE}{file}")) is not None:
+    if (engine := SqlAlchemyStore._engine_map.get(uri_of(file))) is not None:
         engine.dispose()
 
 

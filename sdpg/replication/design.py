@@ -12,7 +12,7 @@ from typing import Any
 from sdpg.errors import UserError
 from sdpg.params import Params, ScratchModel, TrackingParams
 from sdpg.params.base import SEEDS_OF_A_BASE, StudyRuns
-from sdpg.records.mlflow_store import SQLITE
+from sdpg.sqlite_uri import SQLITE
 
 FOLDER = Path("study")
 

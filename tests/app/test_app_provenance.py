@@ -15,6 +15,7 @@ from app import mlflow_link
 from app.sources import SAMPLE, RunEntry, discover
 from sdpg.errors import UserError
 from sdpg.params import load_params
+from sdpg.sqlite_uri import uri_of
 
 PROJECT = Path(__file__).parents[2]
 RUN = "sdpg-ufkl-0"
@@ -22,7 +23,7 @@ RUN = "sdpg-ufkl-0"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    root = tmp_path / "project"
+    root = tmp_path / "project of 'ü' at 5%41"
     shutil.copytree(SAMPLE, root)
     return root
 
@@ -147,7 +148,7 @@ def store(root: Path, fingerprint: str) -> str:
     """A real store with a run of this fingerprint and one of another; returns the first one's id."""
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+    client = MlflowClient(tracking_uri=uri_of(root / "mlflow.db"))
     experiment = client.create_experiment("sdpg", artifact_location=(root / "mlartifacts").as_uri())
     ids = []
     for tag in (fingerprint, "0000"):

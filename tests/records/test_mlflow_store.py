@@ -40,6 +40,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.mark.parametrize("name", ["a b  ü 数 'q' %41", "what?x=1#2&uri=true", "%"])
+def test_any_name_of_a_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    client, experiment = connect(SETTINGS)
+    run = client.create_run(experiment)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name / "mlflow.db").is_file()
+    assert mlflow_store.database_file(SETTINGS) == tmp_path / name / "mlflow.db"
+    again, _ = connect(SETTINGS)
+    assert again.get_run(run.info.run_id).info.run_id == run.info.run_id
+    assert damage(tmp_path / name / "mlflow.db", thorough=True) is None
+
+
 @pytest.fixture
 def params() -> Params:
     return load_params(ROOT / "params.yaml")
