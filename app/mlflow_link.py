@@ -105,7 +105,7 @@ def lookup(run: RunEntry) -> list[Tracked]:
     from mlflow.tracking import MlflowClient
     from sqlalchemy.exc import SQLAlchemyError
 
-    from sdpg.sqlite_uri import uri_of
+    from sdpg.sqlite_uri import remove_stray_folders, uri_of
 
     fingerprint = str(run.config.get("fingerprint") or "")
     if not fingerprint.isalnum():
@@ -118,6 +118,8 @@ def lookup(run: RunEntry) -> list[Tracked]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path} cannot be read by MLflow ({reason}): make mlflow may tell more") from None
+    finally:
+        remove_stray_folders(path)
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -1,10 +1,15 @@
 """Turns the address of a sqlite file, as SQLAlchemy and MLflow read it, into its path, and back."""
 
+from contextlib import suppress
+import os
 from pathlib import Path
+import re
+from urllib.parse import quote
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
 SQLITE = "sqlite:///"
+RESERVED = re.compile("[%?#]")
 
 
 def file_of(uri: str, root: Path) -> Path | None:
@@ -15,5 +20,12 @@ def file_of(uri: str, root: Path) -> Path | None:
 
 
 def uri_of(file: Path) -> str:
-    """Returns the address of a file; SQLAlchemy decodes it, so that a percent sign in a path has to be written so."""
-    return URL.create("sqlite", database=str(file)).render_as_string()
+    """Returns the address of a file. SQLAlchemy decodes it, and these characters alone would mean something else."""
+    return SQLITE + RESERVED.sub(lambda found: quote(found[0]), str(file))
+
+
+def remove_stray_folders(file: Path) -> None:
+    """Removes the empty folders that MLflow makes of an address that it has not decoded."""
+    if (raw := Path(uri_of(file).removeprefix(SQLITE))) != file:
+        with suppress(OSError):
+            os.removedirs(raw.parent)

@@ -26,11 +26,10 @@ def unit(path: str) -> str:
 
 
 ORDER = (
-    "errors", "files", "paths", "sqlite_uri", "locks", "seeds", "colours", "devices", "interruption", "params", "records", "rewards",
-    "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training", "results", "replication",
-    "planning", "tuning", "reproduction",
+    "errors", "files", "paths", "sqlite_uri", "locks", "seeds", "colours", "devices", "interruption", "params",
+    "records", "rewards", "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training",
+    "results", "replication", "planning", "tuning", "reproduction",
 )  # fmt: skip
-"""The order of the data, as README.md shows it."""
 
 
 def test_packages_import_only_those_above_them() -> None:

@@ -24,7 +24,7 @@ from sdpg.errors import UserError
 from sdpg.files import is_remains, make_folder
 from sdpg.params import TrackingParams
 from sdpg.paths import project_root
-from sdpg.sqlite_uri import file_of, uri_of
+from sdpg.sqlite_uri import file_of, remove_stray_folders, uri_of
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 REMEDY = "`python -m pipelines.doctor` (make doctor) sets it aside, and a new one is made; no result is read from it"
@@ -85,6 +85,9 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         hint = f" If it is damaged, {REMEDY}" if file is not None and file.is_file() else ""
         raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error}.{hint}") from None
+    finally:
+        if file is not None:
+            remove_stray_folders(file)
 
 
 def check_store(params: TrackingParams) -> None:

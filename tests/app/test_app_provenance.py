@@ -15,7 +15,7 @@ from app import mlflow_link
 from app.sources import SAMPLE, RunEntry, discover
 from sdpg.errors import UserError
 from sdpg.params import load_params
-from sdpg.sqlite_uri import uri_of
+from sdpg.sqlite_uri import remove_stray_folders, uri_of
 
 PROJECT = Path(__file__).parents[2]
 RUN = "sdpg-ufkl-0"
@@ -149,6 +149,7 @@ def store(root: Path, fingerprint: str) -> str:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri_of(root / "mlflow.db"))
+    remove_stray_folders(root / "mlflow.db")
     experiment = client.create_experiment("sdpg", artifact_location=(root / "mlartifacts").as_uri())
     ids = []
     for tag in (fingerprint, "0000"):
@@ -172,6 +173,7 @@ def test_mlflow_is_asked_by_the_fingerprint(project: Path, monkeypatch: pytest.M
     at = app(project, monkeypatch, mlflow="true")
     assert f"runs/{id}" in at.code[-1].value and at.code[-1].value.startswith("make mlflow")
     assert len(at.get("vega_lite_chart")) == 1
+    assert [path.name for path in project.parent.iterdir()] == [project.name]
     edit(project, fingerprint="ffff")
     assert mlflow_link.lookup(entry(project)) == []
     edit(project, fingerprint="x' or 1=1")
