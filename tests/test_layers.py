@@ -30,6 +30,7 @@ ORDER = (
     "records", "rewards", "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training",
     "results", "replication", "planning", "tuning", "reproduction",
 )  # fmt: skip
+"""The order of the data, as README.md shows it."""
 
 
 def test_packages_import_only_those_above_them() -> None:
