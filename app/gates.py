@@ -12,7 +12,7 @@ import pandas as pd
 
 from app.sources import RunEntry
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import EXAMPLES, GATES, find_gate
 from sdpg.params.stored import method_of
 from sdpg.results.statistics.intervals import skewed_limits
 
@@ -40,7 +40,7 @@ class Kind:
     @property
     def known(self) -> bool:
         """Says whether this version knows the gate."""
-        return self.gate in GATES
+        return set(self.gate.split(" · ")) <= GATES.keys()
 
     @property
     def own(self) -> bool:
@@ -50,7 +50,8 @@ class Kind:
     @property
     def keeps_out(self) -> bool:
         """Says whether the gate, which must be known, closes on any rollout."""
-        return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
+        gate = find_gate(self.gate.split(" · "))
+        return any(gate.row(row) <= 0 for row in EXAMPLES)
 
 
 def kind(run: RunEntry) -> Kind:

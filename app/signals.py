@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import GATES, gate_formula
-from sdpg.params import MethodParams
+from sdpg.objective.gates import gate_formula
+from sdpg.params import Imported, MethodParams
 from sdpg.params.stored import method_of, train_of
 
 Row = Mapping[str, Any]
@@ -115,7 +115,7 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     gate = "1 where the rollout is distilled, 0 where it is not"
     if not rules.distils(method):
         gate = f"{method.title} distils nothing; this is what the gate A > 0 would be"
-    known = GATES.get(rules.gate_name(method))
+    known = rules.known_gate(method)
     descriptions: dict[str, tuple[str, str, str, Scale]] = {
         "gap": ("nats", "log q(yₜ) − log p(yₜ)", f"teacher_logprob − logprob: the sampled token {shown}, less the "
                 "student's. Below 0 the teacher finds the token less likely", Scale(-3, 0, 3, True, True)),
@@ -143,8 +143,8 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
 
 def _unknown_gate(method: MethodParams) -> str:
     """Returns how people are told of a gate that has no name in this version."""
-    if isinstance(method.gate, str):
-        return f"m: {method.gate}, which this version does not know"
+    if not isinstance(method.gate, Imported):
+        return f"m: {rules.gate_name(method)}, which this version does not know"
     return gate_formula(method.gate)
 
 

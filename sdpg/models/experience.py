@@ -75,9 +75,11 @@ class Experience(Rollouts):
         old_logprobs: (B) log π_old of each response token where it is not simply the current policy's.
         teacher_logprobs: (B) log q of each response token, where several updates need that of the start of the step;
             None for rollouts whose loss does not read it.
+        ended: (B) whether the last token ends the response, as it does unless the response was cut.
     """
 
     advantages: Tensor
     gates: Tensor
     old_logprobs: list[Tensor] | None = None
     teacher_logprobs: list[Tensor | None] | None = None
+    ended: list[bool] | None = None

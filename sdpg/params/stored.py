@@ -17,7 +17,9 @@ def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
     """Returns the method ``methods.<name>``; one that the tree lacks has no terms, and no field is set."""
     known = _known(MethodParams, tree, "methods", name)
     # Parts of a user's own are described, and not imported: a run may have been made by anybody.
-    if not isinstance(gate := known.get("gate", ""), str):
+    if isinstance(gate := known.get("gate", ""), list) and gate:
+        known["gate"] = [str(name) for name in gate]
+    elif not isinstance(gate, str):
         known["gate"] = _described(Imported, gate) or str(gate)
     if "terms" in known:
         terms = known["terms"] if isinstance(known["terms"], Mapping) else {}

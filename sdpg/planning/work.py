@@ -9,6 +9,7 @@ from functools import partial
 
 from sdpg.models.fused_head import chunk_tokens
 from sdpg.objective import coefficients as rules
+from sdpg.objective.gates import EXAMPLES
 from sdpg.objective.methods import reads_whole_responses
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
@@ -205,12 +206,13 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
     """Returns the shares of rows that a step's passes read, by the rules of :mod:`sdpg.objective.coefficients`."""
     at, gate = rules.coefficients(method, step, params.train.steps), rules.gate_of(method).row
     positive, mixed = assumed.gate_rate, max(assumed.gate_rate, assumed.mixed_rate)
-    # Rules ask no more of an advantage than its sign.
-    shares = {1.0: positive, -1.0: mixed - positive, 0.0: 1.0 - mixed}
+    # Rules ask no more than these examples say; uniform groups are taken to be right and wrong equally often.
+    shares = (positive, mixed - positive, (1.0 - mixed) / 2, (1.0 - mixed) / 2)
 
     def share(reads: Callable[[float, float], bool]) -> float:
         # Rounded, as a pass more must not hang on a last bit.
-        return round(sum(part for sign, part in shares.items() if reads(sign, gate(sign))), 12)
+        parts = zip(EXAMPLES, shares, strict=True)
+        return round(sum(part for row, part in parts if reads(row.advantage, gate(row))), 12)
 
     student = share(partial(rules.is_trained, method, at))
     teacher = share(partial(rules.reads_teacher, method, at))

@@ -95,6 +95,8 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, Imported):
         return value.path
+    if isinstance(value, list | tuple):
+        return " · ".join(map(_text, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

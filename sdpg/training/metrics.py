@@ -121,7 +121,7 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
         "kl_to_reference_k3": mean_of(np.expm1(-log_w) + log_w),
         "ratio": _column_mean(columns, "ratio"),
         **_clip_fractions(step, method),
-        "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting == "rlsd" else None,
+        "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting != "none" else None,
         "sampler_mismatch": mean_of(mismatch),
         "sampler_mismatch_max": float(mismatch.max()) if len(mismatch) else None,
         "loss": step.update.loss,

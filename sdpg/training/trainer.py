@@ -32,12 +32,13 @@ from sdpg.objective.coefficients import (
     scores_old_policy,
     scores_teacher_first,
 )
+from sdpg.objective.gates import group_credits
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import write_evaluations, write_rollouts
-from sdpg.rewards.verifiers import Scorer, Verdict
+from sdpg.rewards.verifiers import Scorer, Status, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
@@ -197,7 +198,7 @@ class Trainer:
         watch.lap("rollout")
         verdicts = self.verify(sampled)
         watch.lap("reward")
-        experience = self.credit(sampled.rollouts, verdicts, at)
+        experience = self.credit(sampled.rollouts, verdicts, at, [not cut for cut in sampled.truncated])
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
@@ -246,7 +247,9 @@ class Trainer:
         golds = [row.answer for row in sampled.problems for _ in range(siblings)]
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
-    def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
+    def credit(
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, ended: list[bool] | None = None
+    ) -> Experience:
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
@@ -255,14 +258,17 @@ class Trainer:
         groups = rewards.view(-1, train.responses_per_prompt)
         kept = torch.tensor(kept_rollouts(verdicts, self.params.reward)).view_as(groups)
         advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept).flatten().tolist()
+        correct = [verdict.status is Status.CORRECT for verdict in verdicts]
+        credits = group_credits(advantages, rewards.tolist(), correct, train.responses_per_prompt)
         gate = gate_of(self.method)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in advantages]])
+        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in credits]])
         experience = Experience(
             **vars(rollouts),
             advantages=torch.tensor(advantages, dtype=torch.float64),
             gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
+            ended=ended,
         )
         if scores_teacher_first(train, at):
             taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]

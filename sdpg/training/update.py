@@ -169,14 +169,12 @@ class _Terms:
         self.old_logprobs = None
         if experience.old_logprobs is not None:
             self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device, non_blocking=True)
-        self.scored = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
-        if teacher is not None:
-            self.scored[teacher.tokens] = True
-        self.stored_teacher = None
-        if experience.teacher_logprobs is not None:
-            stored = [(experience.teacher_logprobs[i], length) for i, length in zip(group, lengths, strict=True)]
-            parts = [torch.zeros(length, device=device) if part is None else part.to(device) for part, length in stored]
-            self.stored_teacher = torch.cat(parts)
+        self.stored_teacher = _stored(experience.teacher_logprobs, group, lengths, device)
+        self.closing = None
+        if experience.ended is not None:
+            ended = torch.tensor([experience.ended[i] for i in group])
+            closing = responses.spread(ended) & (responses.positions == responses.spread(responses.lengths) - 1)
+            self.closing = closing.to(device, non_blocking=True)
         self.parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
@@ -199,6 +197,7 @@ class _Terms:
                 teacher_logprobs=values.teacher_logprobs,
                 teacher_entropy=values.teacher_entropy,
                 responses=self.responses.take(tokens),
+                closing=None if self.closing is None else self.closing[tokens],
             ),
         )
         weighted = terms.total * self.weights[tokens].to(dtype)
@@ -213,15 +212,25 @@ class _Terms:
         return {name: torch.cat([values[name] for _, values in self.parts])[order.argsort()] for name in names}
 
     def _gain(self, tokens: Tensor, old: Tensor, values: TokenValues) -> Tensor:
-        """Returns log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0: sign(A)·Δ is 0."""
+        """Returns log q(y_t) for the evidence, NaN for tokens that the teacher did not score."""
         if self.stored_teacher is not None:
             return self.stored_teacher[tokens].to(old.dtype)
-        return torch.where(self.scored[tokens], values.teacher_logprobs, old)
+        return values.teacher_logprobs
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
         values = {name: part for name, part in vars(terms).items() if name != "own"} | {"loss": weighted}
         values |= {f"terms.{name}": part for name, part in terms.own.items()}
         self.parts.append((tokens, {name: part.detach() for name, part in values.items()}))
+
+
+def _stored(
+    values: list[Tensor | None] | None, group: list[int], lengths: list[int], device: torch.device
+) -> Tensor | None:
+    """Joins what was scored at the start of the step, (N,), with NaN for rows that were not; None for nothing."""
+    if values is None:
+        return None
+    parts = zip((values[i] for i in group), lengths, strict=True)
+    return torch.cat([torch.full((n,), math.nan, device=device) if v is None else v.to(device) for v, n in parts])
 
 
 def _json_number(value: float) -> float | str:

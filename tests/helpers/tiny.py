@@ -12,7 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import find_gate
+from sdpg.objective.gates import find_gate, group_credits
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -76,6 +76,8 @@ def tiny_experience(
             responses.append([*ids(0, MAX_TOKENS - 1), EOS])
     advantages = group_advantages(torch.tensor(rewards), "population", 1e-6).flatten()
     row_gate = find_gate(gate_kind).row
+    flat = [reward for group in rewards for reward in group]
+    credits = group_credits(advantages.tolist(), flat, [reward > 0 for reward in flat], SIBLINGS)
 
     def around(values: list[list[float]], width: float) -> list[torch.Tensor]:
         return [torch.tensor([v + source.uniform(-width, width) for v in row], dtype=torch.float64) for row in values]
@@ -88,7 +90,7 @@ def tiny_experience(
         responses=responses,
         rollout_logprobs=rollout_logprobs,
         advantages=advantages,
-        gates=torch.tensor([row_gate(advantage) for advantage in advantages.tolist()], dtype=torch.float64),
+        gates=torch.tensor([row_gate(row) for row in credits], dtype=torch.float64),
         old_logprobs=around(rollout_logprobs, 0.3) if shifted_old else None,
         teacher_logprobs=list(around(rollout_logprobs, 0.5)) if shifted_old else None,
     )

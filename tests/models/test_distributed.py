@@ -374,7 +374,7 @@ def crediting(ranks: Ranks, folder: Path) -> None:
     # Every second reward is 1, as on the first rank.
     assert found[1] == [1.0, 0.0] * 6
     # So do the gates of the first rank, though a rule of one's own may differ between ranks.
-    GATES["by rank"] = Gate("", lambda advantage: float(ranks.rank))
+    GATES["by rank"] = Gate("", lambda row: float(ranks.rank))
     reader.method = reader.method.model_copy(update={"distillation": "jsd", "gate": "by rank"})
     experience = Trainer.credit(reader, sampled, verdicts, Coefficients(0.0, 0.0, 0.0))
     del GATES["by rank"]

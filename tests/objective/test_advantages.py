@@ -1,6 +1,7 @@
 """Tests group-relative advantages and gates: numbers by hand and properties over random rewards."""
 
 import math
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import GATES, find_gate
+from sdpg.objective.gates import GATES, RowCredit, find_gate
 
 EPS = 1e-6
 
@@ -92,8 +93,13 @@ def test_advantages_are_centred_and_ordered_like_the_rewards(quarters: list[int]
 
 
 def test_the_gate_opens_for_positive_advantages_only_or_for_all() -> None:
-    assert [find_gate("positive").row(advantage) for advantage in (0.5, 1e-300, 0.0, -0.0, -0.5)] == [1, 1, 0, 0, 0]
-    assert [find_gate("all").row(advantage) for advantage in (0.5, 0.0, -0.5)] == [1, 1, 1]
+    def opened(name: Any, advantages: tuple[float, ...]) -> list[float]:
+        return [find_gate(name).row(RowCredit(advantage, 1.0, True, 0.25)) for advantage in advantages]
+
+    assert opened("positive", (0.5, 1e-300, 0.0, -0.0, -0.5)) == [1, 1, 0, 0, 0]
+    assert opened("negative", (0.5, 1e-300, 0.0, -0.0, -0.5)) == [0, 0, 0, 0, 1]
+    assert opened("all", (0.5, 0.0, -0.5)) == [1, 1, 1]
+    assert opened(["positive", "difficulty"], (0.5, 0.0, -0.5)) == [0.75, 0, 0]
     assert GATES.keys() | {"import"} >= {"positive", "all"}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdpg.models.fused_head import fused_head
 from sdpg.objective.divergences import DIVERGENCES, WORKED_P, WORKED_Q, Divergence, Rows, divergence_of
 from sdpg.params import MethodParams
+from sdpg.params.method import SAMPLED
 from tests.helpers.direct_head import divergence_named, example, mixed
 from tests.helpers.tiny import tiny_method
 
@@ -46,7 +47,7 @@ def check_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> None:
 
 def test_the_registry_and_the_parameters_name_the_same_divergences() -> None:
     names = get_args(MethodParams.model_fields["distillation"].annotation)
-    assert set(names) == {"none", *DIVERGENCES}
+    assert set(names) == {"none", *DIVERGENCES, *SAMPLED}
     for kind in DIVERGENCES.values():
         assert {option.name for option in fields(kind)} <= MethodParams.model_fields.keys()
 
@@ -86,8 +87,8 @@ def test_a_row_kernel_equals_autograd_through_the_formula(kind: str, spread: flo
 class Hellinger(Divergence):
     """Σ (√p - √q)², of which nobody derived a gradient."""
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(-1)
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return ((log_p / 2).exp() - (log_q / 2).exp()).square()
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 20])
@@ -124,6 +125,8 @@ def independent_divergence(student: np.ndarray, teacher: np.ndarray, kind: str, 
     if kind == "kl_teacher_student":
         return rel_entr(q, p).sum(-1)
     mixture = beta * q + (1 - beta) * p
+    if kind == "skewed_kl":
+        return rel_entr(p, mixture).sum(-1)
     return beta * rel_entr(q, mixture).sum(-1) + (1 - beta) * rel_entr(p, mixture).sum(-1)
 
 

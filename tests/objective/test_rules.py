@@ -20,7 +20,7 @@ from sdpg.files import write_json
 from sdpg.models.experience import Experience
 from sdpg.objective import coefficients as rules
 from sdpg.objective import methods
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import GATES, RowCredit
 from sdpg.params import MethodParams, Params, parse_params
 from sdpg.params.stored import fields_read, method_of, train_of
 from sdpg.planning.plan import largest_passes
@@ -31,16 +31,23 @@ from sdpg.tuning.trials import beta_at
 from tests.helpers.fabricated import params_with
 from tests.objective.test_methods import token_inputs
 
-ADVANTAGES = [1.5, -0.5, 0.0, 0.25, -2.0, 0.0, 1.0, 0.0]
+ADVANTAGES = [1.5, -0.5, 0.0, 0.25, -2.0, 0.0, 1.0, -0.25]
 """Of the rollouts of a step."""
+ROWS = [
+    RowCredit(advantage, 2.0 * right - 1, right, 0.5 if advantage else float(right))
+    for advantage, right in zip(ADVANTAGES, [True, False, True, True, False, False, True, False], strict=True)
+]
 NUMBERS: dict[str, tuple[float | None, ...]] = {
     "clip_low": (0.1, 0.2), "clip_high": (0.2, 0.28), "dual_clip": (None, 3.0),
     "rlsd_lambda": (0.0, 0.5, 1.0), "rlsd_decay": (0.0, 0.125, 0.6, 1.0), "rlsd_warmup": (0.0, 0.2, 1.0),
     "rlsd_clip": (0.1, 0.3), "jsd_beta": (0.5, 0.25),
     "beta": (0.0, 1e-3, 2.0), "beta_warmup": (0.0, 0.125, 1.0), "beta_decay": (0.0, 0.2, 0.875),
+    "evidence_tau": (1.0,), "evidence_threshold": (0.0,), "evidence_share": (1.0, 0.5), "skew": (0.5, 0.9),
+    "top_k": (None, 3, 500), "entry_clip": (None, 0.05), "gate_kappa": (0.0, 5.0), "gate_quantile": (0.2, 0.5),
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
+OTHERWISE = ("terms", "token_gate", "exclude_eos")
 TRAIN = {"steps", "lr", "updates_per_batch", "old_logprobs", "lr_warmup", "lr_decay", "lr_shape", "lr_starts_at_zero",
          "record_every", "record_rows"}  # fmt: skip
 """What the rules read of the section ``train``."""
@@ -73,7 +80,7 @@ class Drawn:
 
     @property
     def gates(self) -> list[float]:
-        return [rules.gate_of(self.method).row(advantage) for advantage in ADVANTAGES]
+        return [rules.gate_of(self.method).row(row) for row in ROWS]
 
 
 def own_term(name: str) -> dict[str, Any]:
@@ -96,8 +103,13 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     rest = {
         field: draw(st.sampled_from(NUMBERS[field] if field in NUMBERS else names(field)))
         for field in MethodParams.model_fields
-        if field not in heads and field != "terms"
+        if field not in heads and field not in OTHERWISE
     }
+    rest["gate"] = draw(st.sampled_from([rest["gate"], rest["gate"], ["positive", "difficulty"]]))
+    gained = heads["distillation"] == "sampled_gain"
+    # Quantiles close the gate of tokens of which the rules know nothing.
+    rest["token_gate"] = ["sigmoid"] if gained else draw(st.sampled_from([[], ["sigmoid"]]))
+    rest["exclude_eos"] = draw(st.booleans())
     rest["terms"] = draw(st.sampled_from([{}, {}, {"likely": own_term("likely")}, {"taught": own_term("taught")}]))
     return fields_read(heads | rest)
 
@@ -172,7 +184,7 @@ def said(rule: Callable[..., bool], drawn: Drawn, *before: Any) -> list[bool]:
 
 
 def test_every_option_is_drawn_and_every_gate_can_be_chosen() -> None:
-    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", "terms", *NUMBERS}
+    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", *OTHERWISE, *NUMBERS}
     left = {field for field in MethodParams.model_fields if field not in drawn and not names(field)}
     assert not left, "say which values of them to draw"
     assert names("gate") == tuple(GATES)
@@ -198,7 +210,7 @@ def test_coefficients_and_learning_rate_heed_every_option(drawn: Drawn) -> None:
     weight = method.rlsd_lambda * factor(step, method.rlsd_warmup, method.rlsd_shape)
     weight *= factor(max(0, left), method.rlsd_decay, method.rlsd_shape)
     assert drawn.at.beta == pytest.approx(beta if method.distillation != "none" else 0.0, abs=1e-15)
-    assert drawn.at.rlsd_lambda == pytest.approx(weight if method.token_weighting == "rlsd" else 0.0, abs=1e-15)
+    assert drawn.at.rlsd_lambda == pytest.approx(weight if method.token_weighting != "none" else 0.0, abs=1e-15)
     assert drawn.at.alpha == (method.alpha if method.reference != "none" else 0.0)
     assert drawn.at.entropy_bonus == method.entropy_bonus
     lr = train.lr * factor(step - train.lr_starts_at_zero, train.lr_warmup, "linear")
@@ -222,6 +234,7 @@ def test_the_rules_are_what_the_loss_reads(drawn: Drawn) -> None:
             ref_logprobs=inputs.ref_logprobs if reads_reference else None,
             gain_teacher_logprobs=inputs.gain_logprobs + gain if at.rlsd_lambda > 0 else None,
             teacher_logprobs=inputs.gain_logprobs + gain,
+            contrast_logprobs=inputs.gain_logprobs if method.token_weighting != "none" else None,
         )
         return methods.token_losses(method, at, drawn.params.train, told).total.detach()
 
@@ -262,7 +275,7 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
 
     largest = largest_passes(params, False)
     own = any(term.reads_teacher for term in method.terms.values())
-    taught_at_all = method.distillation != "none" or method.token_weighting == "rlsd" or own
+    taught_at_all = method.distillation != "none" or method.token_weighting != "none" or own
     recorded = params.train.record_rows > 0
     assert (largest.teacher_tokens > 0) == (largest.scored > 0) == (taught_at_all or recorded)
     frozen = taught_at_all and method.teacher == "reference"
@@ -290,8 +303,8 @@ def test_the_app_believes_what_training_did(drawn: Drawn, otherwise: bool) -> No
 
     kind = gates.kind(run)
     distils = method.distillation != "none"
-    assert (kind.distils, kind.rlsd) == (distils, method.token_weighting == "rlsd")
-    assert kind.gate == (method.gate if distils else "positive")
+    assert (kind.distils, kind.rlsd) == (distils, method.token_weighting != "none")
+    assert kind.gate == (" · ".join(rules.gate_names(method.gate)) if distils else "positive")
     assert kind.keeps_out == (not all(drawn.gates))
 
 
@@ -305,10 +318,11 @@ def test_rescoring_and_the_report_name_the_gate_that_held(drawn: Drawn, otherwis
         (folder / "rollouts" / "step-000001-rank-0.parquet").touch()
         gate = find_run(name, {}, folder).gate
     # Rescoring knows an advantage's sign alone.
-    assert [gate.row((advantage > 0) - (advantage < 0)) for advantage in ADVANTAGES] == drawn.gates
+    assert [gate.row(replace(row, advantage=(row.advantage > 0) - (row.advantage < 0))) for row in ROWS] == drawn.gates
 
     values = {path: value for choice in resolve(drawn.params) for path, value in choice.values}
-    assert values["methods.*.gate"] == f"{drawn.method.gate if rules.distils(drawn.method) else NOT_USED} (all)"
+    gate = rules.gate_name(drawn.method) if rules.distils(drawn.method) else NOT_USED
+    assert values["methods.*.gate"] == f"{gate} (all)"
     penalty = drawn.method.reference_in if drawn.method.reference != "none" else NOT_USED
     assert values["methods.*.reference_in"] == f"{penalty} (all)"
     assert rules.penalizes_reward(drawn.method) == (penalty == "reward")
