@@ -105,7 +105,7 @@ def number(value: float) -> str:
 
 def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     """Returns all signals, with the scales of the run that the row belongs to."""
-    train, method = train_of(params), method_of(params, row["method"])
+    train, method = train_of(params, row["method"]), method_of(params, row["method"])
     siblings = max(int(train.responses_per_prompt), 2)
     # No value of a sample is further from the sample's mean than this many of its standard deviations.
     sample = train.advantage_std == "sample"
@@ -169,7 +169,7 @@ class Plan:
 
 def plan(row: Row, params: Mapping[str, Any]) -> Plan:
     """Returns what training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
-    train, method, step = train_of(params), method_of(params, row["method"]), int(row["step"])
+    train, method, step = train_of(params, row["method"]), method_of(params, row["method"]), int(row["step"])
     scored = rules.is_recorded(train, step)
     if scored:
         count = train.prompts_per_step * train.responses_per_prompt
@@ -210,7 +210,7 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
             unknown.
     """
     done, method = plan(row, params), method_of(params, row["method"])
-    updates = train_of(params).updates_per_batch
+    updates = train_of(params, row["method"]).updates_per_batch
     result = []
     for key, signal in catalogue(row, params).items():
         missing = next((column for column in NEEDS[key] if row[column] is None), None)

@@ -40,6 +40,7 @@ class TokenInputs:
             reads it.
         contrast_logprobs: (N,) log-probs of the sampled tokens under the contrasting hint, NaN where there is none;
             None where no term reads them.
+        sampler_logprobs: (N,) the sampler's log-probs of its tokens; None where nothing corrects for it.
         closing: (N,) bool, the token that ends its response; None where none is marked.
         responses: the response of each token, and the token's place in it. Sums over a response are those of all its
             tokens only for a method that :func:`reads_whole_responses`.
@@ -58,6 +59,7 @@ class TokenInputs:
     teacher_entropy: Tensor
     responses: Responses
     contrast_logprobs: Tensor | None = None
+    sampler_logprobs: Tensor | None = None
     closing: Tensor | None = None
 
 
@@ -124,6 +126,11 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
         )
     )
 
+    of_outcome = outcome.loss
+    if inputs.sampler_logprobs is not None and train.sampler_correction is not None:
+        apart = losses.importance_ratio(inputs.old_logprobs, inputs.sampler_logprobs)
+        of_outcome = of_outcome * apart.detach().clamp(max=train.sampler_correction)
+
     distillation = zeros
     if at.beta > 0 and distils(method):
         divergence = _sampled(method.distillation, inputs) if method.distillation in SAMPLED else inputs.divergence
@@ -145,8 +152,8 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
     own = {name: term.coefficient * _own_values(name, term, inputs) for name, term in method.terms.items()}
     for values in own.values():
         others = others + values
-    total = outcome.loss + off_policy * others
-    return TokenLosses(outcome.loss, distillation, reference, own, total, ratio.detach(), weight, outcome.clipped)
+    total = of_outcome + off_policy * others
+    return TokenLosses(of_outcome, distillation, reference, own, total, ratio.detach(), weight, outcome.clipped)
 
 
 def _token_factors(method: MethodParams, inputs: TokenInputs) -> Iterator[Tensor]:

@@ -119,6 +119,12 @@ def antisd(evidence: Evidence, method: Any) -> Tensor:
     return evidence.advantages - evidence.strength * (torch.logaddexp(gain, zero) - torch.logaddexp(zero, zero)) / 2
 
 
+def sampled_opsd(evidence: Evidence, method: Any) -> Tensor:
+    """Returns λ·clip(Δ, 0, 20) where A > 0, and 0 elsewhere: the sampled-token OPSD of SDPG's public code (D11)."""
+    gain = torch.where(evidence.teacher.isnan(), 0.0, evidence.teacher - evidence.student)
+    return evidence.strength * gain.clamp(0, 20) * (evidence.advantages > 0)
+
+
 def keep_sign(advantages: Tensor, bonus: Tensor) -> Tensor:
     """Returns A + bonus where that has A's sign, and 0 where it has not; a zero advantage stays zero."""
     return torch.where((advantages + bonus) * advantages > 0, advantages + bonus, 0.0)
@@ -140,5 +146,6 @@ CREDITS: dict[str, TokenCredit] = {
     "rlcsd": TokenCredit(rlcsd, "A + λ·tanh((log q⁺−log q⁻)/τ), sign kept", contrast=True, whole_responses=True),
     "sipo": TokenCredit(sipo, "A + λ·clip(log q⁺−log q⁻, ±ε_w), sign kept", contrast=True, adds=True),
     "antisd": TokenCredit(antisd, "A − λ·½(softplus(Δ) − log 2)", adds=True),
+    "sampled_opsd": TokenCredit(sampled_opsd, "λ·clip(Δ, 0, 20)·1[A > 0]"),
 }
 """Name in params.yaml → rule."""

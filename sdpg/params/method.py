@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sdpg.params.section import Fraction, Imported, Name, Positive, Section
+from sdpg.params.train import TrainOverrides
 
 GateName = Literal["positive", "all", "negative", "correct", "wrong", "difficulty"]
 TokenGateName = Literal["sigmoid", "divergence_quantile", "teacher_entropy_quantile"]
@@ -35,7 +36,7 @@ class MethodParams(Section):
     clip_high: Annotated[float, Field(ge=0)] = 0.2
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """The bound c of A.3 for negative advantages; None is no bound."""
-    token_weighting: Literal["none", "rlsd", "cepo", "rlcsd", "sipo", "antisd"] = "none"
+    token_weighting: Literal["none", "rlsd", "cepo", "rlcsd", "sipo", "antisd", "sampled_opsd"] = "none"
     """How the teacher's evidence changes the advantage of each token; see :mod:`sdpg.objective.token_credit`."""
     rlsd_lambda: Fraction = 0.5
     """λ, the strength of the evidence."""
@@ -98,6 +99,8 @@ class MethodParams(Section):
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
     """η: the loss gets -η·H, where H is the exact entropy of each token's distribution. It is not part of the paper."""
+    train: TrainOverrides = Field(default_factory=TrainOverrides)
+    """Values of the section ``train`` that hold for this method alone, such as its normaliser."""
     terms: dict[Name, OwnTerm] = Field(default_factory=dict)
     """A user's own further terms, by name; see docs/own_parts.md."""
 

@@ -35,9 +35,10 @@ def _described(kind: type[Imported], part: Any) -> Any:
     return kind.model_construct(**{key: value for key, value in part.items() if key in kind.model_fields})
 
 
-def train_of(tree: Mapping[str, Any]) -> TrainParams:
-    """Returns the section ``train``; its own sections stay plain mappings."""
-    return TrainParams.model_construct(**_known(TrainParams, tree, "train"))
+def train_of(tree: Mapping[str, Any], method: str | None = None) -> TrainParams:
+    """Returns the section ``train``, as it holds for a method where one is named; its own sections stay plain."""
+    own = {} if method is None else _known(TrainParams, tree, "methods", method, "train")
+    return TrainParams.model_construct(**_known(TrainParams, tree, "train") | own)
 
 
 def fields_read(entry: Any) -> Any:

@@ -204,7 +204,8 @@ class RowsRead:
 
 def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
     """Returns the shares of rows that a step's passes read, by the rules of :mod:`sdpg.objective.coefficients`."""
-    at, gate = rules.coefficients(method, step, params.train.steps), rules.gate_of(method).row
+    train = params.train_of(method)
+    at, gate = rules.coefficients(method, step, train.steps), rules.gate_of(method).row
     positive, mixed = assumed.gate_rate, max(assumed.gate_rate, assumed.mixed_rate)
     # Rules ask no more than these examples say; uniform groups are taken to be right and wrong equally often.
     shares = (positive, mixed - positive, (1.0 - mixed) / 2, (1.0 - mixed) / 2)
@@ -216,10 +217,10 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
 
     student = share(partial(rules.is_trained, method, at))
     teacher = share(partial(rules.reads_teacher, method, at))
-    if rules.scores_teacher_first(params.train, at):
+    if rules.scores_teacher_first(train, at):
         teacher += share(partial(rules.reads_teacher, method, replace(at, rlsd_lambda=0.0)))
     # The penalty reads student and reference.
-    before = int(rules.scores_old_policy(params.train)) + 2 * int(rules.penalizes_reward(method))
+    before = int(rules.scores_old_policy(train)) + 2 * int(rules.penalizes_reward(method))
     return RowsRead(student, student if rules.reads_reference(method, at) else 0.0, teacher, before)
 
 

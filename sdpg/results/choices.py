@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdpg.params import Imported, Params
+from sdpg.params.train import OVERRIDABLE
 
 NOT_USED = "not used"
 
@@ -102,13 +103,18 @@ def _text(value: object) -> str:
 
 def _per_method(params: Params, field: str) -> str:
     """Returns 'value (methods); value (methods)', in the order in which the values first appear."""
+    methods = {name: params.method(name) for name in params.run.methods}
+    values = {name: _text(getattr(each, field)) if each.reads(field) else NOT_USED for name, each in methods.items()}
+    return values[next(iter(values))] + " (all)" if len(set(values.values())) == 1 else _grouped(values)
+
+
+def _grouped(values: dict[str, str]) -> str:
+    """Returns the one value that all methods have, or each value with its methods."""
     groups: dict[str, list[str]] = {}
-    for name in params.run.methods:
-        method = params.method(name)
-        value = _text(getattr(method, field)) if method.reads(field) else NOT_USED
+    for name, value in values.items():
         groups.setdefault(value, []).append(name)
     if len(groups) == 1:
-        return f"{next(iter(groups))} (all)"
+        return next(iter(groups))
     return "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items())
 
 
@@ -116,6 +122,10 @@ def _value(params: Params, path: str) -> str:
     if path.startswith("methods.*."):
         return _per_method(params, path.removeprefix("methods.*."))
     section, name = path.split(".")
+    if section == "train" and name in OVERRIDABLE:
+        return _grouped(
+            {method: _text(getattr(params.train_of(params.method(method)), name)) for method in params.run.methods}
+        )
     if section == "methods":
         there = "offered" if name in params.methods else "not in params.yaml"
         return f"{there}, {'run' if name in params.run.methods else 'not run'}"

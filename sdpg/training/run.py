@@ -183,6 +183,7 @@ def make_trainer(
     ranks: Ranks = SOLO,
 ) -> Trainer:
     """Returns the trainer of one run, with base, data and problem sets read from the outputs of the earlier stages."""
+    params = params.for_method(method)
     train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
     needed = needs_reference_weights(settings, train)

@@ -5,9 +5,8 @@ Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-import random
 from typing import Any
 
 import torch
@@ -50,27 +49,11 @@ from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update, kept_rollouts
+from sdpg.training.steps import Sampled, Step, Update, kept_rollouts, refill, shuffled, step_prompts
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of step k's problems, of ``count``: each epoch has an order of its own and is cut into steps.
-
-    The order depends on the seed alone, so that methods see the same problems at the same step.
-    """
-    places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
-    return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(count))
-    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
-    return order
 
 
 @dataclass
@@ -198,6 +181,13 @@ class Trainer:
         watch.lap("rollout")
         verdicts = self.verify(sampled)
         watch.lap("reward")
+        refilled = None
+        if rounds := self.params.train.refill_rounds:
+            spare = [self.problems[i] for i in shuffled(len(self.problems), derive_seed(self.seed, "refill", number))]
+            sampled, verdicts, refilled = refill(
+                sampled, verdicts, spare, rounds, partial(self.sample, number), self.verify
+            )
+            watch.lap("rollout")
         experience = self.credit(sampled.rollouts, verdicts, at, [not cut for cut in sampled.truncated])
         task = self.task(experience, number, at)
         watch.lap("update")
@@ -212,22 +202,28 @@ class Trainer:
         kept = kept_rollouts(verdicts, self.params.reward)
         step = Step(sampled, verdicts, experience, update, diagnosed, kept)
         metrics = self.write(step, number) | gradients | {
+            "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
         }  # fmt: skip
         watch.lap("record")
         return metrics
 
-    def sample(self, step: int) -> Sampled:
-        """Samples G responses to each of the step's problems from the current weights."""
+    def sample(self, step: int, chosen: list[PreparedRow] | None = None, refill: int = 0) -> Sampled:
+        """Samples G responses to each of some problems, by default the step's, from the current weights."""
         train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
-        chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
+        if chosen is None:
+            order = step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)
+            chosen = [self.problems[i] for i in order]
         # Siblings share their prompt: each prompt is tokenised once.
         prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
         shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
         student_prompts = [ids for ids in prompts for _ in range(siblings)]
         sampling = Sampling(
-            rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
+            rollout.temperature,
+            rollout.top_p,
+            rollout.max_tokens,
+            derive_seed(self.seed, "rollout", step, *([refill] if refill else [])),
         )
         completions = self.engine.generate(student_prompts, sampling)
         self.engine.rest()
@@ -257,7 +253,11 @@ class Trainer:
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)
         kept = torch.tensor(kept_rollouts(verdicts, self.params.reward)).view_as(groups)
-        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept).flatten().tolist()
+        advantages = (
+            group_advantages(groups, train.advantage_std, train.advantage_eps, kept, train.advantage_baseline)
+            .flatten()
+            .tolist()
+        )
         correct = [verdict.status is Status.CORRECT for verdict in verdicts]
         credits = group_credits(advantages, rewards.tolist(), correct, train.responses_per_prompt)
         gate = gate_of(self.method)

@@ -169,6 +169,10 @@ class _Terms:
         self.old_logprobs = None
         if experience.old_logprobs is not None:
             self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device, non_blocking=True)
+        self.sampler_logprobs = None
+        if task.train.sampler_correction is not None:
+            sampled = [torch.tensor(experience.rollout_logprobs[i]) for i in group]
+            self.sampler_logprobs = torch.cat(sampled).to(device, non_blocking=True)
         self.stored_teacher = _stored(experience.teacher_logprobs, group, lengths, device)
         self.closing = None
         if experience.ended is not None:
@@ -197,6 +201,7 @@ class _Terms:
                 teacher_logprobs=values.teacher_logprobs,
                 teacher_entropy=values.teacher_entropy,
                 responses=self.responses.take(tokens),
+                sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs[tokens],
                 closing=None if self.closing is None else self.closing[tokens],
             ),
         )

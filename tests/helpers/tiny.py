@@ -55,7 +55,12 @@ def tiny_method(**values: Any) -> MethodParams:
 
 
 def tiny_experience(
-    rewards: list[list[float]] | None = None, gate_kind: Any = "positive", seed: int = 3, shifted_old: bool = False
+    rewards: list[list[float]] | None = None,
+    gate_kind: Any = "positive",
+    seed: int = 3,
+    shifted_old: bool = False,
+    std: Any = "population",
+    baseline: Any = "group",
 ) -> Experience:
     """Ragged rollouts with the given rewards: by default a mixed, a uniform and a lopsided group.
 
@@ -74,7 +79,7 @@ def tiny_experience(
             student_prompts.append(prompt)
             teacher_prompts.append(prompt[:2] + hint + prompt[2:])
             responses.append([*ids(0, MAX_TOKENS - 1), EOS])
-    advantages = group_advantages(torch.tensor(rewards), "population", 1e-6).flatten()
+    advantages = group_advantages(torch.tensor(rewards), std, 1e-6, None, baseline).flatten()
     row_gate = find_gate(gate_kind).row
     flat = [reward for group in rewards for reward in group]
     credits = group_credits(advantages.tolist(), flat, [reward > 0 for reward in flat], SIBLINGS)
