@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Fraction, Imported, Name, Section
+from sdpg.params.section import Fraction, Imported, Name, Positive, Section
 
 
 class OwnTerm(Imported):
@@ -41,8 +41,12 @@ class MethodParams(Section):
     """The divergence, exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it
     forward)."""
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    teacher: Literal["current", "reference"] = "current"
-    """The policy whose weights play the teacher."""
+    teacher: Literal["current", "reference", "ema", "snapshot", "gated"] = "current"
+    """The policy whose weights play the teacher; :mod:`sdpg.models.teachers` defines each at every step."""
+    teacher_rate: Fraction = 0.05
+    """ema: the share of the student's weights that the teacher takes in after each step; the default is SDPO's."""
+    teacher_every: Positive = 20
+    """snapshot: the steps after which the student becomes the teacher; the default is that of RLSD's authors."""
     gate: Literal["positive", "all"] | Imported = "positive"
     """D1: positive distils rollouts with positive advantage only, all distils every rollout; an own rule is a
     :class:`sdpg.objective.gates.Gate`."""
@@ -69,11 +73,12 @@ class MethodParams(Section):
         clipped = self.outcome not in ("none", "reinforce")
         distils = self.distillation != "none"
         rlsd = self.token_weighting == "rlsd"
-        own_teacher = any(term.reads_teacher for term in self.terms.values())
+        taught = distils or rlsd or any(term.reads_teacher for term in self.terms.values())
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
-            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd or own_teacher,
+            "jsd_beta": self.distillation == "jsd", "teacher": taught,
+            "teacher_rate": taught and self.teacher == "ema", "teacher_every": taught and self.teacher == "snapshot",
             "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",
@@ -87,7 +92,7 @@ class MethodParams(Section):
             raise ValueError(
                 f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"reference={self.reference}: remove, or switch on the term that reads it"
+                f"teacher={self.teacher}, reference={self.reference}: remove, or switch on the term that reads it"
             )
         if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
