@@ -19,6 +19,7 @@ from tests.helpers.tiny import (
     SIBLINGS,
     gradients,
     tiny_policies,
+    with_teacher,
 )
 
 METHODS = load_params(Path(__file__).parents[2] / "params.yaml").methods
@@ -44,6 +45,8 @@ def update(
     rows: range | None = None, dump: Path = Path("unused.json"),
 ) -> tuple[Accumulated, Tensor]:  # fmt: skip
     """All that the module under test leaves behind, and the gradient."""
+    if policies.teacher_weights is None:
+        with_teacher(policies, method)
     policies.student.zero_grad(set_to_none=True)
     everyone = range(len(experience.responses)) if rows is None else rows
     task = Task(policies, experience, method, at, train, MAX_TOKENS, dump)

@@ -27,12 +27,17 @@ from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
-from tests.helpers.plain_update import METHODS, gate_kind, switched_on
+from tests.helpers.plain_update import METHODS as KNOWN
+from tests.helpers.plain_update import gate_kind, switched_on
 from tests.helpers.tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
 from tests.helpers.two_ranks import STRATEGIES, adapted, on_two_ranks, policies
 
 STEPS = 3
 BUDGET = 128
+AVERAGE = tiny_method(
+    token_weighting="rlsd", distillation="kl_student_teacher", reference="ufkl", teacher="ema", teacher_rate=0.25
+)
+METHODS = KNOWN | {"moving average": AVERAGE}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -67,7 +72,14 @@ def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, di
             found[f"{prefix} {step} gradient {name}"] = whole(parameter.grad).clone()
         norm = whole(torch.nn.utils.clip_grad_norm_(one.student.parameters(), 1.0))
         found[f"{prefix} {step} norm"] = norm.reshape(1).clone()
+        if one.teacher_weights is not None:
+            distance = one.teacher_metrics(step + 1)["teacher_distance"]
+            found[f"{prefix} {step} distance"] = torch.tensor([distance], dtype=torch.float64)
         optimizer.step()
+        one.advance_teacher(step + 1, None)
+    if one.teacher_weights is not None:
+        for name, weight in one.teacher_weights.weights.items():
+            found[f"{prefix} teacher {name}"] = whole(weight).clone()
     for name, parameter in one.student.named_parameters():
         found[f"{prefix} weight {name}"] = whole(parameter.detach()).clone()
     return found, columns
@@ -101,7 +113,7 @@ def every_method(ranks: Ranks, folder: Path) -> None:
     found: Tensors = {}
     for strategy in STRATEGIES:
         for name, method in METHODS.items():
-            one = policies(strategy, ranks)
+            one = policies(strategy, ranks, method=method)
             with counted_passes(one.student) as student, counted_passes(one.reference) as reference:
                 more, columns = train(one, method, f"{strategy} {name}")
             found |= more
@@ -123,7 +135,7 @@ def test_three_updates_of_every_method_equal_those_of_one_process(found: Path) -
     assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(METHODS)
     tensors = load_file(found / "methods.safetensors")
     for name, method in METHODS.items():
-        expected, columns = train(policies("none", SOLO), method, name)
+        expected, columns = train(policies("none", SOLO, method=method), method, name)
         for strategy in STRATEGIES:
             torch.testing.assert_close(tensors.pop(f"{strategy} {name} column"), columns["loss"].values)
             compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
@@ -258,6 +270,16 @@ def adapters(ranks: Ranks, folder: Path) -> None:
         one = adapted(strategy, ranks, moved=False, half=True)
         more, _ = train(one, FROZEN_TEACHER, f"{strategy} half")
         found |= {name: tensor for name, tensor in more.items() if "gradient" in name}
+        one = adapted(strategy, ranks, method=AVERAGE)
+        more, _ = train(one, AVERAGE, f"{strategy} average")
+        found |= more
+        optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2)
+        save_checkpoint(folder / f"average-{strategy}", 3, one.student, optimizer, ranks, one.teacher_weights)
+        ranks.wait()
+        again = adapted(strategy, ranks, method=AVERAGE)
+        load_checkpoint(folder / f"average-{strategy}", again.student, None, ranks, again.teacher_weights)
+        for name, weight in again.teacher_weights.weights.items():
+            assert torch.equal(whole(weight), more[f"{strategy} average teacher {name}"]), name
     if ranks.first:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "adapters.safetensors")
 
@@ -276,8 +298,10 @@ def adapter_checkpoint(folder: Path) -> Policies:
 def test_an_adapter_on_two_ranks_is_trained_as_on_one(found: Path) -> None:
     tensors = load_file(found / "adapters.safetensors")
     expected = adapted_training(adapted("none", SOLO), "")
+    average, _ = train(adapted("none", SOLO, method=AVERAGE), AVERAGE, "average")
     for strategy in STRATEGIES:
         compare({key: tensors[f"{strategy}{key}"] for key in expected}, expected)
+        compare({key: tensors[f"{strategy} {key}"] for key in average}, average)
         half = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{strategy} half")}
         # At first B is 0, and A has no gradient but 0.
         moved = [bool(tensor.any()) for name, tensor in half.items() if " 0 " not in name or ".lora_B." in name]
