@@ -20,6 +20,7 @@ from sdpg.params import MethodParams
 from tests.helpers.adapted import adapted_policies
 from tests.helpers.tiny import tiny_model
 
+Tensors = dict[str, torch.Tensor]
 SIZE = 2
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -104,3 +105,11 @@ def adapted(
     if method and keeps_teacher_weights(method):
         one.teacher_weights = TeacherWeights(method, one.student, None, 0.0)
     return one
+
+
+def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
+    """Compares tensors by name, each to rounding of its largest number."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = value.abs().max().item()
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance * size, msg=name)

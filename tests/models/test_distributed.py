@@ -13,7 +13,6 @@ import torch
 
 from sdpg.models import experience as experience_module
 from sdpg.models.adapters import full_weights
-from sdpg.models.batches import deal
 from sdpg.models.columns import TokenColumn, gather_columns, join_columns
 from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
@@ -30,7 +29,7 @@ from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.plain_update import METHODS as KNOWN
 from tests.helpers.plain_update import gate_kind, switched_on
 from tests.helpers.tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
-from tests.helpers.two_ranks import STRATEGIES, adapted, on_two_ranks, policies
+from tests.helpers.two_ranks import STRATEGIES, Tensors, adapted, compare, on_two_ranks, policies
 
 STEPS = 3
 BUDGET = 128
@@ -38,7 +37,6 @@ AVERAGE = tiny_method(
     token_weighting="rlsd", distillation="kl_student_teacher", reference="ufkl", teacher="ema", teacher_rate=0.25
 )
 METHODS = KNOWN | {"moving average": AVERAGE}
-Tensors = dict[str, torch.Tensor]
 
 
 def rollouts(step: int, method: MethodParams) -> Experience:
@@ -83,13 +81,6 @@ def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, di
     for name, parameter in one.student.named_parameters():
         found[f"{prefix} weight {name}"] = whole(parameter.detach()).clone()
     return found, columns
-
-
-def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        size = value.abs().max().item()
-        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance * size, msg=name)
 
 
 # --- every method, both strategies
@@ -149,14 +140,6 @@ def test_the_split_of_these_rows_is_uneven() -> None:
     assert sorted(rows[0] + rows[1]) == list(range(12))
     assert len(rows[0]) != len(rows[1])
     assert {len(batches) for batches in dealt} != {1}
-
-
-def test_lines_are_dealt_by_their_tokens() -> None:
-    assert deal([5, 9, 2, 1], 2) == [[1], [0, 2, 3]]
-    assert deal([3, 3, 3], 2) == [[0, 2], [1]]
-    assert deal([4, 1, 7], 1) == [[0, 1, 2]]
-    assert deal([], 2) == [[], []]
-    assert deal([1], 3) == [[0], [], []]
 
 
 # --- gates that are closed on one rank and open on the other

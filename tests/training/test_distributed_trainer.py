@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -32,11 +33,10 @@ from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
-from tests.helpers.two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
+from tests.helpers.two_ranks import STRATEGIES, Tensors, model, on_two_ranks, plugin, policies
 from tests.training.test_trainer import small
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
-Tensors = dict[str, torch.Tensor]
 
 
 def optimizer_of(one: Policies) -> torch.optim.AdamW:
@@ -235,11 +235,9 @@ def trained(params: Params, ranks: Ranks, strategy: str, state: Path, on_step: A
     """The trainer's own loop on a random model and a teacher of its own, with rewards that vary."""
     prepared = prepare(params)
     tokenizer = prepared.tokenizer
-    models = []
-    for _ in range(4):
-        torch.manual_seed(0)
-        models.append(scratch_model(params.base.model, tokenizer))  # type: ignore[arg-type]
-    student, reference, teacher, sampler = models
+    torch.manual_seed(0)
+    student = scratch_model(params.base.model, tokenizer)  # type: ignore[arg-type]
+    reference, teacher, sampler = (copy.deepcopy(student) for _ in range(3))
     weights = None
     if strategy == "fsdp2":
         for part in (student, reference, teacher):
