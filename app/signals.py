@@ -110,8 +110,7 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     # No value of a sample is further from the sample's mean than this many of its standard deviations.
     sample = train.advantage_std == "sample"
     largest = math.sqrt(siblings - 1) * (math.sqrt((siblings - 1) / siblings) if sample else 1)
-    teacher = "the base" if method.teacher == "reference" else "the current weights"
-    shown = f"under the privileged prompt ({teacher}, before the update)"
+    shown = f"under the privileged prompt ({_teacher(method, int(row['step']))}, before the update)"
     gate = "1 where the rollout is distilled, 0 where it is not"
     if not rules.distils(method):
         gate = f"{method.title} distils nothing; this is what the gate A > 0 would be"
@@ -139,6 +138,25 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                  "loss", Scale(-3, 0, 3, True, True)),
     }  # fmt: skip
     return {key: Signal(key, LABELS[key], *descriptions[key]) for key in KEYS}
+
+
+def _teacher(method: MethodParams, step: int) -> str:
+    """Returns whose weights played the teacher at a step."""
+    if not rules.has_teacher(method):
+        return "the current weights"
+    match method.teacher:
+        case "current":
+            return "the current weights"
+        case "reference":
+            return "the base"
+        case "ema":
+            return f"the moving average of the weights, rate {number(method.teacher_rate)}"
+        case "snapshot":
+            taken = (step - 1) // method.teacher_every * method.teacher_every
+            return f"the weights after step {taken}" if taken else "the base, until the first snapshot"
+        case "gated":
+            return "the weights with the best validation accuracy so far"
+    return f"{method.teacher}, which this version does not know"
 
 
 def _unknown_gate(method: MethodParams) -> str:

@@ -17,6 +17,7 @@ from sdpg.models.experience import Rollouts
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models.loading import hidden_and_head, response_hidden, with_head
 from sdpg.models.ranks import SOLO, Ranks
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.divergences import divergence_of
 from sdpg.objective.methods import reads_teacher_entropy
 from sdpg.params import MethodParams
@@ -57,6 +58,8 @@ class Policies:
         ranks: the processes that the rows are dealt to.
         replica: what wraps the student in passes with gradient, so that these are summed over the ranks; None where
             nothing has to, or the student is sharded.
+        teacher_weights: those of a teacher that is neither student nor reference; None where the method has no such
+            teacher.
     """
 
     student: Any
@@ -68,6 +71,7 @@ class Policies:
     line_tokens: int = 0
     ranks: Ranks = SOLO
     replica: DistributedDataParallel | None = None
+    teacher_weights: TeacherWeights | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context of every forward pass, which sets the type of its matrix products."""
@@ -124,7 +128,22 @@ class Policies:
 
     def teacher(self, method: MethodParams) -> Any:
         """Returns the model that plays the privileged teacher."""
-        return self.student if method.teacher == "current" else self.reference
+        match method.teacher:
+            case "current":
+                return self.student
+            case "reference":
+                return self.reference
+        assert self.teacher_weights is not None
+        return self.teacher_weights.model
+
+    def teacher_metrics(self, step: int) -> dict[str, float | None]:
+        """Returns the metrics of a teacher with weights of its own, before a step's updates; all ranks call this."""
+        return {} if self.teacher_weights is None else self.teacher_weights.metrics(step, self.ranks)
+
+    def advance_teacher(self, step: int, accuracy: float | None) -> None:
+        """Makes a teacher with weights of its own that of the next step; see :mod:`sdpg.models.teachers`."""
+        if self.teacher_weights is not None:
+            self.teacher_weights.advance(step, accuracy)
 
     def teacher_temperature(self, train: TrainParams) -> float:
         """Returns what the teacher's logits are divided by: the sampling temperature, or 1 (D12)."""

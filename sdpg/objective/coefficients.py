@@ -106,6 +106,16 @@ def needs_teacher_passes(method: MethodParams, train: TrainParams) -> bool:
     return has_teacher(method) or train.record_rows > 0
 
 
+def keeps_teacher_weights(method: MethodParams) -> bool:
+    """Says whether a run holds weights for its teacher beside those of student and reference."""
+    return has_teacher(method) and method.teacher not in ("current", "reference")
+
+
+def teaches_with_own_head(method: MethodParams) -> bool:
+    """Says whether the teacher's head is another one than the student's, where all weights are trained."""
+    return has_teacher(method) and method.teacher != "current"
+
+
 def penalizes_reward(method: MethodParams) -> bool:
     """Says whether the reference term is subtracted from the reward, before advantages are computed (D4)."""
     return method.reference != "none" and method.reference_in == "reward"

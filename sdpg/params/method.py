@@ -71,8 +71,12 @@ class MethodParams(Section):
     """Whose most probable words those are."""
     entry_clip: Annotated[float, Field(gt=0)] | None = None
     """The bound on what one word may add to a token's divergence; OPSD has 0.05."""
-    teacher: Literal["current", "reference"] = "current"
-    """The policy whose weights play the teacher."""
+    teacher: Literal["current", "reference", "ema", "snapshot", "gated"] = "current"
+    """The policy whose weights play the teacher; :mod:`sdpg.models.teachers` defines each at every step."""
+    teacher_rate: Fraction = 0.05
+    """ema: the share of the student's weights that the teacher takes in after each step; the default is SDPO's."""
+    teacher_every: Positive = 20
+    """snapshot: the steps after which the student becomes the teacher; the default is that of RLSD's authors."""
     gate: GateName | Annotated[list[GateName], Field(min_length=2)] | Imported = "positive"
     """D1: positive distils rollouts with positive advantage only, all distils every rollout; names in a list are
     multiplied. See :data:`sdpg.objective.gates.GATES`; an own rule is a :class:`sdpg.objective.gates.Gate`."""
@@ -110,7 +114,7 @@ class MethodParams(Section):
         distils = self.distillation != "none"
         weighting = self.token_weighting
         exact, product = distils and self.distillation not in SAMPLED, weighting in ("rlsd", "cepo")
-        own_teacher = any(term.reads_teacher for term in self.terms.values())
+        taught = distils or weighting != "none" or any(term.reads_teacher for term in self.terms.values())
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "outcome_rows": self.outcome != "none" and distils,
@@ -119,7 +123,8 @@ class MethodParams(Section):
             **dict.fromkeys(("evidence_tau", "evidence_threshold", "evidence_share"), weighting == "rlcsd"),
             "jsd_beta": self.distillation == "jsd", "skew": self.distillation == "skewed_kl",
             "top_k": exact, "top_k_of": exact and self.top_k is not None, "entry_clip": exact,
-            "teacher": distils or weighting != "none" or own_teacher,
+            "teacher": taught, "teacher_rate": taught and self.teacher == "ema",
+            "teacher_every": taught and self.teacher == "snapshot",
             "gate": distils, "token_gate": distils, "exclude_eos": distils,
             "gate_kappa": distils and "sigmoid" in self.token_gate,
             "gate_quantile": distils and any(name.endswith("quantile") for name in self.token_gate),
@@ -136,7 +141,7 @@ class MethodParams(Section):
             raise ValueError(
                 f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"reference={self.reference}: remove, or switch on the term that reads it"
+                f"teacher={self.teacher}, reference={self.reference}: remove, or switch on the term that reads it"
             )
         if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")

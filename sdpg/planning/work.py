@@ -264,7 +264,7 @@ def method_work(
     adapter = planned_adapter(train.lora)
     update = update_flops(shape, student_length, student_length, adapter, checkpointing)
     taught_forward = forward_flops(shape, teacher_length, teacher_length)
-    if method.teacher == "current":
+    if method.teacher != "reference":
         taught_forward += adapter_flops(shape, teacher_length, adapter)
     one_head = head_flops(shape, response)
     again = reads_logits_again(shape, params, method, student_length, response)
@@ -313,19 +313,21 @@ class Disk:
 def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
     """Returns what the stages leave on disk.
 
-    A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written,
-    and the last one of every run stays in .state until the tables are made.
+    A checkpoint holds what is trained, its moments, and a teacher's own weights, in float32; the one before it stands
+    until the next is written, and the last one of every run stays in .state until the tables are made.
     """
     lora = planned_adapter(params.train.lora)
     trained = trained_parameters(shape, lora)
-    checkpoint = 3 * FLOAT * trained
+    kept = [rules.keeps_teacher_weights(params.methods[name]) for name in params.run.methods]
+    # All seeds of a method have checkpoints of one size, and the one that is being written may be of the largest.
+    checkpoints = (3 * (runs + 1) + runs * sum(kept) / len(kept) + any(kept)) * FLOAT * trained
     tokens = assumed.response_share.scaled(params.rollout.max_tokens)
     answers = assumed.response_share.scaled(params.evaluation.max_tokens)
     completions = runs * (counts.in_training + counts.validation + counts.final) + counts.base
     records, text = assumed.record_bytes, assumed.answer_bytes
     return Disk(
         base=FLOAT * shape.parameters,
-        checkpoints=(runs + 1) * checkpoint,
+        checkpoints=checkpoints,
         policies=runs * FLOAT * (shape.parameters + (trained if lora else 0)),
         rollouts=Range(tokens.low * records.low, tokens.high * records.high).scaled(runs * counts.rollouts),
         evaluations=Range(answers.low * text.low, answers.high * text.high).scaled(completions),

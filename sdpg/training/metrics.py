@@ -35,7 +35,8 @@ def metric_columns() -> list[str]:
     return [
         "step", "reward", "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),
-        "gate_rate", "zero_variance_groups", "refilled_groups", "trained_rows", "teacher_rows",
+        "gate_rate", "zero_variance_groups", "refilled_groups", "trained_rows", "teacher_rows", "teacher_age",
+        "teacher_distance",
         "loss", "grad_norm", *TERM_GRADIENTS, "lr", "alpha", "beta", "rlsd_lambda",
         "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_reference_k1", "kl_to_reference_k3",
         "ratio", "clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual",

@@ -36,7 +36,7 @@ from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
-from sdpg.records.schemas import write_evaluations, write_rollouts
+from sdpg.records.schemas import VALIDATION, write_evaluations, write_rollouts
 from sdpg.rewards.verifiers import Scorer, Status, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
@@ -144,6 +144,8 @@ class Trainer:
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
+            self.policies.advance_teacher(step, accuracy.get(VALIDATION))
+            watch.lap("update")
             # The first rank decides whether to end here: it alone has the log.
             stop = ranks.from_first(log is not None and log.enter(step, metrics, accuracy, watch))
             if stop or step % train.checkpoint_every == 0 or step == train.steps:
@@ -157,12 +159,16 @@ class Trainer:
     def save(self, step: int) -> None:
         """Saves a checkpoint, once the records of all steps up to it are on disk."""
         self.records.flush()
-        save_checkpoint(self.state, step, self.policies.student, self.optimizer, self.ranks)
+        save_checkpoint(
+            self.state, step, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights
+        )
 
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
         make_folder(self.state)
-        done = load_checkpoint(self.state, self.policies.student, self.optimizer, self.ranks)
+        done = load_checkpoint(
+            self.state, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights
+        )
         if set(self.ranks.values(done)) != {done}:
             raise UserError(
                 f"{self.state}: the processes find checkpoints of different steps: all machines must see the same "
@@ -193,7 +199,8 @@ class Trainer:
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
         gradients = self.term_gradients(task, number)
-        if diagnosed or gradients:
+        teacher = self.policies.teacher_metrics(number)
+        if diagnosed or gradients or teacher:
             watch.lap("diagnostic")
         update = self.update(task, number)
         watch.lap("update")
@@ -201,7 +208,7 @@ class Trainer:
             return {}
         kept = kept_rollouts(verdicts, self.params.reward)
         step = Step(sampled, verdicts, experience, update, diagnosed, kept)
-        metrics = self.write(step, number) | gradients | {
+        metrics = self.write(step, number) | gradients | teacher | {
             "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),

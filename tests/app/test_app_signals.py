@@ -90,6 +90,30 @@ def test_open_ends_are_said() -> None:
     assert signals.Scale(0.8, 1, 1.2).ends() == ("0.8", "1.2")
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"teacher": "current"}, {10: "the current weights"}),
+        ({"teacher": "reference"}, {10: "the base"}),
+        ({"teacher": "ema", "teacher_rate": 0.05}, {10: "the moving average of the weights, rate 0.05"}),
+        (
+            {"teacher": "snapshot", "teacher_every": 4},
+            {4: "the base, until the first snapshot", 5: "the weights after step 4", 8: "the weights after step 4",
+             9: "the weights after step 8"},
+        ),
+        ({"teacher": "gated"}, {10: "the weights with the best validation accuracy so far"}),
+        ({"teacher": "of_another_version"}, {10: "of_another_version, which this version does not know"}),
+    ],
+)  # fmt: skip
+def test_signals_name_whose_weights_taught(values: dict[str, Any], said: dict[int, str]) -> None:
+    params = with_method("sdpg-ufkl", **values)
+    for step, weights in said.items():
+        for key in ("gap", "kl"):
+            shown = of(key, row(step=step), params).signal.derived
+            assert f"under the privileged prompt ({weights}, before the update)" in shown
+    assert "(the current weights, before" in of("kl", row("grpo"), with_method("grpo", **values)).signal.derived
+
+
 METHODS = sorted(PARAMS["methods"])
 
 

@@ -20,6 +20,7 @@ from tests.helpers.tiny import (
     SIBLINGS,
     gradients,
     tiny_policies,
+    with_teacher,
 )
 
 METHODS = load_params(Path(__file__).parents[2] / "params.yaml").methods
@@ -45,6 +46,8 @@ def update(
     rows: range | None = None, dump: Path = Path("unused.json"),
 ) -> tuple[Accumulated, Tensor]:  # fmt: skip
     """All that the module under test leaves behind, and the gradient."""
+    if policies.teacher_weights is None:
+        with_teacher(policies, method)
     policies.student.zero_grad(set_to_none=True)
     everyone = range(len(experience.responses)) if rows is None else rows
     task = Task(policies, experience, method, at, train, MAX_TOKENS, dump)
@@ -140,7 +143,9 @@ def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Co
     if x.teacher_logprobs is not None:
         log_qs = x.teacher_logprobs[i]  # type: ignore[assignment]
     olds = lps.detach() if x.old_logprobs is None else x.old_logprobs[i]
-    shaped = plain_advantages(m, at, advantage, olds, log_qs, None if x.contrast_logprobs is None else x.contrast_logprobs[i])
+    shaped = plain_advantages(
+        m, at, advantage, olds, log_qs, None if x.contrast_logprobs is None else x.contrast_logprobs[i]
+    )
     sequence_ratio = torch.exp(torch.mean(lps - olds))
     distilled = gate_open(m, x, i)
     for place, token in enumerate(response):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import copy
 from dataclasses import dataclass, field
 import random
 from typing import Any
@@ -11,7 +12,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.advantages import group_advantages
+from sdpg.objective.coefficients import keeps_teacher_weights
 from sdpg.objective.gates import find_gate, group_credits
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
@@ -41,6 +44,18 @@ def tiny_policies(dtype: torch.dtype = torch.float32, temperature: float = 1.0) 
         for parameter in student.parameters():
             parameter += 0.03 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
     return Policies(student, reference.requires_grad_(False), PAD, temperature)
+
+
+def with_teacher(policies: Policies, method: MethodParams) -> Policies:
+    """Gives policies the weights of the method's own teacher, if it has one: at first those of the reference."""
+    if keeps_teacher_weights(method):
+        apart = isinstance(policies.reference, torch.nn.Module)
+        model = copy.deepcopy(policies.reference) if apart else None
+        policies.teacher_weights = TeacherWeights(method, policies.student, model, 0.0)
+        for name, weight in policies.teacher_weights.weights.items():
+            if ".lora_B." in name:
+                weight.zero_()
+    return policies
 
 
 def tiny_train(**changes: Any) -> TrainParams:

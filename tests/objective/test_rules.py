@@ -44,6 +44,7 @@ NUMBERS: dict[str, tuple[float | None, ...]] = {
     "beta": (0.0, 1e-3, 2.0), "beta_warmup": (0.0, 0.125, 1.0), "beta_decay": (0.0, 0.2, 0.875),
     "evidence_tau": (1.0,), "evidence_threshold": (0.0,), "evidence_share": (1.0, 0.5), "skew": (0.5, 0.9),
     "top_k": (None, 3, 500), "entry_clip": (None, 0.05), "gate_kappa": (0.0, 5.0), "gate_quantile": (0.2, 0.5),
+    "teacher_rate": (0.0, 0.05, 1.0), "teacher_every": (1, 20),
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
@@ -279,6 +280,8 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
     recorded = params.train.record_rows > 0
     assert (largest.teacher_tokens > 0) == (largest.scored > 0) == (taught_at_all or recorded)
     frozen = taught_at_all and method.teacher == "reference"
+    kept = taught_at_all and method.teacher in ("ema", "snapshot", "gated")
+    assert (largest.teacher_weights, largest.teacher_head) == (kept, kept or frozen)
     assert largest.reference == (recorded or frozen or method.reference != "none")
 
 

@@ -19,7 +19,15 @@ from sdpg.objective.coefficients import coefficients
 from sdpg.objective.schedules import learning_rate, window
 from sdpg.params import MethodParams, load_params
 from sdpg.training.update import Task, accumulate_gradients
-from tests.helpers.tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
+from tests.helpers.tiny import (
+    MAX_TOKENS,
+    SIBLINGS,
+    gradients,
+    tiny_experience,
+    tiny_policies,
+    tiny_train,
+    with_teacher,
+)
 
 FOLDER = Path(__file__).parents[1] / "golden"
 STEPS, TOTAL = 5, 40
@@ -42,7 +50,7 @@ def final_weights(method: MethodParams) -> list[torch.Tensor]:
 
 def updates(method: MethodParams) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
     own = {name: getattr(method.train, name) for name in method.train.model_fields_set}
-    policies, train = tiny_policies(), tiny_train(**{"lr": 3e-3, "lr_warmup": 0.1, **own})
+    policies, train = with_teacher(tiny_policies(), method), tiny_train(**{"lr": 3e-3, "lr_warmup": 0.1, **own})
     optimizer = torch.optim.AdamW(
         policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
     )
@@ -67,6 +75,7 @@ def updates(method: MethodParams) -> tuple[list[dict[str, float]], list[torch.Te
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
         torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
         optimizer.step()
+        policies.advance_teacher(step, None)
     return steps, list(policies.student.parameters())
 
 
