@@ -38,6 +38,8 @@ class TokenInputs:
             reads it.
         responses: the response of each token, and the token's place in it. Sums over a response are those of all its
             tokens only for a method that :func:`reads_whole_responses`.
+        contrast_logprobs: (N,) teacher log-probs of the sampled tokens under a wrong hint, at the start of the step,
+            NaN where the rollout has none or the teacher is not read; None where the method has no ``contrast_hint``.
     """
 
     logprobs: Tensor
@@ -52,6 +54,7 @@ class TokenInputs:
     teacher_logprobs: Tensor
     teacher_entropy: Tensor
     responses: Responses
+    contrast_logprobs: Tensor | None = None
 
 
 @dataclass(frozen=True)

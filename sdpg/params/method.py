@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from sdpg.params.section import Fraction, Imported, Name, Section
 
+CONTRAST_TEMPLATES = {"wrong_sibling": "sibling", "wrong_answer": "answer"}
+"""Contrast hint → the template that shows it. It is that of a right hint, so that nothing but rightness differs."""
+
 
 class OwnTerm(Imported):
     """A user's own loss term: a function of :class:`sdpg.objective.methods.TokenInputs` → (N,) values."""
@@ -43,6 +46,18 @@ class MethodParams(Section):
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     teacher: Literal["current", "reference"] = "current"
     """The policy whose weights play the teacher."""
+    hint: Literal["prompts", "answer_and_solution", "answer", "sibling", "wrong_sibling", "feedback"] = "prompts"
+    """What the teacher is shown of the answer: what ``prompts.hint`` says, made once for each problem; another such
+    text; the response of a sibling that the verifier found correct, or wrong; or what the verdict on the rollout was.
+    See docs/methods.md."""
+    hint_choice: Literal["shortest", "longest", "random"] = "random"
+    """Which of several siblings is shown."""
+    hint_missing: Literal["skip", "fall_back"] = "skip"
+    """A rollout for which there is no such hint has no teacher and counts as outside the gate, or has the hint of
+    ``prompts``."""
+    contrast_hint: Literal["none", "wrong_sibling", "wrong_answer"] = "none"
+    """The wrong hint of a second pass of the teacher: a wrong sibling's response in the template of a right one's, or
+    a wrong sibling's answer in the template ``answer``."""
     gate: Literal["positive", "all"] | Imported = "positive"
     """D1: positive distils rollouts with positive advantage only, all distils every rollout; an own rule is a
     :class:`sdpg.objective.gates.Gate`."""
@@ -70,15 +85,26 @@ class MethodParams(Section):
         distils = self.distillation != "none"
         rlsd = self.token_weighting == "rlsd"
         own_teacher = any(term.reads_teacher for term in self.terms.values())
+        taught = distils or rlsd or own_teacher
+        from_group = self.hint in ("sibling", "wrong_sibling") or self.contrast_hint != "none"
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
-            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd or own_teacher,
+            "jsd_beta": self.distillation == "jsd", "teacher": taught,
+            "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
+            # Formulas of a user's own are the ones that can read it.
+            "contrast_hint": own_teacher or (distils and isinstance(self.gate, Imported)),
             "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",
         }  # fmt: skip
         return conditions.get(field, True)
+
+    @property
+    def templates(self) -> list[str]:
+        """Returns the templates under ``prompts.teacher`` that the method's hints need, beside that of the prepared
+        prompts."""
+        return [*({self.hint} - {"prompts"}), *filter(None, [CONTRAST_TEMPLATES.get(self.contrast_hint)])]
 
     @model_validator(mode="after")
     def _only_what_is_used(self) -> "MethodParams":
@@ -87,7 +113,13 @@ class MethodParams(Section):
             raise ValueError(
                 f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"reference={self.reference}: remove, or switch on the term that reads it"
+                f"reference={self.reference}, hint={self.hint}: remove, or switch on the term that reads it"
+            )
+        own = [name for name, term in self.terms.items() if term.reads_teacher]
+        if own and self.hint != "prompts" and self.hint_missing == "skip":
+            raise ValueError(
+                f"hint_missing is skip, but terms.{own[0]} reads the teacher on every rollout, and hint {self.hint} "
+                "does not exist for all: use hint_missing: fall_back"
             )
         if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")

@@ -4,14 +4,17 @@ Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+import random
 
 from sdpg.models.columns import TokenColumn
 from sdpg.models.experience import Experience, Rollouts
 from sdpg.params import RewardParams
+from sdpg.problems.hints import Group, Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow
 from sdpg.rewards.verifiers import Status, Verdict
+from sdpg.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,36 @@ class Sampled:
         rollouts: (B) prompts and responses as token ids.
         texts: (B) the responses, decoded without special tokens.
         truncated: (B) whether the response ended without an end-of-sequence token.
+        hints: (B) what the teacher is shown; None where it is the prepared prompt of each problem.
+        contrasts: (B) the wrong hints of the teacher's second pass; None where there is none.
     """
 
     problems: list[PreparedRow]
     rollouts: Rollouts
     texts: list[str]
     truncated: list[bool]
+    hints: list[Hint] | None = None
+    contrasts: list[Hint] | None = None
+
+    def with_hints(self, drawer: HintDrawer, verdicts: Sequence[Verdict], step: int) -> "Sampled":
+        """Returns the same with the hints of a step; the rollouts hold what each teacher is shown."""
+        lengths = [len(ids) for ids in self.rollouts.responses]
+        groups = Group.cut(self.problems, self.texts, lengths, verdicts)
+        hints = drawer.draw(groups, step)
+        rollouts = replace(self.rollouts, teacher_prompts=[hint.ids for hint in hints])
+        return replace(self, rollouts=rollouts, hints=hints, contrasts=drawer.draw_contrast(groups, step))
+
+    @property
+    def shown_problems(self) -> list[PreparedRow]:
+        """Returns the problems with what their rollouts' teachers were shown, joined, as their teacher prompt."""
+        if self.hints is None:
+            return self.problems
+        size = len(self.texts) // len(self.problems)
+        shown = [hint.prompt or "" for hint in self.hints]
+        return [
+            replace(problem, teacher_prompt="\n".join(dict.fromkeys(shown[at * size : (at + 1) * size])))
+            for at, problem in enumerate(self.problems)
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,3 +119,19 @@ def kept_rollouts(verdicts: Sequence[Verdict], reward: RewardParams) -> list[boo
     ``wrong``.
     """
     return [reward.on_failure == "wrong" or verdict.status is not Status.TIMEOUT for verdict in verdicts]
+
+
+def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
+    """Returns the indices of step k's problems, of ``count``: each epoch has an order of its own and is cut into steps.
+
+    The order depends on the seed alone, so that methods see the same problems at the same step.
+    """
+    places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
+    return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
+    return order

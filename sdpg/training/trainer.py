@@ -5,9 +5,7 @@ Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-import random
 from typing import Any
 
 import torch
@@ -25,6 +23,7 @@ from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import (
     Coefficients,
     coefficients,
+    draws_hints,
     gate_of,
     is_recorded,
     learning_rate,
@@ -34,6 +33,7 @@ from sdpg.objective.coefficients import (
 )
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
+from sdpg.problems.hints import Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import write_evaluations, write_rollouts
@@ -49,27 +49,11 @@ from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update, kept_rollouts
+from sdpg.training.steps import Sampled, Step, Update, kept_rollouts, step_prompts
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of step k's problems, of ``count``: each epoch has an order of its own and is cut into steps.
-
-    The order depends on the seed alone, so that methods see the same problems at the same step.
-    """
-    places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
-    return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(count))
-    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
-    return order
 
 
 @dataclass
@@ -118,6 +102,9 @@ class Trainer:
         self.pieces = TokenPieces(self.tokenizer)
         self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
+        self.hints = None
+        if draws_hints(self.method):
+            self.hints = HintDrawer(self.tokenizer, self.params.prompts, self.method, self.seed)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
@@ -191,13 +178,15 @@ class Trainer:
         return done
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
-        """Makes one step: sample → verify → credit → update → write; returns its metrics, on the first rank alone."""
+        """Makes one step: sample → verify → hint → credit → update → write; its metrics are on the first rank."""
         at = coefficients(self.method, number, self.params.train.steps)
         sampled = self.sample(number)
         watch.lap("rollout")
         verdicts = self.verify(sampled)
+        if self.hints is not None:
+            sampled = sampled.with_hints(self.hints, verdicts, number)
         watch.lap("reward")
-        experience = self.credit(sampled.rollouts, verdicts, at)
+        experience = self.credit(sampled.rollouts, verdicts, at, sampled.contrasts)
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
@@ -209,7 +198,7 @@ class Trainer:
         if not self.ranks.first:
             return {}
         kept = kept_rollouts(verdicts, self.params.reward)
-        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
+        step = Step(sampled, verdicts, experience, update, diagnosed | experience.contrast_column(), kept)
         metrics = self.write(step, number) | gradients | {
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
@@ -246,7 +235,9 @@ class Trainer:
         golds = [row.answer for row in sampled.problems for _ in range(siblings)]
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
-    def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
+    def credit(
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, contrasts: list[Hint] | None = None
+    ) -> Experience:
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
@@ -257,21 +248,37 @@ class Trainer:
         advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept).flatten().tolist()
         gate = gate_of(self.method)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in advantages]])
+        # A rollout without a hint has no teacher: its gate is closed.
+        shown = zip(advantages, rollouts.teacher_prompts, strict=True)
+        gates = [float(gate.row(each)) if prompt else 0.0 for each, prompt in shown]
+        advantages, gates = self.ranks.from_first([advantages, gates])
         experience = Experience(
             **vars(rollouts),
             advantages=torch.tensor(advantages, dtype=torch.float64),
             gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
+        task = self.task(experience, 0, at)
         if scores_teacher_first(train, at):
-            taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
-            scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), rollouts, taught_rows, rollouts.teacher_prompts,
-                train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
-            )  # fmt: skip
-            experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
+            taught = [row for row, read in enumerate(task.taught_rows()) if read]
+            experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
+        if contrasts is not None:
+            prompts = [hint.ids for hint in contrasts]
+            read = [row for row, reads in enumerate(task.contrasted_rows()) if reads and prompts[row]]
+            experience = replace(experience, contrast_logprobs=self.teacher_logprobs(rollouts, read, prompts))
         return experience
+
+    def teacher_logprobs(
+        self, rollouts: Rollouts, rows: list[int], prompts: list[list[int]] | None = None
+    ) -> list[Tensor | None]:
+        """Returns the teacher's log-probs of each response's tokens, under its own prompts or others; None outside
+        ``rows``."""
+        train, shown = self.params.train, rollouts.teacher_prompts if prompts is None else prompts
+        scored = self.policies.sampled_logprobs(
+            self.policies.teacher(self.method), rollouts, rows, shown, train.tokens_per_micro_batch,
+            self.policies.teacher_temperature(train),
+        )  # fmt: skip
+        return [scored.get(row) for row in range(len(rollouts.responses))]
 
     def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
         """Returns log π_old of each response's tokens; None where π_old is the policy of the passes with gradient."""
@@ -362,7 +369,7 @@ class Trainer:
 
         self.records.put(path, write)
         append_digests(self.state, number, step.sampled.rollouts, self.policies.student)
-        leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
+        leaks = leak_shares(step.sampled.texts, step.sampled.shown_problems, self.params.watch)
         return step_metrics(step, self.method) | leaks
 
     def evaluate(self, step: int) -> dict[str, float]:

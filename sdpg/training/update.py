@@ -20,7 +20,7 @@ from sdpg.models.experience import Experience
 from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.passes import Policies, Round
 from sdpg.objective import losses
-from sdpg.objective.coefficients import Coefficients, is_trained, reads_reference, reads_teacher
+from sdpg.objective.coefficients import Coefficients, is_trained, reads_contrast, reads_reference, reads_teacher
 from sdpg.objective.methods import TokenInputs, TokenLosses, reads_whole_responses, token_losses
 from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
@@ -53,8 +53,17 @@ class Task:
     dump: Path
 
     def taught_rows(self) -> list[bool]:
-        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others."""
-        return [reads_teacher(self.method, self.at, *each) for each in self._credit()]
+        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others.
+
+        Nor is one for a rollout without a hint.
+        """
+        hinted = map(bool, self.experience.teacher_prompts)
+        reads = (reads_teacher(self.method, self.at, *each) for each in self._credit())
+        return [there and read for there, read in zip(hinted, reads, strict=True)]
+
+    def contrasted_rows(self) -> list[bool]:
+        """Says of each rollout whether its loss reads the teacher under a wrong hint."""
+        return [reads_contrast(self.method, self.at, *each) for each in self._credit()]
 
     def trained_rows(self) -> list[bool]:
         """Says of each rollout whether it has a term that is not zero; no student pass is made for the others."""
@@ -174,9 +183,10 @@ class _Terms:
             self.scored[teacher.tokens] = True
         self.stored_teacher = None
         if experience.teacher_logprobs is not None:
-            stored = [(experience.teacher_logprobs[i], length) for i, length in zip(group, lengths, strict=True)]
-            parts = [torch.zeros(length, device=device) if part is None else part.to(device) for part, length in stored]
-            self.stored_teacher = torch.cat(parts)
+            self.stored_teacher = _joined([experience.teacher_logprobs[i] for i in group], lengths, device)
+        self.contrast = None
+        if experience.contrast_logprobs is not None:
+            self.contrast = _joined([experience.contrast_logprobs[i] for i in group], lengths, device)
         self.parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
@@ -199,6 +209,7 @@ class _Terms:
                 teacher_logprobs=values.teacher_logprobs,
                 teacher_entropy=values.teacher_entropy,
                 responses=self.responses.take(tokens),
+                contrast_logprobs=None if self.contrast is None else self.contrast[tokens].to(dtype),
             ),
         )
         weighted = terms.total * self.weights[tokens].to(dtype)
@@ -213,15 +224,25 @@ class _Terms:
         return {name: torch.cat([values[name] for _, values in self.parts])[order.argsort()] for name in names}
 
     def _gain(self, tokens: Tensor, old: Tensor, values: TokenValues) -> Tensor:
-        """Returns log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0: sign(A)·Δ is 0."""
+        """Returns log q(y_t) for RLSD's Δ, which is 0 where the teacher did not score: its factor is 1 there."""
         if self.stored_teacher is not None:
-            return self.stored_teacher[tokens].to(old.dtype)
+            stored = self.stored_teacher[tokens].to(old.dtype)
+            return torch.where(stored.isnan(), old, stored)
         return torch.where(self.scored[tokens], values.teacher_logprobs, old)
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
         values = {name: part for name, part in vars(terms).items() if name != "own"} | {"loss": weighted}
         values |= {f"terms.{name}": part for name, part in terms.own.items()}
         self.parts.append((tokens, {name: part.detach() for name, part in values.items()}))
+
+
+def _joined(parts: Sequence[Tensor | None], lengths: Sequence[int], device: torch.device) -> Tensor:
+    """Joins the values per token of some rollouts; NaN stands for those of a rollout that has none."""
+    filled = [
+        torch.full((length,), math.nan, device=device) if part is None else part.to(device)
+        for part, length in zip(parts, lengths, strict=True)
+    ]
+    return torch.cat(filled)
 
 
 def _json_number(value: float) -> float | str:
