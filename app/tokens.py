@@ -146,10 +146,11 @@ def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     sides: list[dict[str, Any]] = []
     for title, text, origin in shown:
         left, right = (differences.words((each or "")[:MOST_TEXT_CHARACTERS]) for each in (student, text))
-        difference = differences.difference(left, right)
+        # Beside a prompt that is not there, nothing is marked.
+        difference = differences.difference(left, left if text is None else right)
         if not sides:
             sides.append(_prompt("Student's prompt", student, differences.runs(left, difference.left)))
-        sides.append(_prompt(title + origin, text or "", differences.runs(right, difference.right)))
+        sides.append(_prompt(title + origin, text or "", differences.runs(right, difference.right[: len(right)])))
     if kind == "none":
         sides[1]["parts"] = [["no hint: skipped", False]]
     return sides

@@ -86,14 +86,15 @@ class MethodParams(Section):
         rlsd = self.token_weighting == "rlsd"
         own_teacher = any(term.reads_teacher for term in self.terms.values())
         taught = distils or rlsd or own_teacher
-        from_group = self.hint in ("sibling", "wrong_sibling") or self.contrast_hint != "none"
+        # Formulas of a user's own are the ones that can read it.
+        contrasted = own_teacher or (distils and isinstance(self.gate, Imported))
+        from_group = self.hint in ("sibling", "wrong_sibling") or (contrasted and self.contrast_hint != "none")
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
             "jsd_beta": self.distillation == "jsd", "teacher": taught,
             "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
-            # Formulas of a user's own are the ones that can read it.
-            "contrast_hint": own_teacher or (distils and isinstance(self.gate, Imported)),
+            "contrast_hint": contrasted,
             "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",

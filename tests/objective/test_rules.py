@@ -99,6 +99,9 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
         if field not in heads and field != "terms"
     }
     rest["terms"] = draw(st.sampled_from([{}, {}, {"likely": own_term("likely")}, {"taught": own_term("taught")}]))
+    if "taught" in rest["terms"]:
+        # It reads the teacher on every rollout.
+        rest["hint_missing"] = "fall_back"
     return fields_read(heads | rest)
 
 
@@ -253,6 +256,8 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
     if several and at.rlsd_lambda > 0:
         # Scored once before the updates, and once more where the updates distil.
         passes += sum(taught(drawn, rlsd_lambda=0.0))
+    contrasts = method.contrast_hint != "none"
+    assert read.contrast * rows == pytest.approx(sum(taught(drawn)) if contrasts else 0)
     penalized = method.reference != "none" and method.reference_in == "reward"
     in_loss = method.reference != "none" and not penalized and method.alpha > 0
     assert read.student * rows == pytest.approx(sum(trained(drawn)))
