@@ -258,13 +258,13 @@ class Trainer:
             gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
-        task = self.task(experience, 0, at)
         if scores_teacher_first(train, at):
-            taught = [row for row, read in enumerate(task.taught_rows()) if read]
+            taught = [row for row, read in enumerate(self.task(experience, 0, at).taught_rows()) if read]
             experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
         if contrasts is not None:
             prompts = [hint.ids for hint in contrasts]
-            read = [row for row, reads in enumerate(task.contrasted_rows()) if reads and prompts[row]]
+            reads = enumerate(self.task(experience, 0, at).contrasted_rows())
+            read = [row for row, there in reads if there and prompts[row]]
             experience = replace(experience, contrast_logprobs=self.teacher_logprobs(rollouts, read, prompts))
         return experience
 

@@ -4,7 +4,7 @@ Axes: B sequences, N response tokens of a micro-batch, C tokens of a chunk of it
 The gradient does not depend on how sequences are grouped into micro-batches: every token's weight is fixed beforehand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 import json
 import math
@@ -57,17 +57,18 @@ class Task:
 
         Nor is one for a rollout without a hint.
         """
-        hinted = map(bool, self.experience.teacher_prompts)
-        reads = (reads_teacher(self.method, self.at, *each) for each in self._credit())
-        return [there and read for there, read in zip(hinted, reads, strict=True)]
+        return self._hinted(reads_teacher(self.method, self.at, *each) for each in self._credit())
 
     def contrasted_rows(self) -> list[bool]:
-        """Says of each rollout whether its loss reads the teacher under a wrong hint."""
-        return [reads_contrast(self.method, self.at, *each) for each in self._credit()]
+        """Says of each rollout whether its loss reads the teacher under a wrong hint, beside that under its own."""
+        return self._hinted(reads_contrast(self.method, self.at, *each) for each in self._credit())
 
     def trained_rows(self) -> list[bool]:
         """Says of each rollout whether it has a term that is not zero; no student pass is made for the others."""
         return [is_trained(self.method, self.at, *each) for each in self._credit()]
+
+    def _hinted(self, reads: Iterable[bool]) -> list[bool]:
+        return [bool(prompt) and read for prompt, read in zip(self.experience.teacher_prompts, reads, strict=True)]
 
     def _credit(self) -> list[tuple[float, float]]:
         return list(zip(self.experience.advantages.tolist(), self.experience.gates.tolist(), strict=True))
