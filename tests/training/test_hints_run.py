@@ -18,7 +18,7 @@ from tests.helpers.fabricated import params_with
 from tests.helpers.plain_update import plain_log_probs
 from tests.helpers.pretended_gpu import pretended_gpu, put_model
 from tests.helpers.tiny import counted_passes
-from tests.helpers.two_ranks import on_two_ranks, plugin
+from tests.helpers.two_ranks import plugin
 
 SHAPE = Shape(16, 32, 1, 2, 1, 8, 259, True, 256)
 STATUSES = {"r": Status.CORRECT, "w": Status.WRONG, "n": Status.NO_ANSWER, "t": Status.TRUNCATED}
@@ -213,17 +213,16 @@ def test_no_device_is_mixed(tmp_path: Path) -> None:
         assert math.isfinite(metrics["loss"] or math.nan)
 
 
-def on_ranks(ranks: Ranks, folder: Path) -> None:
+def sharded(ranks: Ranks, folder: Path) -> None:
+    """Two ranks with shards do what one process does; tests/training/test_distributed_trainer.py calls this."""
     for name, method in (("sdpo", SDPO), ("contrast", CONTRAST)):
-        made(hinted(method), folder / f"{name}-{ranks.rank}", ranks).step(1)
-
-
-def test_two_sharded_ranks_do_what_one_does(tmp_path: Path) -> None:
-    on_two_ranks(on_ranks, tmp_path)
-    for name, method in (("sdpo", SDPO), ("contrast", CONTRAST)):
-        made(hinted(method), tmp_path / name).step(1)
-        expected = rows_of(tmp_path / name)
-        for row, alone in zip(rows_of(tmp_path / f"{name}-0"), expected, strict=True):
+        params = hinted(method)
+        made(params, folder / f"{name}-{ranks.rank}", ranks).step(1)
+        if not ranks.first:
+            continue
+        made(params, folder / f"{name}-alone").step(1)
+        pairs = zip(rows_of(folder / f"{name}-0"), rows_of(folder / f"{name}-alone"), strict=True)
+        for row, alone in pairs:
             for column in ("teacher_prompt", "hint_kind", "hint_sibling", "contrast_prompt", "gate"):
                 assert row[column] == alone[column], column
             for column in ("contrast_logprob", "teacher_logprob", "kl_to_teacher", "loss"):
