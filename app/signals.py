@@ -210,6 +210,8 @@ def _reason(column: str, row: Row, done: Plan) -> str:
         drawn = any(row[name] is not None for name in DIAGNOSED)
         if not drawn:
             return f"Teacher and reference did not score this rollout: {done.why_not_scored}."
+        if row.get("hint_kind") == "none":
+            return "The teacher does not read this rollout: there is no such hint for it (hint_missing: skip)."
     elif not done.trained:
         reason = f"This rollout was not read in training, for no term of its loss touches it: {done.why_not_trained}."
         if column in ("logprob", "entropy"):

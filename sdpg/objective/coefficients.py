@@ -61,6 +61,11 @@ def has_teacher(method: MethodParams) -> bool:
     return distils(method) or weights_tokens(method) or own
 
 
+def draws_hints(method: MethodParams) -> bool:
+    """Says whether the teacher is shown more than the prepared prompts: hints that are drawn at each step."""
+    return has_teacher(method) and (method.hint != "prompts" or method.contrast_hint != "none")
+
+
 def gate_name(method: MethodParams) -> str:
     """Returns the gate in force, by names or import path; a method that distils nothing is recorded with the paper's.
 
@@ -157,6 +162,14 @@ def has_outcome(method: MethodParams, at: Coefficients, advantage: float, gate: 
         return False
     # NaN differs from 0. A factor on a zero advantage leaves it at zero, an addend does not.
     return advantage != 0 or (at.rlsd_lambda > 0 and method.token_weighting in ADDS)
+
+
+def reads_contrast(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
+    """Says whether the loss reads the teacher's log-probs under a wrong hint on a rollout, beside those under its own.
+
+    They are scored before the first update of a batch.
+    """
+    return method.contrast_hint != "none" and reads_teacher(method, at, advantage, gate)
 
 
 def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:

@@ -7,8 +7,9 @@ the tensors that it gets. A new gate of rollouts is an entry of :data:`GATES`, a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from math import prod
+from operator import mul
 from typing import TYPE_CHECKING, Any
 
 from sdpg.errors import UserError
@@ -155,7 +156,7 @@ def _named_gate(names: tuple[str, ...]) -> Gate:
     return Gate(
         f"m = {' · '.join(gate.formula for gate in gates)}",
         lambda row: prod(gate.row(row) for gate in gates),
-        (lambda inputs: prod(token(inputs) for token in tokens)) if tokens else None,
+        (lambda inputs: reduce(mul, [token(inputs) for token in tokens])) if tokens else None,
         any(gate.reads_teacher_entropy for gate in gates),
         any(gate.whole_responses for gate in gates),
     )

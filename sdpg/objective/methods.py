@@ -38,12 +38,12 @@ class TokenInputs:
         teacher_logprobs: (N,) teacher log-probs of the sampled tokens, NaN where the teacher scored nothing.
         teacher_entropy: (N,) entropy of the teacher's distribution, NaN where the teacher scored nothing or nothing
             reads it.
-        contrast_logprobs: (N,) log-probs of the sampled tokens under the contrasting hint, NaN where there is none;
-            None where no term reads them.
         sampler_logprobs: (N,) the sampler's log-probs of its tokens; None where nothing corrects for it.
         closing: (N,) bool, the token that ends its response; None where none is marked.
         responses: the response of each token, and the token's place in it. Sums over a response are those of all its
             tokens only for a method that :func:`reads_whole_responses`.
+        contrast_logprobs: (N,) teacher log-probs of the sampled tokens under a wrong hint, at the start of the step,
+            NaN where the rollout has none or the teacher is not read; None where the method has no ``contrast_hint``.
     """
 
     logprobs: Tensor

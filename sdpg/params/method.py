@@ -12,6 +12,11 @@ TokenGateName = Literal["sigmoid", "divergence_quantile", "teacher_entropy_quant
 SAMPLED = ("sampled_k2", "sampled_k3", "sampled_gain")
 """The values of ``distillation`` that read the log-prob of the sampled token alone."""
 
+CONTRASTED = ("cepo", "rlcsd", "sipo")
+"""The values of ``token_weighting`` that read the log-probs under a wrong hint."""
+CONTRAST_TEMPLATES = {"wrong_sibling": "sibling", "wrong_answer": "answer"}
+"""Contrast hint → the template that shows it. It is that of a right hint, so that nothing but rightness differs."""
+
 
 class OwnTerm(Imported):
     """A user's own loss term: a function of :class:`sdpg.objective.methods.TokenInputs` → (N,) values."""
@@ -77,6 +82,18 @@ class MethodParams(Section):
     """ema: the share of the student's weights that the teacher takes in after each step; the default is SDPO's."""
     teacher_every: Positive = 20
     """snapshot: the steps after which the student becomes the teacher; the default is that of RLSD's authors."""
+    hint: Literal["prompts", "answer_and_solution", "answer", "sibling", "wrong_sibling", "feedback"] = "prompts"
+    """What the teacher is shown of the answer: what ``prompts.hint`` says, made once for each problem; another such
+    text; the response of a sibling that the verifier found correct, or wrong; or what the verdict on the rollout was.
+    See docs/methods.md."""
+    hint_choice: Literal["shortest", "longest", "random"] = "random"
+    """Which of several siblings is shown."""
+    hint_missing: Literal["skip", "fall_back"] = "skip"
+    """A rollout for which there is no such hint has no teacher and counts as outside the gate, or has the hint of
+    ``prompts``."""
+    contrast_hint: Literal["none", "wrong_sibling", "wrong_answer"] = "none"
+    """The wrong hint of a second pass of the teacher: a wrong sibling's response in the template of a right one's, or
+    a wrong sibling's answer in the template ``answer``."""
     gate: GateName | Annotated[list[GateName], Field(min_length=2)] | Imported = "positive"
     """D1: positive distils rollouts with positive advantage only, all distils every rollout; names in a list are
     multiplied. See :data:`sdpg.objective.gates.GATES`; an own rule is a :class:`sdpg.objective.gates.Gate`."""
@@ -115,6 +132,9 @@ class MethodParams(Section):
         weighting = self.token_weighting
         exact, product = distils and self.distillation not in SAMPLED, weighting in ("rlsd", "cepo")
         taught = distils or weighting != "none" or any(term.reads_teacher for term in self.terms.values())
+        own_teacher = any(term.reads_teacher for term in self.terms.values())
+        contrasted = weighting in CONTRASTED or own_teacher or (distils and isinstance(self.gate, Imported))
+        from_group = self.hint in ("sibling", "wrong_sibling") or (contrasted and self.contrast_hint != "none")
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "outcome_rows": self.outcome != "none" and distils,
@@ -125,6 +145,8 @@ class MethodParams(Section):
             "top_k": exact, "top_k_of": exact and self.top_k is not None, "entry_clip": exact,
             "teacher": taught, "teacher_rate": taught and self.teacher == "ema",
             "teacher_every": taught and self.teacher == "snapshot",
+            "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
+            "contrast_hint": contrasted,
             "gate": distils, "token_gate": distils, "exclude_eos": distils,
             "gate_kappa": distils and "sigmoid" in self.token_gate,
             "gate_quantile": distils and any(name.endswith("quantile") for name in self.token_gate),
@@ -134,6 +156,12 @@ class MethodParams(Section):
         }  # fmt: skip
         return conditions.get(field, True)
 
+    @property
+    def templates(self) -> list[str]:
+        """Returns the templates under ``prompts.teacher`` that the method's hints need, beside that of the prepared
+        prompts."""
+        return [*({self.hint} - {"prompts"}), *filter(None, [CONTRAST_TEMPLATES.get(self.contrast_hint)])]
+
     @model_validator(mode="after")
     def _only_what_is_used(self) -> "MethodParams":
         unused = sorted(field for field in self.model_fields_set if not self.reads(field))
@@ -141,7 +169,19 @@ class MethodParams(Section):
             raise ValueError(
                 f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"teacher={self.teacher}, reference={self.reference}: remove, or switch on the term that reads it"
+                f"teacher={self.teacher}, reference={self.reference}, hint={self.hint}: remove, or switch on the term "
+                "that reads it"
+            )
+        if self.token_weighting in CONTRASTED and self.contrast_hint == "none":
+            raise ValueError(
+                f"token_weighting is {self.token_weighting}, which compares a right hint with a wrong one, but "
+                "contrast_hint is none: use wrong_answer or wrong_sibling"
+            )
+        own = [name for name, term in self.terms.items() if term.reads_teacher]
+        if own and self.hint != "prompts" and self.hint_missing == "skip":
+            raise ValueError(
+                f"hint_missing is skip, but terms.{own[0]} reads the teacher on every rollout, and hint {self.hint} "
+                "does not exist for all: use hint_missing: fall_back"
             )
         if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")

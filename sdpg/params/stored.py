@@ -10,7 +10,7 @@ from typing import Any
 
 from sdpg.params.method import MethodParams, OwnTerm
 from sdpg.params.section import Imported, Section
-from sdpg.params.train import TrainParams
+from sdpg.params.train import TrainOverrides, TrainParams
 
 
 def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
@@ -25,6 +25,9 @@ def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
         terms = known["terms"] if isinstance(known["terms"], Mapping) else {}
         parts = {term: _described(OwnTerm, part) for term, part in terms.items()}
         known["terms"] = {term: part for term, part in parts.items() if part is not None}
+    own = _known(TrainOverrides, tree, "methods", name, "train")
+    if "train" in known:
+        known["train"] = TrainOverrides.model_construct(set(own), **own)
     return MethodParams.model_construct(set(known), **{"title": name, "outcome": "none"} | known)
 
 

@@ -2,19 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, Strict, create_model, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
 
 from sdpg.params.distributed import DistributedParams
 from sdpg.params.lora import LoraParams
 from sdpg.params.section import Fraction, Positive, Section
 
 
-class TrainParams(Section):
-    """Algorithm 1 and its optimiser."""
+class MethodTraining(Section):
+    """What of the training belongs to a method's formulas and its optimiser, so that a method may set it otherwise."""
 
-    steps: Positive = 400
-    prompts_per_step: Positive = 128
-    responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     updates_per_batch: Positive = 1
     """D5: the number of optimiser updates per rollout batch. 1 is on-policy; the public code has 8. Several need an
     outcome with the ratio (clipped_weight or ppo_clip), or none."""
@@ -57,6 +54,14 @@ class TrainParams(Section):
         0.999,
     )
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainParams(MethodTraining):
+    """Algorithm 1 and its optimiser."""
+
+    steps: Positive = 400
+    prompts_per_step: Positive = 128
+    responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     tokens_per_micro_batch: Positive
     """The number of padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
     line_tokens: Annotated[int, Field(ge=0)] = 0
@@ -92,25 +97,9 @@ class TrainParams(Section):
     """The number of rollouts per recorded step that get those signals; 0 turns the diagnostic pass off."""
 
 
-OVERRIDABLE = (
-    "updates_per_batch", "old_logprobs", "normaliser", "advantage_baseline", "advantage_std", "advantage_eps",
-    "log_ratio_clamp", "sampler_correction", "refill_rounds", "ratio_on_all_terms", "teacher_temperature", "lr",
-    "lr_warmup", "lr_decay", "lr_shape", "lr_starts_at_zero", "weight_decay", "betas", "max_grad_norm",
-)  # fmt: skip
-"""The fields of ``train`` that a method may set otherwise: what belongs to its formulas, and its optimiser."""
-
-
-class _OnlySet(Section):
-    """A section whose plain tree holds the fields that were set, and no defaults."""
+class TrainOverrides(MethodTraining):
+    """The values of ``train`` that hold for one method alone; its plain tree holds those that were set."""
 
     @model_serializer(mode="wrap")
     def _set_fields(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {name: value for name, value in plain(self).items() if name in self.model_fields_set}
-
-
-TrainOverrides = create_model(
-    "TrainOverrides",
-    __base__=_OnlySet,
-    __doc__="The values of ``train`` that hold for one method alone, ``methods.<name>.train``.",
-    **{name: (TrainParams.model_fields[name].annotation, TrainParams.model_fields[name]) for name in OVERRIDABLE},
-)  # fmt: skip

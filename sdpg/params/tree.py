@@ -186,6 +186,13 @@ class Params(Section):
                 raise ValueError(
                     f"methods.{name}: names like this mark the base policy or a teacher's answers; rename it"
                 )
+        for name, method in self.methods.items():
+            for template in method.templates:
+                if template not in self.prompts.teacher:
+                    raise ValueError(
+                        f"methods.{name} has hint {method.hint} and contrast_hint {method.contrast_hint}, but "
+                        f"prompts.teacher has no template {template}: add prompts.teacher.{template}"
+                    )
         for name in {"validation", "step"} & self.data.benchmarks.keys():
             raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
         for name in self.run.methods:

@@ -193,13 +193,15 @@ def decode_flops(shape: Shape, prompt: float, response: float) -> float:
 class RowsRead:
     """Shares of a step's rows by who reads them, and passes over all rows before the first update.
 
-    The teacher's may pass 1: some rows it reads before the first update and in it.
+    The teacher's may pass 1: some rows it reads before the first update and in it. ``contrast`` is its share under
+    wrong hints. Every rollout is taken to have the hints that its method names.
     """
 
     student: float
     reference: float
     teacher: float
     before: int
+    contrast: float
 
 
 def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
@@ -221,7 +223,18 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
         teacher += share(partial(rules.reads_teacher, method, replace(at, rlsd_lambda=0.0)))
     # The penalty reads student and reference.
     before = int(rules.scores_old_policy(train)) + 2 * int(rules.penalizes_reward(method))
-    return RowsRead(student, student if rules.reads_reference(method, at) else 0.0, teacher, before)
+    reference = student if rules.reads_reference(method, at) else 0.0
+    return RowsRead(student, reference, teacher, before, share(partial(rules.reads_contrast, method, at)))
+
+
+def teacher_prompt(params: Params, hint: str, assumed: Assumptions, response: float) -> float:
+    """Returns the mean tokens of a teacher's prompt that shows a hint: a sibling's response is as long as any other.
+
+    Siblings that would make it longer than its limit are passed over.
+    """
+    if hint not in ("sibling", "wrong_sibling"):
+        return assumed.teacher_prompt
+    return min(assumed.student_prompt + response, params.prompts.max_teacher_tokens)
 
 
 @dataclass(frozen=True)
@@ -259,13 +272,18 @@ def method_work(
     """
     train = params.train
     rows = train.prompts_per_step * train.responses_per_prompt
-    student_length, teacher_length = assumed.student_prompt + response, assumed.teacher_prompt + response
+    student_length = assumed.student_prompt + response
+    teacher_length, contrast_length = (
+        teacher_prompt(params, hint, assumed, response) + response for hint in (method.hint, method.contrast_hint)
+    )
     student = forward_flops(shape, student_length, student_length)
     adapter = planned_adapter(train.lora)
     update = update_flops(shape, student_length, student_length, adapter, checkpointing)
-    taught_forward = forward_flops(shape, teacher_length, teacher_length)
-    if method.teacher != "reference":
-        taught_forward += adapter_flops(shape, teacher_length, adapter)
+    taught_adapter = adapter if method.teacher != "reference" else None
+    taught_forward, contrast_forward = (
+        forward_flops(shape, length, length) + adapter_flops(shape, length, taught_adapter)
+        for length in (teacher_length, contrast_length)
+    )
     one_head = head_flops(shape, response)
     again = reads_logits_again(shape, params, method, student_length, response)
     found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
@@ -273,10 +291,9 @@ def method_work(
         read = rows_read(params, method, step, assumed)
         found["student"] += rows * read.student * update
         found["reference"] += rows * read.reference * student
-        found["teacher"] += rows * read.teacher * taught_forward
-        found["head"] += (
-            rows * one_head * ((3 if adapter is None else 2) * read.student + read.reference + read.teacher)
-        )
+        found["teacher"] += rows * (read.teacher * taught_forward + read.contrast * contrast_forward)
+        forward = read.reference + read.teacher + read.contrast
+        found["head"] += rows * one_head * ((3 if adapter is None else 2) * read.student + forward)
         if again:
             found["head"] += rows * one_head * (read.student + min(read.student, read.teacher))
         found["reference"] += read.before * rows * (student + one_head)

@@ -27,6 +27,7 @@ TOKEN_SIGNALS = (
     "entropy",
     "weight",
     "loss",
+    "contrast_logprob",
 )
 """Per-token lists of a rollout row; each is null or has the completion's length in tokens."""
 
@@ -58,6 +59,10 @@ ROLLOUT_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
         ("reason", pa.string()),
+        ("hint_kind", pa.string()),
+        ("hint_sibling", pa.int64()),
+        ("contrast_prompt", pa.string()),
+        ("contrast_sibling", pa.int64()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )

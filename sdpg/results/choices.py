@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdpg.params import Imported, Params
-from sdpg.params.train import OVERRIDABLE
+from sdpg.params.train import MethodTraining
 
 NOT_USED = "not used"
 
@@ -53,7 +53,8 @@ CHOICES = (
            "on-policy REINFORCE, or A.3 with sg[ℓ_clip]·log π and sg[ρ] on all terms",
            "8 updates; PPO's clip on the reward term, no ρ on the others; π_old recomputed by the trainer",
            ("train.updates_per_batch", "train.old_logprobs", "train.ratio_on_all_terms", "methods.*.outcome")),
-    Choice("D6", "Privileged context of the teacher", "answer and solution", "answer only", ("prompts.hint",)),
+    Choice("D6", "Privileged context of the teacher", "answer and solution", "answer only",
+           ("prompts.hint", "methods.*.hint")),
     Choice("D7", "Name of D_KL(student ‖ teacher)", "reverse KL", "forward KL",
            not_offered="naming only: the quantity is the same, here called kl_student_teacher"),
     Choice("D8", "Reward of a wrong answer", "text: 0; figures: −1", "−1", ("reward.wrong",)),
@@ -122,7 +123,7 @@ def _value(params: Params, path: str) -> str:
     if path.startswith("methods.*."):
         return _per_method(params, path.removeprefix("methods.*."))
     section, name = path.split(".")
-    if section == "train" and name in OVERRIDABLE:
+    if section == "train" and name in MethodTraining.model_fields:
         return _grouped(
             {method: _text(getattr(params.train_of(params.method(method)), name)) for method in params.run.methods}
         )

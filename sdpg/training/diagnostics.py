@@ -29,14 +29,18 @@ def diagnose(
     """Scores rows under student, reference and teacher; returns the columns on the first rank, and none on the others.
 
     The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``. A method
-    without a teacher of its own is scored by the current weights with the privileged prompt.
+    without a teacher of its own is scored by the current weights with the privileged prompt. Rollouts without a hint
+    have no ``teacher_logprob`` and no ``kl_to_teacher``.
     """
+    hinted = {row for row in rows if rollouts.teacher_prompts[row]}
     # The records always hold D_KL(p‖q), whatever the method distils.
     method = method.model_copy(update={"distillation": "kl_student_teacher"})
     parts = []
     for one in policies.rounds(rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch):
         places = rollouts.token_places(one.rows, one.batch.targets.device)
-        teacher = policies.privileged(rollouts, places, one.everyone, method, train)
+        shown = {row: tokens for row, tokens in places.items() if row in hinted}
+        everyone = [[row for row in each if row in hinted] for each in one.everyone]
+        teacher = policies.privileged(rollouts, shown, everyone, method, train)
         _, student = policies.read(policies.student, one.batch, teacher=teacher)
         _, reference = policies.read(policies.reference, one.batch)
         if one.rows:
@@ -44,5 +48,6 @@ def diagnose(
                 "logprob": student.logprobs, "entropy": student.entropy, "ref_logprob": reference.logprobs,
                 "teacher_logprob": student.teacher_logprobs, "kl_to_teacher": student.divergence,
             }  # fmt: skip
-            parts.append(cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored))
+            columns = cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored)
+            parts.append(columns | {name: columns[name].only(hinted) for name in ("teacher_logprob", "kl_to_teacher")})
     return gather_columns(join_columns(parts), policies.ranks)

@@ -4,18 +4,28 @@ Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 import random
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from sdpg.models.columns import TokenColumn
 from sdpg.models.experience import Experience, Rollouts
-from sdpg.params import RewardParams
+from sdpg.objective.advantages import group_advantages
+from sdpg.objective.coefficients import gate_of
+from sdpg.objective.gates import group_credits
+from sdpg.params import MethodParams, RewardParams
+from sdpg.params.train import TrainParams
+from sdpg.problems.hints import Group, Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow
 from sdpg.rewards.verifiers import Status, Verdict
 from sdpg.seeds import derive_seed
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,12 +37,36 @@ class Sampled:
         rollouts: (B) prompts and responses as token ids.
         texts: (B) the responses, decoded without special tokens.
         truncated: (B) whether the response ended without an end-of-sequence token.
+        hints: (B) what the teacher is shown; None where it is the prepared prompt of each problem.
+        contrasts: (B) the wrong hints of the teacher's second pass; None where there is none.
     """
 
     problems: list[PreparedRow]
     rollouts: Rollouts
     texts: list[str]
     truncated: list[bool]
+    hints: list[Hint] | None = None
+    contrasts: list[Hint] | None = None
+
+    def with_hints(self, drawer: HintDrawer, verdicts: Sequence[Verdict], step: int) -> "Sampled":
+        """Returns the same with the hints of a step; the rollouts hold what each teacher is shown."""
+        lengths = [len(ids) for ids in self.rollouts.responses]
+        groups = Group.cut(self.problems, self.texts, lengths, verdicts)
+        hints = drawer.draw(groups, step)
+        rollouts = replace(self.rollouts, teacher_prompts=[hint.ids for hint in hints])
+        return replace(self, rollouts=rollouts, hints=hints, contrasts=drawer.draw_contrast(groups, step))
+
+    @property
+    def shown_problems(self) -> list[PreparedRow]:
+        """Returns the problems with what their rollouts' teachers were shown, joined, as their teacher prompt."""
+        if self.hints is None:
+            return self.problems
+        size = len(self.texts) // len(self.problems)
+        shown = [hint.prompt or "" for hint in self.hints]
+        return [
+            replace(problem, teacher_prompt="\n".join(dict.fromkeys(shown[at * size : (at + 1) * size])))
+            for at, problem in enumerate(self.problems)
+        ]
 
     def with_group(self, place: int, other: "Sampled", at: int) -> "Sampled":
         """Returns the same with one group, at ``place``, taken from another's place ``at``."""
@@ -42,7 +76,8 @@ class Sampled:
         def joined(ours: list[Any], theirs: list[Any]) -> list[Any]:
             return [*ours[: here.start], *theirs[there], *ours[here.stop :]]
 
-        parts = {name: joined(ours, getattr(other.rollouts, name)) for name, ours in vars(self.rollouts).items()}
+        given = {name: ours for name, ours in vars(self.rollouts).items() if ours is not None}
+        parts = {name: joined(ours, getattr(other.rollouts, name)) for name, ours in given.items()}
         problems = [*self.problems[:place], other.problems[at], *self.problems[place + 1 :]]
         return Sampled(
             problems, Rollouts(**parts), joined(self.texts, other.texts), joined(self.truncated, other.truncated)
@@ -123,14 +158,36 @@ def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
 
 @lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    return shuffled(count, derive_seed(seed, "epoch", epoch))
+    return shuffled(range(count), derive_seed(seed, "epoch", epoch))
 
 
-def shuffled(count: int, seed: int) -> list[int]:
-    """Returns the numbers below ``count`` in an order that the seed alone decides."""
-    order = list(range(count))
+def shuffled(values: Sequence[T], seed: int) -> list[T]:
+    """Returns the values in an order that the seed and their number alone decide."""
+    order = list(values)
     random.Random(seed).shuffle(order)
     return order
+
+
+def group_credit(
+    method: MethodParams, train: TrainParams, rewards: Tensor, verdicts: Sequence[Verdict], reward: RewardParams
+) -> tuple[list[float], list[float]]:
+    """Returns the advantage and the gate of each rollout.
+
+    Args:
+        method: says which gate.
+        train: baseline and divisor of the advantage, among others.
+        rewards: (B,) the rewards, a penalty included.
+        verdicts: (B) the verdicts.
+        reward: says what becomes of rollouts whose verifier failed.
+    """
+    groups = rewards.view(-1, train.responses_per_prompt)
+    kept = torch.tensor(kept_rollouts(verdicts, reward)).view_as(groups)
+    advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept, train.advantage_baseline)
+    values = advantages.flatten().tolist()
+    correct = [verdict.status is Status.CORRECT for verdict in verdicts]
+    gate = gate_of(method)
+    credits = group_credits(values, rewards.tolist(), correct, train.responses_per_prompt)
+    return values, [float(gate.row(each)) for each in credits]
 
 
 def refill(

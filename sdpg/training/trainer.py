@@ -20,24 +20,23 @@ from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import whole
-from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import (
     Coefficients,
     coefficients,
-    gate_of,
+    draws_hints,
     is_recorded,
     learning_rate,
     penalizes_reward,
     scores_old_policy,
     scores_teacher_first,
 )
-from sdpg.objective.gates import group_credits
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
+from sdpg.problems.hints import Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import VALIDATION, write_evaluations, write_rollouts
-from sdpg.rewards.verifiers import Scorer, Status, Verdict
+from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
 from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
@@ -49,7 +48,7 @@ from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update, kept_rollouts, refill, shuffled, step_prompts
+from sdpg.training.steps import Sampled, Step, Update, group_credit, kept_rollouts, refill, shuffled, step_prompts
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
@@ -102,6 +101,9 @@ class Trainer:
         self.pieces = TokenPieces(self.tokenizer)
         self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
+        self.hints = None
+        if draws_hints(self.method):
+            self.hints = HintDrawer(self.tokenizer, self.params.prompts, self.method, self.seed)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
@@ -181,7 +183,7 @@ class Trainer:
         return done
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
-        """Makes one step: sample → verify → credit → update → write; returns its metrics, on the first rank alone."""
+        """Makes one step: sample → verify → hint → credit → update → write; its metrics are on the first rank."""
         at = coefficients(self.method, number, self.params.train.steps)
         sampled = self.sample(number)
         watch.lap("rollout")
@@ -189,12 +191,13 @@ class Trainer:
         watch.lap("reward")
         refilled = None
         if rounds := self.params.train.refill_rounds:
-            spare = [self.problems[i] for i in shuffled(len(self.problems), derive_seed(self.seed, "refill", number))]
-            sampled, verdicts, refilled = refill(
-                sampled, verdicts, spare, rounds, partial(self.sample, number), self.verify
-            )
+            spare = shuffled(self.problems, derive_seed(self.seed, "refill", number))
+            again = partial(self.sample, number)
+            sampled, verdicts, refilled = refill(sampled, verdicts, spare, rounds, again, self.verify)
             watch.lap("rollout")
-        experience = self.credit(sampled.rollouts, verdicts, at, [not cut for cut in sampled.truncated])
+        if self.hints is not None:
+            sampled = sampled.with_hints(self.hints, verdicts, number)
+        experience = self.credit(sampled.rollouts, verdicts, at, sampled.contrasts)
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
@@ -207,7 +210,7 @@ class Trainer:
         if not self.ranks.first:
             return {}
         kept = kept_rollouts(verdicts, self.params.reward)
-        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
+        step = Step(sampled, verdicts, experience, update, diagnosed | experience.contrast_column(), kept)
         metrics = self.write(step, number) | gradients | teacher | {
             "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
@@ -226,12 +229,8 @@ class Trainer:
         prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
         shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
         student_prompts = [ids for ids in prompts for _ in range(siblings)]
-        sampling = Sampling(
-            rollout.temperature,
-            rollout.top_p,
-            rollout.max_tokens,
-            derive_seed(self.seed, "rollout", step, *([refill] if refill else [])),
-        )
+        seed = derive_seed(self.seed, "rollout", step, *([refill] if refill else []))
+        sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_tokens, seed)
         completions = self.engine.generate(student_prompts, sampling)
         self.engine.rest()
         rollouts = Rollouts(
@@ -240,6 +239,7 @@ class Trainer:
             teacher_prompts=[ids for ids in shown for _ in range(siblings)],
             responses=[completion.ids for completion in completions],
             rollout_logprobs=[completion.rollout_logprobs for completion in completions],
+            ended=[not completion.truncated for completion in completions],
         )
         texts = [self.pieces.text(ids) for ids in rollouts.responses]
         return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
@@ -251,40 +251,45 @@ class Trainer:
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
     def credit(
-        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, ended: list[bool] | None = None
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, contrasts: list[Hint] | None = None
     ) -> Experience:
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
-        groups = rewards.view(-1, train.responses_per_prompt)
-        kept = torch.tensor(kept_rollouts(verdicts, self.params.reward)).view_as(groups)
-        advantages = (
-            group_advantages(groups, train.advantage_std, train.advantage_eps, kept, train.advantage_baseline)
-            .flatten()
-            .tolist()
-        )
-        correct = [verdict.status is Status.CORRECT for verdict in verdicts]
-        credits = group_credits(advantages, rewards.tolist(), correct, train.responses_per_prompt)
-        gate = gate_of(self.method)
+        credit = group_credit(self.method, train, rewards, verdicts, self.params.reward)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in credits]])
+        advantages, gates = self.ranks.from_first(credit)
+        # A rollout without a hint has no teacher: its gate is closed.
+        gates = [gate if prompt else 0.0 for gate, prompt in zip(gates, rollouts.teacher_prompts, strict=True)]
         experience = Experience(
             **vars(rollouts),
             advantages=torch.tensor(advantages, dtype=torch.float64),
             gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
-            ended=ended,
         )
         if scores_teacher_first(train, at):
-            taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
-            scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), rollouts, taught_rows, rollouts.teacher_prompts,
-                train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
-            )  # fmt: skip
-            experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
+            taught = [row for row, read in enumerate(self.task(experience, 0, at).taught_rows()) if read]
+            experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
+        if contrasts is not None:
+            prompts = [hint.ids for hint in contrasts]
+            reads = enumerate(self.task(experience, 0, at).contrasted_rows())
+            read = [row for row, there in reads if there and prompts[row]]
+            experience = replace(experience, contrast_logprobs=self.teacher_logprobs(rollouts, read, prompts))
         return experience
+
+    def teacher_logprobs(
+        self, rollouts: Rollouts, rows: list[int], prompts: list[list[int]] | None = None
+    ) -> list[Tensor | None]:
+        """Returns the teacher's log-probs of each response's tokens, under its own prompts or others; None outside
+        ``rows``."""
+        train, shown = self.params.train, rollouts.teacher_prompts if prompts is None else prompts
+        scored = self.policies.sampled_logprobs(
+            self.policies.teacher(self.method), rollouts, rows, shown, train.tokens_per_micro_batch,
+            self.policies.teacher_temperature(train),
+        )  # fmt: skip
+        return [scored.get(row) for row in range(len(rollouts.responses))]
 
     def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
         """Returns log π_old of each response's tokens; None where π_old is the policy of the passes with gradient."""
@@ -375,7 +380,7 @@ class Trainer:
 
         self.records.put(path, write)
         append_digests(self.state, number, step.sampled.rollouts, self.policies.student)
-        leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
+        leaks = leak_shares(step.sampled.texts, step.sampled.shown_problems, self.params.watch)
         return step_metrics(step, self.method) | leaks
 
     def evaluate(self, step: int) -> dict[str, float]:

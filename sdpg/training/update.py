@@ -4,7 +4,7 @@ Axes: B sequences, N response tokens of a micro-batch, C tokens of a chunk of it
 The gradient does not depend on how sequences are grouped into micro-batches: every token's weight is fixed beforehand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 import json
 import math
@@ -20,7 +20,7 @@ from sdpg.models.experience import Experience
 from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.passes import Policies, Round
 from sdpg.objective import losses
-from sdpg.objective.coefficients import Coefficients, is_trained, reads_reference, reads_teacher
+from sdpg.objective.coefficients import Coefficients, is_trained, reads_contrast, reads_reference, reads_teacher
 from sdpg.objective.methods import TokenInputs, TokenLosses, reads_whole_responses, token_losses
 from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
@@ -53,12 +53,22 @@ class Task:
     dump: Path
 
     def taught_rows(self) -> list[bool]:
-        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others."""
-        return [reads_teacher(self.method, self.at, *each) for each in self._credit()]
+        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others.
+
+        Nor is one for a rollout without a hint.
+        """
+        return self._hinted(reads_teacher(self.method, self.at, *each) for each in self._credit())
+
+    def contrasted_rows(self) -> list[bool]:
+        """Says of each rollout whether its loss reads the teacher under a wrong hint, beside that under its own."""
+        return self._hinted(reads_contrast(self.method, self.at, *each) for each in self._credit())
 
     def trained_rows(self) -> list[bool]:
         """Says of each rollout whether it has a term that is not zero; no student pass is made for the others."""
         return [is_trained(self.method, self.at, *each) for each in self._credit()]
+
+    def _hinted(self, reads: Iterable[bool]) -> list[bool]:
+        return [bool(prompt) and read for prompt, read in zip(self.experience.teacher_prompts, reads, strict=True)]
 
     def _credit(self) -> list[tuple[float, float]]:
         return list(zip(self.experience.advantages.tolist(), self.experience.gates.tolist(), strict=True))
@@ -174,6 +184,7 @@ class _Terms:
             sampled = [torch.tensor(experience.rollout_logprobs[i]) for i in group]
             self.sampler_logprobs = torch.cat(sampled).to(device, non_blocking=True)
         self.stored_teacher = _stored(experience.teacher_logprobs, group, lengths, device)
+        self.contrast = _stored(experience.contrast_logprobs, group, lengths, device)
         self.closing = None
         if experience.ended is not None:
             ended = torch.tensor([experience.ended[i] for i in group])
@@ -203,6 +214,7 @@ class _Terms:
                 responses=self.responses.take(tokens),
                 sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs[tokens],
                 closing=None if self.closing is None else self.closing[tokens],
+                contrast_logprobs=None if self.contrast is None else self.contrast[tokens].to(dtype),
             ),
         )
         weighted = terms.total * self.weights[tokens].to(dtype)

@@ -174,6 +174,15 @@ def test_a_run_of_another_version_is_read_as_far_as_it_is_known() -> None:
     assert signals.plan(row(step=10), lacking).scored and signals.plan(row(step=10), {}).scored
 
 
+def test_a_rollout_without_a_hint_has_no_teacher() -> None:
+    skipped = row(teacher_logprob=None, kl_to_teacher=None, hint_kind="none", gate=0.0)
+    for key in ("gap", "kl"):
+        assert of(key, skipped).reason == (
+            "The teacher does not read this rollout: there is no such hint for it (hint_missing: skip)."
+        )
+    assert of("reference", skipped).values == [-0.25, 2.0]
+
+
 def test_a_null_that_nothing_explains_is_not_explained() -> None:
     """A record that breaks the rules gets no invented reason."""
     assert "do not say why" in of("loss", row(loss=None)).reason

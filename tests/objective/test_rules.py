@@ -23,6 +23,7 @@ from sdpg.objective import methods
 from sdpg.objective.gates import GATES, RowCredit
 from sdpg.params import MethodParams, Params, parse_params
 from sdpg.params.stored import fields_read, method_of, train_of
+from sdpg.params.train import TrainParams
 from sdpg.planning.plan import largest_passes
 from sdpg.planning.work import Assumptions, rows_read
 from sdpg.results.choices import NOT_USED, resolve
@@ -48,7 +49,7 @@ NUMBERS: dict[str, tuple[float | None, ...]] = {
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
-OTHERWISE = ("terms", "token_gate", "exclude_eos")
+OTHERWISE = ("terms", "token_gate", "exclude_eos", "train")
 TRAIN = {"steps", "lr", "updates_per_batch", "old_logprobs", "lr_warmup", "lr_decay", "lr_shape", "lr_starts_at_zero",
          "record_every", "record_rows"}  # fmt: skip
 """What the rules read of the section ``train``."""
@@ -76,8 +77,12 @@ class Drawn:
         return self.params.methods["drawn"]
 
     @property
+    def train(self) -> TrainParams:
+        return self.params.train_of(self.method)
+
+    @property
     def at(self) -> rules.Coefficients:
-        return rules.coefficients(self.method, self.step, self.params.train.steps)
+        return rules.coefficients(self.method, self.step, self.train.steps)
 
     @property
     def gates(self) -> list[float]:
@@ -111,7 +116,13 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     # Quantiles close the gate of tokens of which the rules know nothing.
     rest["token_gate"] = ["sigmoid"] if gained else draw(st.sampled_from([[], ["sigmoid"]]))
     rest["exclude_eos"] = draw(st.booleans())
+    rest["train"] = draw(st.sampled_from([{}, {"lr_decay": 0.5}]))
+    if heads["token_weighting"] in ("cepo", "rlcsd", "sipo"):
+        rest["contrast_hint"] = "wrong_answer"
     rest["terms"] = draw(st.sampled_from([{}, {}, {"likely": own_term("likely")}, {"taught": own_term("taught")}]))
+    if "taught" in rest["terms"]:
+        # It reads the teacher on every rollout.
+        rest["hint_missing"] = "fall_back"
     return fields_read(heads | rest)
 
 
@@ -165,9 +176,7 @@ def task(drawn: Drawn, **changes: float) -> Task:
         torch.tensor(ADVANTAGES, dtype=torch.float64), torch.tensor(drawn.gates, dtype=torch.float64),
     )  # fmt: skip
     policies: Any = None
-    return Task(
-        policies, experience, drawn.method, replace(drawn.at, **changes), drawn.params.train, 1, Path("unused.json")
-    )
+    return Task(policies, experience, drawn.method, replace(drawn.at, **changes), drawn.train, 1, Path("unused.json"))
 
 
 def trained(drawn: Drawn) -> list[bool]:
@@ -199,7 +208,7 @@ def crossed(position: float, shape: str) -> float:
 @each_run
 @given(runs())
 def test_coefficients_and_learning_rate_heed_every_option(drawn: Drawn) -> None:
-    method, train, step = drawn.method, drawn.params.train, drawn.step
+    method, train, step = drawn.method, drawn.train, drawn.step
     total = train.steps
 
     def factor(passed: int, fraction: float, shape: str) -> float:
@@ -237,7 +246,7 @@ def test_the_rules_are_what_the_loss_reads(drawn: Drawn) -> None:
             teacher_logprobs=inputs.gain_logprobs + gain,
             contrast_logprobs=inputs.gain_logprobs if method.token_weighting != "none" else None,
         )
-        return methods.token_losses(method, at, drawn.params.train, told).total.detach()
+        return methods.token_losses(method, at, drawn.train, told).total.detach()
 
     one, other = total(0.02, 0.01), total(0.04, 0.02)
     assert (one != 0).tolist() == said(rules.is_trained, drawn, method, at)
@@ -263,10 +272,12 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
         mixed_rate=sum(advantage != 0 for advantage in ADVANTAGES) / rows,
     )
     read = rows_read(params, method, drawn.step, assumed)
-    several, passes = params.train.updates_per_batch > 1, sum(taught(drawn))
+    several, passes = drawn.train.updates_per_batch > 1, sum(taught(drawn))
     if several and at.rlsd_lambda > 0:
         # Scored once before the updates, and once more where the updates distil.
         passes += sum(taught(drawn, rlsd_lambda=0.0))
+    contrasts = method.contrast_hint != "none"
+    assert read.contrast * rows == pytest.approx(sum(taught(drawn)) if contrasts else 0)
     penalized = method.reference != "none" and method.reference_in == "reward"
     in_loss = method.reference != "none" and not penalized and method.alpha > 0
     assert read.student * rows == pytest.approx(sum(trained(drawn)))
@@ -288,7 +299,7 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
 @each_run
 @given(runs(), st.booleans())
 def test_the_app_believes_what_training_did(drawn: Drawn, otherwise: bool) -> None:
-    method, at, train = drawn.method, drawn.at, drawn.params.train
+    method, at, train = drawn.method, drawn.at, drawn.train
     tree = stored(drawn.params, otherwise)
     run = entry(tree)
     meant = series.scheduled(run).set_index("step").loc[drawn.step]

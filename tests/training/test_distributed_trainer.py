@@ -34,6 +34,7 @@ from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
 from tests.helpers.two_ranks import STRATEGIES, Tensors, model, on_two_ranks, plugin, policies
+from tests.training.test_hints_run import sharded
 from tests.training.test_trainer import small
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
@@ -78,7 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(ranks: Ranks, folder: Path) -> None:
-    for part in (checkpoints, precision, activations, sampling, loops):
+    for part in (checkpoints, precision, activations, sampling, sharded, loops):
         part(ranks, folder)
 
 

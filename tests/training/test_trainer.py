@@ -21,7 +21,8 @@ from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.records.schemas import read_rollouts
 from sdpg.rewards.verifiers import Status, Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.training.trainer import DTYPES, Trainer, step_prompts
+from sdpg.training.steps import step_prompts
+from sdpg.training.trainer import DTYPES, Trainer
 from tests.helpers.scratch import scratch_tree
 from tests.helpers.tiny import with_teacher
 
