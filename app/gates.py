@@ -31,11 +31,13 @@ class Kind:
         gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; for a method without
             distillation it is the gate in the records, the positive one.
         rlsd: whether the teacher weights tokens instead.
+        skips: whether a rollout without a hint has no teacher, so that its gate is closed.
     """
 
     distils: bool
     gate: str
     rlsd: bool
+    skips: bool = False
 
     @property
     def known(self) -> bool:
@@ -50,13 +52,14 @@ class Kind:
     @property
     def keeps_out(self) -> bool:
         """Says whether the gate, which must be known, closes on any rollout."""
-        return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
+        return self.skips or any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
 
 
 def kind(run: RunEntry) -> Kind:
     """Returns the kind of gate that the run's own parameters give."""
     method = method_of(run.params, run.method)
-    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method))
+    skips = method.hint != "prompts" and method.hint_missing == "skip"
+    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method), skips)
 
 
 def divergences(index: pd.DataFrame) -> pd.DataFrame:
