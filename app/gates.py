@@ -31,11 +31,13 @@ class Kind:
         gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; for a method without
             distillation it is the gate in the records, the positive one.
         rlsd: whether the teacher weights tokens instead.
+        skips: whether a rollout without a hint has no teacher, so that its gate is closed.
     """
 
     distils: bool
     gate: str
     rlsd: bool
+    skips: bool = False
 
     @property
     def known(self) -> bool:
@@ -51,13 +53,14 @@ class Kind:
     def keeps_out(self) -> bool:
         """Says whether the gate, which must be known, closes on any rollout."""
         gate = find_gate(self.gate.split(" · "))
-        return any(gate.row(row) <= 0 for row in EXAMPLES)
+        return self.skips or any(gate.row(row) <= 0 for row in EXAMPLES)
 
 
 def kind(run: RunEntry) -> Kind:
     """Returns the kind of gate that the run's own parameters give."""
     method = method_of(run.params, run.method)
-    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method))
+    skips = method.hint != "prompts" and method.hint_missing == "skip"
+    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method), skips)
 
 
 def divergences(index: pd.DataFrame) -> pd.DataFrame:

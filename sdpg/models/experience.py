@@ -75,6 +75,7 @@ class Experience(Rollouts):
     Attributes:
         advantages: (B,) float64.
         gates: (B,) float64.
+        certainty: the mean of exp(−κ·H(q)) over the tokens that are distilled, where a gate divides by it.
         old_logprobs: (B) log π_old of each response token where it is not simply the current policy's.
         teacher_logprobs: (B) log q of each response token, where several updates need that of the start of the step;
             None for rollouts whose loss does not read it.
@@ -84,6 +85,7 @@ class Experience(Rollouts):
 
     advantages: Tensor
     gates: Tensor
+    certainty: float = 1.0
     old_logprobs: list[Tensor] | None = None
     teacher_logprobs: list[Tensor | None] | None = None
     contrast_logprobs: list[Tensor | None] | None = None

@@ -6,7 +6,7 @@ Axes: B sequences, N response tokens of a batch, M of them scored by the teacher
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -200,6 +200,15 @@ class Policies:
             with_entropy=reads_teacher_entropy(method),
         )
 
+    def certainty(self, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams) -> float:
+        """Returns the mean of exp(-κ·H(q)) over the tokens of some rollouts under their privileged prompts, or 1."""
+        entropies = self.sampled_logprobs(
+            self.teacher(method), rollouts, rows, rollouts.teacher_prompts, train.tokens_per_micro_batch,
+            self.teacher_temperature(train), "entropy",
+        )  # fmt: skip
+        values = torch.cat([torch.zeros(0), *(entropies[row].cpu() for row in rows)]).double()
+        return (-method.gate_kappa * values).exp().mean().item() if len(values) else 1.0
+
     @torch.no_grad()
     def sampled_logprobs(
         self,
@@ -209,13 +218,17 @@ class Policies:
         prompts: list[list[int]],
         budget: int,
         temperature: float | None = None,
+        value: Literal["logprobs", "entropy"] = "logprobs",
     ) -> dict[int, Tensor]:
-        """Returns log-probs of the sampled response tokens, row → (T,), without gradient; all rows on every rank."""
+        """Returns log-probs of the sampled response tokens, or the entropy of the distributions that they come from.
+
+        It is row → (T,), without gradient; all rows on every rank.
+        """
         found: dict[int, Tensor] = {}
         for one in self.rounds(rollouts, rows, prompts, budget):
             _, values = self.read(model, one.batch, temperature=temperature)
             if one.rows:
-                parts = values.logprobs.split([len(rollouts.responses[i]) for i in one.rows])
+                parts = getattr(values, value).split([len(rollouts.responses[i]) for i in one.rows])
                 found.update(zip(one.rows, parts, strict=True))
         if self.ranks.size == 1:
             return found

@@ -139,6 +139,11 @@ def scores_teacher_first(train: TrainParams, at: Coefficients) -> bool:
     return train.updates_per_batch > 1 and at.rlsd_lambda > 0
 
 
+def reads_certainty(method: MethodParams, at: Coefficients) -> bool:
+    """Says whether the teacher's entropy on all distilled rollouts is taken before the update: a mean is divided by."""
+    return distils(method) and "certainty" in method.token_gate and at.beta > 0
+
+
 def is_recorded(train: TrainParams, step: int) -> bool:
     """Says whether teacher and reference score sampled rollouts of a step for the record, gate open or not."""
     return train.record_rows > 0 and (step % train.record_every == 0 or step in (1, train.steps))

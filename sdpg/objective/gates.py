@@ -117,6 +117,11 @@ TOKEN_GATES: dict[str, TokenGate] = {
     "sigmoid": TokenGate(
         "σ(κΔ)", lambda inputs, method: (method.gate_kappa * _gain(inputs)).sigmoid(), ("gate_kappa",)
     ),
+    "certainty": TokenGate(
+        "exp(−κH(q)), of mean 1",
+        lambda inputs, method: (-method.gate_kappa * inputs.teacher_entropy).exp() / inputs.certainty,
+        ("gate_kappa",), reads_teacher_entropy=True,
+    ),
     "divergence_quantile": TokenGate(
         "1[D ≥ quantile]",
         lambda inputs, method: inputs.responses.at_least(inputs.divergence.detach(), method.gate_quantile),
@@ -128,7 +133,8 @@ TOKEN_GATES: dict[str, TokenGate] = {
         ("gate_quantile",), reads_teacher_entropy=True, whole_responses=True,
     ),
 }  # fmt: skip
-"""Name → gate of tokens; quantiles are those of the token's own response."""
+"""Name → gate of tokens. Quantiles are those of the token's own response; the mean of ``certainty`` is taken over all
+tokens that are distilled at a step, as in SRPO (arXiv 2604.02288)."""
 
 GateChoice = str | Sequence[str] | Imported
 """A value of ``methods.*.gate``: a name, names whose product is meant, or a user's own rule."""

@@ -40,6 +40,7 @@ class TokenInputs:
             reads it.
         sampler_logprobs: (N,) the sampler's log-probs of its tokens; None where nothing corrects for it.
         closing: (N,) bool, the token that ends its response; None where none is marked.
+        certainty: the mean of exp(−κ·H(q)) over the distilled tokens of the step, for the gate ``certainty`` alone.
         responses: the response of each token, and the token's place in it. Sums over a response are those of all its
             tokens only for a method that :func:`reads_whole_responses`.
         contrast_logprobs: (N,) teacher log-probs of the sampled tokens under a wrong hint, at the start of the step,
@@ -61,6 +62,7 @@ class TokenInputs:
     contrast_logprobs: Tensor | None = None
     sampler_logprobs: Tensor | None = None
     closing: Tensor | None = None
+    certainty: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from sdpg.params.section import Fraction, Imported, Name, Positive, Section
 from sdpg.params.train import TrainOverrides
 
 GateName = Literal["positive", "all", "negative", "correct", "wrong", "difficulty"]
-TokenGateName = Literal["sigmoid", "divergence_quantile", "teacher_entropy_quantile"]
+TokenGateName = Literal["sigmoid", "certainty", "divergence_quantile", "teacher_entropy_quantile"]
 SAMPLED = ("sampled_k2", "sampled_k3", "sampled_gain")
 """The values of ``distillation`` that read the log-prob of the sampled token alone."""
 
@@ -100,7 +100,7 @@ class MethodParams(Section):
     token_gate: list[TokenGateName] = Field(default_factory=list)
     """Factors for each token, which are multiplied; see :data:`sdpg.objective.gates.TOKEN_GATES`."""
     gate_kappa: Annotated[float, Field(ge=0)] = 5.0
-    """κ of the gate σ(κΔ), per nat."""
+    """κ of the gates σ(κΔ) and exp(−κ·H(q)), per nat."""
     gate_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The quantile of a response's own tokens, from which a gate by quantiles opens, or up to which it does."""
     exclude_eos: bool = False
@@ -148,7 +148,7 @@ class MethodParams(Section):
             "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
             "contrast_hint": contrasted,
             "gate": distils, "token_gate": distils, "exclude_eos": distils,
-            "gate_kappa": distils and "sigmoid" in self.token_gate,
+            "gate_kappa": distils and bool({"sigmoid", "certainty"} & set(self.token_gate)),
             "gate_quantile": distils and any(name.endswith("quantile") for name in self.token_gate),
             "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,

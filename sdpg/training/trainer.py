@@ -27,6 +27,7 @@ from sdpg.objective.coefficients import (
     is_recorded,
     learning_rate,
     penalizes_reward,
+    reads_certainty,
     scores_old_policy,
     scores_teacher_first,
 )
@@ -192,8 +193,8 @@ class Trainer:
         refilled = None
         if rounds := self.params.train.refill_rounds:
             spare = shuffled(self.problems, derive_seed(self.seed, "refill", number))
-            again = partial(self.sample, number)
-            sampled, verdicts, refilled = refill(sampled, verdicts, spare, rounds, again, self.verify)
+            more = partial(self.sample, number)
+            sampled, verdicts, refilled = refill(sampled, verdicts, spare, rounds, more, self.verify)
             watch.lap("rollout")
         if self.hints is not None:
             sampled = sampled.with_hints(self.hints, verdicts, number)
@@ -209,8 +210,8 @@ class Trainer:
         watch.lap("update")
         if not self.ranks.first:
             return {}
-        kept = kept_rollouts(verdicts, self.params.reward)
-        step = Step(sampled, verdicts, experience, update, diagnosed | experience.contrast_column(), kept)
+        diagnosed, kept = diagnosed | experience.contrast_column(), kept_rollouts(verdicts, self.params.reward)
+        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
         metrics = self.write(step, number) | gradients | teacher | {
             "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
@@ -222,9 +223,8 @@ class Trainer:
     def sample(self, step: int, chosen: list[PreparedRow] | None = None, refill: int = 0) -> Sampled:
         """Samples G responses to each of some problems, by default the step's, from the current weights."""
         train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
-        if chosen is None:
-            order = step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)
-            chosen = [self.problems[i] for i in order]
+        order = step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)
+        chosen = [self.problems[i] for i in order] if chosen is None else chosen
         # Siblings share their prompt: each prompt is tokenised once.
         prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
         shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
@@ -272,6 +272,9 @@ class Trainer:
         if scores_teacher_first(train, at):
             taught = [row for row, read in enumerate(self.task(experience, 0, at).taught_rows()) if read]
             experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
+        if reads_certainty(self.method, at):
+            distilled = [row for row in everyone if experience.gates[row] > 0]
+            experience = replace(experience, certainty=self.policies.certainty(rollouts, distilled, self.method, train))
         if contrasts is not None:
             prompts = [hint.ids for hint in contrasts]
             reads = enumerate(self.task(experience, 0, at).contrasted_rows())

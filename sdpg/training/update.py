@@ -213,6 +213,7 @@ class _Terms:
                 teacher_entropy=values.teacher_entropy,
                 responses=self.responses.take(tokens),
                 sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs[tokens],
+                certainty=task.experience.certainty,
                 closing=None if self.closing is None else self.closing[tokens],
                 contrast_logprobs=None if self.contrast is None else self.contrast[tokens].to(dtype),
             ),

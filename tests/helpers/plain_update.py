@@ -88,6 +88,8 @@ def gate_open(m: MethodParams, x: Experience, i: int) -> float:
     group = x.advantages[start : start + SIBLINGS].tolist()
     share = sum(a > 0 for a in group) / SIBLINGS
     known = {
+        # The one uniform group of the fabricated rollouts is all right.
+        "correct": float(x.advantages[i] >= 0), "wrong": float(x.advantages[i] < 0),
         "all": 1.0, "positive": float(x.advantages[i] > 0), "negative": float(x.advantages[i] < 0),
         "difficulty": 4 * share * (1 - share),
     }  # fmt: skip
@@ -170,7 +172,7 @@ def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Co
         elif m.outcome != "none":
             bounded = torch.clamp(rho, 1 - m.clip_low, 1 + m.clip_high)
             ell = -torch.minimum(rho * a, bounded * a)
-            if advantage < 0 and m.dual_clip is not None:
+            if a < 0 and m.dual_clip is not None:
                 ell = torch.minimum(ell, -a * m.dual_clip)
             total = total + (ell if m.outcome == "ppo_clip" else ell.detach() * lp)
 
@@ -178,7 +180,7 @@ def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Co
         if m.distillation != "none" and at.beta > 0 and distilled:
             p, q = torch.softmax(log_p[place], -1), torch.softmax(log_q[place], -1)
             gain = log_q[place, token] - lp
-            if m.top_k is not None:
+            if m.top_k is not None and m.top_k < len(p):
                 kept = torch.topk(p if m.top_k_of == "student" else q, m.top_k).indices
                 p, q = (torch.cat([each[kept], 1 - each[kept].sum()[None]]) for each in (p, q))
             if m.distillation == "kl_student_teacher":
@@ -198,6 +200,9 @@ def plain_row(policies: Policies, x: Experience, i: int, m: MethodParams, at: Co
             kl = entries.sum() * distilled
             if "sigmoid" in m.token_gate:
                 kl = kl / (1 + math.exp(-m.gate_kappa * gain.item()))
+            if "certainty" in m.token_gate:
+                everywhere = torch.softmax(log_q[place], -1)
+                kl = kl * torch.exp(m.gate_kappa * torch.sum(everywhere * torch.log(everywhere))) / x.certainty
             if m.exclude_eos and place == len(response) - 1 and (x.ended is None or x.ended[i]):
                 kl = kl * 0
             rest = rest + at.beta * (kl if m.kl_clamp is None or kl < m.kl_clamp else kl.detach() * 0 + m.kl_clamp)

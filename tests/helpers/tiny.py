@@ -113,6 +113,8 @@ def tiny_experience(
         gates=torch.tensor([row_gate(row) for row in credits], dtype=torch.float64),
         old_logprobs=around(rollout_logprobs, 0.3) if shifted_old else None,
         teacher_logprobs=list(around(rollout_logprobs, 0.5)) if shifted_old else None,
+        contrast_logprobs=list(around(rollout_logprobs, 0.5)),
+        ended=[True] * len(responses),
     )
 
 

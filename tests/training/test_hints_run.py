@@ -1,5 +1,6 @@
 """Tests that a step's teacher reads each rollout under its own hint, nothing where there is none, and the records."""
 
+from collections.abc import Sequence
 import math
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class ByLetter:
 
     name, version = "by letter", "1"
 
-    def score(self, completions: list[str], golds: list[str], truncated: list[bool]) -> list[Verdict]:
+    def score(self, completions: Sequence[str], golds: Sequence[str], truncated: Sequence[bool]) -> list[Verdict]:
         letters = "".join(GROUPS)
         return [
             Verdict(STATUSES[kind], kind if kind in "rw" else None, 1.0 if kind == "r" else -1.0)
