@@ -165,6 +165,8 @@ def has_outcome(method: MethodParams, at: Coefficients, advantage: float, gate: 
     """Says whether the outcome term of a rollout is not zero."""
     if method.outcome == "none" or (method.outcome_rows == "undistilled" and gate > 0):
         return False
+    if method.token_weighting == "sampled_opsd":
+        return at.rlsd_lambda > 0 and advantage > 0
     # NaN differs from 0. A factor on a zero advantage leaves it at zero, an addend does not.
     return advantage != 0 or (at.rlsd_lambda > 0 and method.token_weighting in ADDS)
 

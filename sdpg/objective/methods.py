@@ -120,6 +120,8 @@ def token_losses(method: MethodParams, at: Coefficients, train: TrainParams, inp
             at.rlsd_lambda,
         )  # fmt: skip
         advantages, weight = credited(method.token_weighting, evidence, method)
+    elif method.token_weighting == "sampled_opsd":
+        advantages = zeros  # its evidence is all that it has
     if method.outcome_rows == "undistilled":
         advantages = advantages * (inputs.gates == 0)
     outcome = OUTCOMES[method.outcome].term(

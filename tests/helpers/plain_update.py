@@ -24,6 +24,9 @@ from tests.helpers.tiny import (
 )
 
 METHODS = load_params(Path(__file__).parents[2] / "params.yaml").methods
+PAPER = ("grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate")
+SEVERAL = {name: METHODS[name] for name in (*PAPER, "rlcsd", "srpo")}
+"""The methods for tests whose cost does not allow all."""
 NORMALISERS: list[Any] = ["group", "batch", "sequence", "constant"]
 KL: dict[str, Any] = {"distillation": "kl_student_teacher", "beta": 1.0}
 AT = Coefficients(alpha=0.3, beta=0.7, rlsd_lambda=0.0)

@@ -26,7 +26,7 @@ from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
-from tests.helpers.plain_update import METHODS as KNOWN
+from tests.helpers.plain_update import SEVERAL as KNOWN
 from tests.helpers.plain_update import gate_kind, switched_on
 from tests.helpers.tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
 from tests.helpers.two_ranks import STRATEGIES, Tensors, adapted, compare, on_two_ranks, policies

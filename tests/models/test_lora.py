@@ -21,7 +21,7 @@ from sdpg.params.lora import LoraParams
 from sdpg.rollouts.model_weights import named_weights
 from sdpg.training.diagnostics import diagnose
 from tests.helpers.adapted import LORA, SCALE, ByHand, adapted_model, adapted_policies
-from tests.helpers.plain_update import AT, METHODS, gate_kind, plain_loss, run, switched_on, update
+from tests.helpers.plain_update import AT, METHODS, SEVERAL, gate_kind, plain_loss, run, switched_on, update
 from tests.helpers.tiny import counted_passes, gradients, tiny_experience, tiny_method, tiny_model, tiny_train
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def by_hand(policies: Policies) -> tuple[Policies, ByHand]:
     return Policies(student, tiny_model(0, torch.float64), 0, 1.0), student
 
 
-@pytest.mark.parametrize("method", [*METHODS.items(), ("frozen teacher", None)], ids=lambda item: item and item[0])
+@pytest.mark.parametrize("method", [*SEVERAL.items(), ("frozen teacher", None)], ids=lambda item: item and item[0])
 def test_the_gradient_of_every_method_is_that_of_the_merged_weights(method: Any) -> None:
     name, values = method
     if values is None:

@@ -223,12 +223,13 @@ def test_every_method_trains_and_logs(world: tuple[Any, Any], tmp_path: Path, me
     assert [row["step"] for row in rows] == ["1", "2", "3"]
     scheduled = [coefficients(params.methods[method], k, 3) for k in (1, 2, 3)]
     assert [float(row["beta"]) for row in rows] == [at.beta for at in scheduled]
-    assert all(float(row["ratio"]) == pytest.approx(1.0) for row in rows), "one update per batch is on-policy"
-    assert all(float(row["sampler_mismatch_max"]) < 1e-4 for row in rows)
-    wants_teacher = params.methods[method].distillation != "none" or params.methods[method].token_weighting == "rlsd"
-    assert (float(rows[0]["teacher_rows"]) > 0) == (
-        wants_teacher and max(scheduled[0].beta, scheduled[0].rlsd_lambda) > 0
-    )
+    # Empty where no rollout had a term.
+    read = [row for row in rows if row["ratio"]]
+    assert all(float(row["ratio"]) == pytest.approx(1.0) for row in read), "one update per batch is on-policy"
+    assert all(float(row["sampler_mismatch_max"]) < 1e-4 for row in read)
+    taught, wants = float(rows[0]["teacher_rows"]) > 0, max(scheduled[0].beta, scheduled[0].rlsd_lambda) > 0
+    # A hint from the group may be missing in all groups of a small step.
+    assert taught == wants if params.methods[method].hint in ("prompts", "answer") else taught <= wants
 
 
 def test_only_gated_rows_are_distilled(world: tuple[Any, Any], tmp_path: Path) -> None:
