@@ -316,6 +316,7 @@ BAD: list[tuple[Any, str]] = [
 def test_input_that_cannot_be_used_is_one_message_and_nothing_is_written(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Any, message: str
 ) -> None:
+    Path("mlflow.db").unlink()
     damage()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--model", "models/one", "--dir", "sets"])
     with pytest.raises(SystemExit) as exit_code:
