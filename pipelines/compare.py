@@ -4,7 +4,6 @@ import argparse
 import json
 
 from sdpg.errors import entry_point
-from sdpg.results.matched import compare_runs, comparison_text, read_record
 
 
 def main() -> None:
@@ -17,6 +16,9 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.results.matched import compare_runs, comparison_text, read_record
+
     comparison = compare_runs(*map(read_record, options.runs), declared=options.compare)
     if options.json:
         print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False))

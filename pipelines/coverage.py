@@ -6,7 +6,6 @@ from dataclasses import asdict
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
-from sdpg.results.statistics.simulation import HIGHEST, HIGHEST_OF_FEW, LOWEST, cases, coverage_table, simulate
 
 OUTPUT = paths.REPORTS / "coverage.json"
 
@@ -19,6 +18,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1 is needed; 1000 tell within ±0.7%")
+    # Importing scipy takes a second, which --help need not wait for.
+    from sdpg.results.statistics.simulation import HIGHEST, HIGHEST_OF_FEW, LOWEST, cases, coverage_table, simulate
+
     cells = [simulate(case, options.repeats, options.seed) for case in cases()]
     write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in cells]})
     outside = [row for row in cells if row.verdict == "outside"]
