@@ -8,7 +8,7 @@ from sdpg.errors import entry_point
 
 def main() -> None:
     """Runs ``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if matched, 1 if not, 2 for a wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a name below runs/, or a run's folder")
     parser.add_argument(
         "--compare", action="append", default=[], metavar="PATH",

@@ -12,7 +12,7 @@ OUTPUT = paths.REPORTS / "coverage.json"
 
 def main() -> None:
     """Runs ``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage is outside."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.coverage", description=__doc__)
     parser.add_argument("--repeats", type=int, default=1_000, help="of each case; otherwise 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation; otherwise 0")
     options = parser.parse_args()

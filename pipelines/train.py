@@ -12,7 +12,7 @@ def main() -> None:
 
     SIGTERM ends it after the present step with a checkpoint and exit code 75.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     parser.add_argument(
