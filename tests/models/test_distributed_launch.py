@@ -253,9 +253,7 @@ def started(project: Path) -> subprocess.Popen[bytes]:
 
 
 def refused_beside(project: Path, owner: int) -> None:
-    """A second launch of the same run ends at once on both of its ranks, and says who has the run: rank 0, once."""
-    # The first stands still meanwhile, so that they meet however busy the machine is.
-    os.kill(owner, signal.SIGSTOP)
+    """A second launch ends on both of its ranks, and says who has the run: rank 0 of the first, which took it once."""
     tables = [*project.glob(".state/*/metrics.csv")]
     before = [table.read_bytes() for table in tables]
     second = stage(project, *TRAIN[2:])
@@ -264,7 +262,6 @@ def refused_beside(project: Path, owner: int) -> None:
     assert [table.read_bytes() for table in tables] == before and len(tables) == 1
     holders = [json.loads(lock.read_text())["pid"] for lock in project.glob(".state/locks/runs-sdpg-ufkl-0-*.lock")]
     assert holders == [owner]
-    os.kill(owner, signal.SIGCONT)
 
 
 def nothing_left(project: Path) -> None:
@@ -283,8 +280,11 @@ def test_a_launched_run_survives_each_way_to_end_it(project: Path) -> None:
         next(number for number in processes_of(project) if b"\0RANK=%d\0" % rank in environment_of(number))
         for rank in range(2)
     )
+    # The first stands still meanwhile, so that they meet however busy the machine is.
+    os.kill(rank_0, signal.SIGSTOP)
     refused_beside(project, rank_0)
     os.kill(rank_1, signal.SIGKILL)
+    os.kill(rank_0, signal.SIGCONT)
     assert first.wait(240) == 2
     said = (project / "first.log").read_text()
     assert f"error: rank 1 (process {rank_1}) was killed by SIGKILL (often the kernel, when memory is short" in said

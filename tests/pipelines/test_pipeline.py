@@ -208,7 +208,7 @@ def test_killed_between_checkpoints_it_ends_bit_identical(longer: Path) -> None:
     assert rollouts == [f"step-{step:06d}-rank-0.parquet" for step in range(1, 13)]
     # Killed after its last step, before DVC took the outputs over: nothing is trained again.
     shutil.rmtree(longer / "runs/sdpg-ufkl-0")
-    run_forked(longer, *TRAIN)
+    repro(longer, "--force", "--single-item", "train@sdpg-ufkl-0")
     assert digest(longer / "runs/sdpg-ufkl-0") == resumed
     assert client.get_run(newest.info.run_id).info.end_time > newest.info.end_time, "and it is the same MLflow run"
     for state in (longer / ".state").glob("*/"):
