@@ -13,7 +13,19 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from benchmarks import against_trl, app_pages, app_runs, gpu, head, scoring, sequences, step_overhead, studies, training
+from benchmarks import (
+    against_trl,
+    app_pages,
+    app_runs,
+    gpu,
+    head,
+    scoring,
+    sequences,
+    startup,
+    step_overhead,
+    studies,
+    training,
+)
 from benchmarks.figures import Figure, SkippedError, Target, console, summary
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -39,6 +51,10 @@ BENCHMARKS: dict[Target, Callable[[], Figure]] = {
     scoring.RATE: scoring.ordinary_rate,
     scoring.DUPLICATES_VS_ONE_BY_ONE: scoring.duplicates_vs_one_by_one,
     studies.TWO_WORKERS: studies.two_workers_vs_one,
+    startup.TRAIN: startup.train,
+    startup.TABULATE: startup.tabulate,
+    startup.CHECK: startup.check,
+    startup.HELP: startup.help_texts,
     app_pages.PAGES: app_pages.page_seconds,
     app_pages.STRIP: app_pages.strip_seconds,
     app_pages.MEMORY: app_pages.memory,

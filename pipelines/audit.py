@@ -10,9 +10,6 @@ from pathlib import Path
 from pipelines.verifier_options import verifier_name, verifier_of
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.evaluation.rescoring import find_run
-from sdpg.locks import exclusive
-from sdpg.results.audit_report import write_comparison
 
 
 def main() -> None:
@@ -24,6 +21,11 @@ def main() -> None:
         help="two of docs/verifiers.md, or own ones, as module:function (default: %(default)s)",
     )  # fmt: skip
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.evaluation.rescoring import find_run
+    from sdpg.locks import exclusive
+    from sdpg.results.audit_report import write_comparison
+
     pair = [[find_run(name, {"verifier": verifier_of(verifier)}, Path()) for name in options.runs]
             for verifier in options.verifiers]  # fmt: skip
     names = [runs[0].params.verifier_name.replace(":", "-") for runs in pair]

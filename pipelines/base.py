@@ -12,7 +12,7 @@ from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 def main() -> None:
     """Writes models/base, models/base-evaluations and models/base.json."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="python -m pipelines.base", description=__doc__).parse_args()
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     launch(on_one_machine(params.train.distributed), "pipelines.base", [])

@@ -18,7 +18,7 @@ def _count(written: str) -> int:
 
 def main() -> None:
     """Runs ``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.benchmarks", description=__doc__)
     parser.add_argument("--model", action="append", required=True, type=Path, help="a model folder; may be repeated")
     parser.add_argument("--dir", required=True, type=Path, help="holds the benchmarks, one .jsonl file each")
     parser.add_argument("--samples", type=_count, help="answers per problem; otherwise evaluation.final_samples")

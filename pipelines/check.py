@@ -4,22 +4,15 @@ DVC removes a stage's outputs before it runs the stage, so a mistake that the st
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pipelines.no_options import refuse_options
 from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import replaced_folder, write_json, write_text
-from sdpg.locks import exclusive
-from sdpg.models.launching import check_launch
-from sdpg.models.weight_files import check_digest, check_model, check_weights
-from sdpg.params import LocalModel, Params, load_params
-from sdpg.params.imported import imported_parts, load_part
-from sdpg.planning.fits import check_device, check_gpus, check_memory
-from sdpg.problems.context import check_context
-from sdpg.problems.inputs import check_at_hand
-from sdpg.records.mlflow_store import check_store
-from sdpg.records.provenance import fingerprint, hash_files
-from sdpg.records.run_inputs import stage_code
-from sdpg.rewards.own import check_verifier
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
 CHECKED = Path("data/check.json")
 CODE = Path("data/code")
@@ -27,12 +20,25 @@ LAST_GOOD = paths.STATE / "checked"
 """Fingerprint of the inputs that were read through last, so that they are not read again while they stay the same."""
 
 
-def check_inputs(params: Params) -> None:
+def check_inputs(params: "Params") -> None:
     """Reads every input once as ``prepare`` will, and creates the tracking database before stages run in parallel.
 
     Raises:
         UserError: naming the parameter or file, what is wrong with it, and the remedy.
     """
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.models.launching import check_launch
+    from sdpg.models.weight_files import check_digest, check_model, check_weights
+    from sdpg.params import LocalModel
+    from sdpg.params.imported import imported_parts, load_part
+    from sdpg.planning.fits import check_device, check_gpus, check_memory
+    from sdpg.problems.context import check_context
+    from sdpg.problems.inputs import check_at_hand
+    from sdpg.records.mlflow_store import check_store
+    from sdpg.records.provenance import fingerprint, hash_files
+    from sdpg.records.run_inputs import stage_code
+    from sdpg.rewards.own import check_verifier
+
     for field, part in imported_parts(params):
         load_part(part, field)
     check_verifier(params.reward)
@@ -79,8 +85,10 @@ def check_inputs(params: Params) -> None:
     write_json(CHECKED, {"valid": True})
 
 
-def write_code(params: Params) -> None:
+def write_code(params: "Params") -> None:
     """Writes the modules that each stage runs, with their digests; dvc.yaml names these files in place of modules."""
+    from sdpg.records.run_inputs import stage_code
+
     found = {stage: stage_code(stage, params) for stage in ("prepare", "base", "evaluate", "tabulate")}
     found |= {f"train-{method}": stage_code("train", params, method) for method in params.methods}
     with replaced_folder(CODE) as folder:
@@ -90,6 +98,9 @@ def write_code(params: Params) -> None:
 
 def main() -> None:
     """Runs always and first; a mistake stops the pipeline here, with earlier outputs as they were."""
+    from sdpg.locks import exclusive
+    from sdpg.params import load_params
+
     params = load_params()
     with exclusive(CODE):
         check_inputs(params)
@@ -97,4 +108,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    refuse_options(__doc__)
     entry_point(main)

@@ -4,12 +4,11 @@ import argparse
 import json
 
 from sdpg.errors import entry_point
-from sdpg.results.matched import compare_runs, comparison_text, read_record
 
 
 def main() -> None:
     """Runs ``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if matched, 1 if not, 2 for a wrong input."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a name below runs/, or a run's folder")
     parser.add_argument(
         "--compare", action="append", default=[], metavar="PATH",
@@ -17,6 +16,9 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.results.matched import compare_runs, comparison_text, read_record
+
     comparison = compare_runs(*map(read_record, options.runs), declared=options.compare)
     if options.json:
         print(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False))

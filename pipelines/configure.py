@@ -8,7 +8,7 @@ from sdpg.params.configure import configure
 
 def main() -> None:
     """Runs ``python -m pipelines.configure --profile tiny --preset paper --methods all --seeds 3``, all optional."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.configure", description=__doc__)
     parser.add_argument("--profile", help="a file in profiles/, without .yaml")
     parser.add_argument("--preset", help="a file in presets/, without .yaml")
     parser.add_argument("--methods", help="'all', or names separated by spaces")

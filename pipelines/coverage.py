@@ -6,19 +6,21 @@ from dataclasses import asdict
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
-from sdpg.results.statistics.simulation import HIGHEST, HIGHEST_OF_FEW, LOWEST, cases, coverage_table, simulate
 
 OUTPUT = paths.REPORTS / "coverage.json"
 
 
 def main() -> None:
     """Runs ``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage is outside."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.coverage", description=__doc__)
     parser.add_argument("--repeats", type=int, default=1_000, help="of each case; otherwise 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation; otherwise 0")
     options = parser.parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1 is needed; 1000 tell within ±0.7%")
+    # Importing scipy takes a second, which --help need not wait for.
+    from sdpg.results.statistics.simulation import HIGHEST, HIGHEST_OF_FEW, LOWEST, cases, coverage_table, simulate
+
     cells = [simulate(case, options.repeats, options.seed) for case in cases()]
     write_json(OUTPUT, {"seed": options.seed, "cases": [{**asdict(row), "verdict": row.verdict} for row in cells]})
     outside = [row for row in cells if row.verdict == "outside"]

@@ -1,5 +1,6 @@
 """Tells MLflow what earlier commands could not: events that wait in .state/tracking while it was away."""
 
+from pipelines.no_options import refuse_options
 from sdpg.errors import UserError, entry_point
 from sdpg.locks import InUse
 from sdpg.params import load_params
@@ -28,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    refuse_options(__doc__)
     entry_point(main)

@@ -14,6 +14,7 @@ import sqlite3
 
 from safetensors import SafetensorError, safe_open
 
+from pipelines.no_options import refuse_options
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import is_remains
@@ -184,4 +185,5 @@ def _unreadable(folder: Path) -> str | None:
 
 
 if __name__ == "__main__":
+    refuse_options(__doc__)
     entry_point(main)

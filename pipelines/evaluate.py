@@ -11,7 +11,7 @@ from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 def main() -> None:
     """Writes evaluations/<method>-<seed>."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.evaluate", description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     options = parser.parse_args()

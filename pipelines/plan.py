@@ -13,7 +13,7 @@ from sdpg.planning.work import CARDS, Assumptions, Range
 
 def main() -> None:
     """Runs ``python -m pipelines.plan --profile qwen3-4b [--gpus 8] [--memory 80] [--card h100] …``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.plan", description=__doc__)
     parser.add_argument("--profile", help="a file in profiles/, without .yaml; otherwise params.yaml as it is")
     parser.add_argument("--model", help="a folder whose config.json gives the shape, instead of the profile's model")
     parser.add_argument("--lora", help="plan an adapter of this rank on all linear modules, instead of train.lora")

@@ -15,12 +15,9 @@ import time
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
-from pipelines.rehearsal import rehearsal_changes, write_inputs
 from sdpg.errors import UserError, entry_point
 from sdpg.params import HubModel, Params, load_params
-from sdpg.params.configure import configure
 from sdpg.params.vllm import VllmServer
-from sdpg.planning.plan import planned_params
 
 START_SECONDS = 900
 """The longest time that a server may take to start; importing vLLM alone takes a minute on a busy CPU."""
@@ -44,6 +41,11 @@ def main() -> None:
     for name in ("methods", "preset", "seeds"):
         parser.add_argument(f"--{name}", help="as for make repro")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from pipelines.rehearsal import rehearsal_changes, write_inputs
+    from sdpg.params.configure import configure
+    from sdpg.planning.plan import planned_params
+
     url = f"http://127.0.0.1:{options.port}" if options.server else None
     changes = rehearsal_changes(options.profile, url=url, lora=options.lora)
     written = write_inputs(planned_params(options.profile, changes=changes), options.dir)

@@ -9,8 +9,6 @@ from typing import Any
 
 from sdpg.errors import UserError, entry_point
 from sdpg.params import load_params
-from sdpg.records.provenance import version_differences
-from sdpg.reproduction.archive import archived_config
 from sdpg.reproduction.rebuild import ENVIRONMENT, read_run_config, rebuild
 
 REPRODUCED = Path("reproduced")
@@ -25,6 +23,9 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="a name below runs/, a folder, an MLflow run id, or an archive")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help=f"the new folder; otherwise {REPRODUCED}/<run>")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.records.provenance import version_differences
+
     config = find_config(options.run)
     name = f"{config['method']}-{config['seed']}"
     folder = options.into or REPRODUCED / re.sub(r"[^\w.-]", "_", name)
@@ -46,6 +47,8 @@ def find_config(run: str) -> dict[str, Any]:
         if folder.is_dir():
             return read_run_config(folder)
     if Path(run).is_file():
+        from sdpg.reproduction.archive import archived_config
+
         return archived_config(Path(run))
     if not MLFLOW_ID.fullmatch(run):
         raise UserError(f"{run!r} is neither a name below runs/, nor a folder, an archive or an MLflow run id (32 hex "

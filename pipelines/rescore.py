@@ -10,9 +10,6 @@ from pathlib import Path
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.evaluation.rescoring import find_run
-from sdpg.locks import exclusive
-from sdpg.results.rescoring_report import write_rescored
 
 DEFAULT = "math_verify"
 
@@ -26,6 +23,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the results; an earlier result there is replaced")
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.evaluation.rescoring import find_run
+    from sdpg.locks import exclusive
+    from sdpg.results.rescoring_report import write_rescored
+
     runs = [find_run(name, overrides(options), Path()) for name in options.runs]
     target = options.out or paths.REPORTS / "rescore" / options.verifier.replace(":", "-")
     with exclusive(target):

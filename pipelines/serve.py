@@ -45,7 +45,7 @@ def sequences(params: Params) -> int:
 
 def main() -> None:
     """Replaces this process by the server."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.serve", description=__doc__)
     parser.add_argument(
         "--model",
         default=str(BASE_MODEL),

@@ -1,13 +1,16 @@
 """Prints the main table, where the time went, and where everything lies, after ``make repro``."""
 
+from pipelines.no_options import refuse_options
 from sdpg.errors import entry_point
-from sdpg.params import load_params
-from sdpg.records.tracking import stage_seconds
-from sdpg.results.report import print_table
 
 
 def main() -> None:
     """Reads reports/ and MLflow; writes nothing."""
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.params import load_params
+    from sdpg.records.tracking import stage_seconds
+    from sdpg.results.report import print_table
+
     print_table()
     seconds = stage_seconds(load_params())
     if seconds:
@@ -17,4 +20,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    refuse_options(__doc__)
     entry_point(main)

@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
+from pipelines.no_options import refuse_options
 from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.locks import exclusive
-from sdpg.params import PARAMS_FILE, load_params
-from sdpg.records.manifest import read_manifest
-from sdpg.records.provenance import fingerprint, hash_files
-from sdpg.records.tracking import log_pipeline_artifacts, stage_run
-from sdpg.records.work import read_fingerprint, remove_work
-from sdpg.results.report import print_table, write_reports
 
 
 def main() -> None:
     """Writes the tables, the figure and the report, and prints the main table and where everything is."""
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.locks import exclusive
+    from sdpg.params import PARAMS_FILE, load_params
+    from sdpg.records.provenance import fingerprint
+    from sdpg.records.tracking import log_pipeline_artifacts, stage_run
+    from sdpg.records.work import read_fingerprint, remove_work
+    from sdpg.results.report import print_table, write_reports
+
     params = load_params()
     runs = [paths.run_folder(method, seed) for method in params.run.methods for seed in params.run.seeds]
     inputs = {run.name: (run, _digest(run)) for run in runs}
@@ -32,9 +34,13 @@ def main() -> None:
 
 def _digest(run: Path) -> str:
     """Returns the digest of a run's files: that of its manifest, to which they are compared as they are read."""
+    from sdpg.records.manifest import read_manifest
+    from sdpg.records.provenance import hash_files
+
     manifest = read_manifest(run)
     return manifest.digest() if manifest else hash_files([run], run)
 
 
 if __name__ == "__main__":
+    refuse_options(__doc__)
     entry_point(main)

@@ -4,10 +4,7 @@ import argparse
 
 from sdpg.errors import entry_point
 from sdpg.interruption import heard_termination
-from sdpg.models.launching import launch
-from sdpg.params import load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
-from sdpg.records.watch import read_history, watch_summary
 
 
 def main() -> None:
@@ -15,7 +12,7 @@ def main() -> None:
 
     SIGTERM ends it after the present step with a checkpoint and exit code 75.
     """
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m pipelines.train", description=__doc__)
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("seed", type=int)
     parser.add_argument(
@@ -23,6 +20,11 @@ def main() -> None:
     )
     parser.add_argument("--until", type=int, metavar="STEP", help="end after this step with a checkpoint and code 75")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.models.launching import launch
+    from sdpg.params import load_params
+    from sdpg.records.watch import read_history, watch_summary
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     arguments = [options.method, str(options.seed)]

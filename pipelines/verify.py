@@ -5,10 +5,7 @@ from pathlib import Path
 
 from sdpg.errors import entry_point
 from sdpg.files import write_text
-from sdpg.locks import exclusive
-from sdpg.params import load_params
 from sdpg.paths import run_folder
-from sdpg.reproduction.verification import WORK, find_recorded, report_text, verify
 
 QUICK_STEPS = 5
 
@@ -24,6 +21,11 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep the clone, which is named while it is made")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
     options = parser.parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.locks import exclusive
+    from sdpg.params import load_params
+    from sdpg.reproduction.verification import WORK, find_recorded, report_text, verify
+
     if options.quick is not None and options.quick < 1:
         parser.error(f"--quick {options.quick}: give the number of steps, 1 or more")
     names = options.runs

@@ -9,6 +9,8 @@ BASE_EVALUATIONS = Path("models/base-evaluations")
 BASE_METRICS = Path("models/base.json")
 STATE = Path(".state")
 REPORTS = Path("reports")
+EXPORTED, IMPORTED = Path("exported"), Path("imported")
+"""The archives of ``make export``, and what ``make import`` unpacks."""
 BENCHMARKED = Path("benchmarked")
 """The results of `pipelines.benchmarks`; no stage of dvc.yaml reads or writes there."""
 

@@ -2,14 +2,16 @@
 
 from typing import Annotated
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import AfterValidator, Field
 
 from sdpg.params.section import Fraction, Positive, Section
 
 
 def _usable(pattern: str) -> str:
+    # Importing these takes longer than all of the parameters, which others read without patterns.
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     # RE2 itself compiles the pattern: it refuses what could not be searched in linear time.
     options = pc.MatchSubstringOptions(pattern, ignore_case=True)
     try:

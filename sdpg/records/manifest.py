@@ -122,7 +122,7 @@ def parse_manifest(tree: Any, source: str, remedy: str) -> Manifest:
         files = {str(name): (int(one["size"]), str(one["sha256"])) for name, one in tree["files"].items()}
         made_from = {str(name): str(digest) for name, digest in tree["made_from"].items()}
         manifest = Manifest(str(tree["name"]), files, str(tree["fingerprint"]), made_from)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         raise UserError(f"{source} is damaged: it is not what a stage writes. {remedy}") from None
     for name, (_, digest) in files.items():
         check_within(name, source)

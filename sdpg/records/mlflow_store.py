@@ -99,7 +99,7 @@ def check_store(params: TrackingParams) -> None:
         UserError: if the store cannot be used.
     """
     file = database_file(params)
-    if file is not None and file.exists() and damage(file) is None and _is_locked(file):
+    if file is not None and file.exists() and _is_locked(file):
         return
     if file is None:
         _probe(absolute_uri(params))
@@ -140,12 +140,10 @@ def _opened(file: Path, timeout: float = 5) -> sqlite3.Connection:
 
 def _is_locked(file: Path) -> bool:
     try:
-        with closing(
-            sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=1, isolation_level=None)
-        ) as database:
+        with closing(_opened(file, timeout=1)) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("ROLLBACK")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         return error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
     return False
 

@@ -236,22 +236,29 @@ def watch_summary(metrics: History, watch: WatchParams) -> WatchSummary:
     return WatchSummary(alarms, leaks)
 
 
-def read_history(path: Path) -> dict[str, list[float]]:
-    """Reads a metrics.csv; an empty field is NaN, and a column of words from another version of this code is left out.
+def read_history(path: Path, needed: Sequence[str] = ()) -> dict[str, list[float]]:
+    """Reads a table of a run, such as metrics.csv; an empty field is NaN, and a column of words from another version of
+    this code is left out.
 
     Raises:
-        UserError: if the file is missing, or a line has something other than one number or nothing per column.
+        UserError: if the file is missing, a line has something other than one number or nothing per column, a step is
+            not finite, or one of the columns in ``needed`` is not there.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             names, *rows = csv.reader(file)
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         named = zip(names, columns, strict=True)
-        return {name: numbers(cells) for name, cells in named if not holds_words(name, cells)}
+        found = {name: numbers(cells) for name, cells in named if not holds_words(name, cells)}
+        if not all(map(math.isfinite, found.get("step", ()))):
+            raise ValueError("a step is not finite")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: name a finished run, or train it again") from None
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged ({error}): train the run again") from None
+    if missing := [name for name in needed if name not in found]:
+        raise UserError(f"{path} has no column {', '.join(missing)}: train the run again")
+    return found
 
 
 class Watch:

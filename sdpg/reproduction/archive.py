@@ -26,7 +26,6 @@ from sdpg.reproduction.card import model_card
 from sdpg.reproduction.rebuild import read_run_config, recorded_params
 from sdpg.results.runs import read_results
 
-EXPORTED, IMPORTED = Path("exported"), Path("imported")
 TOP = ("README.md", "LICENSE", "CITATION.cff", NAME)
 """The files at the top that are not the policy's."""
 FOLDERS = ("runs", "evaluations", "models", "reports")
@@ -66,7 +65,7 @@ def export_run(name: str, project: Path = Path(), out: Path | None = None) -> Pa
     tree["run"] = {"methods": [config["method"]], "seeds": [config["seed"]]}
     # Reading compares every file with its manifest.
     results = read_results(parse_params(tree, f"{run / 'config.yaml'}"), project)
-    target = out or EXPORTED / f"{name}.zip"
+    target = out or paths.EXPORTED / f"{name}.zip"
     with tempfile.TemporaryDirectory() as scratch:
         top = Path(scratch)
         write_text(top / "README.md", model_card(results, config, name))
@@ -198,7 +197,7 @@ def open_archive(path: Path) -> Archive:
     return archive
 
 
-def import_run(path: Path, folder: Path = IMPORTED) -> Path:
+def import_run(path: Path, folder: Path = paths.IMPORTED) -> Path:
     """Unpacks an archive into ``<folder>/<run>``, laid out as a project; it is there whole or not at all.
 
     Raises:

@@ -5,8 +5,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sdpg.errors import UserError
 from sdpg.records.manifest import noted_files, sha256
 from sdpg.records.tables import DIGESTS
 
@@ -61,13 +63,19 @@ def _first(recorded: Path, found: Path, what: str, steps: int | None) -> str | N
 
 def _lines(path: Path) -> dict[int, dict[str, str]]:
     """Returns step → the cells of its line, as text, so that every digit counts; a line cut short is left out."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {int(row["step"]): row for row in csv.DictReader(file) if (row.get("step") or "").isdecimal()}
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            return {int(row["step"]): row for row in csv.DictReader(file) if (row.get("step") or "").isdecimal()}
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged ({error}): train the run again") from None
 
 
 def first_row(recorded: Path, found: Path) -> str:
     """Says in which column and row two Parquet files first differ."""
-    before, after = pq.read_table(recorded), pq.read_table(found)
+    try:
+        before, after = pq.read_table(recorded), pq.read_table(found)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{recorded} or {found} is damaged ({error}): run the stage that writes it again") from None
     if before.column_names != after.column_names:
         return "other columns"
     if len(before) != len(after):

@@ -1,6 +1,5 @@
 """Reads finished runs from disk: curves, metrics and evaluations per method and seed, and those of the base."""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from sdpg.errors import UserError
 from sdpg.params import Params, read_yaml
 from sdpg.records.manifest import Manifest, check_folder, check_origin
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
-from sdpg.records.tables import holds_words, numbers
+from sdpg.records.watch import read_history
 from sdpg.results.statistics.estimates import Array, ProblemCounts, accuracy_matrix
 from sdpg.results.statistics.summaries import COLUMNS, EvaluationSummary, summarise
 from sdpg.rewards.extraction import normalise_answer
@@ -107,21 +106,10 @@ def _require(path: Path, stage: str) -> None:
 def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
     """Returns columns of numbers; an empty cell is NaN, and a column of words, of another version, is left out."""
     _require(path, stage)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        names = list(reader.fieldnames or [])
-    if missing := [name for name in needed if name not in names]:
-        raise UserError(f"{path} has no column {', '.join(missing)}: run the stage {stage} again")
-    if not rows:
+    columns = read_history(path, needed)
+    if not columns["step"]:
         raise UserError(f"{path} has no rows: run the stage {stage} again")
-    cells = {name: [row[name] or "" for row in rows] for name in names}
-    try:
-        return {
-            name: np.array(numbers(its)) for name, its in cells.items() if name in needed or not holds_words(name, its)
-        }
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} holds something that is no number ({error}): run the stage {stage} again") from None
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:

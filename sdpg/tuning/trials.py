@@ -1,7 +1,7 @@
 """Runs one trial: the train stage's own code, with its validation curve reported to the study as it grows."""
 
-import csv
 import itertools
+import math
 from pathlib import Path
 import shutil
 
@@ -14,6 +14,7 @@ from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params
 from sdpg.params.tune import VALIDATION
 from sdpg.records.run_inputs import run_inputs
+from sdpg.records.watch import read_history
 from sdpg.training.run import RunOverrides, run_identity, train_run
 from sdpg.tuning.leases import Heartbeat, this_host
 from sdpg.tuning.space import trial_params
@@ -37,17 +38,16 @@ def objective_value(curve: list[tuple[int, float]], kind: str) -> float:
 
 def read_curve(folder: Path) -> list[tuple[int, float]]:
     """Returns (step, validation accuracy) of a run, or of its work in progress."""
-    with (folder / "curves.csv").open(encoding="utf-8", newline="") as file:
-        return [(int(row["step"]), float(row[VALIDATION])) for row in csv.DictReader(file)]
+    curve = read_history(folder / "curves.csv", ("step", VALIDATION))
+    return [(int(step), accuracy) for step, accuracy in zip(curve["step"], curve[VALIDATION], strict=True)]
 
 
 def _sum(path: Path, suffix: str) -> float:
     """Returns the sum over all lines of a CSV and all columns whose name ends in ``suffix``."""
     if not path.exists():
         return 0.0
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return sum(float(value) for row in rows for name, value in row.items() if name.endswith(suffix) and value)
+    columns = [values for name, values in read_history(path).items() if name.endswith(suffix)]
+    return sum(value for values in columns for value in values if not math.isnan(value))
 
 
 def beta_at(params: Params, method: str, step: int) -> float:

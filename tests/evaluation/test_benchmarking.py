@@ -1,10 +1,12 @@
 """Tests any model folder on any benchmark files: which prompts fit, what is left out, what survives, every number."""
 
+from functools import partial
 import json
 import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -24,16 +26,18 @@ from sdpg.evaluation.benchmarking import (
 )
 from sdpg.files import write_json_lines
 from sdpg.models.loading import save_model, scratch_model
-from sdpg.params import ReportParams, ScratchModel, load_params
+from sdpg.params import ReportParams, ScratchModel, TrackingParams, load_params
 from sdpg.params.configure import configure
 from sdpg.problems.prompts import prepare_row
 from sdpg.problems.sources import Problem
 from sdpg.problems.tokenizer import train_tokenizer
 from sdpg.records.code import read_code
+from sdpg.records.mlflow_store import connect
 from sdpg.records.run_inputs import stage_code
 from sdpg.records.schemas import EVALUATION_SCHEMA, read_evaluations
 from sdpg.results.benchmark_scores import compare, score, text
 from sdpg.rewards.verifiers import Verifier
+from tests.helpers.forked import start
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -54,15 +58,24 @@ def make_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What takes long to make and is the same for all tests: a model, and MLflow's database."""
+    folder = tmp_path_factory.mktemp("made")
+    make_model(folder / "models/one")
+    connect(TrackingParams(uri=f"sqlite:///{folder}/mlflow.db"))
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder on the micro profile, with a random model and two benchmarks."""
     monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "profiles", "presets"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     configure(tmp_path, profile="micro")
-    make_model(Path("models/one"))
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     sums = [{"id": f"s{n}", "problem": f"What is {n}+3?", "answer": str(n + 3), "url": None} for n in range(5)]
     write_json_lines(Path("sets/sums.jsonl"), [*sums, sums[0]])
     asked = [{"question": f"What is {n}-1?", "answer": n - 1.0, "solution": ["…"]} for n in (4, 9)]
@@ -185,32 +198,29 @@ def test_an_interruption_costs_the_unfinished_benchmark_alone(
     assert [read_evaluations(path).to_pylist() for path in answers] == kept, "as without the interruption"
 
 
-KILLED = """
-import os, signal, sys
-from sdpg import files
-from pipelines.benchmarks import main
-replace, count = os.replace, 0
-def killing(source, target):
-    global count
-    if ".partial" in str(source) and os.path.isdir(source):
-        count += 1
-        if count == 2 and {before}:
+def killed(before: bool) -> None:
+    """The command, which dies before or after its second folder gets its name."""
+    replace, count = os.replace, 0
+
+    def killing(source: Any, target: Any) -> None:
+        nonlocal count
+        count += ".partial" in str(source) and os.path.isdir(source)
+        if count == 2 and before:
             os.kill(os.getpid(), signal.SIGKILL)
-    replace(source, target)
-    if count == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-files.os.replace = killing
-sys.argv = ["benchmarks", "--model", "models/one", "--dir", "sets", "--samples", "2"]
-main()
-"""
+        replace(source, target)
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = killing
+    sys.argv = ["benchmarks", "--model", "models/one", "--dir", "sets", "--samples", "2"]
+    main()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 def test_a_kill_around_the_second_rename(project: Path, monkeypatch: pytest.MonkeyPatch, before: bool) -> None:
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    killed = subprocess.run([sys.executable, "-c", KILLED.format(before=before)], env=environment, capture_output=True)
-    assert killed.returncode == -9
+    process = start(project, partial(killed, before), project / "said")
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (project / "said").read_text()
     seen = counted(monkeypatch)
     run(2)
     assert [name for name, _ in seen] == (["takes", "takes"] if before else [])
@@ -306,6 +316,7 @@ BAD: list[tuple[Any, str]] = [
 def test_input_that_cannot_be_used_is_one_message_and_nothing_is_written(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: Any, message: str
 ) -> None:
+    Path("mlflow.db").unlink()
     damage()
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--model", "models/one", "--dir", "sets"])
     with pytest.raises(SystemExit) as exit_code:

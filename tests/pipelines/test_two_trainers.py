@@ -13,23 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers.clones import ENVIRONMENT, clone, run
+from tests.helpers.clones import ENVIRONMENT, run
 
 pytestmark = pytest.mark.slow
 
 STEPS = 4
 TRAIN = ("python", "-m", "pipelines.train", "grpo", "0")
 REPRO = ("dvc", "repro", "--single-item", "train@grpo-0")
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project on the micro profile whose base is made."""
-    folder = tmp_path_factory.mktemp("two trainers")
-    clone(folder, "grpo")
-    for stage in ("check", "prepare", "base"):
-        run(folder, "python", "-m", f"pipelines.{stage}")
-    return folder
 
 
 def started(project: Path, *command: str) -> "subprocess.Popen[str]":
@@ -62,7 +52,8 @@ def steps(folder: Path) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_a_trainer_whose_dvc_was_killed_is_never_joined_by_a_second(project: Path) -> None:
+def test_a_trainer_whose_dvc_was_killed_is_never_joined_by_a_second(with_base: Path) -> None:
+    project = with_base
     leader = started(project, *REPRO)
     trainer = waited(lambda: owner(project) or (leader.poll() is not None and leader.communicate()[0]))
     assert isinstance(trainer, int), trainer

@@ -202,8 +202,12 @@ def test_a_whole_one_stays_also_with_a_journal_that_a_kill_left(project: Path, w
     assert len(client.search_experiments()) == 2
 
 
-def test_one_that_another_process_has_locked_is_no_reason_to_refuse(project: Path, whole: Path, params: Params) -> None:
+def test_one_that_another_process_has_locked_is_no_reason_to_refuse(
+    project: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(whole, project / "mlflow.db")
+    opened = mlflow_store._opened
+    monkeypatch.setattr(mlflow_store, "_opened", lambda file, timeout=0.0: opened(file, 0.05))
     with closing(sqlite3.connect("mlflow.db", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
         check_store(SETTINGS)

@@ -99,8 +99,12 @@ def test_tabulate_leaves_what_a_pulled_run_names(project: Path, monkeypatch: pyt
     def nothing(*_: Any) -> list[Path]:
         return []
 
-    monkeypatch.setattr(tabulate, "load_params", lambda: params.model_copy(update={"run": run}))
-    for name in ("write_reports", "log_pipeline_artifacts", "print_table"):
-        monkeypatch.setattr(tabulate, name, nothing)
+    monkeypatch.setattr("sdpg.params.load_params", lambda: params.model_copy(update={"run": run}))
+    for name in (
+        "results.report.write_reports",
+        "records.tracking.log_pipeline_artifacts",
+        "results.report.print_table",
+    ):
+        monkeypatch.setattr(f"sdpg.{name}", nothing)
     tabulate.main()
     assert everything(project) - {"mlflow.db", ".state/mlflow.lock"} >= before

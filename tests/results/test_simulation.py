@@ -99,7 +99,7 @@ def test_the_command_prints_every_case_and_fails_where_one_is_outside(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     few = cases()[:2]
-    monkeypatch.setattr(coverage, "cases", lambda: few)
+    monkeypatch.setattr("sdpg.results.statistics.simulation.cases", lambda: few)
     assert run(monkeypatch, "--repeats", "200") == 0
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "reports" / "coverage.json").read_text())

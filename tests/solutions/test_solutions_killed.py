@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from pipelines import solutions
+from sdpg.errors import entry_point
 from sdpg.solutions.store import ANSWERED, LOST, SENT, AnswerStore
+from tests.helpers.forked import start
 from tests.helpers.paid_server import MODEL, Call, PaidServer, Reply, chat, error, paid_server, solved
-from tests.helpers.solutions_project import command, environment, make_project, questions, read_lines, solve
+from tests.helpers.solutions_project import environment, make_project, questions, read_lines, solve
 
 AT_ONCE = 4
 
@@ -130,6 +133,16 @@ def test_killed_at_many_moments_nothing_is_paid_twice_and_nothing_lost(tmp_path:
         assert [n for n in range(count) if texts[n] != solved(f"{n}+{n + 1}")] == [1, 11, 21, 31, 41, 51]
 
 
+def begun(project: Path, options: list[str]) -> Any:
+    """The command in a fork of this process, which need not import everything once more."""
+
+    def work() -> None:
+        sys.argv = ["solutions", *options]
+        entry_point(solutions.main)
+
+    return start(project, work, project / "said")
+
+
 @pytest.mark.slow
 def test_the_command_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     project = make_project(tmp_path, questions(30))
@@ -142,7 +155,11 @@ def test_the_command_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> 
     with paid_server(troubled, once=True, again=untroubled) as server:
         ledger = Ledger(server, project / "inputs/solutions")
         for moment in (6, 13):
-            assert ended(command(*options(server)), project, server, moment, signal.SIGKILL)[0] == -signal.SIGKILL
+            target, process = len(server.asked) + moment, begun(project, options(server))
+            assert server.wait_for(target, 120), (project / "said").read_text()
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
             assert not (problems / "solved.jsonl").exists()
             ledger.check()
         done = solve(project, *options(server))
@@ -152,9 +169,13 @@ def test_the_command_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> 
         # A second sample where the first was wrong, and no request beside; each paid once.
         assert len(server.paid) == 30 + 3
         asked = len(server.asked)
-        assert solve(project, *options(server)).returncode == 0 and len(server.asked) == asked
+        process = begun(project, options(server))
+        process.join()
+        assert process.exitcode == 0 and len(server.asked) == asked, (project / "said").read_text()
         # Never interrupted, with a store of its own, it comes out the same.
-        assert solve(project, *options(server, "other.jsonl", "inputs/other")).returncode == 0
+        process = begun(project, options(server, "other.jsonl", "inputs/other"))
+        process.join()
+        assert process.exitcode == 0, (project / "said").read_text()
     assert (problems / "other.jsonl").read_bytes() == (problems / "solved.jsonl").read_bytes()
     solutions = [row["solution"] for row in read_lines(problems / "solved.jsonl")]
     assert [n for n, text in enumerate(solutions) if text is None] == [1, 11, 21]

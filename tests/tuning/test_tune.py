@@ -18,7 +18,9 @@ from pipelines import tune
 from sdpg.params import load_params, read_yaml
 from sdpg.tuning.study import open_study
 from sdpg.tuning.worker import work
-from tests.helpers.clones import clone, commit, run
+from tests.helpers.clones import commit, run
+from tests.helpers.forked import run_forked
+from tests.helpers.forked import start as start_fork
 
 pytestmark = pytest.mark.slow
 
@@ -26,12 +28,8 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the working tree on the micro profile with its base."""
-    folder = tmp_path_factory.mktemp("tune")
-    clone(folder, "grpo sdpg-ufkl")
-    run(folder, "dvc", "repro", "base")
-    return folder
+def project(with_base: Path) -> Path:
+    return with_base
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -40,7 +38,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_study_leaves_results(project: Path) -> None:
-    said = run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--trials", "3").stdout
+    said = run_forked(project, "pipelines.tune", "sdpg-ufkl", "--trials", "3").stdout
     assert "3 complete" in said or "pruned" in said
     folder = project / "reports/tune/sdpg-ufkl"
     summary = json.loads((folder / "study.json").read_text())
@@ -89,13 +87,12 @@ def test_trials_are_children_of_the_studys_run(project: Path) -> None:
     assert {file.path for file in client.list_artifacts(parents[0].info.run_id)} >= {"study.json", "trials.csv"}
 
 
-def test_best_values_are_options_of_dvc(project: Path) -> None:
-    words = run(project, "python", "-m", "pipelines.tune", "sdpg-ufkl", "--best").stdout.split()
+def best_words(project: Path) -> list[str]:
+    """The best values as options of ``dvc exp run``."""
+    words = run_forked(project, "pipelines.tune", "sdpg-ufkl", "--best").stdout.split()
     assert words[0] == "-S" and any(word.startswith("methods.sdpg-ufkl.beta=") for word in words)
-    best = read_yaml(project / "reports/tune/sdpg-ufkl/best.yaml")
-    assert len(best) == words.count("-S")
-    run(project, "dvc", "exp", "run", "--dry", "--queue", *words)
-    run(project, "dvc", "queue", "remove", "--all")
+    assert len(read_yaml(project / "reports/tune/sdpg-ufkl/best.yaml")) == words.count("-S")
+    return words
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def test_best_values_are_options_of_dvc(project: Path) -> None:
     ],
 )
 def test_bad_input_is_one_message(project: Path, arguments: tuple[str, ...], message: str) -> None:
-    result = run(project, "python", "-m", "pipelines.tune", *arguments, "--ready", check=False)
+    result = run_forked(project, "pipelines.tune", *arguments, "--ready", check=False)
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
     assert result.stderr.count("error:") == 1, "said once, however many workers were to start"
 
@@ -129,12 +126,8 @@ def longer(project: Path) -> Iterator[Path]:
     path.write_text(original)
 
 
-def worker(folder: Path, budget: int, opened: Any) -> None:
-    """``python -m pipelines.tune sdpg-ufkl --study killed --trials <budget> --ready``, without importing anew."""
-    os.chdir(folder)
-    output = os.open("killed.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def worker(budget: int, opened: Any) -> None:
+    """``python -m pipelines.tune sdpg-ufkl --study killed --trials <budget> --ready``."""
     study = open_study(load_params(), "sdpg-ufkl", "killed", budget)
     opened.set()
     work([study])
@@ -149,8 +142,7 @@ def test_a_worker_killed_at_ten_random_moments_loses_no_trial(
 
     def start(budget: int) -> tuple[Any, Any]:
         opened = FORK.Event()
-        process = FORK.Process(target=worker, args=(longer, budget, opened))
-        process.start()
+        process = start_fork(longer, lambda: worker(budget, opened), longer / "killed.log")
         # Where the test fails, nobody else would end it.
         request.addfinalizer(process.kill)
         return process, opened
@@ -201,9 +193,9 @@ def test_default_against_tuned_on_fresh_seeds(project: Path) -> None:
     # Without the default among the trials, the best one is another setting.
     path.write_text(original.replace("seeds: [2000, 2001, 2002]", "seeds: [2000, 2001]")
                     .replace("default_first: true", "default_first: false"))  # fmt: skip
-    command = ("python", "-m", "pipelines.tune_all", "--trials", "2", "--workers", "2", "--study", "all", "--ready")
+    command = ("pipelines.tune_all", "--trials", "2", "--workers", "2", "--study", "all", "--ready")
     try:
-        said = run(project, *command).stdout
+        said = run_forked(project, *command).stdout
         assert "Each study was given 2 trials × 4 steps × 8 rollouts" in said
         found = json.loads((project / "reports/tune/comparison.json").read_text())
         assert {row["study"] for row in found["budgets"]} == {"grpo-all", "sdpg-ufkl-all"}
@@ -220,16 +212,17 @@ def test_default_against_tuned_on_fresh_seeds(project: Path) -> None:
         assert "Default against tuned" in (project / "reports/tune/index.html").read_text()
         stamps = {p: p.stat().st_mtime_ns for p in (project / "evaluations/tune").rglob("final.parquet")}
         assert len(stamps) == 2 * 2 * 2
-        run(project, *command, "--workers", "1")
+        run_forked(project, *command, "--workers", "1")
         assert {p: p.stat().st_mtime_ns for p in stamps} == stamps, "what is there is not asked again"
     finally:
         path.write_text(original)
 
 
-def test_a_grid_of_queued_experiments(project: Path) -> None:
-    run(project, "python", "-m", "pipelines.configure", "--methods", "sdpg-ufkl")
+def test_a_grid_of_queued_experiments_around_the_best_values(project: Path) -> None:
+    best = best_words(project)
     commit(project, "micro")
-    run(project, "dvc", "exp", "run", "--queue", "-S", "methods.sdpg-ufkl.beta=0.5,2.0")
+    grid = ("-S", "methods.sdpg-ufkl.beta=0.5,2.0")
+    run(project, "dvc", "exp", "run", "--queue", *best, *grid, "train@sdpg-ufkl-0")
     run(project, "dvc", "queue", "start", "--jobs", "1")
     deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
@@ -240,8 +233,10 @@ def test_a_grid_of_queued_experiments(project: Path) -> None:
     assert states.count("Success") == 2, states
     table = json.loads(run(project, "dvc", "exp", "show", "--json", "--no-pager").stdout)
     found = [
-        revision["data"]["params"]["params.yaml"]["data"]["methods"]["sdpg-ufkl"]["beta"]
+        revision["data"]["params"]["params.yaml"]["data"]
         for entry in table for group in entry.get("experiments") or [] for revision in group["revs"]
     ]  # fmt: skip
-    assert sorted(found) == [0.5, 2.0]
+    assert sorted(tree["methods"]["sdpg-ufkl"]["beta"] for tree in found) == [0.5, 2.0]
+    tuned = read_yaml(project / "reports/tune/sdpg-ufkl/best.yaml")
+    assert [tree["train"]["lr"] for tree in found] == [tuned["train.lr"]] * 2
     run(project, "dvc", "queue", "stop", "--kill", check=False)
