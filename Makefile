@@ -3,7 +3,7 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make study [JOBS=2] [PROFILE=…] [PRESET=…] [STATUS=1]        make study-readme
 #   make app [FOLDER="path/to/project path/to/runs"]
-#   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
+#   make benchmarks MODEL=path/to/model DIR=path/to/files [SAMPLES=32] [LIMIT=10] [GREEDY=1] [MAP=problem=question] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
 #   make verify [RUN="grpo-0 …"] [QUICK=1]    make reproduce RUN=…    make export RUN=…    make import ARCHIVE=…
@@ -51,7 +51,7 @@ help:
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make gpu-check  what this machine's NVIDIA GPU does of all that the project asks, in ten minutes (GPU_CHECK='--parts 1,3')"
-	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
+	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local files of problems; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make audit RUNS='grpo-0 base' [VERIFIERS='math_verify exact']   answers on which two verifiers disagree, ranked"
@@ -178,7 +178,7 @@ gpu-check: $(STAMP)
 benchmarks: $(STAMP)
 	@python -m pipelines.benchmarks $(foreach model,$(MODEL),--model '$(model)') $(if $(DIR),--dir '$(DIR)') \
 	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(GREEDY),--greedy) \
-	  $(if $(OUT),--out '$(OUT)')
+	  $(if $(OUT),--out '$(OUT)') $(if $(MAP),--columns '$(MAP)')
 
 # Worked solutions for the problems of data.train. A key comes from the environment alone. MORE='--limit 20 …': any option.
 solutions: $(STAMP)
