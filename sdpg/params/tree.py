@@ -5,7 +5,7 @@ fractions of ``train.steps``, so that one preset serves runs of any length: the 
 """
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
@@ -240,6 +240,12 @@ class Params(Section):
         """Refuses a name of something in a folder of inputs that could lead out of that folder."""
         try:
             match self.base.model:
+                case LocalModel(path=path) if PurePosixPath(path).is_absolute():
+                    raise UserError(
+                        f"base.model.path is {path!r}, an absolute path, but base.folder ({self.base.folder}) alone is "
+                        "watched for changes: move the model's folder there and give its name, or set base.folder to "
+                        "the folder that holds it"
+                    )
                 case LocalModel(path=path):
                     check_within(path, "base.model.path")
                 case HubModel(id=id):
