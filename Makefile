@@ -3,6 +3,7 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make study [JOBS=2] [PROFILE=…] [PRESET=…] [STATUS=1]        make study-readme
 #   make app [FOLDER="path/to/project path/to/runs"]
+#   make new-project PROBLEMS=mine.csv MODEL=folder|owner/name@revision BENCHMARKS="exam.csv aime24" [MAP=problem=question,answer=gold]
 #   make benchmarks MODEL=path/to/model DIR=path/to/files [SAMPLES=32] [LIMIT=10] [GREEDY=1] [MAP=problem=question] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
@@ -16,7 +17,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm rehearsal \
-  test-vllm lint format bench gpu-check benchmarks solutions verify reproduce export import lock compare audit coverage tune tune-all \
+  test-vllm lint format bench gpu-check benchmarks new-project solutions verify reproduce export import lock compare audit coverage tune tune-all \
   mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -51,6 +52,7 @@ help:
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make gpu-check  what this machine's NVIDIA GPU does of all that the project asks, in ten minutes (GPU_CHECK='--parts 1,3')"
+	@echo "make new-project PROBLEMS=… MODEL=… BENCHMARKS=…   params.yaml for your own problems and model; see docs/own_data.md"
 	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local files of problems; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
@@ -173,6 +175,12 @@ bench: $(STAMP)
 # The first command on a new machine with an NVIDIA GPU. GPU_CHECK='--parts 1,3 --minutes 5': some of it.
 gpu-check: $(STAMP)
 	python -m benchmarks.gpu_check $(GPU_CHECK)
+
+# What is missing is asked for on a terminal. MORE='--max-response 512 --validation 32': any option.
+new-project: $(STAMP)
+	@python -m pipelines.new_project $(if $(PROBLEMS),--problems '$(PROBLEMS)') $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)') $(if $(MAP),--columns '$(MAP)') \
+	  $(if $(PROFILE),--profile '$(PROFILE)') $(if $(METHODS),--methods '$(METHODS)') $(MORE)
 
 # The evaluation of any model folder. MODEL='a b': several, compared by problem.
 benchmarks: $(STAMP)
