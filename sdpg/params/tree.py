@@ -6,7 +6,7 @@ fractions of ``train.steps``, so that one preset serves runs of any length: the 
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from sdpg.errors import UserError
 from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
-from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
+from sdpg.params.data import DataParams, HubSource, PromptParams, ReasoningGymSource, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
@@ -26,7 +26,7 @@ from sdpg.params.watch import WatchParams
 PARAMS_FILE = Path("params.yaml")
 DEEPEST, MOST_VALUES = 40, 100_000
 """The deepest nesting and the most values of a YAML file that is read."""
-VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match"]
+VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match", "reasoning_gym"]
 
 
 class RunParams(Section):
@@ -78,8 +78,9 @@ class RewardParams(Section):
     verifier: Annotated[
         Annotated[VerifierName, Tag("(name)")] | Annotated[Imported, Tag("(import)")], Discriminator(name_or_import)
     ] = "math_verify"
-    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; or the public
-    code's normalised string match. See docs/verifiers.md, and docs/own_parts.md for an own function or class."""
+    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; the public code's
+    normalised string match; or reasoning-gym's scorers of its own problems. See docs/verifiers.md, and
+    docs/own_parts.md for an own function or class."""
     answer_format: Literal["boxed", "answer_line"] = "boxed"
     """D14: the form of an answer: \\boxed{…}, or a line ``Answer: …``."""
     correct: float = 1.0
@@ -228,6 +229,13 @@ class Params(Section):
             raise ValueError(
                 "base.model.kind is scratch, which learns from the synthetic world, but "
                 f"data.train.kind is {self.data.train.kind}: use a hub or folder model"
+            )
+        sources = [self.data.train, *(row.source for row in self.data.benchmarks.values())]
+        posed = any(isinstance(source, ReasoningGymSource) for source in sources)
+        if posed and self.reward.verifier in {*get_args(VerifierName)} - {"reasoning_gym"}:
+            raise ValueError(
+                f"reward.verifier is {self.reward.verifier}, which cannot judge the problems of a source of kind "
+                "reasoning_gym: set it to reasoning_gym, which judges all others as math_verify does"
             )
         if self.tune.training_seed in self.run.seeds:
             raise ValueError(

@@ -13,7 +13,16 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Imported, Source, SyntheticSource
+from sdpg.params import (
+    ColumnMap,
+    DataParams,
+    FileSource,
+    HubSource,
+    Imported,
+    ReasoningGymSource,
+    Source,
+    SyntheticSource,
+)
 from sdpg.problems.raw_rows import Rows, answer_cell, cell, own_rows, problem_cell, read_rows, solution_cell
 from sdpg.problems.rows.files import KINDS, file_kind, opened, rows_in, split_name
 from sdpg.problems.synthetic import Chain, draw_chains
@@ -47,6 +56,18 @@ class MisledProblem(Problem):
     def hinted_answer(self) -> str:
         """Returns the answer that a hint names, which is wrong."""
         return self.wrong_answer
+
+
+@dataclass(frozen=True)
+class PosedProblem(Problem):
+    """A problem whose answer is more than a hint names: it says by what answers are judged, too."""
+
+    plain_answer: str
+
+    @property
+    def hinted_answer(self) -> str:
+        """Returns the answer alone."""
+        return self.plain_answer
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,11 @@ def load_problems(
         problems = _hinted(chains, source.wrong_hints, name, derive_seed(data.seed, "hints", name))
         return ProblemSet(problems, len(problems))
     where = "data.train" if name == "train" else f"data.benchmarks.{name}.source"
+    if isinstance(source, ReasoningGymSource):
+        # The package is not there unless somebody uses it.
+        from sdpg.problems.gym import gym_problems
+
+        return gym_problems(source, where, name, data.seed, needs_solution)
     if isinstance(source, Imported):
         return _clean(own_rows(source, where), ColumnMap(solution="solution", id="id"), name, needs_solution)
     if needs_solution and source.columns.solution is None:
