@@ -72,6 +72,22 @@ class RolloutParams(Section):
         return self
 
 
+class FormatReward(Section):
+    """A reward for responses that hold an answer in the form of ``reward.answer_format``, right or wrong."""
+
+    weight: Annotated[float, Field(gt=0)]
+    """What such a response gets."""
+
+
+class LengthReward(Section):
+    """A penalty for responses that come near ``rollout.max_tokens``: DAPO's soft overlong punishment."""
+
+    weight: Annotated[float, Field(gt=0)]
+    """What a response of ``rollout.max_tokens`` loses."""
+    free: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """The share of ``rollout.max_tokens`` up to which nothing is lost; from there the loss grows evenly."""
+
+
 class RewardParams(Section):
     """The verifier, and the reward of each verdict."""
 
@@ -92,6 +108,10 @@ class RewardParams(Section):
     on_failure: Literal["drop", "wrong"] = "drop"
     """What a training rollout without a verdict (status ``timeout``) counts as: nothing, so that its group's mean and
     standard deviation are those of the rest and its advantage is 0, or a wrong answer."""
+    format: FormatReward | None = None
+    length: LengthReward | None = None
+    """Further rewards in training, which are added to the verifier's and logged apart; see docs/metrics.md. ``None``:
+    off."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "RewardParams":

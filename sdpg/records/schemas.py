@@ -58,6 +58,8 @@ ROLLOUT_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
         ("reason", pa.string()),
+        ("reward_format", pa.float64()),
+        ("reward_length", pa.float64()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )

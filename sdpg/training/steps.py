@@ -3,8 +3,8 @@
 Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from sdpg.models.columns import TokenColumn
@@ -60,6 +60,7 @@ class Step:
         update: the optimiser updates made with them.
         diagnosed: per-token values of sampled rollouts, gate open or not; see :mod:`sdpg.training.diagnostics`.
         kept: (B) whether the rollout's reward counts in its group; None if all do.
+        parts: rewards beside the verifier's, weighted, by name: (B) each; see :mod:`sdpg.rewards.parts`.
     """
 
     sampled: Sampled
@@ -68,6 +69,7 @@ class Step:
     update: Update
     diagnosed: dict[str, TokenColumn]
     kept: list[bool] | None = None
+    parts: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
     def siblings(self) -> int:
@@ -78,6 +80,11 @@ class Step:
     def rollout_logprob(self) -> TokenColumn:
         """The sampler's log-prob of each response token, of all rollouts."""
         return TokenColumn.of(dict(enumerate(self.experience.rollout_logprobs)))
+
+    @cached_property
+    def rewards(self) -> list[float]:
+        """Returns what each rollout's advantage is made from: the verifier's reward and the parts beside it."""
+        return [sum(values) for values in zip((one.reward for one in self.verdicts), *self.parts.values(), strict=True)]
 
     @property
     def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:

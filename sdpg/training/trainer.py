@@ -3,11 +3,12 @@
 Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import random
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from sdpg.params import MethodParams, Params
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import write_evaluations, write_rollouts
+from sdpg.rewards.parts import reward_parts
 from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
@@ -196,8 +198,10 @@ class Trainer:
         sampled = self.sample(number)
         watch.lap("rollout")
         verdicts = self.verify(sampled)
+        lengths = [len(ids) for ids in sampled.rollouts.responses]
+        parts = reward_parts(self.params.reward, verdicts, lengths, self.params.rollout.max_tokens)
         watch.lap("reward")
-        experience = self.credit(sampled.rollouts, verdicts, at)
+        experience = self.credit(sampled.rollouts, verdicts, at, parts)
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
@@ -209,7 +213,7 @@ class Trainer:
         if not self.ranks.first:
             return {}
         kept = kept_rollouts(verdicts, self.params.reward)
-        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
+        step = Step(sampled, verdicts, experience, update, diagnosed, kept, parts)
         metrics = self.write(step, number) | gradients | {
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
@@ -246,10 +250,13 @@ class Trainer:
         golds = [row.answer for row in sampled.problems for _ in range(siblings)]
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
-    def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
+    def credit(
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients,
+        parts: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    ) -> Experience:  # fmt: skip
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
-        rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
+        rewards = torch.tensor([[verdict.reward for verdict in verdicts], *parts.values()], dtype=torch.float64).sum(0)
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         groups = rewards.view(-1, train.responses_per_prompt)

@@ -26,7 +26,8 @@ CHECKED = {
     "sdpg/objective/gates.py": "check_own_parts", "sdpg/objective/methods.py": "check_own_parts",
     "sdpg/params/imported.py": "load_part", "sdpg/params/tree.py": "load_params",
     "sdpg/problems/context.py": "check_context", "sdpg/records/mlflow_store.py": "check_store",
-    "sdpg/records/code.py": "write_code", "sdpg/rewards/own.py": "check_verifier", "sdpg/rewards/gym.py": "check_verifier",
+    "sdpg/records/code.py": "write_code", "sdpg/rewards/own.py": "check_verifier",
+    "sdpg/rewards/gym.py": "check_verifier",
     "sdpg/rollouts/vllm_start.py": "check_vllm",
     # Part of `prepare`, which `check` runs as a whole, without writing.
     "sdpg/problems/prepare.py": "prepare", "sdpg/problems/prompts.py:_apply_template": "prepare",
