@@ -16,7 +16,8 @@ from sdpg.errors import UserError
 from sdpg.evaluation.base import build_base
 from sdpg.params import TrackingParams, load_params
 from sdpg.params.configure import configure
-from sdpg.problems.measuring import Lengths
+from sdpg.problems.measuring import Lengths, Limits, Measured, propose_limits
+from sdpg.problems.sources import Overlap, ProblemSet
 from sdpg.records.mlflow_store import connect
 from sdpg.training.run import train_run
 from tests.helpers.row_files import write_rows
@@ -155,3 +156,25 @@ def test_lengths_by_hand() -> None:
     assert Lengths.of([]) is None
     assert Lengths.of([7]) == Lengths(7, 7, 7)
     assert Lengths.of(list(range(200, 0, -1))) == Lengths(101, 199, 200)
+
+
+def measured(solutions: Lengths | None, teacher: int = 200) -> Measured:
+    held = {"exam": (9, Lengths(20, 60, 70), Overlap(0, 0, 0))}
+    return Measured(ProblemSet([], 0), 0, Lengths(30, 64, 900), Lengths(90, teacher, 900), solutions, held)
+
+
+@pytest.mark.parametrize(
+    ("solutions", "context", "limits"),
+    [
+        # The longest prompt of the benchmark, 70, is more than 99 of 100 others: the next multiple of 32 is 96.
+        (Lengths(40, 100, 500), None, Limits(96, 224, 224)), (Lengths(1, 2, 3), None, Limits(96, 224, 64)),
+        (None, None, Limits(96, 224, 1024)), (None, 400, Limits(96, 224, 160)), (None, 290, Limits(96, 224, 64)),
+    ],
+)  # fmt: skip
+def test_limits_by_hand(solutions: Lengths | None, context: int | None, limits: Limits) -> None:
+    assert propose_limits(measured(solutions), context) == limits
+
+
+def test_prompts_that_leave_no_room_are_named() -> None:
+    with pytest.raises(UserError, match=r"prompts of 224 tokens leave 46 of the model's 270 for a response"):
+        propose_limits(measured(None), 270)
