@@ -3,16 +3,19 @@
 import gzip
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import pytest
 
 from sdpg.errors import UserError
 from sdpg.params import ColumnMap, DataParams
+from sdpg.params.tree import parse_yaml
 from sdpg.problems.rows.columns import text_of, value_at
 from sdpg.problems.sources import Problem, load_problems, read_benchmark
 from tests.helpers.row_files import write_rows
 
+ROOT = Path(__file__).parents[2]
 ROWS: list[dict[str, Any]] = [
     {"problem": "1+1?", "answer": "2", "solution": "It is 2."},
     {"problem": "Zeile\nzwei: ¾ + ¼?", "answer": "027", "solution": 'A "quoted", long step.'},
@@ -50,10 +53,12 @@ def test_a_json_file_may_hold_lines(tmp_path: Path) -> None:
     assert [one.answer for one in load(tmp_path, path="a.json")] == ["2", "27", "3.50"]
 
 
+BEFORE = "Solve the following math problem step by step. The last line has to be of the form Answer: $Answer."
+BEHIND = 'Remember to put your answer on its own line after "Answer:".'
 DAPO = [
     # As DAPO-Math-17k and verl's own scripts write it: a chat with instructions around the problem.
     {"data_source": "math_dapo",
-     "prompt": [{"role": "user", "content": f"Solve it. Use Answer: $Answer.\n\n{problem}\n\nRemember to use a line."}],
+     "prompt": [{"role": "user", "content": f"{BEFORE}\n\n{problem}\n\n{BEHIND}"}],
      "ability": "MATH", "reward_model": {"ground_truth": answer, "style": "rule-lighteval/MATH_v2"},
      "extra_info": {"index": key}}
     for problem, answer, key in (("What is 1+1?", "2", "k-0"), ("And 17 · 2?", "34", "k-1"), ("Third?", "-3", "k-2"))
@@ -64,10 +69,10 @@ DAPO = [
 @pytest.mark.parametrize("problem", ["prompt", "prompt[0].content"])
 def test_raw_verl_layout(tmp_path: Path, name: str, problem: str) -> None:
     write_rows(tmp_path / name, DAPO)
-    columns = {
-        "problem": problem, "answer": "reward_model.ground_truth", "id": "extra_info.index",
-        "problem_without": r"^Solve it\. Use Answer: \$Answer\.|Remember to use a line\.$",
-    }  # fmt: skip
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    stated = parse_yaml(re.search(r"(?s)    columns:\n(?:      .*?\n)+", page)[0], "docs")["columns"]  # pyright: ignore
+    assert stated["problem"] == "prompt"
+    columns = stated | {"problem": problem}
     found = load(tmp_path, path=name, columns=columns)
     assert [(one.id, one.problem, one.answer) for one in found] == [
         ("k-0", "What is 1+1?", "2"), ("k-1", "And 17 · 2?", "34"), ("k-2", "Third?", "-3"),
