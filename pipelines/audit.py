@@ -1,15 +1,15 @@
 """Ranks the answers of runs on which two verifiers disagree, by how often they occur; needs neither model nor GPU.
 
 Writes reports/audit/<first>-against-<second>: report.md, and disagreements.jsonl with all of them. The runs stay as
-they are.
+they are; the next main report (dvc repro) shows the commonest in a section of its own.
 """
 
 import argparse
 from pathlib import Path
 
 from pipelines.verifier_options import verifier_name, verifier_of
-from sdpg import paths
 from sdpg.errors import entry_point
+from sdpg.results.sections import AUDITS
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     pair = [[find_run(name, {"verifier": verifier_of(verifier)}, Path()) for name in options.runs]
             for verifier in options.verifiers]  # fmt: skip
     names = [runs[0].params.verifier_name.replace(":", "-") for runs in pair]
-    target = paths.REPORTS / "audit" / "-against-".join(names)
+    target = AUDITS / "-against-".join(names)
     with exclusive(target):
         print(write_comparison(pair[0], pair[0][0].params, pair[1][0].params, target))
     print(f"{target} holds report.md and disagreements.jsonl.")

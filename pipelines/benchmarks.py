@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from pipelines.column_options import column_map
 from sdpg.errors import entry_point
 from sdpg.files import write_json, write_text
 from sdpg.params import load_params
@@ -20,7 +21,8 @@ def main() -> None:
     """Runs ``python -m pipelines.benchmarks --model models/base --dir folder [--model other] [--samples 32]``."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.benchmarks", description=__doc__)
     parser.add_argument("--model", action="append", required=True, type=Path, help="a model folder; may be repeated")
-    parser.add_argument("--dir", required=True, type=Path, help="holds the benchmarks, one .jsonl file each")
+    parser.add_argument("--dir", required=True, type=Path, help="holds the benchmarks, one file each")
+    parser.add_argument("--columns", type=column_map, help="where a row's parts stand: problem=question,answer=gold[0]")
     parser.add_argument("--samples", type=_count, help="answers per problem; otherwise evaluation.final_samples")
     parser.add_argument("--greedy", action="store_true", help="one greedy answer per problem, and no samples")
     parser.add_argument("--limit", type=_count, help="only the first so many problems of each benchmark")
@@ -33,7 +35,8 @@ def main() -> None:
     from sdpg.results.benchmark_scores import as_json, compare, markdown, score, text
 
     samples = 0 if options.greedy else options.samples or params.evaluation.final_samples
-    answered = benchmark_models(params, options.model, options.dir, SampleBudget(samples, options.limit), options.out)
+    budget = SampleBudget(samples, options.limit)
+    answered = benchmark_models(params, options.model, options.dir, budget, options.out, columns=options.columns)
     scores = [score(each, params.report) for each in answered]
     comparisons = compare(scores, params.report)
     write_json(options.out / "report.json", as_json(scores, comparisons))

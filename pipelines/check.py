@@ -29,7 +29,7 @@ def check_inputs(params: "Params") -> None:
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.models.launching import check_launch
     from sdpg.models.weight_files import check_digest, check_model, check_weights
-    from sdpg.params import LocalModel
+    from sdpg.params import LocalModel, ScratchModel
     from sdpg.params.imported import imported_parts, load_part
     from sdpg.planning.fits import check_device, check_gpus, check_memory
     from sdpg.problems.context import check_context
@@ -61,6 +61,7 @@ def check_inputs(params: "Params") -> None:
     tree = params.model_dump(mode="json", include={"data", "prompts", "base", "rollout", "evaluation"})
     folders = [Path(params.data.folder), Path(params.base.folder)]
     code = stage_code("prepare", params).digest
+    tree["line_tokens"] = params.train.line_tokens
     identity = fingerprint(tree, [hash_files([folder], folder) for folder in folders], code)
     unchanged = LAST_GOOD.is_file() and LAST_GOOD.read_text(encoding="utf-8") == identity
     if (folder := params.base.local_folder) is not None:
@@ -79,6 +80,10 @@ def check_inputs(params: "Params") -> None:
         # Importing transformers takes seconds, which an unchanged input need not wait for.
         from sdpg.problems.prepare import prepare
 
+        if not isinstance(params.base.model, ScratchModel):
+            from sdpg.models.loading import check_policy
+
+            check_policy(params)
         prepare(params)
         write_text(LAST_GOOD, identity)
     check_store(params.tracking)

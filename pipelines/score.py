@@ -1,4 +1,4 @@
-"""Scores a JSON Lines file of {id, completion, answer}; prints {id, status, extracted_answer, reward, reason} a line.
+"""Scores a file of rows with id, completion and answer; prints {id, status, extracted_answer, reward, reason} a line.
 
 Values that no option gives are those of the reward section of params.yaml, where there is one. Standard output holds
 the JSON lines and nothing else; counts, rate and the name of the verifier go to standard error.
@@ -21,7 +21,7 @@ SHOWN = 50
 def main() -> None:
     """Runs ``python -m pipelines.score FILE``; the file ``-`` is standard input."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.score", description=__doc__)
-    parser.add_argument("file", help="JSON Lines, or - for standard input")
+    parser.add_argument("file", help="a file of rows, or - for JSON Lines from standard input")
     add_verifier_options(parser)
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
     options = parser.parse_args()

@@ -203,29 +203,44 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Reads one JSON object a line; blank lines are skipped.
+def json_object(line: str | bytes, where: str) -> dict[str, Any]:
+    """Returns the JSON object of one line.
+
+    Raises:
+        UserError: if the line is no JSON object; the message begins with ``where``.
+    """
+    try:
+        row = json.loads(line if isinstance(line, str) else line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error.reason}): convert the file") from None
+    except RecursionError:
+        raise UserError(f"{where}: not valid JSON (brackets are nested too deeply): mend or remove the line") from None
+    # Beside errors of form: numbers of thousands of digits.
+    except ValueError as error:
+        reason = getattr(error, "msg", None) or error
+        raise UserError(f"{where}: not valid JSON ({reason}): mend or remove the line") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: a JSON object is expected, not {type(row).__name__}")
+    return row
+
+
+def read_numbered_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Reads one JSON object a line, with the number of its line; blank lines are skipped.
 
     Raises:
         UserError: if the file is missing, or a line is no JSON object (named by its number).
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: put the file there, or correct its name in params.yaml") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        # Beside errors of form: brackets thousands deep, and numbers of thousands of digits.
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or error
-            raise UserError(f"{path}, line {number}: not valid JSON ({reason}): mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: a JSON object is expected, not {type(row).__name__}")
-        rows.append(row)
-    return rows
+    return [
+        (number, json_object(line, f"{path}, line {number}"))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads one JSON object a line, as :func:`read_numbered_lines` does."""
+    return [row for _, row in read_numbered_lines(path)]

@@ -23,7 +23,7 @@ from sdpg.files import replaced_folder, write_json
 from sdpg.locks import exclusive
 from sdpg.models.loading import load_model, set_threads
 from sdpg.models.weight_files import check_weights, model_files
-from sdpg.params import BaseParams, LocalModel, Params, PromptParams
+from sdpg.params import BaseParams, ColumnMap, LocalModel, Params, PromptParams
 from sdpg.problems.context import model_context
 from sdpg.problems.prepare import dropped_text
 from sdpg.problems.prompts import (
@@ -34,7 +34,7 @@ from sdpg.problems.prompts import (
     prompt_ids,
     render_student,
 )
-from sdpg.problems.sources import ProblemSet, read_benchmark
+from sdpg.problems.sources import ProblemSet, benchmark_files, read_benchmark
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.provenance import fingerprint, hash_files, versions
 from sdpg.records.run_inputs import stage_code
@@ -95,21 +95,15 @@ class BenchmarkAnswers:
     folder: Path | None
 
 
-def read_benchmarks(folder: Path) -> dict[str, ProblemSet]:
-    """Returns every .jsonl file of a folder, by its name without the ending.
+def read_benchmarks(folder: Path, columns: ColumnMap | None = None) -> dict[str, ProblemSet]:
+    """Returns every file of rows in a folder, by its name without the ending.
 
     Raises:
-        UserError: if there is none, or a line cannot be used.
+        UserError: if there is none, or a row cannot be used.
     """
     if not folder.is_dir():
-        raise UserError(f"DIR {folder} is no folder: name the folder that holds the benchmarks as .jsonl files")
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        raise UserError(
-            f"DIR {folder} holds no .jsonl file: put one file a benchmark there, with `id`, `problem` and `answer` in "
-            "each line"
-        )
-    return {file.stem: read_benchmark(file) for file in files}
+        raise UserError(f"DIR {folder} is no folder: name the folder that holds the benchmarks, one file each")
+    return {name: read_benchmark(path, columns) for name, path in benchmark_files(folder).items()}
 
 
 def open_model(path: Path, params: Params) -> ModelFolder:
@@ -199,16 +193,18 @@ def benchmark_models(
     budget: SampleBudget,
     out: Path = paths.BENCHMARKED,
     notify: Callable[[str], object] = tqdm.write,
+    columns: ColumnMap | None = None,
 ) -> list[BenchmarkAnswers]:
     """Evaluates every model on every benchmark of a folder, except what is finished already.
 
     Args:
         params: the parameters; decoding, prompts, verifier, device, threads and tracking are read.
         paths: model folders.
-        folder: the folder of the benchmarks, one .jsonl file each.
+        folder: the folder of the benchmarks, one file each.
         budget: the number of answers and problems.
         out: the folder of results, each in ``<out>/<model>/<benchmark>-<fingerprint>``.
         notify: a function that is called with a line for each benchmark that is finished.
+        columns: where the parts of a row stand, as in :func:`~sdpg.problems.sources.read_benchmark`.
 
     Returns:
         The answers of each model to each benchmark, by model.
@@ -216,7 +212,7 @@ def benchmark_models(
     Raises:
         UserError: if the input cannot be used; this is reported before anything is written.
     """
-    sets = read_benchmarks(folder)
+    sets = read_benchmarks(folder, columns)
     models = open_models(paths, params)
     rendered = [
         [

@@ -24,7 +24,7 @@ from sdpg.params.stored import method_of
 from sdpg.records.manifest import check_folder
 from sdpg.records.schemas import BASE, read_evaluations, read_rollouts
 from sdpg.rewards.own import make_verifier
-from sdpg.rewards.verifiers import Scorer, Verdict
+from sdpg.rewards.verifiers import Scorer, Status, Verdict
 from sdpg.rewards.worker_pool import Pair
 
 ROLLOUTS, TRAINING, FINAL = "rollouts", "training", "final"
@@ -73,6 +73,8 @@ class StoredRun:
     params: RewardParams
     gate: Gate | None
     """The gate that the run was made with; None for one of a user's own, whose code is not run here."""
+    dropped: bool = False
+    """Whether a failed verification left its group's statistics in the run; runs before that choice called it wrong."""
 
 
 @dataclass
@@ -149,15 +151,16 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
     config = read_yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
     tree = config.get("params", {})
     params = _reward_params(tree.get("reward"), overrides, root)
+    dropped = (tree.get("reward") or {}).get("on_failure") == "drop"
     method = method_of(tree, str(config.get("method")))
     if isinstance(gate_kind(method), Imported):
-        return StoredRun(folder.name, files, (folder, final.parent), params, None)
+        return StoredRun(folder.name, files, (folder, final.parent), params, None, dropped)
     if (gate := known_gate(method)) is None:
         raise UserError(
             f"{folder / 'config.yaml'} has the gate {gate_name(method)!r}, which this version does not know "
             f"({', '.join(GATES)}): rescore with the version that made the run"
         )
-    return StoredRun(folder.name, files, (folder, final.parent), params, gate)
+    return StoredRun(folder.name, files, (folder, final.parent), params, gate, dropped)
 
 
 def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], root: Path) -> RewardParams:
@@ -241,7 +244,8 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
     tally.statuses.update((row["old_status"], row["status"]) for row in rows)
     if kind == ROLLOUTS:
         shares = _accuracies(rows)
-        for row, (old, new) in zip(rows, advantage_signs(rows), strict=True):
+        signs = advantage_signs(rows, run.dropped, run.params.on_failure == "drop")
+        for row, (old, new) in zip(rows, signs, strict=True):
             step = tally.steps.setdefault((run.name, row["step"]), StepRewards())
             step.rollouts += 1
             step.old += row["old_reward"]
@@ -279,25 +283,32 @@ def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[Any, tuple[float, float]
     }
 
 
-def advantage_signs(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:
+def advantage_signs(
+    rows: Sequence[dict[str, Any]], dropped: bool = False, drops: bool = False
+) -> Iterator[tuple[int, int]]:
     """Yields the sign of each rollout's advantage by stored and by new verdicts of its group, without a penalty.
 
     A right answer is above the mean of its group and a wrong one below, unless the group is uniform.
+
+    Args:
+        rows: the rollouts of a step.
+        dropped: whether a stored verdict ``timeout`` leaves its group, so that the mean is that of the others and its
+            own sign is 0; otherwise it counts as wrong.
+        drops: the same for new verdicts.
     """
-    sizes, old, new = Counter(), Counter(), Counter()
-    for row in rows:
-        sizes[row["group"]] += 1
-        old[row["group"]] += row["old_status"] == "correct"
-        new[row["group"]] += row["status"] == "correct"
+    return zip(_signs(rows, "old_status", dropped), _signs(rows, "status", drops), strict=True)
 
-    def sign(right: bool, solved: int, size: int) -> int:
-        if solved in (0, size):
+
+def _signs(rows: Sequence[dict[str, Any]], column: str, drops: bool) -> list[int]:
+    known, solved = Counter(), Counter()
+    for row in rows:
+        known[row["group"]] += not (drops and row[column] == Status.TIMEOUT)
+        solved[row["group"]] += row[column] == Status.CORRECT
+
+    def sign(row: dict[str, Any]) -> int:
+        uniform = solved[row["group"]] in (0, known[row["group"]])
+        if uniform or (drops and row[column] == Status.TIMEOUT):
             return 0
-        return 1 if right else -1
+        return 1 if row[column] == Status.CORRECT else -1
 
-    for row in rows:
-        group = row["group"]
-        yield (
-            sign(row["old_status"] == "correct", old[group], sizes[group]),
-            sign(row["status"] == "correct", new[group], sizes[group]),
-        )
+    return [sign(row) for row in rows]

@@ -1,4 +1,4 @@
-"""Scores a file of answers: JSON lines in, JSON lines out, in bounded memory."""
+"""Scores a file of answers: rows in, JSON lines out, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,11 +11,13 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from tqdm import tqdm
 
 from sdpg.errors import UserError
+from sdpg.problems.rows.columns import Unusable, text_of
+from sdpg.problems.rows.files import opened, rows_in, split_name
 from sdpg.rewards.verifiers import Scorer
 from sdpg.rewards.worker_pool import Pair
 
@@ -27,7 +29,7 @@ PROGRESS_SECONDS = 5
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of the input; ``truncated`` tells whether the completion hit the token limit."""
+    """One row of the input; ``truncated`` tells whether the completion hit the token limit."""
 
     id: str | int
     completion: str
@@ -59,46 +61,39 @@ class Scored:
         )
 
 
-def parse_answer(line: bytes, where: str) -> Answer:
-    """Returns one line of the input as an answer.
+def parse_answer(row: dict[str, Any], where: str) -> Answer:
+    """Returns one row of the input as an answer.
 
     Raises:
-        UserError: if the line is wrong; the message names the line and what is wrong with it.
+        UserError: if the row is wrong; the message begins with ``where`` and says what is wrong with it.
     """
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 text ({error.reason}): convert the file") from None
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or error
-        raise UserError(f"{where}: not valid JSON ({reason}): mend or remove the line") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a JSON object is expected, not {_kind(row)}: write {{id, completion, answer}}")
     for name in ("id", "completion", "answer"):
         if name not in row:
             raise UserError(f"{where}: the field {name!r} is missing; there are: {', '.join(row) or 'none'}. Add it")
-    identifier, completion, answer = row["id"], row["completion"], row["answer"]
+    identifier, completion = row["id"], row["completion"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise UserError(f"{where}: id is {_kind(identifier)}; a string or a whole number is expected")
     if not isinstance(completion, str):
         raise UserError(f"{where}: completion is {_kind(completion)}; a string is expected")
-    # Files of AIME problems hold whole numbers as such.
-    if isinstance(answer, bool) or not isinstance(answer, str | int):
-        raise UserError(f"{where}: answer is {_kind(answer)}; a string or a whole number is expected: quote it")
-    if not str(answer).strip():
+    try:
+        answer = text_of(row["answer"], "answer")
+    except Unusable as error:
+        raise UserError(f"{where}: {error}") from None
+    if not answer:
         raise UserError(f"{where}: answer is empty, and nothing can be compared with it: fill it in or remove the line")
     truncated = row.get("truncated")
     if not isinstance(truncated, bool | None):
         raise UserError(f"{where}: truncated is {_kind(truncated)}; true, false or null is expected")
-    return Answer(identifier, completion, str(answer), bool(truncated))
+    return Answer(identifier, completion, answer, bool(truncated))
 
 
 def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = False) -> Scored:
     """Scores every line of a file, in order; writes {id, status, extracted_answer, reward, reason} a line.
 
     Args:
-        source: path of a JSON Lines file of {id, completion, answer}, or ``-`` for standard input. An optional
-            ``truncated`` tells of a completion that hit the token limit; further fields are ignored.
+        source: path of a file of rows with id, completion and answer, or ``-`` for standard input, which is read as
+            JSON Lines, as files of other endings are. An optional ``truncated`` tells of a completion that hit the
+            token limit; further fields are ignored.
         verifier: the verifier that scores.
         out: the stream that gets the lines, each chunk as soon as it is scored.
         keep_pairs: whether ``pairs`` is filled, for an audit.
@@ -107,11 +102,12 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
         UserError: if the file cannot be read or a line is not as expected: before anything is written.
     """
     scored = Scored()
+    split = split_name(Path(source).name)
+    kind = ".jsonl" if split is None else split[1]
     with _opened(source) as file:
         name = "standard input" if source == "-" else source
-        count = sum(1 for _ in _answers(file, name))
-        file.seek(0)
-        answers = _answers(file, name)
+        count = sum(1 for _ in _answers(file, name, kind))
+        answers = _answers(file, name, kind)
         begin = time.perf_counter()
         with tqdm(
             total=count, desc="score", unit="answer", delay=PROGRESS_SECONDS, leave=False, file=sys.stderr
@@ -133,30 +129,23 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
     return scored
 
 
-def _answers(file: BinaryIO, name: str) -> Iterator[Answer]:
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield parse_answer(line, f"{name}:{number}")
+def _answers(file: BinaryIO, name: str, kind: str) -> Iterator[Answer]:
+    for place, row in rows_in(file, name, kind):
+        yield parse_answer(row, f"{name}, {place}")
 
 
 @contextmanager
 def _opened(source: str) -> Iterator[BinaryIO]:
-    """Yields the file at its begin; what cannot be read twice is copied to a temporary file first."""
+    """Yields a file that can be read twice; what cannot is copied to a temporary file first."""
     with ExitStack() as stack:
         stream = sys.stdin.buffer
         if source != "-":
-            try:
-                stream = stack.enter_context(Path(source).open("rb"))
-            except OSError as error:
-                raise UserError(
-                    f"{source} cannot be read ({error.strerror}): name a JSON Lines file, or - for standard input"
-                ) from None
+            stream = stack.enter_context(opened(Path(source), "name a file of answers, or - for standard input"))
             if stream.seekable():
                 yield stream
                 return
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(stream, copy)
-            copy.seek(0)
             yield copy
 
 

@@ -13,14 +13,12 @@ from typing import Any
 from safetensors.torch import save_file
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
 
 from sdpg.errors import UserError
-from sdpg.models.loading import scratch_config
+from sdpg.models.loading import unloaded_model
 from sdpg.models.ranks import whole
-from sdpg.params import Params, ScratchModel
+from sdpg.params import Params
 from sdpg.params.lora import LoraParams
-from sdpg.problems.context import model_config
 from sdpg.seeds import derive_seed
 
 NAME = "default"
@@ -84,13 +82,7 @@ def check_adapter(params: Params) -> None:
     """
     base, lora = params.base, params.train.lora
     assert lora is not None
-    # A tensor on the meta device takes no memory.
-    with torch.device("meta"):
-        if isinstance(base.model, ScratchModel):
-            model = Qwen3ForCausalLM(scratch_config(base.model, base.model.vocab_size, 0, 1))
-        else:
-            model = AutoModelForCausalLM.from_config(model_config(base), trust_remote_code=False)
-    adapter_targets(model, lora)
+    adapter_targets(unloaded_model(base), lora)
 
 
 def adapter_targets(model: Any, params: LoraParams) -> list[str]:

@@ -15,7 +15,8 @@ from sdpg.errors import UserError
 from sdpg.files import replaced_folder
 from sdpg.models.batches import TokenBatch
 from sdpg.models.weight_files import check_model, check_weights
-from sdpg.params import ScratchModel
+from sdpg.params import BaseParams, Params, ScratchModel
+from sdpg.problems.context import model_config
 from sdpg.problems.tokenizer import pad_and_eos
 
 CPU = torch.device("cpu")
@@ -82,6 +83,59 @@ def empty_model(folder: Path) -> Any:
     return model
 
 
+def unloaded_model(base: BaseParams) -> Any:
+    """Returns the base's architecture with parameters that have no memory and no values.
+
+    Raises:
+        UserError: if a model's configuration cannot be read.
+    """
+    with torch.device("meta"):
+        if isinstance(base.model, ScratchModel):
+            return Qwen3ForCausalLM(scratch_config(base.model, base.model.vocab_size, 0, 1))
+        return AutoModelForCausalLM.from_config(model_config(base), trust_remote_code=False)
+
+
+def check_policy(params: Params) -> None:
+    """Checks early that the base's architecture can be trained as params.yaml says, before any weight is loaded.
+
+    Raises:
+        UserError: see :func:`check_logits` and :func:`check_lines`.
+    """
+    model = unloaded_model(params.base)
+    check_logits(model, f"base.model {params.base.name}")
+    check_lines(model, params.train.line_tokens)
+
+
+def check_logits(model: Any, name: str) -> None:
+    """Refuses a model that changes its logits after the head.
+
+    Raises:
+        UserError: if so; the message begins with ``name``, and has the settings by which it does.
+    """
+    scaled = {
+        name: getattr(model.config.get_text_config(), name, None)
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    }
+    if any(value not in (None, 1, 1.0) for value in scaled.values()):
+        raise UserError(
+            f"{name} changes its logits after the head ({scaled}), which the losses here do not: "
+            "use a model without, such as Qwen3"
+        )
+
+
+def check_lines(model: Any, line_tokens: int) -> None:
+    """Refuses lines that siblings share where the model's attention would not keep them apart.
+
+    Raises:
+        UserError: if so.
+    """
+    if line_tokens and not can_share_lines(model):
+        raise UserError(
+            f"train.line_tokens is {line_tokens}, but the base's attention is not plain full attention by "
+            "sdpa in every layer, so that siblings on one line would see each other: set it to 0"
+        )
+
+
 def _from_folder(folder: Path, **options: Any) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -89,15 +143,7 @@ def _from_folder(folder: Path, **options: Any) -> Any:
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{folder} does not load as a causal language model: {error}") from None
-    scaled = {
-        name: getattr(model.config.get_text_config(), name, None)
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    }
-    if any(value not in (None, 1, 1.0) for value in scaled.values()):
-        raise UserError(
-            f"{folder} changes its logits after the head ({scaled}), which the losses here do not: "
-            "use a model without, such as Qwen3"
-        )
+    check_logits(model, str(folder))
     return model
 
 

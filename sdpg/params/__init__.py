@@ -11,6 +11,7 @@ from sdpg.params.data import (
     FileSource,
     HubSource,
     PromptParams,
+    ReasoningGymSource,
     Source,
     SyntheticSource,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Params",
     "Positive",
     "PromptParams",
+    "ReasoningGymSource",
     "ReportParams",
     "RewardParams",
     "RolloutParams",

@@ -27,6 +27,8 @@ WHOLE = {
     ("base", "model"),
     ("prompts", "chat_template_kwargs"),
     ("rollout", "vllm"),
+    ("reward", "format"),
+    ("reward", "length"),
     ("train", "lora"),
 }
 """The nodes that an overlay replaces as a whole, because their keys depend on one another."""

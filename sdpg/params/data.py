@@ -9,20 +9,28 @@ from sdpg.params.section import Fraction, Imported, Name, Positive, Section
 
 
 class ColumnMap(Section):
-    """The columns of a file or hub dataset that hold a problem's parts; ``None`` where the set has no such column."""
+    """The columns of a file or hub dataset that hold a problem's parts; ``None`` where the set has no such column.
+
+    A column is a name, or a path into what it holds, such as ``reward_model.ground_truth`` or ``prompt[0].content``.
+    Of a list of one value that value is taken.
+    """
 
     problem: str = "problem"
+    """The problem's text, or a chat, of which the one message of the user is the problem."""
     answer: str = "answer"
     solution: str | None = None
     id: str | None = None
     answer_after: Annotated[str, Field(min_length=1)] | None = None
     """A mark in the answer's column, such as GSM8K's ``####``: the answer stands behind its last occurrence, and what
     stands before it is the solution where ``solution`` names the same column. A row without the mark has no answer."""
+    problem_without: str | None = None
+    """A regular expression; what it matches is taken out of problems, such as instructions for a prompt that are stored
+    with them, where ``prompts.student`` has its own."""
     solution_without: str | None = None
     """A regular expression; what it matches is taken out of solutions, such as GSM8K's ``<<48/2=24>>`` for calculators,
     which the student would learn from the teacher."""
 
-    @field_validator("solution_without")
+    @field_validator("problem_without", "solution_without")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         try:
@@ -58,18 +66,40 @@ class HubSource(Section):
 
 
 class FileSource(Section):
-    """A local .jsonl or .parquet file, relative to ``data.folder``."""
+    """A local file of rows, relative to ``data.folder``: .jsonl, .json (a list), .csv or .parquet, also as .gz."""
 
     kind: Literal["file"]
     path: str
+    """The file's path; its parts may be separated by backslashes too."""
     columns: ColumnMap = ColumnMap()
     limit: Positive | None = None
     made_from: HubSource | None = None
     """The dataset that the file was made from, for instance by adding solutions; an error names it where the file is
     missing."""
 
+    @field_validator("path")
+    @classmethod
+    def _slashes(cls, value: str) -> str:
+        return value.replace("\\", "/")
 
-Source = Annotated[SyntheticSource | HubSource | FileSource | Imported, Field(discriminator="kind")]
+
+class ReasoningGymSource(Section):
+    """Procedural problems of reasoning-gym, a package that is installed beside this one; see docs/reasoning_gym.md."""
+
+    kind: Literal["reasoning_gym"]
+    tasks: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """Task name → its settings, such as those of its difficulty."""
+    count: Positive
+    """The number of problems that are made, shared evenly by the tasks; repeated ones are dropped."""
+    seed: int = 0
+    """Other seeds, and other problem sets, have other problems."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The score from which an answer is right; a wrong one has .01 of many tasks."""
+
+
+Source = Annotated[
+    SyntheticSource | HubSource | FileSource | ReasoningGymSource | Imported, Field(discriminator="kind")
+]
 """The type of ``data.train`` and of each benchmark's source. An own function that yields problems is called with its
 options; see docs/own_parts.md."""
 
@@ -81,6 +111,8 @@ class BenchmarkParams(Section):
     """The benchmark's name in tables and figures."""
     problems: Positive | None = None
     """The number of problems once repeated ones are dropped; any other number stops the pipeline. ``None``: unknown."""
+    licence: str | None = None
+    """The licence under which the problems are published, as their owner names it; for people, and read by no code."""
     source: Source
 
 

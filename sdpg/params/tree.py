@@ -5,8 +5,8 @@ fractions of ``train.steps``, so that one preset serves runs of any length: the 
 """
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 from sdpg.errors import UserError
 from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
-from sdpg.params.data import DataParams, HubSource, PromptParams, SyntheticSource
+from sdpg.params.data import DataParams, HubSource, PromptParams, ReasoningGymSource, SyntheticSource
 from sdpg.params.method import MethodParams
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
@@ -26,7 +26,7 @@ from sdpg.params.watch import WatchParams
 PARAMS_FILE = Path("params.yaml")
 DEEPEST, MOST_VALUES = 40, 100_000
 """The deepest nesting and the most values of a YAML file that is read."""
-VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match"]
+VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match", "reasoning_gym"]
 
 
 class RunParams(Section):
@@ -72,14 +72,31 @@ class RolloutParams(Section):
         return self
 
 
+class FormatReward(Section):
+    """A reward for responses that hold an answer in the form of ``reward.answer_format``, right or wrong."""
+
+    weight: Annotated[float, Field(gt=0)]
+    """What such a response gets."""
+
+
+class LengthReward(Section):
+    """A penalty for responses that come near ``rollout.max_tokens``: DAPO's soft overlong punishment."""
+
+    weight: Annotated[float, Field(gt=0)]
+    """What a response of ``rollout.max_tokens`` loses."""
+    free: Annotated[float, Field(ge=0, lt=1)] = 0.75
+    """The share of ``rollout.max_tokens`` up to which nothing is lost; from there the loss grows evenly."""
+
+
 class RewardParams(Section):
     """The verifier, and the reward of each verdict."""
 
     verifier: Annotated[
         Annotated[VerifierName, Tag("(name)")] | Annotated[Imported, Tag("(import)")], Discriminator(name_or_import)
     ] = "math_verify"
-    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; or the public
-    code's normalised string match. See docs/verifiers.md, and docs/own_parts.md for an own function or class."""
+    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; the public code's
+    normalised string match; or reasoning-gym's scorers of its own problems. See docs/verifiers.md, and
+    docs/own_parts.md for an own function or class."""
     answer_format: Literal["boxed", "answer_line"] = "boxed"
     """D14: the form of an answer: \\boxed{…}, or a line ``Answer: …``."""
     correct: float = 1.0
@@ -91,6 +108,10 @@ class RewardParams(Section):
     on_failure: Literal["drop", "wrong"] = "drop"
     """What a training rollout without a verdict (status ``timeout``) counts as: nothing, so that its group's mean and
     standard deviation are those of the rest and its advantage is 0, or a wrong answer."""
+    format: FormatReward | None = None
+    length: LengthReward | None = None
+    """Further rewards in training, which are added to the verifier's and logged apart; see docs/metrics.md. ``None``:
+    off."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "RewardParams":
@@ -247,6 +268,13 @@ class Params(Section):
                 "base.model.kind is scratch, which learns from the synthetic world, but "
                 f"data.train.kind is {self.data.train.kind}: use a hub or folder model"
             )
+        sources = [self.data.train, *(row.source for row in self.data.benchmarks.values())]
+        posed = any(isinstance(source, ReasoningGymSource) for source in sources)
+        if posed and self.reward.verifier in {*get_args(VerifierName)} - {"reasoning_gym"}:
+            raise ValueError(
+                f"reward.verifier is {self.reward.verifier}, which cannot judge the problems of a source of kind "
+                "reasoning_gym: set it to reasoning_gym, which judges all others as math_verify does"
+            )
         if self.tune.training_seed in self.run.seeds:
             raise ValueError(
                 f"tune.training_seed is {self.tune.training_seed}, which is in run.seeds: tuning on a seed that is "
@@ -258,6 +286,12 @@ class Params(Section):
         """Refuses a name of something in a folder of inputs that could lead out of that folder."""
         try:
             match self.base.model:
+                case LocalModel(path=path) if PurePosixPath(path).is_absolute():
+                    raise UserError(
+                        f"base.model.path is {path!r}, an absolute path, but base.folder ({self.base.folder}) alone is "
+                        "watched for changes: move the model's folder there and give its name, or set base.folder to "
+                        "the folder that holds it"
+                    )
                 case LocalModel(path=path):
                     check_within(path, "base.model.path")
                 case HubModel(id=id):

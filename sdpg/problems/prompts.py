@@ -15,9 +15,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sdpg.errors import UserError
-from sdpg.files import read_json_lines
+from sdpg.files import read_numbered_lines
 from sdpg.params import PromptParams
-from sdpg.problems.raw_rows import json_line_number
 from sdpg.problems.sources import MisledProblem, Problem
 
 PROBE = "Step 1: 27 + 5 = 32, so the answer is \\boxed{32}."
@@ -72,14 +71,7 @@ def read_prepared(path: Path) -> list[PreparedRow]:
     Raises:
         UserError: if it is missing, or a row is malformed (named by its line).
     """
-    rows = []
-    for index, row in enumerate(read_json_lines(path)):
-        try:
-            rows.append(PreparedRow.from_dict(row, str(path)))
-        except UserError:
-            # Lines are counted only where they are needed.
-            rows.append(PreparedRow.from_dict(row, f"{path}, line {json_line_number(path, index)}"))
-    return rows
+    return [PreparedRow.from_dict(row, f"{path}, line {number}") for number, row in read_numbered_lines(path)]
 
 
 def longest_prompt(sets: Iterable[Iterable[PreparedRow]], teacher: bool = False) -> int:

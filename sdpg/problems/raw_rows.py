@@ -1,28 +1,24 @@
 """Reads the raw rows of a problem source: a hub dataset, a folder in its layout, a local file, an own function."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-import math
 from pathlib import Path
 import re
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from sdpg.errors import UserError
-from sdpg.files import read_json_lines
 from sdpg.params import ColumnMap, FileSource, HubSource, Imported
 from sdpg.params.imported import check_call, load_part
+from sdpg.problems.rows.columns import MissingColumn, Unusable, root, text_of, user_message, value_at
+from sdpg.problems.rows.files import file_kind, opened, rows_in, schema_names
 from sdpg.records.provenance import hash_files
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Raw rows and the name of their origin in errors; ``lines`` marks JSON Lines, whose rows have line numbers.
+    """Raw rows and the name of their origin in errors; ``places`` are those of a file's rows, such as ``line 3``.
 
     Rows are iterated once, so that only the usable rows of a large hub dataset are ever in memory.
     """
@@ -30,20 +26,12 @@ class Rows:
     rows: Iterable[dict[str, Any]]
     count: int
     origin: str
-    lines: Path | None = None
+    places: Sequence[str] | None = None
     commit: str | None = None
 
     def place(self, index: int) -> str:
         """Returns the name of a row in an error."""
-        if self.lines is None:
-            return f"{self.origin}, row {index + 1}"
-        return f"{self.origin}, line {json_line_number(self.lines, index)}"
-
-
-def json_line_number(path: Path, index: int) -> int:
-    """Returns the line, from 1, of the ``index``-th row of a JSON Lines file, which may have blank lines."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [number for number, line in enumerate(lines, start=1) if line.strip()][index]
+        return f"{self.origin}, {f'row {index + 1}' if self.places is None else self.places[index]}"
 
 
 def read_rows(source: HubSource | FileSource, where: str, folder: Path) -> Rows:
@@ -55,17 +43,13 @@ def read_rows(source: HubSource | FileSource, where: str, folder: Path) -> Rows:
     return _read_hub(source, where, folder) if isinstance(source, HubSource) else _read_file(source, where, folder)
 
 
-def _needed_columns(columns: ColumnMap) -> list[str]:
-    return list(
-        dict.fromkeys(c for c in (columns.problem, columns.answer, columns.solution, columns.id) if c is not None)
-    )
-
-
-def _missing_column(place: str, column: str, present: Iterable[str]) -> UserError:
-    return UserError(
-        f"{place}: there is no column {column!r}; there are: {', '.join(sorted(present))}. Name the right one under "
-        "`columns` of this source"
-    )
+def _needed_columns(columns: ColumnMap, present: Iterable[str], place: str) -> list[str]:
+    """Returns the columns in which the paths of a map begin."""
+    paths = (columns.problem, columns.answer, columns.solution, columns.id)
+    try:
+        return list(dict.fromkeys(root(path, present) for path in paths if path is not None))
+    except MissingColumn as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
@@ -110,10 +94,7 @@ def _read_hub(source: HubSource, where: str, folder: Path) -> Rows:
                 f"into {local} and run again"
             ) from None
         dataset, commit = load(str(snapshot)), snapshot.name
-    needed = _needed_columns(source.columns)
-    for column in needed:
-        if column not in dataset.column_names:
-            raise _missing_column(f"{where}: {origin}", column, dataset.column_names)
+    needed = _needed_columns(source.columns, dataset.column_names, f"{where}: {origin}")
     rows = cast(Iterable[dict[str, Any]], dataset.select_columns(needed))
     return Rows(rows, len(dataset), source.id + (f"/{source.config}" if source.config else ""), commit=commit)
 
@@ -141,29 +122,12 @@ def _read_file(source: FileSource, where: str, folder: Path) -> Rows:
             f"{where}.path is {source.path!r}, outside data.folder ({folder}): put the file into that folder, whose "
             "content the pipeline watches for changes, or change data.folder"
         )
-    path = folder / source.path
-    needed = _needed_columns(source.columns)
-    if path.suffix == ".jsonl":
-        records = read_json_lines(path)
-        rows = Rows(records, len(records), str(path), path)
-        for index, row in enumerate(records):
-            for column in needed:
-                if column not in row:
-                    raise _missing_column(rows.place(index), column, row)
-        return rows
-    if path.suffix != ".parquet":
-        raise UserError(f"{where}.path is {source.path!r}: only .jsonl and .parquet files are read; convert it")
-    try:
-        present = pq.read_schema(path).names
-        for column in needed:
-            if column not in present:
-                raise _missing_column(str(path), column, present)
-        table = pq.read_table(path, columns=needed)
-        return Rows((row for batch in table.to_batches() for row in batch.to_pylist()), table.num_rows, str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: put the file there, or correct {where}.path in params.yaml") from None
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path} is no readable Parquet file: {error}. Restore or convert it") from None
+    kind, path = file_kind(source.path, f"{where}.path"), folder / source.path
+    present = schema_names(path) if kind == ".parquet" else None
+    needed = None if present is None else _needed_columns(source.columns, present, str(path))
+    with opened(path, f"put the file there, or correct {where}.path in params.yaml") as file:
+        placed = list(rows_in(file, str(path), kind, needed))
+    return Rows([row for _, row in placed], len(placed), str(path), [place for place, _ in placed])
 
 
 def own_rows(source: Imported, where: str) -> Rows:
@@ -201,30 +165,25 @@ def own_rows(source: Imported, where: str) -> Rows:
 
 
 def cell(rows: Rows, index: int, row: dict[str, Any], column: str | None) -> str:
-    """Returns a cell as text; an absent one is empty. Whole floats, as some repacks store answers, lose their point."""
-    match value := None if column is None else row[column]:
-        case None:
-            return ""
-        case str():
-            if _SURROGATE.search(value):
-                raise UserError(
-                    f"{rows.place(index)}: column {column!r} holds half a character (a lone surrogate such as "
-                    "\\ud800), which no file or tokenizer takes: mend or remove the row"
-                )
-            return value.strip()
-        case float() if not math.isfinite(value):
-            return ""
-        case float() if value.is_integer():
-            return str(int(value))
-        case float():
-            return str(value)
-        # Longer whole numbers than str() takes are no text or number that an answer could equal.
-        case int() if value.bit_length() < 10_000:
-            return str(value)
-    raise UserError(
-        f"{rows.place(index)}: column {column!r} holds a {type(value).__name__}, not text or a number: name a column "
-        "with plain text, or convert the file"
-    )
+    """Returns the text at a column's path, as :func:`~sdpg.problems.rows.columns.text_of` reads it; an absent one is
+    empty.
+
+    Raises:
+        UserError: if there is no such column, or it holds no text; the message names the row.
+    """
+    try:
+        return "" if column is None else text_of(value_at(row, column), column)
+    except Unusable as error:
+        raise UserError(f"{rows.place(index)}: {error}") from None
+
+
+def problem_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:
+    """Returns a row's problem, less what ``columns.problem_without`` matches; of a chat it is the user's message."""
+    try:
+        text = text_of(user_message(value_at(row, columns.problem)), columns.problem)
+    except Unusable as error:
+        raise UserError(f"{rows.place(index)}: {error}") from None
+    return text if columns.problem_without is None else re.sub(columns.problem_without, "", text).strip()
 
 
 def answer_cell(rows: Rows, index: int, row: dict[str, Any], columns: ColumnMap) -> str:

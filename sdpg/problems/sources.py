@@ -13,9 +13,18 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.files import read_json_lines
-from sdpg.params import ColumnMap, DataParams, FileSource, HubSource, Imported, Source, SyntheticSource
-from sdpg.problems.raw_rows import Rows, answer_cell, cell, own_rows, read_rows, solution_cell
+from sdpg.params import (
+    ColumnMap,
+    DataParams,
+    FileSource,
+    HubSource,
+    Imported,
+    ReasoningGymSource,
+    Source,
+    SyntheticSource,
+)
+from sdpg.problems.raw_rows import Rows, answer_cell, cell, own_rows, problem_cell, read_rows, solution_cell
+from sdpg.problems.rows.files import KINDS, file_kind, opened, rows_in, split_name
 from sdpg.problems.synthetic import Chain, draw_chains
 from sdpg.rewards.verifiers import normalise_answer
 from sdpg.seeds import derive_seed
@@ -47,6 +56,18 @@ class MisledProblem(Problem):
     def hinted_answer(self) -> str:
         """Returns the answer that a hint names, which is wrong."""
         return self.wrong_answer
+
+
+@dataclass(frozen=True)
+class PosedProblem(Problem):
+    """A problem whose answer is more than a hint names: it says by what answers are judged, too."""
+
+    plain_answer: str
+
+    @property
+    def hinted_answer(self) -> str:
+        """Returns the answer alone."""
+        return self.plain_answer
 
 
 @dataclass(frozen=True)
@@ -115,6 +136,11 @@ def load_problems(
         problems = _hinted(chains, source.wrong_hints, name, derive_seed(data.seed, "hints", name))
         return ProblemSet(problems, len(problems))
     where = "data.train" if name == "train" else f"data.benchmarks.{name}.source"
+    if isinstance(source, ReasoningGymSource):
+        # The package is not there unless somebody uses it.
+        from sdpg.problems.gym import gym_problems
+
+        return gym_problems(source, where, name, data.seed, needs_solution)
     if isinstance(source, Imported):
         return _clean(own_rows(source, where), ColumnMap(solution="solution", id="id"), name, needs_solution)
     if needs_solution and source.columns.solution is None:
@@ -163,13 +189,13 @@ def load_solutions(source: HubSource | FileSource, where: str, folder: Path) -> 
     columns = source.columns
     assert columns.solution is not None, "checked by the caller"
     # The answer column is not used here, so it need not exist.
-    bare = ColumnMap(problem=columns.problem, answer=columns.problem, solution=columns.solution)
+    bare = columns.model_copy(update={"answer": columns.problem, "id": None})
     rows = read_rows(source.model_copy(update={"columns": bare}), where, folder)
 
     def pairs() -> Iterable[tuple[str, str]]:
         progress = tqdm(rows.rows, desc=f"rows of {rows.origin}", total=rows.count, unit="row", delay=2, leave=False)
         for index, row in enumerate(progress):
-            yield cell(rows, index, row, columns.problem), solution_cell(rows, index, row, columns)
+            yield problem_cell(rows, index, row, columns), solution_cell(rows, index, row, columns)
 
     return WorkedSolutions(pairs(), rows.origin, rows.commit)
 
@@ -180,7 +206,7 @@ def _clean(rows: Rows, columns: ColumnMap, name: str, needs_solution: bool) -> P
     dropped: Counter[str] = Counter()
     progress = tqdm(rows.rows, desc=f"rows of {name}", total=rows.count, unit="row", delay=2, leave=False)
     for index, row in enumerate(progress):
-        problem, solution = cell(rows, index, row, columns.problem), solution_cell(rows, index, row, columns)
+        problem, solution = problem_cell(rows, index, row, columns), solution_cell(rows, index, row, columns)
         answer = normalise_answer(answer_cell(rows, index, row, columns))
         key = text_key(problem)
         if not problem:
@@ -204,40 +230,81 @@ def _clean(rows: Rows, columns: ColumnMap, name: str, needs_solution: bool) -> P
     return ProblemSet(list(kept.values()), rows.count, dropped, rows.commit)
 
 
-def read_benchmark(path: Path) -> ProblemSet:
-    """Reads a benchmark as JSON Lines: ``answer``, ``problem`` or ``question``, and ``id`` where there is one.
+def read_benchmark(path: Path, columns: ColumnMap | None = None) -> ProblemSet:
+    """Reads a benchmark from a file of rows.
 
     It is stricter than :func:`load_problems`, since a benchmark that has lost problems is another benchmark: only
     repeated problems are dropped, and counted.
 
+    Args:
+        path: the file.
+        columns: where a row's parts stand. A part that is not named there stands where it usually does: ``problem`` or
+            ``question``, ``answer``, and ``id`` where there is one.
+
     Raises:
-        UserError: if a line is no JSON object, lacks a part, or contradicts another; the message names the line.
+        UserError: if a row is no object, lacks a part, or contradicts another; the message names its place.
     """
-    lines = read_json_lines(path)
-    rows = Rows([], len(lines), str(path), path)
+    named = ColumnMap() if columns is None else columns
+    kind = file_kind(path.name, "DIR: the file")
+    with opened(path, "put the file there, or correct its name") as file:
+        placed = list(rows_in(file, str(path), kind))
+    rows = Rows([], len(placed), str(path), [place for place, _ in placed])
     parts: list[dict[str, Any]] = []
     answers: dict[str, tuple[str, int]] = {}
-    for index, row in enumerate(lines):
-        text = "problem" if "problem" in row else "question"
-        for column in (text, "answer"):
-            if column not in row or not normalise_answer(cell(rows, index, row, column)):
-                what = "is empty" if column in row else f"is missing; there are: {', '.join(sorted(row)) or 'none'}"
+    for index, (_, row) in enumerate(placed):
+        usual = {"problem": "problem" if "problem" in row else "question", "id": "id" if "id" in row else None}
+        at = named.model_copy(
+            update={name: value for name, value in usual.items() if name not in named.model_fields_set}
+        )
+        part = {
+            "problem": problem_cell(rows, index, row, at),
+            "answer": normalise_answer(answer_cell(rows, index, row, at)),
+            "id": cell(rows, index, row, at.id),
+        }
+        for name in ("problem", "answer"):
+            if not part[name]:
                 raise UserError(
-                    f"{rows.place(index)}: {column!r} {what}. Each line needs `answer` and `problem` (or `question`): "
-                    "fill them in or remove the line"
+                    f"{rows.place(index)}: {getattr(at, name)!r} is empty. Each row needs an answer and a problem: "
+                    "fill it in or remove the row"
                 )
-        part = {"problem": row[text], "answer": row["answer"], "id": row.get("id")}
-        key, answer = text_key(cell(rows, index, part, "problem")), normalise_answer(cell(rows, index, row, "answer"))
-        known, owner = answers.setdefault(key, (answer, index))
-        if known != answer:
+        known, owner = answers.setdefault(text_key(part["problem"]), (part["answer"], index))
+        if known != part["answer"]:
             raise UserError(
-                f"{rows.place(index)}: the answer is {answer!r}, but for the same problem {known!r} "
+                f"{rows.place(index)}: the answer is {part['answer']!r}, but for the same problem {known!r} "
                 f"({rows.place(owner)}): correct one, or remove it"
             )
         parts.append(part)
     if not parts:
-        raise UserError(f"{path} holds no problem: write one JSON object a line, with `problem` and `answer`")
-    return _clean(replace(rows, rows=parts), ColumnMap(id="id"), path.stem, False)
+        raise UserError(f"{path} holds no problem: write one row for each, with `problem` and `answer`")
+    return _clean(replace(rows, rows=parts), ColumnMap(id="id"), benchmark_name(path), False)
+
+
+def benchmark_name(path: Path) -> str:
+    """Returns what a benchmark's file is called: its name without what says that it is a file of rows."""
+    split = split_name(path.name)
+    return path.name if split is None else split[0]
+
+
+def benchmark_files(folder: Path) -> dict[str, Path]:
+    """Returns the files of rows in a folder, by the name of the benchmark.
+
+    Raises:
+        UserError: if there is none, or two of them would be called the same.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or split_name(path.name) is None or path.name.startswith("."):
+            continue
+        name = benchmark_name(path)
+        if name in found:
+            raise UserError(f"DIR {folder} holds {found[name].name} and {path.name}, one name for two: rename one")
+        found[name] = path
+    if not found:
+        raise UserError(
+            f"DIR {folder} holds no benchmark: put one file for each there ({', '.join(KINDS)}, also as .gz), with "
+            "`problem` and `answer` in each row"
+        )
+    return found
 
 
 def _ngrams(text: str, n: int) -> set[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 import re
 
+from jinja2 import TemplateError
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -135,3 +136,22 @@ def pad_and_eos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     assert isinstance(pad, int) and isinstance(eos, int)
     return pad, eos
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Returns the id of the special token by which the chat template ends a turn of the assistant.
+
+    It is ``None`` where there is no chat template, or it ends such a turn with ordinary text or with nothing.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    said = "ANSWER"
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": said}]
+    try:
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:
+        return None
+    assert isinstance(rendered, str), "one conversation, not tokenized"
+    ids: list[int] = tokenizer(rendered.rpartition(said)[2], add_special_tokens=False)["input_ids"]  # pyright: ignore
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return ids[0] if ids and ids[0] in special else None

@@ -16,6 +16,7 @@ from urllib.request import urlopen
 
 from filelock import FileLock
 import mlflow
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -64,7 +65,7 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
     """Returns a client and the experiment's id; creates database and experiment where they are missing.
 
     Raises:
-        UserError: if the store cannot be reached or is damaged.
+        UserError: if the store cannot be reached or is damaged, or the experiment was deleted.
     """
     uri, file = absolute_uri(params), database_file(params)
     mlflow.set_tracking_uri(uri)
@@ -78,6 +79,12 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
                     create_database(file)
             client = MlflowClient(tracking_uri=uri)
             experiment = client.get_experiment_by_name(params.experiment)
+            if experiment is not None and experiment.lifecycle_stage == LifecycleStage.DELETED:
+                raise UserError(
+                    f"tracking.experiment is {params.experiment!r}, which was deleted in {params.uri}: restore it "
+                    f"(MLFLOW_TRACKING_URI={params.uri} mlflow experiments restore -x {experiment.experiment_id}), or "
+                    "name another"
+                )
             if experiment is not None:
                 return client, experiment.experiment_id
             artifacts = (project_root() / "mlartifacts").as_uri() if file is not None else None

@@ -63,6 +63,8 @@ ROLLOUT_SCHEMA = pa.schema(
         ("hint_sibling", pa.int64()),
         ("contrast_prompt", pa.string()),
         ("contrast_sibling", pa.int64()),
+        ("reward_format", pa.float64()),
+        ("reward_length", pa.float64()),
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )

@@ -5,15 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sdpg.errors import UserError
-from sdpg.evaluation.disagreements import Comparison, Opinion, compare_verifiers
+from sdpg.evaluation.disagreements import Comparison, compare_verifiers
 from sdpg.evaluation.rescoring import StoredRun
 from sdpg.files import make_folder, write_json_lines, write_text
 from sdpg.params import RewardParams
 from sdpg.results.rendering import markdown_table
+from sdpg.results.sections import audit_cells
 
 LISTED = 50
 """Disagreements on the page; the file holds all."""
-_CHARACTERS = 60
 
 
 def write_comparison(runs: Sequence[StoredRun], first: RewardParams, second: RewardParams, target: Path) -> str:
@@ -36,8 +36,7 @@ def comparison_page(runs: Sequence[str], compared: Comparison) -> str:
     """Returns the page: how many answers differ, and the commonest of them with both verdicts and their reasons."""
     names = list(compared.verifiers)
     shown = compared.disagreements[:LISTED]
-    rows = [(f"{one.count:,}", _code(one.gold), _code(one.first.answer or "–"), _said(one.first), _said(one.second))
-            for one in shown]  # fmt: skip
+    rows = [audit_cells(asdict(one)) for one in shown]
     more = len(compared.disagreements) - len(shown)
     versions = ", ".join(f"{name} {version}" for name, version in compared.verifiers.items())
     return "\n\n".join([
@@ -47,11 +46,3 @@ def comparison_page(runs: Sequence[str], compared: Comparison) -> str:
         *([markdown_table(("Answers", "Gold", "Answer", *names), rows)] if rows else []),
         *([f"disagreements.jsonl holds {more:,} more."] if more else []),
     ]) + "\n"  # fmt: skip
-
-
-def _code(text: str) -> str:
-    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
-
-
-def _said(opinion: Opinion) -> str:
-    return f"{opinion.status} ({opinion.reason})" if opinion.reason else opinion.status

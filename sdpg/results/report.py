@@ -85,6 +85,7 @@ class Contents:
     contamination: list[tuple[str, ...]]
     watch: list[tuple[tuple[str, ...], list[str]]]
     matched: list[tuple[str, ...]]
+    audits: list[tuple[str, ...]]
 
 
 def _contents(params: Params, root: Path) -> Contents:
@@ -94,7 +95,7 @@ def _contents(params: Params, root: Path) -> Contents:
         results, greedy_headline(final, params.report.confidence), main_rows(results), final,
         decide_claims(OneBase(results)),
         sections.contamination(results, root), sections.watch_rows(results),
-        sections.matched_rows(results),
+        sections.matched_rows(results), sections.audit_rows(root),
     )  # fmt: skip
 
 
@@ -142,8 +143,10 @@ def _markdown(contents: Contents) -> str:
         rendering.markdown_table(sections.MATCHED_HEADER, contents.matched),
         "## Contamination",
         rendering.markdown_table(sections.CONTAMINATION_HEADER, contents.contamination),
-        "## What the paper reports",
     ]
+    if contents.audits:
+        parts += ["## Where verifiers disagree", rendering.markdown_table(sections.AUDIT_HEADER, contents.audits)]
+    parts.append("## What the paper reports")
     for table in TABLES:
         cells = rendering.markdown_table(rendering.paper_header(table), rendering.paper_cells(table))
         parts += [f"{table.label}.", cells]
@@ -214,6 +217,8 @@ def _html(contents: Contents, figures: dict[str, bytes]) -> str:
         matched=contents.matched,
         contamination_header=sections.CONTAMINATION_HEADER,
         contamination=contents.contamination,
+        audit_header=sections.AUDIT_HEADER,
+        audits=contents.audits,
         paper=[(table, rendering.paper_header(table), rendering.paper_cells(table)) for table in TABLES],
         choices=resolve(results.params),
         provenance=_provenance(results),

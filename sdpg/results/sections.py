@@ -1,12 +1,14 @@
 """Makes the parts of the report beside the tables: evidence, contamination, watch, matched baselines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import json
 from pathlib import Path
 from typing import Any
 
+from sdpg import paths
 from sdpg.errors import UserError
+from sdpg.files import read_json_lines
 from sdpg.records.watch import ALARMS, watch_summary
 from sdpg.results.matched import Comparison, matched_to_baseline
 from sdpg.results.rendering import limits, number
@@ -26,6 +28,12 @@ CONTAMINATION_HEADER = (
     "problems that share an n-gram with training", "training problems that share one",
 )  # fmt: skip
 WATCH_HEADER = ("Run", *ALARMS, "mentions of a hint, largest share", "copied solutions, largest share")
+AUDIT_HEADER = ("Verifiers", "Answers", "Gold", "Answer", "The first says", "The second says")
+AUDITS = paths.REPORTS / "audit"
+"""The folder of what ``make audit`` writes, a folder for each pair of verifiers."""
+AUDITED = 5
+"""Disagreements of each pair that the report shows."""
+LONGEST_CELL = 60
 MATCHED_HEADER = ("Run", "against", "matched", "differs in what is compared", "differs elsewhere")
 
 
@@ -125,3 +133,33 @@ def matched_rows(results: Results) -> list[tuple[str, ...]]:
         (pair.b, pair.a, "yes" if pair.matched else "NO", _paths(pair, rest=False), _paths(pair, rest=True))
         for pair in matched_to_baseline(results)
     ]
+
+
+def audit_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns how often a disagreement occurs, gold and answer, and what either verifier says of it."""
+    said = [
+        f"{opinion['status']} ({opinion['reason']})" if opinion["reason"] else str(opinion["status"])
+        for opinion in (one["first"], one["second"])
+    ]
+    return f"{one['count']:,}", _cut(one["gold"]), _cut(one["first"]["answer"] or "–"), *said
+
+
+def audit_rows(root: Path) -> list[tuple[str, ...]]:
+    """Returns the commonest disagreements of every pair of verifiers that ``make audit`` has compared.
+
+    Raises:
+        UserError: if a file of them is damaged.
+    """
+    rows: list[tuple[str, ...]] = []
+    for path in sorted((root / AUDITS).glob("*/disagreements.jsonl")):
+        found, verifiers = read_json_lines(path), path.parent.name.replace("-against-", " and ")
+        try:
+            cells = [audit_cells(one) for one in found[:AUDITED]]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): run make audit again, or remove {path.parent}") from None
+        rows += [(verifiers, *each) for each in cells or [("0", "–", "–", "–", "–")]]
+    return rows
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_CELL else text[: LONGEST_CELL - 1] + "…"

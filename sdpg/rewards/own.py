@@ -15,6 +15,7 @@ from sdpg.params.imported import check_call, load_part
 from sdpg.records.code import source_digest
 from sdpg.records.provenance import fingerprint
 from sdpg.rewards.extraction import extract_answer_line, extract_boxed
+from sdpg.rewards.gym import GymVerifier
 from sdpg.rewards.verifiers import Status, Verdict, Verifier
 from sdpg.rewards.worker_pool import WORKER_MEMORY_BYTES, NoWorker, PairPool
 
@@ -27,9 +28,11 @@ def make_verifier(params: RewardParams) -> "Verifier | OwnVerifier":
     """Makes the verifier that ``params.verifier`` names; a context manager, as it may hold worker processes.
 
     Raises:
-        UserError: if an own verifier cannot be imported, or not be called as it has to be.
+        UserError: if an own verifier cannot be imported, or not be called as it has to be, or reasoning-gym is missing.
     """
-    return OwnVerifier(params, params.verifier) if isinstance(params.verifier, Imported) else Verifier(params)
+    if isinstance(params.verifier, Imported):
+        return OwnVerifier(params, params.verifier)
+    return GymVerifier(params) if params.verifier == "reasoning_gym" else Verifier(params)
 
 
 def check_verifier(params: RewardParams) -> None:

@@ -94,6 +94,7 @@ class Verifier:
 
     def __init__(self, params: RewardParams, verify: Callable[[str, str], bool] | None = None):
         self.params = params
+        self._rules = params.verifier_name
         self._asks = verify is not None or params.verifier == "math_verify_only"
         asked = verify or (math_verify_equal if self._asks else judge_hard)
         self._pool: PairPool[Any] = (
@@ -111,7 +112,7 @@ class Verifier:
     @property
     def version(self) -> str:
         """Returns the versions of math-verify and of our rules, or of our rules alone where math-verify is not used."""
-        match self.name:
+        match self._rules:
             case "string_match":
                 return STRING_MATCH_VERSION
             case "exact":
@@ -157,13 +158,13 @@ class Verifier:
         return [found.get(pair, Outcome(Status.WRONG, "an answer that is too long")) for pair in pairs]
 
     def _extract(self, text: str) -> str | None:
-        if self.name == "string_match":
+        if self._rules == "string_match":
             text = text[-STRING_MATCH_WINDOW:]
         if self.params.answer_format == "answer_line":
             answer = extract_answer_line(text)
             return extract_boxed(answer or "") or answer
         answer = extract_boxed(text)
-        if answer is None and self.name == "string_match":
+        if answer is None and self._rules == "string_match":
             answer = extract_answer_line(text)
         return answer or None
 
@@ -192,23 +193,23 @@ class Verifier:
 
     def _outcome(self, found: Any) -> Outcome:
         if isinstance(found, bool):
-            return Outcome(_STATUS[found], f"{self.name}: {'equal' if found else 'unequal'}")
+            return Outcome(_STATUS[found], f"{self._rules}: {'equal' if found else 'unequal'}")
         return Outcome(_STATUS[found.correct], found.reason)
 
     def _kind(self, gold: str) -> str:
-        return read_gold(gold).kind if self.name == "math_verify" else self.name
+        return read_gold(gold).kind if self._rules == "math_verify" else self._rules
 
     def decide(self, gold: str, answer: str) -> Outcome | None:
         """Returns the verdict where no worker is needed, else ``None``."""
-        normalise = normalise_string if self.name == "string_match" else normalise_answer
+        normalise = normalise_string if self._rules == "string_match" else normalise_answer
         wanted, given = normalise(gold), normalise(answer)
         # An unbalanced answer could close the box in which math-verify gets it and open another.
         readable = bool(given) and balanced(answer) and nesting(answer) <= MAX_NESTING
-        if self.name == "math_verify_only":
+        if self._rules == "math_verify_only":
             return None if readable else Outcome(Status.WRONG, "not readable")
         if wanted == given and given:
             return Outcome(Status.CORRECT, f"{self._kind(gold)}: the same text")
-        if self.name in ("exact", "string_match"):
+        if self._rules in ("exact", "string_match"):
             return Outcome(Status.WRONG, f"{self._kind(gold)}: another text")
         if not readable:
             return Outcome(Status.WRONG, "not readable: empty, unbalanced, or nested too deeply")

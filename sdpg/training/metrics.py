@@ -12,6 +12,7 @@ from sdpg.objective.outcomes import OUTCOMES
 from sdpg.params import MethodParams
 from sdpg.problems.hints import NONE
 from sdpg.records import watch
+from sdpg.rewards.parts import PARTS
 from sdpg.rewards.verifiers import Status
 from sdpg.training.steps import Sampled, Step
 from sdpg.training.term_gradients import COLUMNS as TERM_GRADIENTS
@@ -34,7 +35,7 @@ TIMING_COLUMNS = (
 def metric_columns() -> list[str]:
     """Returns the columns of metrics.csv; all of them are functions of seed, data and code, never of time."""
     return [
-        "step", "reward", "accuracy", "length", "response_tokens", "truncated",
+        "step", "reward", *(f"reward_{part}" for part in PARTS), "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),
         "gate_rate", "zero_variance_groups", "refilled_groups", "trained_rows", "teacher_rows", "teacher_age",
         "teacher_distance",
@@ -120,11 +121,12 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
     statuses = Counter(verdict.status for verdict in step.verdicts)
     lengths = [len(ids) for ids in step.experience.responses]
     rewards = [verdict.reward for verdict in step.verdicts]
-    known = [reward if kept else None for reward, kept in zip(rewards, step.kept or [True] * count, strict=True)]
+    known = [one if kept else None for one, kept in zip(step.rewards, step.kept or [True] * count, strict=True)]
     groups = [[one for one in known[at : at + siblings] if one is not None] for at in range(0, count, siblings)]
     mismatch, log_w, columns = _mismatch(step), _log_ratios(step), step.update.columns
     return {
         "reward": mean_of(np.array(rewards)),
+        **{f"reward_{part}": mean_of(np.array(step.parts.get(part, ()))) for part in PARTS},
         "accuracy": statuses[Status.CORRECT] / count,
         "length": mean_of(np.array(lengths)),
         "response_tokens": float(sum(lengths)),

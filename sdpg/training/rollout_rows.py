@@ -40,6 +40,7 @@ def rollout_rows(step: Step, identity: dict[str, Any]) -> list[dict[str, Any]]:
                 "student_prompt": problem.student_prompt,
                 "completion": text,
                 "reward": verdict.reward,
+                **{f"reward_{part}": values[index] for part, values in step.parts.items()},
                 "status": str(verdict.status),
                 "reason": verdict.reason or None,
                 "extracted_answer": verdict.extracted_answer,

@@ -19,7 +19,7 @@ from sdpg.files import make_folder, replaced_file, replaced_folder, write_json, 
 from sdpg.locks import exclusive
 from sdpg.models.adapters import WithoutAdapter, add_adapter, full_weights, has_adapter, save_adapter
 from sdpg.models.distribution import checkpoint_activations, fill_shards, is_sharded, joined, replicate, shard
-from sdpg.models.loading import can_share_lines, empty_model, load_model, save_model, set_threads, take_over
+from sdpg.models.loading import check_lines, empty_model, load_model, save_model, set_threads, take_over
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.models.teachers import TeacherWeights
@@ -200,11 +200,7 @@ def make_trainer(
     if train.lora:
         add_adapter(student, train.lora, seed)
         reference = WithoutAdapter(student)
-    if train.line_tokens and not can_share_lines(student):
-        raise UserError(
-            f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
-            "sdpa in every layer, so that siblings on one line would see each other: set it to 0"
-        )
+    check_lines(student, train.line_tokens)
     if train.activation_checkpointing:
         checkpoint_activations(student)
     sampler, weights = student, None

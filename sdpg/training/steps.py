@@ -3,8 +3,8 @@
 Axes: P prompts, G responses per prompt, B = P·G rollouts.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 import random
@@ -48,10 +48,14 @@ class Sampled:
     hints: list[Hint] | None = None
     contrasts: list[Hint] | None = None
 
+    @property
+    def lengths(self) -> list[int]:
+        """Returns the number of tokens of each response, (B)."""
+        return [len(ids) for ids in self.rollouts.responses]
+
     def with_hints(self, drawer: HintDrawer, verdicts: Sequence[Verdict], step: int) -> "Sampled":
         """Returns the same with the hints of a step; the rollouts hold what each teacher is shown."""
-        lengths = [len(ids) for ids in self.rollouts.responses]
-        groups = Group.cut(self.problems, self.texts, lengths, verdicts)
+        groups = Group.cut(self.problems, self.texts, self.lengths, verdicts)
         hints = drawer.draw(groups, step)
         rollouts = replace(self.rollouts, teacher_prompts=[hint.ids for hint in hints])
         return replace(self, rollouts=rollouts, hints=hints, contrasts=drawer.draw_contrast(groups, step))
@@ -113,6 +117,7 @@ class Step:
         update: the optimiser updates made with them.
         diagnosed: per-token values of sampled rollouts, gate open or not; see :mod:`sdpg.training.diagnostics`.
         kept: (B) whether the rollout's reward counts in its group; None if all do.
+        parts: rewards beside the verifier's, weighted, by name: (B) each; see :mod:`sdpg.rewards.parts`.
     """
 
     sampled: Sampled
@@ -121,6 +126,7 @@ class Step:
     update: Update
     diagnosed: dict[str, TokenColumn]
     kept: list[bool] | None = None
+    parts: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
     def siblings(self) -> int:
@@ -131,6 +137,11 @@ class Step:
     def rollout_logprob(self) -> TokenColumn:
         """The sampler's log-prob of each response token, of all rollouts."""
         return TokenColumn.of(dict(enumerate(self.experience.rollout_logprobs)))
+
+    @cached_property
+    def rewards(self) -> list[float]:
+        """Returns what each rollout's advantage is made from: the verifier's reward and the parts beside it."""
+        return [sum(values) for values in zip((one.reward for one in self.verdicts), *self.parts.values(), strict=True)]
 
     @property
     def columns(self) -> tuple[dict[str, TokenColumn], dict[str, TokenColumn]]:
@@ -231,3 +242,9 @@ def refill(
 
 def _is_uniform(verdicts: Sequence[Verdict], group: int, siblings: int) -> bool:
     return len({verdict.reward for verdict in verdicts[group * siblings : (group + 1) * siblings]}) < 2
+
+
+def mini_batches(rollouts: Rollouts, updates: int) -> list[range]:
+    """Returns the rows of each optimiser update: whole groups, as ``updates`` divides the number of prompts."""
+    size = len(rollouts.responses) // updates
+    return [range(start, start + size) for start in range(0, len(rollouts.responses), size)]

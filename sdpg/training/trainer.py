@@ -3,10 +3,11 @@
 Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from sdpg.problems.hints import Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import VALIDATION, write_evaluations, write_rollouts
+from sdpg.rewards.parts import reward_parts
 from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
@@ -49,7 +51,17 @@ from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update, group_credit, kept_rollouts, refill, shuffled, step_prompts
+from sdpg.training.steps import (
+    Sampled,
+    Step,
+    Update,
+    group_credit,
+    kept_rollouts,
+    mini_batches,
+    refill,
+    shuffled,
+    step_prompts,
+)  # fmt: skip
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
@@ -198,7 +210,8 @@ class Trainer:
             watch.lap("rollout")
         if self.hints is not None:
             sampled = sampled.with_hints(self.hints, verdicts, number)
-        experience = self.credit(sampled.rollouts, verdicts, at, sampled.contrasts)
+        parts = reward_parts(self.params.reward, verdicts, sampled.lengths, self.params.rollout.max_tokens)
+        experience = self.credit(sampled.rollouts, verdicts, at, parts, sampled.contrasts)
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
@@ -211,7 +224,7 @@ class Trainer:
         if not self.ranks.first:
             return {}
         diagnosed, kept = diagnosed | experience.contrast_column(), kept_rollouts(verdicts, self.params.reward)
-        step = Step(sampled, verdicts, experience, update, diagnosed, kept)
+        step = Step(sampled, verdicts, experience, update, diagnosed, kept, parts)
         metrics = self.write(step, number) | gradients | teacher | {
             "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
@@ -251,11 +264,12 @@ class Trainer:
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
     def credit(
-        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, contrasts: list[Hint] | None = None
-    ) -> Experience:
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients,
+        parts: Mapping[str, Sequence[float]] = MappingProxyType({}), contrasts: list[Hint] | None = None,
+    ) -> Experience:  # fmt: skip
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
-        rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
+        rewards = torch.tensor([[verdict.reward for verdict in verdicts], *parts.values()], dtype=torch.float64).sum(0)
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         credit = group_credit(self.method, train, rewards, verdicts, self.params.reward)
@@ -335,12 +349,7 @@ class Trainer:
         every = self.params.train.gradients_every
         if not every or (step % every and step != 1):
             return {}
-        return term_gradients(task, self.mini_batches(task.experience)[0])
-
-    def mini_batches(self, rollouts: Rollouts) -> list[range]:
-        """Returns the rows of each optimiser update."""
-        size = len(rollouts.responses) // self.params.train.updates_per_batch
-        return [range(start, start + size) for start in range(0, len(rollouts.responses), size)]
+        return term_gradients(task, mini_batches(task.experience, self.params.train.updates_per_batch)[0])
 
     def update(self, task: Task, step: int) -> Update:
         """Makes the optimiser updates of one rollout batch, and hands the new weights to the sampler."""
@@ -349,7 +358,7 @@ class Trainer:
             group["lr"] = lr
         total_loss = total_norm = 0.0
         columns = []
-        for rows in self.mini_batches(task.experience):
+        for rows in mini_batches(task.experience, self.params.train.updates_per_batch):
             self.optimizer.zero_grad(set_to_none=True)
             accumulated = accumulate_gradients(task, rows)
             total_loss += accumulated.loss

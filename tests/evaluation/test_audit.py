@@ -8,8 +8,9 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import find_run
+from sdpg.files import write_json_lines
 from sdpg.params import Imported
-from sdpg.results import audit_report
+from sdpg.results import audit_report, sections
 from sdpg.results.audit_report import write_comparison
 from tests.evaluation.test_rescore import write_run
 from tests.helpers.own_modules import own_modules
@@ -48,6 +49,26 @@ def test_verifiers_that_extract_other_answers_are_compared_too(tmp_path: Path, m
     assert [row["count"] for row in rows] == sorted((row["count"] for row in rows), reverse=True)
     assert rows[0]["second"] == {"answer": rows[0]["second"]["answer"], "status": "correct", "reason": ""}
     assert f"disagreements.jsonl holds {len(rows)} more." in page
+
+
+def test_the_main_report_shows_the_commonest_of_each_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sections.audit_rows(tmp_path) == []
+    one = {"gold": "204", "first": {"answer": None, "status": "no_answer", "reason": ""},
+           "second": {"answer": "2", "status": "correct", "reason": "integer: x"}}  # fmt: skip
+    for name, counts in (("exact-against-math_verify", (9000, 7, 7)), ("a-against-b", ())):
+        write_json_lines(tmp_path / sections.AUDITS / name / "disagreements.jsonl",
+                         [one | {"count": count} for count in counts])  # fmt: skip
+    monkeypatch.setattr(sections, "AUDITED", 2)
+    assert sections.audit_rows(tmp_path) == [
+        ("a and b", "0", "–", "–", "–", "–"),
+        ("exact and math_verify", "9,000", "204", "–", "no_answer", "correct (integer: x)"),
+        ("exact and math_verify", "7", "204", "–", "no_answer", "correct (integer: x)"),
+    ]
+    write_json_lines(tmp_path / sections.AUDITS / "c-against-d" / "disagreements.jsonl", [{"gold": "204"}])
+    with pytest.raises(UserError, match=r"c-against-d/disagreements\.jsonl is damaged .*make audit again"):
+        sections.audit_rows(tmp_path)
 
 
 def test_the_same_verifier_twice_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import product
 import json
 import os
 from pathlib import Path
@@ -20,7 +21,8 @@ from sdpg.objective.gates import find_gate
 from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
-from sdpg.rewards.verifiers import RULES_VERSION
+from sdpg.rewards.verifiers import RULES_VERSION, Status, Verdict
+from sdpg.training.steps import kept_rollouts
 from tests.helpers.fabricated import params_with
 from tests.helpers.own_modules import own_modules
 
@@ -217,6 +219,27 @@ def test_signs_are_those_of_the_advantages(kind: Any) -> None:
     assert list(advantage_signs(rows)) == list(zip(*expected, strict=True))
     gates = [float(each > 0) for each in group_advantages(new, kind, 1e-6).flatten().tolist()]
     assert [float(sign > 0) for _, sign in advantage_signs(rows)] == gates
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_signs_of_failed_verifications_are_those_of_training(drops: bool) -> None:
+    groups = list(product(("correct", "wrong", "timeout"), repeat=4))
+    rows = [
+        {"group": at, "old_status": status, "status": status} for at, group in enumerate(groups) for status in group
+    ]
+    params = RewardParams(on_failure="drop" if drops else "wrong")
+    verdicts = [Verdict(Status(row["status"]), None, reward(row["status"])) for row in rows]
+    rewards = torch.tensor([verdict.reward for verdict in verdicts]).view(-1, 4)
+    kept = torch.tensor(kept_rollouts(verdicts, params)).view(-1, 4)
+    expected = group_advantages(rewards, "population", 1e-6, kept).sign().flatten().int().tolist()
+    assert [new for _, new in advantage_signs(rows, not drops, drops)] == expected
+    assert [old for old, _ in advantage_signs(rows, drops, not drops)] == expected
+
+
+def test_a_run_says_whether_failures_were_dropped(tmp_path: Path) -> None:
+    for stored, dropped in (({"on_failure": "drop"}, True), ({"on_failure": "wrong"}, False), ({}, False)):
+        write_run(tmp_path, config={"method": "grpo", "params": {"reward": stored}})
+        assert find_run("grpo-0", {}, tmp_path).dropped is dropped
 
 
 def test_a_long_list_is_cut_and_the_file_holds_all(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from sdpg.errors import UserError
 from sdpg.evaluation import scoring
-from sdpg.evaluation.scoring import parse_answer, score_file
+from sdpg.evaluation.scoring import score_file
 from sdpg.params import RewardParams
 from sdpg.rewards.verifiers import RULES_VERSION, Verifier
+from tests.helpers.row_files import write_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,39 +93,60 @@ def test_verifiers_differ(tmp_path: Path, verifier: str, statuses: list[str]) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"{", "f:3: not valid JSON"),
-        (b"[" * 100_000, "f:3: not valid JSON"),
-        (b'{"id": ' + b"9" * 5000 + b"}", "f:3: not valid JSON"),
-        (b"\xff", "f:3: not UTF-8 text"),
-        (b"[1]", r"f:3: a JSON object is expected, not list \[1\]"),
-        (b'{"id": 1, "answer": "5"}', "f:3: the field 'completion' is missing; there are: id, answer. Add it"),
-        (b"{}", "f:3: the field 'id' is missing; there are: none"),
-        (b'{"id": 1.5, "completion": "", "answer": "5"}', "f:3: id is float 1.5"),
-        (b'{"id": true, "completion": "", "answer": "5"}', "f:3: id is bool true"),
-        (b'{"id": 1, "completion": null, "answer": "5"}', "f:3: completion is null"),
-        (b'{"id": 1, "completion": ["x"], "answer": "5"}', "f:3: completion is list"),
-        (b'{"id": 1, "completion": "", "answer": 0.5}', "f:3: answer is float 0.5; .*quote it"),
-        (b'{"id": 1, "completion": "", "answer": " "}', "f:3: answer is empty"),
-        (b'{"id": 1, "completion": "", "answer": "5", "truncated": 1}', "f:3: truncated is int 1; true, false or null"),
+        (b"{", "line 2: not valid JSON"),
+        (b"[" * 100_000, "line 2: not valid JSON .brackets are nested too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "line 2: not valid JSON"),
+        (b"\xff", "line 2: not UTF-8 text"),
+        (b"[1]", "line 2: a JSON object is expected, not list"),
+        (b'{"id": 1, "answer": "5"}', "line 2: the field 'completion' is missing; there are: id, answer. Add it"),
+        (b"{}", "line 2: the field 'id' is missing; there are: none"),
+        (b'{"id": 1.5, "completion": "", "answer": "5"}', "line 2: id is float 1.5"),
+        (b'{"id": true, "completion": "", "answer": "5"}', "line 2: id is bool true"),
+        (b'{"id": 1, "completion": null, "answer": "5"}', "line 2: completion is null"),
+        (b'{"id": 1, "completion": ["x"], "answer": "5"}', "line 2: completion is list"),
+        (b'{"id": 1, "completion": "", "answer": true}', "line 2: column 'answer' holds true"),
+        (b'{"id": 1, "completion": "", "answer": [1, 2]}', r"line 2: column 'answer' holds a list of 2.*'answer\[0\]'"),
+        (b'{"id": 1, "completion": "", "answer": "\\ud800"}', "line 2: column 'answer' holds half a character"),
+        (b'{"id": 1, "completion": "", "answer": " "}', "line 2: answer is empty"),
+        (b'{"id": 1, "completion": "", "answer": NaN}', "line 2: answer is empty"),
+        (
+            b'{"id": 1, "completion": "", "answer": "5", "truncated": 1}',
+            "line 2: truncated is int 1; true, false or",
+        ),
     ],
 )
-def test_bad_lines_are_named(text: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        parse_answer(text, "f:3")
+def test_bad_lines_are_named(tmp_path: Path, text: bytes, message: str) -> None:
+    path, out = tmp_path / "a.txt", io.StringIO()
+    path.write_bytes(line().encode() + text)
+    with Verifier(RewardParams()) as verifier, pytest.raises(UserError, match=message):
+        score_file(str(path), verifier, out)
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV.gz", "a.parquet", "a.jsonl.gz"])
+def test_files_of_other_kinds_are_scored_alike(tmp_path: Path, name: str) -> None:
+    rows = [{"id": n, "completion": rf"\boxed{{{n}}}", "answer": n / 2} for n in range(4)]
+    write_rows(tmp_path / name, rows)
+    out = io.StringIO()
+    with Verifier(RewardParams()) as verifier:
+        score_file(str(tmp_path / name), verifier, out)
+    found = [json.loads(row) for row in out.getvalue().splitlines()]
+    assert [str(row["id"]) for row in found] == ["0", "1", "2", "3"]
+    assert [row["status"] for row in found] == ["correct", "wrong", "wrong", "wrong"]
 
 
 def test_a_bad_line_prints_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(line() * 3000 + "{\n")
     done = score("a.jsonl", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: a.jsonl:3001: not valid JSON")
+    assert done.stderr.startswith("error: a.jsonl, line 3001: not valid JSON")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    for name in ("missing.jsonl", "."):
+    for name, said in (("missing.jsonl", "does not exist"), (".", "cannot be read")):
         done = score(name, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"error: {name} cannot be read")
+        assert done.stderr.startswith(f"error: {name} {said}")
 
 
 def test_standard_output_is_json_alone(tmp_path: Path) -> None:

@@ -96,4 +96,4 @@ def test_benchmarks_are_the_catalogues_at_a_fixed_revision() -> None:
         assert list(rows) == names
         for name, row in rows.items():
             row["source"]["revision"] = "main"
-            assert row == catalogue[name]
+            assert row | {"licence": catalogue[name]["licence"]} == catalogue[name]

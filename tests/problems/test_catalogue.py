@@ -28,12 +28,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_catalogue_holds_the_papers_benchmarks_and_six_more() -> None:
+def test_the_catalogue_holds_the_papers_benchmarks_and_seven_more() -> None:
     rows = {name: BenchmarkParams.model_validate(row) for name, row in read_yaml(ROOT / CATALOGUE).items()}
     assert {name: (row.title, row.problems) for name, row in rows.items()} == {
         "aime24": ("AIME24", 30), "aime25": ("AIME25", 30), "amc23": ("AMC23", 40),
         "math500": ("MATH-500", 500), "minerva": ("Minerva", 272), "gsm8k": ("GSM8K", 1319),
-        "hmmt_feb25": ("HMMT Feb 2025", 30), "aime26": ("AIME26", 30), "beyond_aime": ("BeyondAIME", 100),
+        "hmmt-feb25": ("HMMT Feb 2025", 30), "aime26": ("AIME26", 30), "beyond-aime": ("BeyondAIME", 100),
+        "olympiad": ("OlympiadBench", None),
     }  # fmt: skip
     sources = {name: row.source for name, row in rows.items()}
     assert {n: (s.id, s.split, s.columns.problem) for n, s in sources.items() if isinstance(s, HubSource)} == {
@@ -43,10 +44,12 @@ def test_the_catalogue_holds_the_papers_benchmarks_and_six_more() -> None:
         "math500": ("HuggingFaceH4/MATH-500", "test", "problem"),
         "minerva": ("math-ai/minervamath", "test", "question"),
         "gsm8k": ("openai/gsm8k", "test", "question"),
-        "hmmt_feb25": ("MathArena/hmmt_feb_2025", "train", "problem"),
+        "hmmt-feb25": ("MathArena/hmmt_feb_2025", "train", "problem"),
         "aime26": ("MathArena/aime_2026", "train", "problem"),
-        "beyond_aime": ("ByteDance-Seed/BeyondAIME", "test", "problem"),
+        "beyond-aime": ("ByteDance-Seed/BeyondAIME", "test", "problem"),
+        "olympiad": ("Hothan/OlympiadBench", "train", "question"),
     }
+    assert {name: row.licence for name, row in rows.items() if row.licence} == {"math500": "MIT", "gsm8k": "MIT"}
 
 
 def test_names_become_rows_of_params_yaml_and_a_profile_takes_them_back(project: Path) -> None:
@@ -62,6 +65,12 @@ def test_names_become_rows_of_params_yaml_and_a_profile_takes_them_back(project:
     assert configure(project, benchmarks="aime24 amc23") == ""
     configure(project, profile="tiny")
     assert read_yaml(project / "params.yaml") == before
+
+
+def test_every_name_of_the_catalogue_can_be_chosen(project: Path) -> None:
+    names = list(read_yaml(project / CATALOGUE))
+    configure(project, benchmarks=" ".join(names))
+    assert list(load_params(project / "params.yaml").data.benchmarks) == names
 
 
 def test_a_row_that_is_pinned_in_params_yaml_stays_so(project: Path) -> None:
@@ -194,10 +203,12 @@ def test_another_number_of_problems_stops_the_pipeline(offline: Path, project: P
 @pytest.mark.parametrize(
     ("name", "columns", "first"),
     [
-        ("hmmt_feb25", {"problem_idx": [1, 2], "problem": ["a?", "b?"], "answer": ["103", r"3375"],
+        ("hmmt-feb25", {"problem_idx": [1, 2], "problem": ["a?", "b?"], "answer": ["103", r"3375"],
                         "problem_type": [["Number Theory"], ["Algebra"]]}, ("1", "103")),
         ("aime26", {"problem_idx": [1, 2], "problem": ["a?", "b?"], "answer": [277, 62]}, ("1", "277")),
-        ("beyond_aime", {"problem": ["a?", "b?"], "answer": [19, 2007]}, (None, "19")),
+        ("beyond-aime", {"problem": ["a?", "b?"], "answer": [19, 2007]}, (None, "19")),
+        ("olympiad", {"id": [1606, 1609], "question": ["a?", "b?"], "final_answer": [["$2$"], ["$\\frac{1}{3}$"]],
+                      "solution": [["Long."], ["One.", "Another."]], "unit": [None, None]}, ("1606", "2")),
     ],
 )  # fmt: skip
 def test_competitions_are_read_in_the_hubs_layout(
@@ -206,10 +217,14 @@ def test_competitions_are_read_in_the_hubs_layout(
     row = BenchmarkParams.model_validate(read_yaml(ROOT / CATALOGUE)[name])
     source = row.source
     assert isinstance(source, HubSource)
-    folder = offline / "inputs" / source.id / "data"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.table(columns), folder / f"{source.split}-00000-of-00001.parquet")
+    folder = offline / "inputs" / source.id
+    (folder / "data").mkdir(parents=True)
+    file = f"data/{source.split}-00000-of-00001.parquet"
+    pq.write_table(pa.table(columns), folder / file)
+    named = f"- config_name: {source.config or 'default'}\n  data_files:\n  - split: {source.split}\n    path: {file}\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n{named}---\n")
     found = load(offline, **source.model_dump())
-    assert [problem.answer for problem in found.problems] == [str(answer) for answer in columns["answer"]]
+    golds = columns.get("answer") or [answer for [answer] in columns["final_answer"]]
+    assert [problem.answer for problem in found.problems] == [str(answer).strip("$") for answer in golds]
     assert (found.problems[0].problem, found.problems[0].answer) == ("a?", first[1])
     assert first[0] is None or found.problems[0].id == first[0]

@@ -31,8 +31,9 @@ def test_the_third_row_is_named(line: str, said: str, tmp_path: Path) -> None:
     ("value", "said"),
     [
         (r'"half \ud800 a character"', "'problem' holds half a character"), (r'"\udfff"', "half a character"),
-        ("[" * 500 + "]" * 500, "'problem' holds a list"), ('{"a": 1}', "'problem' holds a dict"),
-        ("1" * 4200, "'problem' holds a int"),
+        ("[" * 500 + "]" * 500, "'problem' holds a list"), ('{"a": 1}', "'problem' holds an object of a"),
+        ("1" * 4200, "'problem' holds a int"), ("true", "'problem' holds true"),
+        ('{"\\\\udc00": 1}', "'problem' holds an object of"),
     ],
 )  # fmt: skip
 def test_a_cell_that_is_no_text_is_named(value: str, said: str, tmp_path: Path) -> None:

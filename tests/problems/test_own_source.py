@@ -52,7 +52,7 @@ def test_ids_and_solutions_are_kept(write: Any) -> None:
         ),
         ("yield {'problem': '1', 'answer': '1', 'hint': ''}", {}, r"row 1: .*\['answer', 'hint', 'problem'\]"),
         ("yield '1+1'", {}, r"row 1: .*not str '1\+1'"),
-        ("yield {'problem': ['1'], 'answer': '1'}", {}, r"row 1: column 'problem' holds a list, not text"),
+        ("yield {'problem': ['1', '2'], 'answer': '1'}", {}, r"row 1: column 'problem' holds a list of 2, not text"),
         ("return [{'problem': n, 'answer': n, 'id': 'a'} for n in (1, 2)]", {}, r"row 2: id 'a' belongs to another"),
         ("return None", {}, r"data\.train: own_problems:problems raised TypeError after 0 rows: 'NoneType'"),
         ("yield {'problem': '1', 'answer': '1'}; 1 / 0", {}, r"raised ZeroDivisionError after 1 rows"),

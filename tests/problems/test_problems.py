@@ -102,8 +102,9 @@ def test_a_malformed_line_is_named(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_is_no_text_is_named(tmp_path: Path) -> None:
-    write_lines(tmp_path / "a.jsonl", {"problem": [{"role": "user", "content": "b"}], "answer": "1"})
-    with pytest.raises(UserError, match=r"a\.jsonl, line 1: column 'problem' holds a list"):
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    write_lines(tmp_path / "a.jsonl", {"problem": chat, "answer": "1"})
+    with pytest.raises(UserError, match=r"a\.jsonl, line 1: column 'problem' holds a list of 3.*problem\[0\].content"):
         load(tmp_path, kind="file", path="a.jsonl")
 
 
@@ -126,8 +127,8 @@ def test_other_unusable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"not parquet")
     with pytest.raises(UserError, match=r"a\.parquet is no readable Parquet file"):
         load(tmp_path, kind="file", path="a.parquet")
-    with pytest.raises(UserError, match=r"data\.train\.path is 'a\.csv': only \.jsonl and \.parquet"):
-        load(tmp_path, kind="file", path="a.csv")
+    with pytest.raises(UserError, match=r"data\.train\.path is 'a\.xlsx': files that end in .*\.csv, .* are read"):
+        load(tmp_path, kind="file", path="a.xlsx")
     with pytest.raises(UserError, match=r"outside data\.folder"):
         load(tmp_path, kind="file", path="../a.jsonl")
 

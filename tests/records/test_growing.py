@@ -52,7 +52,9 @@ def test_rollouts_of_older_code_are_read(commit: str) -> None:
     assert table.schema.equals(ROLLOUT_SCHEMA, check_metadata=True)
     assert table.select(stored.column_names).to_pylist() == stored.to_pylist()
     later = {"contrast_logprob", "hint_kind", "hint_sibling", "contrast_prompt", "contrast_sibling"}
-    lacking = ({"truncated", "verifier", "verifier_version", "reason"} | later) - set(stored.column_names)
+    lacking = ({"truncated", "verifier", "verifier_version", "reason", "reward_format", "reward_length"} | later) - set(
+        stored.column_names
+    )
     assert set(ROLLOUT_SCHEMA.names) - set(stored.column_names) == lacking
     assert all(table[name].null_count == len(table) for name in lacking - {"truncated"})
     some = ["verifier", "status", "truncated", "step"]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sdpg.errors import UserError
+from sdpg.files import write_json_lines
 from sdpg.results.figures import PAPER_FIGURES, figure_methods, in_dark
 from sdpg.results.problem_figures import easiest_first, final_accuracies, heatmap, pass_curves
 from sdpg.results.report import write_reports
@@ -121,11 +122,18 @@ def test_figures_of_the_paper_hold_what_was_run(results: Results, tmp_path: Path
     }  # fmt: skip
     (tmp_path / "reports" / "figures").mkdir(parents=True)
     (tmp_path / "reports" / "figures" / "figure-5.svg").write_text("of an earlier run")
+    opinions = {"first": {"answer": "<b>2|3</b>", "status": "wrong", "reason": "list: other parts"},
+                "second": {"answer": "2|3", "status": "correct", "reason": ""}}  # fmt: skip
+    audit = tmp_path / "reports/audit/exact-against-string_match/disagreements.jsonl"
+    write_json_lines(audit, [{"gold": "2|3", "count": 1234, **opinions}])
     write_reports(results.params, tmp_path)
     assert sorted(path.name for path in (tmp_path / "reports" / "figures").iterdir()) == [
         "figure-3.svg", "figure-6.svg", "pass.svg", "problems.svg",
     ]  # fmt: skip
     page = (tmp_path / "reports" / "report.html").read_text()
     assert "Not run: SDPG-URKL, SDPG-UFKL, SDPG, α = 0, SDPG, β = 0" in page
-    for part in ("evidence", "problems", "watch", "matched", "contamination"):
+    assert "&lt;b&gt;2|3&lt;/b&gt;" in page and "<td>exact and string_match</td>" in page and "1,234" in page
+    table = (tmp_path / "reports" / "table.md").read_text()
+    assert "## Where verifiers disagree" in table and "wrong (list: other parts)" in table
+    for part in ("evidence", "problems", "watch", "matched", "contamination", "audit"):
         assert f'id="{part}"' in page and f'href="#{part}"' in page

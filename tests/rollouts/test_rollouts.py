@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ from transformers import GenerationConfig, Qwen3NextConfig
 from transformers.utils.logging import warning_once
 
 from sdpg.models.batches import token_batch
-from sdpg.models.loading import response_logits
-from sdpg.params import RolloutParams
+from sdpg.models.loading import load_model, response_logits, save_model, scratch_model
+from sdpg.params import RolloutParams, ScratchModel
+from sdpg.problems.tokenizer import END, load_tokenizer, train_tokenizer, turn_end
+from sdpg.problems.tokenizer import PAD as PAD_TOKEN
 from sdpg.rollouts import Completion, Sampling
 from sdpg.rollouts.embedded import EmbeddedEngine
 from sdpg.rollouts.engines import make_engine
@@ -174,6 +177,41 @@ def test_each_stop_id_of_the_models_generation_settings_ends_a_response() -> Non
     for named in (None, second, [second]):
         model.generation_config = GenerationConfig(eos_token_id=named)
         assert engine(model).stop_ids == sorted({EOS} if named is None else {EOS, second})
+
+
+@pytest.mark.parametrize("named", ["nothing", "both"])
+def test_a_template_ends_turns_with_another_token_than_the_tokenizers(named: str, tmp_path: Path) -> None:
+    """As with Qwen's base models: <|endoftext|> ends a text, <|im_end|> a turn. It holds for a saved policy, too."""
+    tokenizer = train_tokenizer(["one two three " * 9], 270)
+    tokenizer.eos_token = PAD_TOKEN
+    text_end, end = (tokenizer.convert_tokens_to_ids(token) for token in (PAD_TOKEN, END))
+    assert turn_end(tokenizer) == end != tokenizer.eos_token_id == text_end
+    config = ScratchModel(
+        kind="scratch", vocab_size=270, hidden_size=16, layers=1, heads=2, kv_heads=1, head_dim=8, intermediate_size=16,
+        context=128, steps=1, batch=1, lr=1e-3, student_share=1, slip_rate=0, misconception_rate=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = scratch_model(config, tokenizer)
+    made.generation_config = GenerationConfig(**({"eos_token_id": [text_end, end]} if named == "both" else {}))
+    save_model(made, tokenizer, tmp_path / "policy")
+    loaded, tokenizer = load_model(tmp_path / "policy"), load_tokenizer(tmp_path / "policy")
+    sampler = EmbeddedEngine(loaded, tokenizer, 64)
+    assert sampler.stop_ids == sorted({text_end, end})
+    found = sampler.generate([[5, 6, 7]] * 64, Sampling(2.0, 1.0, 60, 1))
+    assert {one.ids[-1] for one in found if not one.truncated} == {text_end, end}
+    for one in found:
+        assert not {text_end, end} & set(one.ids[:-1])
+        assert one.truncated == (one.ids[-1] not in (text_end, end)) and len(one.rollout_logprobs) == len(one.ids)
+
+
+def test_a_template_without_a_token_of_its_own_ends_no_turn() -> None:
+    tokenizer = train_tokenizer(["one two three " * 9], 270)
+    for template in ("{% for m in messages %}{{ m.content }}\n{% endfor %}", "{{ raise_exception('no') }}"):
+        tokenizer.chat_template = template
+        assert turn_end(tokenizer) is None
+    tokenizer.chat_template = None
+    assert turn_end(tokenizer) is None
 
 
 @pytest.mark.parametrize("own", OWN_SETTINGS, ids=lambda own: "+".join(own))

@@ -13,8 +13,10 @@ from sdpg.files import write_json_lines
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.pretraining import pretrain
+from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, load_params, parse_params
+from sdpg.params.tree import FormatReward, LengthReward
 from sdpg.problems.prepare import prepare
 from sdpg.problems.token_pieces import TokenPieces, token_spans
 from sdpg.problems.tokenizer import pad_and_eos
@@ -181,6 +183,26 @@ def test_rollouts_without_a_verdict_leave_their_group(world: tuple[Any, Any], tm
     assert {name: (metrics["status_timeout"], metrics["zero_variance_groups"]) for name, metrics in logged.items()} == {
         "drop": (0.5, 0.5), "wrong": (0.5, 0.5)
     }  # fmt: skip
+
+
+def test_format_and_length_are_part_of_the_advantage_and_logged_apart(world: tuple[Any, Any], tmp_path: Path) -> None:
+    logged: dict[int, dict[str, float | None]] = {}
+    params = small(steps=1, eval_every=1)
+    parts = {"format": FormatReward(weight=0.25), "length": LengthReward(weight=0.5, free=0.0)}
+    params = params.model_copy(update={"reward": params.reward.model_copy(update=parts)})
+    trained(world, params, "grpo", tmp_path, on_step=logged.__setitem__)
+    rows = read_rollouts(tmp_path / "rollouts/step-000001-rank-0.parquet").to_pylist()
+    assert {row["reward"] for row in rows} == {1.0, -1.0} and len({row["length"] for row in rows}) > 1
+    for row in rows:
+        assert row["reward_format"] == (0.25 if row["extracted_answer"] is not None else 0.0)
+        assert row["reward_length"] == pytest.approx(-0.5 * row["length"] / params.rollout.max_tokens)
+    for start in (0, 4):
+        group = rows[start : start + 4]
+        total = torch.tensor([[row["reward"] + row["reward_format"] + row["reward_length"] for row in group]])
+        expected = group_advantages(total, params.train.advantage_std, params.train.advantage_eps)[0]
+        assert [row["advantage"] for row in group] == pytest.approx(expected.tolist())
+    for name in ("reward", "reward_format", "reward_length"):
+        assert logged[1][name] == pytest.approx(sum(row[name] for row in rows) / 8)
 
 
 def test_rows_without_any_term_get_no_training_pass_and_are_recorded(world: tuple[Any, Any], tmp_path: Path) -> None:
