@@ -12,7 +12,7 @@ from app.filters import Filter
 from app.sources import RunEntry
 
 STEP, RUN = "this step", "whole run"
-GROUPS, ROLLOUTS = "groups", "rollouts"
+GROUPS, ROLLOUTS, TOKENS = "groups", "rollouts", "tokens"
 WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"),
           "answers": ("extracted_answer",), "all": (*filters.TEXTS, "extracted_answer")}  # fmt: skip
 COLUMNS = {"step": "step", "run": "run", "group": "group", "sibling": "sibling", "problem": "problem_id",

@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import filters, rollout_list, selection, store, ui
+from app import filters, rollout_list, selection, store, token_list, ui
 from app.filters import Filter
-from app.rollout_list import COLUMNS, GROUPS, ROLLOUTS, RUN, STEP, WITHIN, Query
+from app.rollout_list import COLUMNS, GROUPS, ROLLOUTS, RUN, STEP, TOKENS, WITHIN, Query
 from app.sources import RunEntry
 
 SHOWN = ("step", "group", "sibling", "problem", "verdict", "answer", "gold", "advantage", "tokens", "gate", "KL")
@@ -54,9 +54,9 @@ def download(run: RunEntry, chosen: pd.DataFrame) -> None:
                            "application/vnd.apache.parquet", on_click="ignore", width="stretch")  # fmt: skip
 
 
-def controls() -> tuple[Query, bool] | None:
-    """Returns what is listed, and whether single rollouts are; None without records."""
-    row = st.columns([4, 2, 2, 2])
+def controls() -> tuple[Query, str] | None:
+    """Returns what is listed, and whether by groups, rollouts or tokens; None without records."""
+    row = st.columns([4, 3, 4, 2])
     with row[0]:
         run = ui.choose_run()
     steps = store.rollout_steps(run)
@@ -64,7 +64,7 @@ def controls() -> tuple[Query, bool] | None:
         ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
         return None
     with row[2]:
-        flat = selection.segments("Rows", (GROUPS, ROLLOUTS), "listing") == ROLLOUTS
+        kind = selection.segments("Rows", (GROUPS, ROLLOUTS, TOKENS), "listing")
     with row[1]:
         whole = selection.segments("Listed", (STEP, RUN), "scope") == RUN
     step = None
@@ -72,7 +72,7 @@ def controls() -> tuple[Query, bool] | None:
         with row[3]:
             step = selection.choose("Step", steps, "step", first=steps[-1])
     others = []
-    if flat:
+    if kind == ROLLOUTS:
         known = ui.found().runs
         others = selection.choose_many("And the rollouts of", [id for id in known if id != run.id], "with",
                                        shown=lambda id: known[id].label, placeholder="no other run")  # fmt: skip
@@ -83,9 +83,9 @@ def controls() -> tuple[Query, bool] | None:
         within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
         regular = selection.toggle("Regular expression", "regex")
         chosen = filters_chosen(store.index(run)[0])
-    by, falling = order() if flat else ("step", False)
+    by, falling = order() if kind == ROLLOUTS else ("step", False)
     runs = rollout_list.with_runs(run, others)
-    return Query(runs, step, chosen, text, WITHIN[within], regular, by, falling), flat
+    return Query(runs, step, chosen, text, WITHIN[within], regular, by, falling), kind
 
 
 def order() -> tuple[str, bool]:
@@ -263,23 +263,25 @@ def page() -> None:
     asked = controls()
     if asked is None:
         return
-    query, flat = asked
+    query, kind = asked
     scope, passes, notices = query.scope()
     chosen = scope[passes]
     for notice in notices:
         st.warning(ui.plain(notice), icon=":material/warning:")
-    table = filters.groups(scope, passes) if not flat else pd.DataFrame()
+    table = filters.groups(scope, passes) if kind == GROUPS else pd.DataFrame()
     with st.container(horizontal=True, vertical_alignment="center"):
         summary(scope, chosen)
         if len(query.runs) == 1:
             download(query.runs[0], chosen)
     if words := query.chosen.words():
         st.caption(ui.plain(f"Filtered: {'; '.join(words)}."))
-    current = None if flat else current_group(scope, table, query.step)
+    current = current_group(scope, table, query.step) if kind == GROUPS else None
     if chosen.empty:
         ui.empty("No rollout passes: loosen the filters, or search the whole run.")
-    elif flat:
+    elif kind == ROLLOUTS:
         flat_table(query, chosen)
+    elif kind == TOKENS:
+        token_list.show(query, chosen)
     else:
         group_table(table, query.step is None, current)
     if current is not None:

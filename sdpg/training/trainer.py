@@ -307,7 +307,7 @@ class Trainer:
         if not is_recorded(train, step):
             return {}
         rows = sample_rows(len(rollouts.responses), train.record_rows, derive_seed(self.seed, "record", step))
-        return diagnose(self.policies, rollouts, rows, self.method, train)
+        return diagnose(self.policies, rollouts, rows, self.method, train, self.params.watch.top_k)
 
     def term_gradients(self, task: Task, step: int) -> dict[str, float | None]:
         """Measures each term's own gradient at the steps that ``train.gradients_every`` names."""

@@ -51,7 +51,9 @@ def test_rollouts_of_older_code_are_read(commit: str) -> None:
     table = read_rollouts(path)
     assert table.schema.equals(ROLLOUT_SCHEMA, check_metadata=True)
     assert table.select(stored.column_names).to_pylist() == stored.to_pylist()
-    lacking = {"truncated", "verifier", "verifier_version", "reason"} - set(stored.column_names)
+    newer = {"truncated", "verifier", "verifier_version", "reason"}
+    newer |= {f"{name}{kind}" for name in ("student_top", "teacher_top") for kind in ("", "_logprob")}
+    lacking = newer - set(stored.column_names)
     assert set(ROLLOUT_SCHEMA.names) - set(stored.column_names) == lacking
     assert all(table[name].null_count == len(table) for name in lacking - {"truncated"})
     some = ["verifier", "status", "truncated", "step"]
