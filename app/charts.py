@@ -285,6 +285,24 @@ def intervals(
     return alt.layer(*layers).properties(height=row_height * max(1, len(order)) + AROUND, **titled(title))
 
 
+def bars(table: pd.DataFrame, shown: Sequence[Style], value: str, x: str, title: str, height: int = 200) -> alt.Chart:
+    """Draws a bar per ``bin`` of the table, in the order and colours of the styles; ``rollouts`` are told with it."""
+    order = [style.name for style in shown]
+    form = ".3f" if table[value].max() > 1 or value == "distilled" else ".0%"
+    return (
+        alt.Chart(table)
+        .mark_bar()
+        .encode(
+            alt.X("bin:N", sort=order, title=x, axis=alt.Axis(labelAngle=0, labelOverlap="greedy", ticks=False)),
+            alt.Y(f"{value}:Q", title=None, axis=alt.Axis(format=form, tickCount=5), scale=alt.Scale(zero=True)),
+            color=alt.Color("bin:N", legend=None, scale=alt.Scale(domain=order, range=[s.colour for s in shown])),
+            tooltip=[alt.Tooltip("bin:N", title=x), alt.Tooltip(f"{value}:Q", title=title, format=form),
+                     *[alt.Tooltip(f"{name}:Q", title=name, format=",") for name in ("rollouts", "recorded")]],
+        )
+        .properties(height=height, **titled(title))
+    )  # fmt: skip
+
+
 def long(series: Mapping[str, pd.DataFrame], column: str) -> pd.DataFrame:
     """Returns one column of several tables with a column ``step`` as a table of lines; tables without it are left
     out."""

@@ -51,7 +51,7 @@ def domain(table: pd.DataFrame, log: bool = False, zero: bool = False) -> tuple[
     if low == high:
         low, high = (low - 0.5, high + 0.5) if log else (low - abs(low) / 10, high + (abs(high) / 10 or 1.0))
     space = 0.05 * (high - low)
-    low, high = (low if zero and low == 0 else low - space), high + space
+    low, high = low - space, high + space
     return (10**low, 10**high) if log else (low, high)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import filters, rollout_choice, rollout_list, selection, store, tokens, ui
+from app import filters, math_text, rollout_choice, rollout_list, selection, store, tokens, ui
 from app.places import places
 from app.rollout_choice import Chosen
 
@@ -83,6 +83,17 @@ def in_the_list(chosen: Chosen) -> None:
         selection.link("rollouts", "The list", **rollout_list.carried())
 
 
+def as_formulas(chosen: Chosen) -> None:
+    """Shows prompt and completion with their formulas rendered, if a reader wants them; the tokens stay as they are."""
+    if not selection.toggle("Formulas rendered", "math"):
+        return
+    for column, title, name in zip(st.columns(2), ("Student's prompt", "Completion"), ("student_prompt", "completion"),
+                                   strict=True):  # fmt: skip
+        with column.container(border=True):
+            st.markdown(f"**{title}**")
+            st.markdown(math_text.rendered(tokens.cut(chosen.row[name] or "", tokens.MOST_TEXT_CHARACTERS)))
+
+
 def alone(chosen: Chosen, data: dict[str, Any]) -> str:
     """Returns the rollout as one HTML file."""
     run, row = chosen.run, chosen.row
@@ -124,6 +135,7 @@ def page() -> None:
         )
         data |= {"facts": tokens.facts(chosen.row, chosen.limit, chosen.distils), "prompts": tokens.prompts(chosen.row)}
         tokens.mount(data, "strip", keep_token)
+        as_formulas(chosen)
         more_of_it(chosen)
         downloads(chosen, data)
 

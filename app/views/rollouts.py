@@ -1,12 +1,12 @@
 """The Rollouts page: run → step → group of siblings → one rollout; filters, search, download."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
-from app import filters, rollout_list, selection, store, token_list, ui
+from app import filters, math_text, rollout_list, selection, store, token_list, ui
 from app.filters import Filter
 from app.rollout_list import COLUMNS, GROUPS, ROLLOUTS, RUN, STEP, TOKENS, WITHIN, Query
 from app.sources import RunEntry
@@ -188,6 +188,15 @@ def current_group(index: pd.DataFrame, table: pd.DataFrame, step: int | None) ->
     return current
 
 
+def show_text(text: str, math: bool, height: int | Literal["content"] = "content") -> None:
+    """Shows a text as it stands, or with its formulas rendered."""
+    if math:
+        with st.container(border=True, height=height):
+            st.markdown(math_text.rendered(clipped(text)))
+    else:
+        st.code(clipped(text), language=None, wrap_lines=True, height=height)
+
+
 def clipped(text: str) -> str:
     """Returns text that fits on a card, and says how much was cut."""
     text = ui.printable(text[: CLIP + 1])
@@ -203,10 +212,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
     if members["reward"].nunique() == 1:
         st.warning("All rewards of this group are equal: no variance, every advantage is 0.",
                    icon=":material/horizontal_rule:")  # fmt: skip
+    math = selection.toggle("Formulas rendered", "math", help="LaTeX in prompts and completions as formulas; the "
+                            "tokens of a rollout always show the text as it stands.")  # fmt: skip
     written = filters.texts(run, step, group)
     if written:
         first = next(iter(written.values()))
-        st.code(clipped(first["student_prompt"] or ""), language=None, wrap_lines=True)
+        show_text(first["student_prompt"] or "", math)
         gold = ui.plain(rows[0]["gold"] or "–")
         st.markdown(f"Gold answer **{gold}**")
     shown = pd.DataFrame({
@@ -232,10 +243,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         },
     )  # fmt: skip
     st.caption("Select a sibling to open it down to the token.")
-    cards(run, rows, written, passing)
+    cards(run, rows, written, passing, math)
 
 
-def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int]) -> None:
+def cards(
+    run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int], math: bool
+) -> None:
     """Shows what each sibling wrote, two beside each other."""
     columns = st.columns(2)
     for at, row in enumerate(rows[:CARDS]):
@@ -253,7 +266,7 @@ def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict
             with head:
                 selection.link("rollout", "Tokens", run=run.id, step=row["step"], group=row["group"], sibling=sibling)
             text = written.get(sibling, {}).get("completion") or ""
-            st.code(clipped(text), language=None, wrap_lines=True, height="content" if len(text) < 600 else 240)
+            show_text(text, math, "content" if len(text) < 600 else 240)
     if len(rows) > CARDS:
         st.caption(f"{len(rows) - CARDS} more siblings are in the table above.")
 
