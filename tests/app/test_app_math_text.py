@@ -42,9 +42,11 @@ def test_formulas(text: str, formulas: list[str]) -> None:
     [
         r"\rule{999em}{999em}", r"\href{javascript:alert(1)}{x}", r"\url{http://evil}", r"\includegraphics{http://evil}",
         r"\htmlClass{stApp}{x}", r"\htmlStyle{position:fixed}{x}", r"\def\x{\x\x}\x", r"\newcommand{\x}{y}\x",
-        r"\let\x=y", r"\gdef\frac{x}", r"\kern999em x", r"\hspace{999em}", r"\raisebox{999em}{x}", r"a\\[999em]b", r"a\\ *[9em]b",
+        r"\let\x=y", r"\gdef\frac{x}", r"\kern999em x", r"\hspace{999em}", r"\raisebox{999em}{x}", r"a\\[999em]b",
+        r"a\\ *[9em]b",
         r"\color{red}x", r"\Huge x", r"\begin{CD}A\end{CD}", r"\begin{document}", r"\char`a", "a`b`",
-        "a\u202eb", "a\x00b", "{" * 50 + "}" * 50, "a}b{", "x" * 3000, r"\verb|x|", r"\message{x}", r"\@foo", "\\\n", " ",
+        "a\u202eb", "a\x00b", "{" * 50 + "}" * 50, "a}b{", "x" * 3000, r"\verb|x|", r"\message{x}", r"\@foo",
+        "\\\n", " ",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_formula_stays_text(inside: str) -> None:
