@@ -40,6 +40,7 @@ class Filter:
             the others pass only if the quantiles are 0 and 1.
         flagged: whether only groups whose rewards are all equal pass.
         suspects: names of :data:`SUSPECTS`, all of which must hold.
+        tags: tags of notes, one of which the rollout must have; empty accepts all.
     """
 
     statuses: tuple[str, ...] = ()
@@ -50,6 +51,7 @@ class Filter:
     kl: tuple[float, float] = (0.0, 1.0)
     flagged: bool = False
     suspects: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """Returns each condition that is set, in words."""
@@ -63,6 +65,7 @@ class Filter:
             f"KL between the {low}% and {high}% quantiles": self.kl != (0.0, 1.0),
             "groups without variance": self.flagged,
             " and ".join(self.suspects): self.suspects,
+            f"tag {' or '.join(self.tags)}": self.tags,
         }
         return [words for words, is_set in conditions.items() if is_set]
 
@@ -123,6 +126,10 @@ def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = 
         passes &= without_variance(index)
     for name in chosen.suspects:
         passes &= SUSPECTS[name](index)
+    if chosen.tags:
+        passes &= pd.Series(
+            [not set(chosen.tags).isdisjoint(own) for own in index["tags"]], index=index.index, dtype=bool
+        )
     if hits is not None:
         passes &= among(index, hits)
     return passes

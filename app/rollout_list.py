@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import filters, leaks, selection, store, ui
+from app import filters, leaks, notes, selection, store, ui
 from app.filters import Filter
 from app.sources import RunEntry
+from sdpg.errors import UserError
 
 STEP, RUN = "this step", "whole run"
 GROUPS, ROLLOUTS, TOKENS = "groups", "rollouts", "tokens"
@@ -18,10 +19,10 @@ WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher
 COLUMNS = {"step": "step", "run": "run", "group": "group", "sibling": "sibling", "problem": "problem_id",
            "verdict": "status", "answer": "extracted_answer", "gold": "gold", "reward": "reward",
            "advantage": "advantage", "tokens": "length", "gate": "gate", "KL": "kl_to_teacher", "entropy": "entropy",
-           "truncated": "truncated"}  # fmt: skip
+           "truncated": "truncated", "tags": "tags", "note": "note"}  # fmt: skip
 """The columns of the list → the index's."""
 ADDRESS = ("listing", "scope", "with", "q", "within", "regex", "status", "only", "reward", "gate", "min_length",
-           "max_length", "kl", "flagged", "sort", "falling", "columns")  # fmt: skip
+           "max_length", "kl", "flagged", "tag", "sort", "falling", "columns")  # fmt: skip
 """The parameters of an address that describe the list; links to its rollouts carry them on."""
 
 
@@ -62,16 +63,30 @@ class Query:
             table = index if self.step is None else index[index["step"] == self.step].reset_index(drop=True)
             if filters.LEAKS in self.chosen.suspects:
                 table = table.assign(leaks=filters.among(table, leaks.leaking(run, steps)))
+            table = with_notes(run, table)
             hits = filters.search(run, steps, self.text, self.columns, self.regular) if self.text else None
             tables.append(table.assign(run=run.id))
             passing.append(filters.passing(table, self.chosen, hits))
             notices += unread
+            try:
+                notes.read(run)
+            except UserError as error:
+                notices.append(str(error))
         scope = pd.concat(tables, ignore_index=True) if len(tables) > 1 else tables[0]
         return scope, pd.concat(passing, ignore_index=True) if len(passing) > 1 else passing[0], notices
 
     def rows(self, chosen: pd.DataFrame) -> pd.DataFrame:
         """Returns the rollouts that pass in the order of the list."""
         return chosen.sort_values(COLUMNS[self.by], ascending=not self.falling, kind="stable")
+
+
+def with_notes(run: RunEntry, index: pd.DataFrame) -> pd.DataFrame:
+    """Returns an index with the columns ``tags`` (tuples) and ``note`` of what readers wrote on the rollouts."""
+    found = notes.of_rollouts(run)
+    if not found:
+        return index.assign(tags=[()] * len(index), note=None)
+    own = [found.get(key, notes.Note()) for key in zip(index["step"], index["group"], index["sibling"], strict=True)]
+    return index.assign(tags=[note.tags for note in own], note=[note.text or None for note in own])
 
 
 def with_runs(run: RunEntry, others: Sequence[str]) -> tuple[RunEntry, ...]:
@@ -98,6 +113,7 @@ def from_address(run: RunEntry, step: int) -> Query | None:
         kl=(low / 100, high / 100),
         flagged=asked.get("flagged") == "true",
         suspects=tuple(name for name in asked.get_all("only") if name in filters.SUSPECTS),
+        tags=tuple(tag for tag in asked.get_all("tag") if tag in known_tags(run)),
     )
     by = asked.get("sort", "step")
     return Query(
@@ -105,6 +121,11 @@ def from_address(run: RunEntry, step: int) -> Query | None:
         WITHIN.get(asked.get("within", ""), WITHIN["completions"]), asked.get("regex") == "true",
         by if by in COLUMNS else "step", asked.get("falling") == "true",
     )  # fmt: skip
+
+
+def known_tags(run: RunEntry) -> list[str]:
+    """Returns the tags on a run's rollouts, in the order of the alphabet."""
+    return sorted({tag for note in notes.of_rollouts(run).values() for tag in note.tags})
 
 
 def carried() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import accuracy, charts, run_rows, selection, store, ui
+from app import accuracy, charts, notes, notes_box, run_rows, selection, store, ui
 from app.run_rows import RunRow
 from app.sources import RunEntry
 from sdpg.errors import UserError
@@ -39,7 +39,7 @@ def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
     """Returns the runs that pass the filters."""
     text, methods, places = st.columns([2, 2, 2])
     with text:
-        wanted = selection.text("Filter", "filter", placeholder="name, profile, commit …")
+        wanted = selection.text("Filter", "filter", placeholder="name, tag, note, commit …")
     titles = {run.method: ui.printable(method_title(run)) for run in runs}
     with methods:
         method = selection.choose_many("Method", list(titles), "filter_method", shown=titles.__getitem__,
@@ -56,8 +56,9 @@ def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
 
 
 def _searched(run: RunEntry) -> str:
+    note = notes.of_run(run)
     parts = (run.id, run.title, where(run), run.params.get("profile"), run.params.get("preset"), commit(run),
-             (run.config.get("git") or {}).get("commit"))  # fmt: skip
+             (run.config.get("git") or {}).get("commit"), note.text, *note.tags)  # fmt: skip
     return " ".join(str(part) for part in parts if part).lower()
 
 
@@ -79,13 +80,19 @@ def table(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> pd.DataFrame:
         shown.append(cells | {
             "Problems × samples": _sizes(row), "Steps": row.steps, "Minutes": row.seconds / 60,
             "Where": where(run), "Profile": run.params.get("profile"), "Preset": run.params.get("preset"),
-            "Commit": commit(run),
+            "Commit": commit(run), **_noted(run),
         })  # fmt: skip
     frame = pd.DataFrame(shown)
+    frame = frame.drop(columns=[name for name in ("Tags", "Note") if frame[name].isna().all()])
     for column in frame:
         if any(isinstance(value, str) for value in frame[column]):
             frame[column] = [ui.printable(value) if isinstance(value, str) else value for value in frame[column]]
     return frame
+
+
+def _noted(run: RunEntry) -> dict[str, str | None]:
+    note = notes.of_run(run)
+    return {"Tags": ", ".join(note.tags) or None, "Note": note.text or None}
 
 
 def _last(score: run_rows.Score) -> str:
@@ -169,6 +176,7 @@ def links(chosen: Sequence[RunEntry], shown: Sequence[RunEntry]) -> None:
             selection.link("rollouts", "Rollouts", run=ids[0])
             selection.link("provenance", "Provenance", run=ids[0])
             selection.link("gating", "Gating", run=ids[0])
+            notes_box.show(chosen[0])
         elif not chosen:
             st.caption("Select rows to compare some of them, or one to open its rollouts.")
 

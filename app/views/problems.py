@@ -321,7 +321,6 @@ def completions(found: pd.DataFrame, rows: Sequence[Solved]) -> None:
             st.code(ui.printable((row["completion"] or "")[:4000]), language=None, wrap_lines=True)
         if len(chosen) > 24:
             st.caption(f"{len(chosen) - 24} more are in the files of the evaluation.")
-    aligned.two_answers(found)
 
 
 def one_problem(
@@ -340,6 +339,7 @@ def one_problem(
     if not found.empty:
         votes(found, rows, gold)
         completions(found, rows)
+        aligned.two_answers(found)
 
 
 def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run: bool) -> None:

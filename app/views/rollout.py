@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import filters, math_text, rollout_choice, rollout_list, selection, store, tokens, ui
+from app import filters, math_text, notes_box, rollout_choice, rollout_list, selection, store, tokens, ui
 from app.places import places
 from app.rollout_choice import Chosen
 
@@ -135,6 +135,7 @@ def page() -> None:
         )
         data |= {"facts": tokens.facts(chosen.row, chosen.limit, chosen.distils), "prompts": tokens.prompts(chosen.row)}
         tokens.mount(data, "strip", keep_token)
+        notes_box.show(run, (chosen.row["step"], chosen.row["group"], chosen.row["sibling"]))
         as_formulas(chosen)
         more_of_it(chosen)
         downloads(chosen, data)

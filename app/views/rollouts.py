@@ -18,7 +18,7 @@ CARDS = 16  # the number of siblings whose completions are shown at once
 LEGEND = "● correct, ○ wrong, ◌ no answer, ◍ truncated without an answer, ◔ timeout"
 
 
-def filters_chosen(index: pd.DataFrame) -> Filter:
+def filters_chosen(run: RunEntry, index: pd.DataFrame) -> Filter:
     """Returns the filters, which are behind one button; a label with their number would close it at each choice."""
     with st.popover("Filters", icon=":material/filter_list:"):
         flagged = selection.toggle("Only groups without variance", "flagged",
@@ -27,6 +27,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
         suspects = selection.choose_many("Only", list(filters.SUSPECTS), "only", placeholder="all")
         rewards = sorted({f"{value:g}" for value in index["reward"]}, key=float)
         reward = selection.choose_many("Reward", rewards, "reward", placeholder="all")
+        tags = selection.choose_many("Tag", rollout_list.known_tags(run), "tag", placeholder="all")
         gate = selection.segments("Gate", ("any", "open", "closed"), "gate")
         left, right = st.columns(2)
         with left:
@@ -38,7 +39,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
             help="Of each rollout's mean, among the rollouts on which it was recorded; the others are left out.",
         )  # fmt: skip
     return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged,
-                  tuple(suspects))  # fmt: skip
+                  tuple(suspects), tuple(tags))  # fmt: skip
 
 
 def download(run: RunEntry, chosen: pd.DataFrame) -> None:
@@ -82,7 +83,7 @@ def controls() -> tuple[Query, str] | None:
                               placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
         within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
         regular = selection.toggle("Regular expression", "regex")
-        chosen = filters_chosen(store.index(run)[0])
+        chosen = filters_chosen(run, store.index(run)[0])
     by, falling = order() if kind == ROLLOUTS else ("step", False)
     runs = rollout_list.with_runs(run, others)
     return Query(runs, step, chosen, text, WITHIN[within], regular, by, falling), kind
@@ -147,12 +148,15 @@ def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | Non
 
 def flat_table(query: Query, chosen: pd.DataFrame) -> None:
     """Shows a row per rollout, sorted as the address says; selecting one opens it."""
-    first = SHOWN if len(query.runs) == 1 else ("run", *SHOWN)
+    noted = [name for name in ("tags", "note") if chosen[name].astype(bool).any()]
+    first = (*(("run",) if len(query.runs) > 1 else ()), *SHOWN, *noted)
     names = selection.choose_many("Columns", list(COLUMNS), "columns", first=first)
     rows = query.rows(chosen).head(MOST)
     _, links = rollout_list.neighbours(rows, dict.fromkeys(("run", "step", "group", "sibling")))
     shown = pd.DataFrame({name: rows[COLUMNS[name]] for name in names or first})
-    for name in ("run", "problem", "answer", "gold"):
+    if "tags" in shown:
+        shown["tags"] = [", ".join(tags) or None for tags in shown["tags"]]
+    for name in ("run", "problem", "answer", "gold", "tags", "note"):
         if name in shown:
             shown[name] = ui.texts(shown[name])
     if "verdict" in shown:

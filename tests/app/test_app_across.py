@@ -69,7 +69,7 @@ def test_the_page_lists_each_kind(root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert set(shown[problem_kinds.FLIPPED]["evaluations"].str.len()) == {6}
     # The answers of a method that is right beside those of one that is wrong.
     at = pages.opened("problems", root, monkeypatch, benchmark="chain-3", problem=first)
-    assert not at.exception
+    assert not at.exception and "Compare two answers" in [each.label for each in at.expander]
 
 
 WORDS = [("", ""), ("a b c", "a b c"), ("a b c", "a x c"), ("a b", "a b c d"), ("x", ""), ("<b>1</b> 2", "<i>1</i> 3")]
