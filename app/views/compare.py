@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import charts, curve_options, differing, exports, paired, selection, store, ui
+from app import charts, curve_options, differing, exports, live, paired, selection, store, ui
 from app.curve_options import Options
 from app.series import AXES, COEFFICIENTS, Panel, coinciding, deviation, group, panel, schedule_panel
 from app.sources import RunEntry
@@ -91,11 +91,15 @@ def curves(runs: Sequence[RunEntry]) -> None:
     """Shows the panels of the paper's figure, one for each benchmark."""
     chosen = curve_options.choose(runs)
     shown, axis = chosen.shown, chosen.axis
-    panels = [
-        panel(title, shown, store.curves, name, axis=axis, points=True) for name, title in titles_of(runs).items()
-    ]
-    panels += [panel(title, shown, store.metrics, name, chosen.window, axis) for name, title in TRAINING.items()]
-    draw(panels, chosen, "curves", chosen.note)
+
+    def show() -> None:
+        panels = [
+            panel(title, shown, store.curves, name, axis=axis, points=True) for name, title in titles_of(runs).items()
+        ]
+        panels += [panel(title, shown, store.metrics, name, chosen.window, axis) for name, title in TRAINING.items()]
+        draw(panels, chosen, "curves", chosen.note)
+
+    live.refresh(runs, show)
 
 
 def metrics(runs: Sequence[RunEntry]) -> None:
@@ -114,12 +118,18 @@ def metrics(runs: Sequence[RunEntry]) -> None:
     if not chosen:
         ui.empty("No metric is chosen.")
         return
-    panels = []
-    for name in chosen:
-        evaluated = columns[name] is store.curves
-        panels.append(panel(name, how.shown, columns[name], name, 1 if evaluated else how.window, how.axis, form=".4g",
-                            points=evaluated or _sparse(runs, columns[name], name)))  # fmt: skip
-    draw(panels, how, "metrics", how.note)
+
+    def show() -> None:
+        panels = []
+        for name in chosen:
+            evaluated = columns[name] is store.curves
+            panels.append(
+                panel(name, how.shown, columns[name], name, 1 if evaluated else how.window, how.axis, form=".4g",
+                      points=evaluated or _sparse(runs, columns[name], name))
+            )  # fmt: skip
+        draw(panels, how, "metrics", how.note)
+
+    live.refresh(runs, show)
 
 
 def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], name: str) -> bool:

@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 import math
-import time
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app import accuracy, charts, notes, notes_box, run_rows, selection, store, ui
+from app import accuracy, charts, curve_options, live, notes, notes_box, run_rows, selection, series, store, ui
 from app.run_rows import RunRow
 from app.sources import RunEntry
-from sdpg.errors import UserError
 
-FEW_SECONDS = 3
 MOST_DRAWN = 24
 
 
@@ -181,61 +178,22 @@ def links(chosen: Sequence[RunEntry], shown: Sequence[RunEntry]) -> None:
             st.caption("Select rows to compare some of them, or one to open its rollouts.")
 
 
-def running(found: Sequence[RunEntry]) -> list[RunEntry]:
-    """Returns the workspace's runs in progress."""
-    return [run for run in found if run.kind == "in progress"]
-
-
-def signature(runs: Sequence[RunEntry]) -> tuple[Any, ...]:
-    """Returns a value that changes when a run begins or ends; then the whole page is drawn again."""
-    if not runs:
-        return ()
-    files = runs[0].place.files
-    states = [name for name in files.names(".state") if files.exists(f".state/{name}/config.yaml")]
-    done = [name for name in files.names("runs") if files.exists(f"runs/{name}/COMPLETE")]
-    return (*states, "|", *done)
-
-
-def show_progress(run: RunEntry, now: float) -> None:
-    """Shows one run in progress: a bar, its speed, and its last reward."""
-    at = run_rows.progress(run, now)
-    with st.container(border=True):
-        title, state = st.columns([3, 2], vertical_alignment="center")
-        title.markdown(f"**{ui.plain(run.title)}**")
-        ago = run_rows.duration(at.ago)
-        if at.quiet:
-            state.markdown(f":orange-badge[:material/pause: interrupted?] nothing written for {ago}")
-        elif at.step:
-            state.markdown(f":green-badge[:material/play_arrow: running] last step {ago} ago")
-        else:
-            state.markdown(f":blue-badge[:material/hourglass_top: starting] begun {ago} ago")
-        parts = [f"step {at.step} of {at.total}"]
-        if at.step:
-            parts += [f"{at.per_second:.2f} steps/s", f"reward {at.reward:.3f}".replace("-", "−")]
-            if not at.quiet and at.step < at.total:
-                parts.insert(2, f"{run_rows.duration(at.left)} left")
-        st.progress(at.share, text=ui.plain(" · ".join(parts)))
-        if at.quiet:
-            st.caption("It goes on where it stopped, if parameters and code are unchanged:")
-            st.code(ui.printable(str(run.config.get("command") or f"dvc repro train@{run.name}")), language="bash")
-
-
 def progress_of(runs: Sequence[RunEntry]) -> None:
-    """Shows a part of the page that redraws itself every few seconds, and the whole page when a run began or ended."""
-    before = signature(runs)
+    """Shows the runs in training with their rewards so far and links, drawn anew every few seconds."""
 
-    @st.fragment(run_every=FEW_SECONDS)
-    def part() -> None:
-        if signature(runs) != before:
-            st.rerun()
+    def draw() -> None:
+        shown = series.group(runs, seeds_together=False)
+        rewards = series.panel("Training reward", shown, store.metrics, "reward").table
+        if len(rewards):
+            st.altair_chart(charts.lines(rewards, curve_options.plain_styles(shown), title="Training reward",
+                                         height=180), width="stretch")  # fmt: skip
+
+    live.refresh(runs, draw)
+    ids = [run.id for run in runs]
+    with st.container(horizontal=True):
+        selection.link("compare", "Their curves", runs=ids)
         for run in runs:
-            with ui.guard():
-                try:
-                    show_progress(run, time.time())
-                except FileNotFoundError:
-                    raise UserError(f"{run.label_of('metrics.csv')} is gone: load the page again") from None
-
-    part()
+            selection.link("rollouts", f"Last rollouts of {run.name}", run=run.id, step=None, group=None, sibling=None)
 
 
 def page() -> None:
@@ -245,7 +203,7 @@ def page() -> None:
     if not everything:
         ui.empty("No run can be shown: the reasons are above the page. make repro makes new runs.")
         return
-    if in_progress := running(everything):
+    if in_progress := live.running(everything):
         st.subheader("In progress")
         progress_of(in_progress)
         st.subheader("All runs")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pandas as pd
 import streamlit as st
 
-from app import filters, math_text, rollout_list, selection, store, token_list, ui
+from app import filters, live, math_text, rollout_list, selection, store, token_list, ui
 from app.filters import Filter
 from app.rollout_list import COLUMNS, GROUPS, ROLLOUTS, RUN, STEP, TOKENS, WITHIN, Query
 from app.sources import RunEntry
@@ -281,6 +281,7 @@ def page() -> None:
     if asked is None:
         return
     query, kind = asked
+    live.follow_steps(query.runs[0])
     scope, passes, notices = query.scope()
     chosen = scope[passes]
     for notice in notices:
