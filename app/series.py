@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from app import store
+from app import definitions, store
 from app.run_rows import step_seconds
 from app.sources import RunEntry
 from sdpg.errors import UserError
@@ -58,6 +58,7 @@ class Panel:
         points: whether the values are marked.
         form: the format of values, as format() and d3 understand it.
         notes: sentences that say why a series is missing.
+        help: the definition of what is drawn, in Markdown.
     """
 
     title: str
@@ -65,6 +66,7 @@ class Panel:
     points: bool = False
     form: str = ".3f"
     notes: list[str] = field(default_factory=list)
+    help: str = ""
 
 
 def record(run: RunEntry, with_metrics: bool = True) -> Record:
@@ -200,7 +202,8 @@ def panel(
         if part is not None:
             parts.append(part)
     empty = pd.DataFrame(columns=["step", "x", "value", "series"])
-    return Panel(title, pd.concat(parts, ignore_index=True) if parts else empty, notes=notes, **settings)
+    return Panel(title, pd.concat(parts, ignore_index=True) if parts else empty, notes=notes,
+                 help=definitions.of(column), **settings)  # fmt: skip
 
 
 def scheduled(run: RunEntry) -> pd.DataFrame:

@@ -41,8 +41,9 @@ def draw(panels: Sequence[Panel], chosen: Options, name: str, note: str) -> None
     across = AXES[chosen.axis]
     for place, chart in zip(ui.grid(len(drawn)), drawn, strict=True):
         with place:
+            st.markdown(f"**{ui.plain(chart.title)}**", help=chart.help or None)
             st.altair_chart(
-                charts.lines(chart.table, chosen.styles, x=across, title=chart.title, points=chart.points,
+                charts.lines(chart.table, chosen.styles, x=across, points=chart.points,
                              form=chart.form, log=chosen.log),
                 width="stretch",
             )  # fmt: skip

@@ -207,7 +207,8 @@ with ui.guard():
     if index.empty:
         with ui.guard():
             rates(run)
-        ui.empty(f"{run.name} has no rollouts on record, so that there is no more to show.")
+        ui.empty(f"{run.name} has no rollouts on record, so that there is no more to show. Training writes them:",
+                 f"dvc repro train@{run.name}")  # fmt: skip
     else:
         outside = gates.never_inside(index)
         numbers(index, outside)

@@ -7,7 +7,20 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import accuracy, charts, curve_options, live, notes, notes_box, run_rows, selection, series, store, ui
+from app import (
+    accuracy,
+    charts,
+    curve_options,
+    definitions,
+    live,
+    notes,
+    notes_box,
+    run_rows,
+    selection,
+    series,
+    store,
+    ui,
+)
 from app.run_rows import RunRow
 from app.sources import RunEntry
 
@@ -109,17 +122,22 @@ def _alarms(row: RunRow) -> str:
     return ", ".join(f"{name} from step {step}" for name, step in row.alarms.items()) or "none"
 
 
+def _defined(column: str, what: str) -> str:
+    """Returns what a column shows, with its definition in docs/metrics.md."""
+    text = f"{what}, mean of the last {run_rows.LAST_STEPS} steps"
+    return f"{text}. `{column}`: {definition}" if (definition := definitions.of(column)) else text
+
+
 def columns(frame: pd.DataFrame) -> dict[str, Any]:
     """Returns the formats of the columns, and their explanations."""
-    last = run_rows.LAST_STEPS
     config: dict[str, Any] = {
         "Run": st.column_config.TextColumn(pinned=True),
         "Method": st.column_config.TextColumn(),
         "Seed": st.column_config.NumberColumn(width=50),
         "Problems × samples": st.column_config.TextColumn(help="behind Last, per benchmark where they differ"),
-        "Reward": st.column_config.NumberColumn(format="%.3f", help=f"training reward, mean of the last {last} steps"),
-        "Entropy": st.column_config.NumberColumn(format="%.3f", help=f"nats per token, mean of the last {last} steps"),
-        "Length": st.column_config.NumberColumn(format="%.1f", help=f"response tokens, mean of the last {last} steps"),
+        "Reward": st.column_config.NumberColumn(format="%.3f", help=_defined("reward", "training reward")),
+        "Entropy": st.column_config.NumberColumn(format="%.3f", help=_defined("entropy", "nats per token")),
+        "Length": st.column_config.NumberColumn(format="%.1f", help=_defined("length", "response tokens")),
         "Steps": st.column_config.NumberColumn(help="made so far"),
         "Minutes": st.column_config.NumberColumn(
             format="%.1f", help="all steps with their evaluations; start-up of the process is not counted"),
@@ -201,7 +219,7 @@ def page() -> None:
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:
-        ui.empty("No run can be shown: the reasons are above the page. make repro makes new runs.")
+        ui.empty("No run can be shown: the reasons are above the page. This makes new runs:", "make repro")
         return
     if in_progress := live.running(everything):
         st.subheader("In progress")

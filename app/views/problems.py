@@ -40,7 +40,9 @@ def controls() -> tuple[list[RunEntry], str, str, str] | None:
     """Returns runs of one place, benchmark, kind of answers, methods or runs; None where nothing is finished."""
     places = accuracy.by_place(ui.found())
     if not places:
-        ui.empty("No run is finished yet: `make repro` makes some. Rollouts shows those of a run in progress.")
+        ui.empty(
+            "No run is finished yet. Rollouts shows those of a run in progress; this makes finished ones:", "make repro"
+        )
         return None
     bar = st.columns([3, 3, 3, 2], vertical_alignment="bottom")
     run = ui.found().runs.get(st.query_params.get("run", ""))
@@ -349,7 +351,8 @@ def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run:
     if notices:
         st.warning(ui.plain("; ".join(dict.fromkeys(notices))), icon=":material/warning:")
     if not any(row.runs for row in rows):
-        ui.empty("No run of this place has such answers: try the last evaluation, or other problems.")
+        ui.empty("No run of this place has such answers: try the last evaluation, or other problems. Larger samples "
+                 "come from:", f"dvc repro evaluate@{runs[0].name}")  # fmt: skip
         return
     table = accuracy.matrix(rows)
     styles = style_of(rows, runs)

@@ -62,7 +62,7 @@ def controls() -> tuple[Query, str] | None:
         run = ui.choose_run()
     steps = store.rollout_steps(run)
     if not steps:
-        ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
+        ui.empty(f"{run.name} has no rollouts on record. Training writes them:", f"dvc repro train@{run.name}")
         return None
     with row[2]:
         kind = selection.segments("Rows", (GROUPS, ROLLOUTS, TOKENS), "listing")
