@@ -12,6 +12,7 @@ from app import (
     charts,
     curve_options,
     definitions,
+    elsewhere,
     live,
     notes,
     notes_box,
@@ -255,3 +256,5 @@ def page() -> None:
 
 
 page()
+if server := st.session_state.get("_mlflow"):
+    elsewhere.show(server)
