@@ -3,12 +3,13 @@
 Only the server of the option is asked, and never one that an address names: a link must not make the app ask others.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 import json
 from typing import Any
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit, urlunsplit
 from urllib.request import Request, urlopen
 
 import pandas as pd
@@ -59,10 +60,16 @@ def ask(uri: str, what: str, body: Mapping[str, Any] | None = None, **query: Any
     Raises:
         UserError: if the server does not answer, or answers with an error or with something that is no JSON object.
     """
-    address = f"{uri}/api/2.0/mlflow/{what}" + (f"?{urlencode(query)}" if query else "")
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    path = f"{parts.path}/api/2.0/mlflow/{what}"
+    address = urlunsplit((parts.scheme, host, path, urlencode(query), ""))
+    headers = {"Content-Type": "application/json"}
+    if user:
+        headers["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urlopen(Request(address, data, {"Content-Type": "application/json"}), timeout=SECONDS) as answer:
+        with urlopen(Request(address, data, headers), timeout=SECONDS) as answer:
             found = json.loads(answer.read())
     except HTTPError as error:
         raise UserError(

@@ -1,6 +1,8 @@
 """Tests the list of an MLflow server's runs, against MLflow's own server on a store with two experiments."""
 
+from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 import shutil
 import sys
@@ -93,9 +95,21 @@ def test_a_server_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkey
     assert "does not answer" in said and "hunter2" not in said
     at = overview(tmp_path, monkeypatch, "file:///etc")
     assert not at.dataframe and "no address of a server" in at.error[0].value
-    with pytest.raises(UserError, match="answers nonsense with 404"):
-        import http.server
 
-        listening = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
-        threading.Thread(target=listening.handle_request).start()
-        mlflow_server.ask(f"http://127.0.0.1:{listening.server_port}", "nonsense")
+
+def test_name_and_password_of_an_address_are_sent_as_such() -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers["Authorization"]))
+            self.send_error(401)
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.handle_request)
+        thread.start()
+        with pytest.raises(UserError, match="answers artifacts/list with 401") as caught:
+            mlflow_server.ask(f"http://me:p%40ss@127.0.0.1:{listening.server_port}/at", "artifacts/list", run_id="a b")
+        thread.join()
+    assert "p%40ss" not in str(caught.value)
+    assert asked == [("/at/api/2.0/mlflow/artifacts/list?run_id=a+b", f"Basic {b64encode(b'me:p@ss').decode()}")]
