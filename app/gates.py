@@ -12,7 +12,7 @@ import pandas as pd
 
 from app.sources import RunEntry
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import EXAMPLES, GATES, find_gate
 from sdpg.params.stored import method_of
 from sdpg.results.statistics.intervals import skewed_limits
 
@@ -31,16 +31,18 @@ class Kind:
         gate: a name of :data:`sdpg.objective.gates.GATES`, or one that only another version knows; for a method without
             distillation it is the gate in the records, the positive one.
         rlsd: whether the teacher weights tokens instead.
+        skips: whether a rollout without a hint has no teacher, so that its gate is closed.
     """
 
     distils: bool
     gate: str
     rlsd: bool
+    skips: bool = False
 
     @property
     def known(self) -> bool:
         """Says whether this version knows the gate."""
-        return self.gate in GATES
+        return set(self.gate.split(" · ")) <= GATES.keys()
 
     @property
     def own(self) -> bool:
@@ -50,13 +52,15 @@ class Kind:
     @property
     def keeps_out(self) -> bool:
         """Says whether the gate, which must be known, closes on any rollout."""
-        return any(GATES[self.gate].row(sign) <= 0 for sign in (-1.0, 0.0, 1.0))
+        gate = find_gate(self.gate.split(" · "))
+        return self.skips or any(gate.row(row) <= 0 for row in EXAMPLES)
 
 
 def kind(run: RunEntry) -> Kind:
     """Returns the kind of gate that the run's own parameters give."""
     method = method_of(run.params, run.method)
-    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method))
+    skips = method.hint != "prompts" and method.hint_missing == "skip"
+    return Kind(rules.distils(method), rules.gate_name(method), rules.weights_tokens(method), skips)
 
 
 def divergences(index: pd.DataFrame) -> pd.DataFrame:

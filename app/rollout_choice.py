@@ -68,7 +68,7 @@ def choose_step(run: RunEntry, key: str = "step", first: int | None = None, amon
     steps = store.rollout_steps(run) if among is None else among
     if not steps:
         raise UserError(f"{run.label_of('rollouts')} holds no records yet: the first step writes them")
-    scored = [step for step in steps if is_recorded(train_of(run.params), step)]
+    scored = [step for step in steps if is_recorded(train_of(run.params, run.method), step)]
     total = (run.params.get("train") or {}).get("steps")
     return selection.choose(
         "Step", steps, key, first=(scored or steps)[-1] if first is None else first,

@@ -212,7 +212,7 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
     Raises:
         UserError: if the parameters lack what the schedules need.
     """
-    method, train = method_of(run.params, run.method), train_of(run.params)
+    method, train = method_of(run.params, run.method), train_of(run.params, run.method)
     try:
         if lacking := sorted({"steps", "lr"} - train.model_fields_set):
             raise ValueError(f"train lacks {', '.join(lacking)}")

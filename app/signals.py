@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import GATES, gate_formula
-from sdpg.params import MethodParams
+from sdpg.objective.gates import gate_formula
+from sdpg.params import Imported, MethodParams
 from sdpg.params.stored import method_of, train_of
 
 Row = Mapping[str, Any]
@@ -105,17 +105,16 @@ def number(value: float) -> str:
 
 def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     """Returns all signals, with the scales of the run that the row belongs to."""
-    train, method = train_of(params), method_of(params, row["method"])
+    train, method = train_of(params, row["method"]), method_of(params, row["method"])
     siblings = max(int(train.responses_per_prompt), 2)
     # No value of a sample is further from the sample's mean than this many of its standard deviations.
     sample = train.advantage_std == "sample"
     largest = math.sqrt(siblings - 1) * (math.sqrt((siblings - 1) / siblings) if sample else 1)
-    teacher = "the base" if method.teacher == "reference" else "the current weights"
-    shown = f"under the privileged prompt ({teacher}, before the update)"
+    shown = f"under the privileged prompt ({_teacher(method, int(row['step']))}, before the update)"
     gate = "1 where the rollout is distilled, 0 where it is not"
     if not rules.distils(method):
         gate = f"{method.title} distils nothing; this is what the gate A > 0 would be"
-    known = GATES.get(rules.gate_name(method))
+    known = rules.known_gate(method)
     descriptions: dict[str, tuple[str, str, str, Scale]] = {
         "gap": ("nats", "log q(yₜ) − log p(yₜ)", f"teacher_logprob − logprob: the sampled token {shown}, less the "
                 "student's. Below 0 the teacher finds the token less likely", Scale(-3, 0, 3, True, True)),
@@ -141,10 +140,29 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
     return {key: Signal(key, LABELS[key], *descriptions[key]) for key in KEYS}
 
 
+def _teacher(method: MethodParams, step: int) -> str:
+    """Returns whose weights played the teacher at a step."""
+    if not rules.has_teacher(method):
+        return "the current weights"
+    match method.teacher:
+        case "current":
+            return "the current weights"
+        case "reference":
+            return "the base"
+        case "ema":
+            return f"the moving average of the weights, rate {number(method.teacher_rate)}"
+        case "snapshot":
+            taken = (step - 1) // method.teacher_every * method.teacher_every
+            return f"the weights after step {taken}" if taken else "the base, until the first snapshot"
+        case "gated":
+            return "the weights with the best validation accuracy so far"
+    return f"{method.teacher}, which this version does not know"
+
+
 def _unknown_gate(method: MethodParams) -> str:
     """Returns how people are told of a gate that has no name in this version."""
-    if isinstance(method.gate, str):
-        return f"m: {method.gate}, which this version does not know"
+    if not isinstance(method.gate, Imported):
+        return f"m: {rules.gate_name(method)}, which this version does not know"
     return gate_formula(method.gate)
 
 
@@ -169,7 +187,7 @@ class Plan:
 
 def plan(row: Row, params: Mapping[str, Any]) -> Plan:
     """Returns what training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
-    train, method, step = train_of(params), method_of(params, row["method"]), int(row["step"])
+    train, method, step = train_of(params, row["method"]), method_of(params, row["method"]), int(row["step"])
     scored = rules.is_recorded(train, step)
     if scored:
         count = train.prompts_per_step * train.responses_per_prompt
@@ -192,6 +210,8 @@ def _reason(column: str, row: Row, done: Plan) -> str:
         drawn = any(row[name] is not None for name in DIAGNOSED)
         if not drawn:
             return f"Teacher and reference did not score this rollout: {done.why_not_scored}."
+        if row.get("hint_kind") == "none":
+            return "The teacher does not read this rollout: there is no such hint for it (hint_missing: skip)."
     elif not done.trained:
         reason = f"This rollout was not read in training, for no term of its loss touches it: {done.why_not_trained}."
         if column in ("logprob", "entropy"):
@@ -210,7 +230,7 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
             unknown.
     """
     done, method = plan(row, params), method_of(params, row["method"])
-    updates = train_of(params).updates_per_batch
+    updates = train_of(params, row["method"]).updates_per_batch
     result = []
     for key, signal in catalogue(row, params).items():
         missing = next((column for column in NEEDS[key] if row[column] is None), None)

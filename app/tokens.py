@@ -4,7 +4,7 @@ The text of a record goes to the browser as JSON and onto the page as text; comp
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import hashlib
 from html import escape
 import json
@@ -25,6 +25,12 @@ MOST_TEXT_CHARACTERS = 20_000
 """The number of characters beyond which text is cut on the page, which says so; downloads hold all of it."""
 VERDICTS = {"correct": "✓ correct", "wrong": "✕ wrong", "no_answer": "∅ no answer", "truncated": "✂ truncated",
             "timeout": "◷ timeout"}  # fmt: skip
+
+
+ORIGINS = {"answer_and_solution": "answer and solution", "answer": "answer", "sibling": "correct response",
+           "wrong_sibling": "wrong response", "feedback": "verdict on this response",
+           "contrast": "wrong hint"}  # fmt: skip
+"""What the title of a privileged prompt says of its hint."""
 
 
 def _source(name: str) -> str:
@@ -145,18 +151,41 @@ def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> li
 
 
 def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the student's prompt beside the teacher's, in parts: text, and whether the other prompt lacks it."""
-    texts = [row["student_prompt"] or "", row["teacher_prompt"] or ""]
-    sides = [differences.words(text[:MOST_TEXT_CHARACTERS]) for text in texts]
-    difference = differences.difference(*sides)
-    titles = ("Student's prompt", "Privileged prompt, which the teacher sees")
-    parts = []
-    for title, text, side, marks in zip(titles, texts, sides, (difference.left, difference.right), strict=True):
-        shown = [[ui.printable(part), mark] for part, mark in differences.runs(side, marks)]
-        if len(text) > MOST_TEXT_CHARACTERS:
-            shown.append([f" … {len(text) - MOST_TEXT_CHARACTERS:,} more characters", False])
-        parts.append({"title": title, "parts": shown or [["none", False]]})
-    return parts
+    """Returns the student's prompt beside the teacher's, in parts: text, and whether the student's prompt lacks it.
+
+    The teacher's prompt with a wrong hint comes third, where its method has one.
+    """
+    student, kind = row["student_prompt"] or "", row.get("hint_kind")
+    shown = [
+        ("Privileged prompt, which the teacher sees", row["teacher_prompt"], _origin(kind, row.get("hint_sibling")))
+    ]
+    if contrast := row.get("contrast_prompt"):
+        origin = _origin("contrast", row.get("contrast_sibling"))
+        shown.append(("Prompt of the teacher's second pass", contrast, origin))
+    sides: list[dict[str, Any]] = []
+    for title, text, origin in shown:
+        left, right = (differences.words((each or "")[:MOST_TEXT_CHARACTERS]) for each in (student, text))
+        # Beside a prompt that is not there, nothing is marked.
+        difference = differences.difference(left, left if text is None else right)
+        if not sides:
+            sides.append(_prompt("Student's prompt", student, differences.runs(left, difference.left)))
+        sides.append(_prompt(title + origin, text or "", differences.runs(right, difference.right[: len(right)])))
+    if kind == "none":
+        sides[1]["parts"] = [["no hint: skipped", False]]
+    return sides
+
+
+def _origin(kind: str | None, sibling: int | None) -> str:
+    """Returns what a title says of the hint in a prompt; nothing where the record does not tell."""
+    name = ORIGINS.get(kind or "", "")
+    return "" if not name else f": {name}" + ("" if sibling is None else f" of sibling {sibling}")
+
+
+def _prompt(title: str, text: str, runs: Iterable[tuple[str, bool]]) -> dict[str, Any]:
+    shown: list[list[Any]] = [[ui.printable(part), mark] for part, mark in runs]
+    if len(text) > MOST_TEXT_CHARACTERS:
+        shown.append([f" … {len(text) - MOST_TEXT_CHARACTERS:,} more characters", False])
+    return {"title": title, "parts": shown or [["none", False]]}
 
 
 def mount(data: Mapping[str, Any], key: str, on_pick: Any = None) -> None:

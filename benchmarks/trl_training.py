@@ -12,7 +12,7 @@ from sdpg.params import Params
 from sdpg.problems.prompts import prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.rewards.verifiers import Verifier
-from sdpg.training.trainer import step_prompts
+from sdpg.training.steps import step_prompts
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import json
 import multiprocessing
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -24,6 +24,7 @@ from sdpg.models.adapters import WithoutAdapter, add_adapter
 from sdpg.models.experience import Experience
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.coefficients import Coefficients
 from sdpg.params import MethodParams
 from sdpg.params.lora import LoraParams
@@ -55,6 +56,7 @@ class Setting:
     lora_rank: int = 0
     lora_targets: tuple[str, ...] = ()
     """The modules that get an adapter; empty: all linear modules."""
+    teacher: Literal["current", "ema"] = "current"
 
 
 class _Peaks:
@@ -108,7 +110,7 @@ def make_experience(setting: Setting) -> Experience:
 
 
 def measure(setting: Setting) -> dict[str, int]:
-    """Returns bytes: what stays (weights, reference, gradients, optimiser), and the peaks of passes beyond it."""
+    """Returns bytes: what stays (weights of all models, gradients, optimiser), and the peaks of passes beyond it."""
     sizes: dict[str, int] = {}
     with PeakMemory() as memory:
         student = make_model(setting)
@@ -121,14 +123,21 @@ def measure(setting: Setting) -> dict[str, int]:
             student.train()
         reference = WithoutAdapter(student) if setting.lora_rank else make_model(setting).requires_grad_(False)
         sizes["reference"] = memory.live - sizes["weights"]
+        method = MethodParams(
+            title="SDPG-UFKL", outcome="reinforce", distillation="kl_student_teacher", reference="ufkl",
+            teacher=setting.teacher,
+        )  # fmt: skip
+        before, kept = memory.live, None
+        if setting.teacher == "ema":
+            model = None if setting.lora_rank else make_model(setting).requires_grad_(False)
+            kept = TeacherWeights(method, student, model, 0.0)
+        sizes["teacher_weights"] = memory.live - before
         optimizer = torch.optim.AdamW(trainable(student), lr=1e-6, foreach=setting.foreach)
         policies = Policies(
-            student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0
-        )
+            student, reference, 0, 1.0, getattr(torch, setting.dtype), setting.head_bytes, line_tokens=0,
+            teacher_weights=kept,
+        )  # fmt: skip
         train = TrainParams(responses_per_prompt=4, tokens_per_micro_batch=setting.tokens_per_micro_batch)
-        method = MethodParams(
-            title="SDPG-UFKL", outcome="reinforce", distillation="kl_student_teacher", reference="ufkl"
-        )
         task = Task(
             policies, make_experience(setting), method, Coefficients(1e-3, 1e-3, 0.0), train, setting.response,
             Path("not-finite.json"),

@@ -34,6 +34,7 @@ PARQUET, WORK, FILES = "sdpg/records/parquet.py", "sdpg/records/work.py", "sdpg/
 STUDY, LEASES, RECORDING = "sdpg/tuning/study.py", "sdpg/tuning/leases.py", "sdpg/training/recording.py"
 MANIFEST, ARCHIVE = "sdpg/records/manifest.py", "sdpg/reproduction/archive.py"
 ALTERED = "tests/records/test_manifest.py"
+TEACHERS = "sdpg/models/teachers.py"
 DAMAGED, TRACKING = "tests/training/test_damaged_state.py", "tests/records/test_tracking.py"
 
 MUTATIONS = (
@@ -67,6 +68,19 @@ MUTATIONS = (
              "tests/reproduction/test_verification.py"),
     Mutation("sdpg/training/trainer.py", "step > self.until", "step - 1 == self.until",
              "tests/training/test_trainer.py"),
+    # Teachers.
+    Mutation(TEACHERS, "lerp_(_own_part(self.student[name]), rate)", "lerp_(_own_part(self.student[name]), 1 - rate)",
+             "tests/models/test_teachers.py"),
+    Mutation(TEACHERS, "accuracy > self.best:", "accuracy >= self.best:", "tests/models/test_teachers.py"),
+    Mutation(TEACHERS, "step % self.method.teacher_every == 0", "step % self.method.teacher_every == 1",
+             "tests/models/test_teachers.py"),
+    Mutation(TEACHERS, 'self.refreshed, self.best = state["refreshed"], state["best"]', "pass",
+             "tests/training/test_teachers.py"),
+    Mutation(CHECKPOINTS, "_copy(folder, TEACHER, teacher.weights)", "pass", "tests/training/test_teachers.py"),
+    Mutation("sdpg/models/adapters.py", "finally:\n            self._exchange()", "finally:\n            pass",
+             "tests/models/test_teachers.py"),
+    Mutation("sdpg/training/trainer.py", "self.policies.advance_teacher(step, accuracy.get(VALIDATION))", "pass",
+             "tests/training/test_teachers.py"),
     # Checkpoints.
     Mutation(CHECKPOINTS, "other != target", "other == target", "tests/training/test_checkpoints.py"),
     Mutation(CHECKPOINTS, "if size >= PIECE_BYTES:", "if size >= 2 * PIECE_BYTES:",

@@ -20,31 +20,31 @@ DIVERGENCE: Edits = {
         'class Hellinger(Divergence):\n'
         '    """Σ (√p - √q)²."""\n\n'
         '    worked: ClassVar = {(): (0.5**0.5 - 0.5) ** 2 * 2}\n\n'
-        '    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:\n'
-        '        return ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(-1)\n\n\n'
+        '    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:\n'
+        '        return ((log_p / 2).exp() - (log_q / 2).exp()).square()\n\n\n'
         'DIVERGENCES: dict[str, type[Divergence]] = {\n    "hellinger": Hellinger,\n',
     ),
-    "sdpg/params/method.py": ('"kl_teacher_student", "jsd"]', '"kl_teacher_student", "jsd", "hellinger"]'),
+    "sdpg/params/method.py": ('"jsd", "skewed_kl",', '"jsd", "skewed_kl", "hellinger",'),
 }  # fmt: skip
 TOKEN_GATE: Edits = {
     "sdpg/objective/gates.py": (
         'GATES: dict[str, Gate] = {\n',
         'GATES: dict[str, Gate] = {\n'
-        '    "unsure": Gate("m = 1[A > 0, H > 3]", lambda advantage: float(advantage > 0),\n'
+        '    "unsure": Gate("m = 1[A > 0, H > 3]", lambda row: float(row.advantage > 0),\n'
         '                   lambda inputs: (inputs.entropy > 3).to(inputs.entropy.dtype)),\n',
     ),
-    "sdpg/params/method.py": ('gate: Literal["positive", "all"]', 'gate: Literal["positive", "all", "unsure"]'),
+    "sdpg/params/method.py": ('GateName = Literal["positive", ', 'GateName = Literal["positive", "unsure", '),
 }  # fmt: skip
 SEQUENCE_RATIO: Edits = {
     "sdpg/objective/outcomes.py": (
         'OUTCOMES: dict[str, Outcome] = {\n',
-        'def gspo(inputs: OutcomeInputs) -> OutcomeTerm:\n'
-        '    """Returns GSPO\'s term: the geometric mean of the ratios of a response, clipped."""\n'
+        'def geometric(inputs: OutcomeInputs) -> OutcomeTerm:\n'
+        '    """Returns the geometric mean of the ratios of a response, clipped."""\n'
         '    ratio = inputs.responses.spread(inputs.responses.mean(inputs.ratio.log()).exp())\n'
         '    return ppo_clip(OutcomeInputs(**{**vars(inputs), "ratio": ratio}))\n\n\n'
-        'OUTCOMES: dict[str, Outcome] = {\n    "gspo": Outcome(gspo, clips=True, whole_responses=True),\n',
+        'OUTCOMES: dict[str, Outcome] = {\n    "geometric": Outcome(geometric, clips=True, whole_responses=True),\n',
     ),
-    "sdpg/params/method.py": ('"ppo_clip", "clipped_weight"]', '"ppo_clip", "clipped_weight", "gspo"]'),
+    "sdpg/params/method.py": ('"gspo", "cispo"]', '"gspo", "cispo", "geometric"]'),
 }  # fmt: skip
 LENGTH = '("length", pa.int64()),\n'
 COLUMN: Edits = {

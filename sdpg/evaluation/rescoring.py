@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from sdpg import paths
 from sdpg.errors import UserError
-from sdpg.objective.coefficients import gate_kind, gate_name
-from sdpg.objective.gates import GATES, Gate
-from sdpg.params import PARAMS_FILE, RewardParams, load_params, read_yaml
+from sdpg.objective.coefficients import gate_kind, gate_name, known_gate
+from sdpg.objective.gates import GATES, Gate, RowCredit
+from sdpg.params import PARAMS_FILE, Imported, RewardParams, load_params, read_yaml
 from sdpg.params.section import without_unknown
 from sdpg.params.stored import method_of
 from sdpg.records.manifest import check_folder
@@ -150,14 +150,14 @@ def find_run(name: str, overrides: dict[str, Any], root: Path) -> StoredRun:
     tree = config.get("params", {})
     params = _reward_params(tree.get("reward"), overrides, root)
     method = method_of(tree, str(config.get("method")))
-    if not isinstance(gate_kind(method), str):
+    if isinstance(gate_kind(method), Imported):
         return StoredRun(folder.name, files, (folder, final.parent), params, None)
-    if (gate := gate_name(method)) not in GATES:
+    if (gate := known_gate(method)) is None:
         raise UserError(
-            f"{folder / 'config.yaml'} has the gate {gate!r}, which this version does not know ({', '.join(GATES)}): "
-            "rescore with the version that made the run"
+            f"{folder / 'config.yaml'} has the gate {gate_name(method)!r}, which this version does not know "
+            f"({', '.join(GATES)}): rescore with the version that made the run"
         )
-    return StoredRun(folder.name, files, (folder, final.parent), params, GATES[gate])
+    return StoredRun(folder.name, files, (folder, final.parent), params, gate)
 
 
 def _reward_params(section: dict[str, Any] | None, overrides: dict[str, Any], root: Path) -> RewardParams:
@@ -240,6 +240,7 @@ def _verdict_row(row: dict[str, Any], verdict: Verdict, verifier: Scorer) -> dic
 def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) -> None:
     tally.statuses.update((row["old_status"], row["status"]) for row in rows)
     if kind == ROLLOUTS:
+        shares = _accuracies(rows)
         for row, (old, new) in zip(rows, advantage_signs(rows), strict=True):
             step = tally.steps.setdefault((run.name, row["step"]), StepRewards())
             step.rollouts += 1
@@ -250,7 +251,10 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
             if run.gate is None:
                 step.gates = None
             elif step.gates is not None:
-                step.gates += (run.gate.row(old) > 0) != (run.gate.row(new) > 0)
+                old_share, new_share = shares[row["group"]]
+                before = RowCredit(old, row["old_reward"], row["old_status"] == "correct", old_share)
+                after = RowCredit(new, row["reward"], row["status"] == "correct", new_share)
+                step.gates += (run.gate.row(before) > 0) != (run.gate.row(after) > 0)
         return
     for row in rows:
         key = (run.name, kind, row["step"], row["method"], row["benchmark"], row["temperature"] == 0)
@@ -259,6 +263,20 @@ def _count(tally: Tally, run: StoredRun, kind: str, rows: list[dict[str, Any]]) 
         accuracy.old += row["old_status"] == "correct"
         accuracy.new += row["status"] == "correct"
         accuracy.changed += row["status"] != row["old_status"]
+
+
+def _accuracies(rows: Sequence[dict[str, Any]]) -> dict[Any, tuple[float, float]]:
+    """Returns the share of right answers of each group, by stored and by new verdicts."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    return {
+        group: (
+            sum(row["old_status"] == "correct" for row in members) / len(members),
+            sum(row["status"] == "correct" for row in members) / len(members),
+        )
+        for group, members in groups.items()
+    }
 
 
 def advantage_signs(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ W (O, I), A (R, I), B (O, R); s = alpha / R. B starts at 0, so that the policy s
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,20 +148,24 @@ def adapter_off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-class WithoutAdapter:
-    """The base inside an adapted model, as a model of its own without gradient: reference and frozen teacher.
+class _Inside:
+    """A model of its own, without gradient, that shares the base with an adapted model.
 
-    The adapter is off during its passes alone. As these keep nothing for a backward pass, activation checkpointing
-    cannot compute a layer again in another state than it was first computed in.
+    The adapted model is in another state during its passes alone. As these keep nothing for a backward pass, activation
+    checkpointing cannot compute a layer again in another state than it was first computed in.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    def state(self) -> AbstractContextManager[None]:
+        """Returns the context in which the adapted model computes what this one is."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Calls the model with the adapter switched off."""
-        with adapter_off(self.model):
+        """Calls the adapted model in this one's state."""
+        with self.state():
             return self.model(*arguments, **options)
 
     def get_output_embeddings(self) -> Any:
@@ -171,6 +175,44 @@ class WithoutAdapter:
     def parameters(self) -> Iterator[Tensor]:
         """Returns the adapted model's parameters."""
         return self.model.parameters()
+
+
+class WithoutAdapter(_Inside):
+    """The base inside an adapted model: reference and frozen teacher. The adapter is off during its passes."""
+
+    def state(self) -> AbstractContextManager[None]:
+        """See :class:`_Inside`."""
+        return adapter_off(self.model)
+
+
+class OtherAdapter(_Inside):
+    """The base with other values of the adapter, which take the places of the adapter's during its passes.
+
+    Attributes:
+        weights: the values by name, at first those that the adapter has.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.adapter = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self.weights = {name: weight.detach().clone() for name, weight in self.adapter.items()}
+
+    @contextmanager
+    def state(self) -> Iterator[None]:
+        """See :class:`_Inside`."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        # In place and one by one: shards are gathered from these very tensors, and no third adapter is in memory.
+        for name, weight in self.adapter.items():
+            before = weight.detach().clone()
+            weight.copy_(self.weights[name])
+            self.weights[name].copy_(before)
 
 
 def full_weights(model: Any) -> Iterator[tuple[str, Tensor]]:

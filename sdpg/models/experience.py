@@ -4,13 +4,14 @@ Axes: P prompts, G responses per prompt, B = P·G sequences, T response tokens o
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdpg.models.batches import Line, TokenBatch, deal, micro_batches, shared_lines, token_batch
+from sdpg.models.columns import TokenColumn, cut_columns
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,10 @@ class Rollouts:
     Attributes:
         problem_ids: (B) names, for error messages.
         student_prompts: (B) token ids.
-        teacher_prompts: (B) token ids.
+        teacher_prompts: (B) token ids; empty for a rollout that the teacher does not read, as it has no hint.
         responses: (B) token ids, EOS included.
         rollout_logprobs: (B) the sampler's log-prob of each response token.
+        ended: (B) whether the last token ends the response, as it does unless the response was cut; None if unknown.
     """
 
     problem_ids: list[str]
@@ -30,6 +32,7 @@ class Rollouts:
     teacher_prompts: list[list[int]]
     responses: list[list[int]]
     rollout_logprobs: list[list[float]]
+    ended: list[bool] | None = field(default=None, kw_only=True)
 
     def micro_batches(
         self, rows: Sequence[int], prompts: list[list[int]], budget: int, line_tokens: int
@@ -72,12 +75,23 @@ class Experience(Rollouts):
     Attributes:
         advantages: (B,) float64.
         gates: (B,) float64.
+        certainty: the mean of exp(−κ·H(q)) over the tokens that are distilled, where a gate divides by it.
         old_logprobs: (B) log π_old of each response token where it is not simply the current policy's.
         teacher_logprobs: (B) log q of each response token, where several updates need that of the start of the step;
             None for rollouts whose loss does not read it.
+        contrast_logprobs: (B) the teacher's log-prob of each response token under a wrong hint, at the start of the
+            step; None for rollouts that have no such hint or whose loss does not read it.
     """
 
     advantages: Tensor
     gates: Tensor
+    certainty: float = 1.0
     old_logprobs: list[Tensor] | None = None
     teacher_logprobs: list[Tensor | None] | None = None
+    contrast_logprobs: list[Tensor | None] | None = None
+
+    def contrast_column(self) -> dict[str, TokenColumn]:
+        """Returns ``contrast_logprobs`` as the column of that name of the records; nothing where no rollout has any."""
+        found = {row: part for row, part in enumerate(self.contrast_logprobs or ()) if part is not None}
+        lengths = [len(part) for part in found.values()]
+        return cut_columns(list(found), lengths, {"contrast_logprob": torch.cat(list(found.values()))} if found else {})

@@ -38,7 +38,7 @@ class Teacher:
     Attributes:
         tokens: (M,) which of the N tokens, each at most once.
         hidden: (M, D) its hidden states there.
-        head: None where it shares the student's head; else its output embedding, called as a module.
+        head: None where it shares the student's head; else its output embedding, a linear module.
         temperature: its logits are divided by this.
         divergence: to compute from the student's and its distribution; None where only its log-probs are read.
         with_entropy: whether the entropy of its distribution is computed too.
@@ -179,6 +179,9 @@ class _Pass:
         # Logits rounded to bf16 would be no exact loss, and CPU libraries do not multiply bf16 into float32.
         product = torch.promote_types(job.product, torch.float32) if on_cpu else job.product
         self.hidden, self.weight, self.bias = hidden, weight.to(product), bias
+        self.teacher_head = (self.weight, bias)
+        if job.teacher is not None and job.teacher.head is not None:
+            self.teacher_head = (job.teacher.head.weight.to(product), job.teacher.head.bias)
         self.order, self.scored = torch.arange(count, device=hidden.device), 0
         if job.teacher is not None:
             rest = torch.ones(count, dtype=torch.bool, device=hidden.device)
@@ -236,7 +239,7 @@ class _Pass:
                 logits = self._read(chunk)
                 self._form(chunk, logits, self._differentiate(chunk))
         # Before gradients are converted, which takes memory too.
-        del self.logits, self.teacher_logits, self.scratch
+        del self.logits, self.teacher_logits, self.teacher_head, self.scratch
 
     def _read(self, chunk: slice) -> "_Logits":
         """Fills the values of one chunk; leaves p in the student's logits and x in the teacher's, or raw logits."""
@@ -309,15 +312,8 @@ class _Pass:
     def _teacher_logits(self, start: int, out: Tensor) -> None:
         teacher = self.job.teacher
         assert teacher is not None
-        hidden = teacher.hidden[start : start + len(out)]
-        if teacher.head is None:
-            _product(hidden.to(self.weight.dtype), self.weight, self.bias, out)
-        else:
-            # As the student's product: in the type of the products on a GPU, in float32 or better on a CPU.
-            half = self.weight.dtype.itemsize == 2
-            own = next(teacher.head.parameters()).dtype
-            with torch.autocast(hidden.device.type, dtype=self.weight.dtype if half else None, enabled=half):
-                out.copy_(teacher.head(hidden if half else hidden.to(own)))
+        weight, bias = self.teacher_head
+        _product(teacher.hidden[start : start + len(out)].to(weight.dtype), weight, bias, out)
 
     def _blocks(self, count: int, scored: int) -> Any:
         """Yields slices of rows, each with the slice of those that the teacher scored, and scratch rows."""

@@ -6,7 +6,7 @@ Axes: B sequences, N response tokens of a batch, M of them scored by the teacher
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from sdpg.models.experience import Rollouts
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
 from sdpg.models.loading import hidden_and_head, response_hidden, with_head
 from sdpg.models.ranks import SOLO, Ranks
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.divergences import divergence_of
 from sdpg.objective.methods import reads_teacher_entropy
 from sdpg.params import MethodParams
@@ -57,6 +58,8 @@ class Policies:
         ranks: the processes that the rows are dealt to.
         replica: what wraps the student in passes with gradient, so that these are summed over the ranks; None where
             nothing has to, or the student is sharded.
+        teacher_weights: those of a teacher that is neither student nor reference; None where the method has no such
+            teacher.
     """
 
     student: Any
@@ -68,6 +71,7 @@ class Policies:
     line_tokens: int = 0
     ranks: Ranks = SOLO
     replica: DistributedDataParallel | None = None
+    teacher_weights: TeacherWeights | None = None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context of every forward pass, which sets the type of its matrix products."""
@@ -124,7 +128,22 @@ class Policies:
 
     def teacher(self, method: MethodParams) -> Any:
         """Returns the model that plays the privileged teacher."""
-        return self.student if method.teacher == "current" else self.reference
+        match method.teacher:
+            case "current":
+                return self.student
+            case "reference":
+                return self.reference
+        assert self.teacher_weights is not None
+        return self.teacher_weights.model
+
+    def teacher_metrics(self, step: int) -> dict[str, float | None]:
+        """Returns the metrics of a teacher with weights of its own, before a step's updates; all ranks call this."""
+        return {} if self.teacher_weights is None else self.teacher_weights.metrics(step, self.ranks)
+
+    def advance_teacher(self, step: int, accuracy: float | None) -> None:
+        """Makes a teacher with weights of its own that of the next step; see :mod:`sdpg.models.teachers`."""
+        if self.teacher_weights is not None:
+            self.teacher_weights.advance(step, accuracy)
 
     def teacher_temperature(self, train: TrainParams) -> float:
         """Returns what the teacher's logits are divided by: the sampling temperature, or 1 (D12)."""
@@ -181,6 +200,15 @@ class Policies:
             with_entropy=reads_teacher_entropy(method),
         )
 
+    def certainty(self, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams) -> float:
+        """Returns the mean of exp(-κ·H(q)) over the tokens of some rollouts under their privileged prompts, or 1."""
+        entropies = self.sampled_logprobs(
+            self.teacher(method), rollouts, rows, rollouts.teacher_prompts, train.tokens_per_micro_batch,
+            self.teacher_temperature(train), "entropy",
+        )  # fmt: skip
+        values = torch.cat([torch.zeros(0), *(entropies[row].cpu() for row in rows)]).double()
+        return (-method.gate_kappa * values).exp().mean().item() if len(values) else 1.0
+
     @torch.no_grad()
     def sampled_logprobs(
         self,
@@ -190,13 +218,17 @@ class Policies:
         prompts: list[list[int]],
         budget: int,
         temperature: float | None = None,
+        value: Literal["logprobs", "entropy"] = "logprobs",
     ) -> dict[int, Tensor]:
-        """Returns log-probs of the sampled response tokens, row → (T,), without gradient; all rows on every rank."""
+        """Returns log-probs of the sampled response tokens, or the entropy of the distributions that they come from.
+
+        It is row → (T,), without gradient; all rows on every rank.
+        """
         found: dict[int, Tensor] = {}
         for one in self.rounds(rollouts, rows, prompts, budget):
             _, values = self.read(model, one.batch, temperature=temperature)
             if one.rows:
-                parts = values.logprobs.split([len(rollouts.responses[i]) for i in one.rows])
+                parts = getattr(values, value).split([len(rollouts.responses[i]) for i in one.rows])
                 found.update(zip(one.rows, parts, strict=True))
         if self.ranks.size == 1:
             return found

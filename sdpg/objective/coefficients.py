@@ -7,7 +7,7 @@ torch: it works on the numbers of one rollout, and callers with many rollouts ca
 from dataclasses import dataclass
 
 from sdpg.objective import schedules
-from sdpg.objective.gates import Gate, find_gate
+from sdpg.objective.gates import GATES, Gate, GateChoice, find_gate
 from sdpg.params import Imported, MethodParams
 from sdpg.params.train import TrainParams
 
@@ -20,6 +20,10 @@ class Coefficients:
     beta: float
     rlsd_lambda: float
     entropy_bonus: float = 0.0
+
+
+ADDS = ("sipo", "antisd")
+"""The values of ``token_weighting`` that give something to a rollout of advantage 0."""
 
 
 def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
@@ -47,8 +51,8 @@ def distils(method: MethodParams) -> bool:
 
 
 def weights_tokens(method: MethodParams) -> bool:
-    """Says whether the teacher weights the tokens of the outcome term, as RLSD does."""
-    return method.token_weighting == "rlsd"
+    """Says whether the teacher's evidence weights the tokens of the outcome term, as in RLSD."""
+    return method.token_weighting != "none"
 
 
 def has_teacher(method: MethodParams) -> bool:
@@ -57,16 +61,32 @@ def has_teacher(method: MethodParams) -> bool:
     return distils(method) or weights_tokens(method) or own
 
 
+def draws_hints(method: MethodParams) -> bool:
+    """Says whether the teacher is shown more than the prepared prompts: hints that are drawn at each step."""
+    return has_teacher(method) and (method.hint != "prompts" or method.contrast_hint != "none")
+
+
 def gate_name(method: MethodParams) -> str:
-    """Returns the gate in force, by name or import path; a method that distils nothing is recorded with the paper's.
+    """Returns the gate in force, by names or import path; a method that distils nothing is recorded with the paper's.
 
     No own code runs, unlike in :func:`gate_of`.
     """
     gate = gate_kind(method)
-    return gate if isinstance(gate, str) else gate.path
+    return gate.path if isinstance(gate, Imported) else " · ".join(gate_names(gate))
 
 
-def gate_kind(method: MethodParams) -> str | Imported:
+def gate_names(gate: GateChoice) -> list[str]:
+    """Returns the names of a gate of this package, whose product it is; none for a user's own."""
+    return [] if isinstance(gate, Imported) else [gate] if isinstance(gate, str) else list(gate)
+
+
+def known_gate(method: MethodParams) -> Gate | None:
+    """Returns the gate in force where it is one of this package's; None for a user's own, or another version's."""
+    names = gate_names(gate_kind(method))
+    return find_gate(names) if names and GATES.keys() >= set(names) else None
+
+
+def gate_kind(method: MethodParams) -> GateChoice:
     """Returns the value of ``gate`` in force; see :func:`gate_name`."""
     return method.gate if distils(method) else "positive"
 
@@ -91,6 +111,16 @@ def needs_teacher_passes(method: MethodParams, train: TrainParams) -> bool:
     return has_teacher(method) or train.record_rows > 0
 
 
+def keeps_teacher_weights(method: MethodParams) -> bool:
+    """Says whether a run holds weights for its teacher beside those of student and reference."""
+    return has_teacher(method) and method.teacher not in ("current", "reference")
+
+
+def teaches_with_own_head(method: MethodParams) -> bool:
+    """Says whether the teacher's head is another one than the student's, where all weights are trained."""
+    return has_teacher(method) and method.teacher != "current"
+
+
 def penalizes_reward(method: MethodParams) -> bool:
     """Says whether the reference term is subtracted from the reward, before advantages are computed (D4)."""
     return method.reference != "none" and method.reference_in == "reward"
@@ -109,6 +139,11 @@ def scores_teacher_first(train: TrainParams, at: Coefficients) -> bool:
     return train.updates_per_batch > 1 and at.rlsd_lambda > 0
 
 
+def reads_certainty(method: MethodParams, at: Coefficients) -> bool:
+    """Says whether the teacher's entropy on all distilled rollouts is taken before the update: a mean is divided by."""
+    return distils(method) and "certainty" in method.token_gate and at.beta > 0
+
+
 def is_recorded(train: TrainParams, step: int) -> bool:
     """Says whether teacher and reference score sampled rollouts of a step for the record, gate open or not."""
     return train.record_rows > 0 and (step % train.record_every == 0 or step in (1, train.steps))
@@ -123,8 +158,23 @@ def reads_teacher(method: MethodParams, at: Coefficients, advantage: float, gate
     """Says whether the loss reads the teacher on a rollout; no teacher pass is made for the others."""
     if any(term.reads_teacher for term in method.terms.values()):
         return True
-    # A zero advantage stays zero, whatever its weight is.
-    return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and advantage != 0)
+    return (at.beta > 0 and gate > 0) or (at.rlsd_lambda > 0 and has_outcome(method, at, advantage, gate))
+
+
+def has_outcome(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
+    """Says whether the outcome term of a rollout is not zero."""
+    if method.outcome == "none" or (method.outcome_rows == "undistilled" and gate > 0):
+        return False
+    # NaN differs from 0. A factor on a zero advantage leaves it at zero, an addend does not.
+    return advantage != 0 or (at.rlsd_lambda > 0 and method.token_weighting in ADDS)
+
+
+def reads_contrast(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
+    """Says whether the loss reads the teacher's log-probs under a wrong hint on a rollout, beside those under its own.
+
+    They are scored before the first update of a batch.
+    """
+    return method.contrast_hint != "none" and reads_teacher(method, at, advantage, gate)
 
 
 def is_trained(method: MethodParams, at: Coefficients, advantage: float, gate: float) -> bool:
@@ -136,10 +186,14 @@ def silent_terms(method: MethodParams, at: Coefficients, advantage: float, gate:
     """Says why every term of a rollout's loss is zero, one reason for each term; empty where one of them is not."""
     if reads_reference(method, at) or at.entropy_bonus > 0 or method.terms:
         return []
-    # NaN differs from 0, so it counts as a term that is not zero.
-    if (method.outcome != "none" and advantage != 0) or (at.beta > 0 and gate > 0):
+    if has_outcome(method, at, advantage, gate) or (at.beta > 0 and gate > 0):
         return []
-    reasons = ["there is no outcome term" if method.outcome == "none" else "its advantage is 0"]
+    routed = method.outcome_rows == "undistilled" and gate > 0
+    reasons = [
+        "there is no outcome term" if method.outcome == "none"
+        else "the outcome term leaves out rollouts with an open gate" if routed
+        else "its advantage is 0"
+    ]  # fmt: skip
     if not distils(method):
         reasons.append("there is no distillation")
     else:

@@ -1,7 +1,7 @@
 """Computes divergences between the student's and the teacher's next-token distributions, exact over the vocabulary.
 
 A divergence is one class here and its name in :class:`sdpg.params.MethodParams`. It needs no more than its formula,
-:meth:`Divergence.value`: gradients follow by autograd, a block of rows at a time. A class may also have a row kernel
+:meth:`Divergence.entries`: gradients follow by autograd, a block of rows at a time. A class may also have a row kernel
 that does the same in place with fewer passes over memory; for every entry of :data:`DIVERGENCES`, the tests compare
 both with each other and with the numbers worked out by hand in :attr:`Divergence.worked`.
 
@@ -12,7 +12,7 @@ only torch.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -69,10 +69,21 @@ def weighted_sums(terms: Tensor, weights: Tensor) -> Tensor:
     return terms.masked_fill_(weights == 0, 0.0).sum(1)
 
 
-def _expected(log_p: Tensor, differences: Tensor) -> Tensor:
-    """Returns Σ p·differences of each row, to which a word of probability 0 adds nothing; may be differentiated."""
+def _terms(log_p: Tensor, differences: Tensor) -> Tensor:
+    """Returns p·differences, to which a word of probability 0 adds nothing; may be differentiated."""
     p = log_p.exp()
-    return (p * torch.where(p > 0, differences, 0.0)).sum(-1)
+    return p * torch.where(p > 0, differences, 0.0)
+
+
+def _mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """Returns log(β q + (1-β) p)."""
+    return torch.logaddexp(log_q + math.log(beta), log_p + math.log1p(-beta))
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """Returns the mixture's logarithm with a finite gradient, which it has not where both are -inf."""
+    least = torch.finfo(log_p.dtype).min / 4
+    return _mixture(log_p.clamp(min=least), log_q.clamp(min=least), beta)
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,15 @@ class Divergence(ABC):
     """Values of the options, in the order of the fields → D at WORKED_P and WORKED_Q, worked out by hand."""
 
     @abstractmethod
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Returns what each word adds to the divergence, (S, V) and (S, V) → (S, V).
+
+        The gradient flows through ``log_p`` alone.
+        """
+
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Returns the divergence of each row, (S, V) and (S, V) → (S,); the gradient flows through ``log_p`` alone."""
+        """Returns the divergence of each row, (S, V) and (S, V) → (S,)."""
+        return self.entries(log_p, log_q).sum(-1)
 
     def rows(self, rows: Rows) -> Slopes:
         """Returns value and slopes by autograd through :meth:`value`: with g = ∂D/∂log p, ∂D/∂z = g - p·Σg."""
@@ -105,8 +123,8 @@ class StudentTeacherKL(Divergence):
 
     worked: ClassVar = {(): LN2 / 4}
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return _expected(log_p, log_p - log_q)
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return _terms(log_p, log_p - log_q)
 
     def rows(self, rows: Rows) -> Slopes:
         x = torch.sub(rows.log_p, rows.log_q, out=rows.log_q).mul_(rows.p)
@@ -120,8 +138,8 @@ class TeacherStudentKL(Divergence):
 
     worked: ClassVar = {(): LN2 / 4}
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return _expected(log_q, log_q - log_p)
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return _terms(log_q, log_q - log_p)
 
     def rows(self, rows: Rows) -> Slopes:
         q = rows.take_q()
@@ -141,35 +159,90 @@ class GeneralisedJSD(Divergence):
     """β, strictly between 0 and 1."""
     worked: ClassVar = {(0.5,): math.log(4 / 3) / 2 + math.log(2 / 3) / 4}
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        # Finite, as the gradient of the mixture's logarithm is not where both are -inf.
-        least = torch.finfo(log_p.dtype).min / 4
-        log_m = self._log_mixture(log_p.clamp(min=least), log_q.clamp(min=least))
-        to_teacher, to_student = _expected(log_q, log_q - log_m), _expected(log_p, log_p - log_m)
-        return self.jsd_beta * to_teacher + (1 - self.jsd_beta) * to_student
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        log_m = _log_mixture(log_p, log_q, self.jsd_beta)
+        return self.jsd_beta * _terms(log_q, log_q - log_m) + (1 - self.jsd_beta) * _terms(log_p, log_p - log_m)
 
     def rows(self, rows: Rows) -> Slopes:
-        q, log_m = rows.take_q(), self._log_mixture(rows.log_p, rows.log_q)
+        q, log_m = rows.take_q(), _mixture(rows.log_p, rows.log_q, self.jsd_beta)
         to_teacher = weighted_sums(rows.log_q.sub_(log_m).mul_(q), q)
         to_student = weighted_sums(torch.sub(rows.log_p, log_m, out=rows.log_q).mul_(rows.p), rows.p)
         divergence = self.jsd_beta * to_teacher + (1 - self.jsd_beta) * to_student
         return Slopes(divergence, to_student * (self.jsd_beta - 1), 1 - self.jsd_beta)
 
-    def _log_mixture(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return torch.logaddexp(log_q + math.log(self.jsd_beta), log_p + math.log1p(-self.jsd_beta))
+
+@dataclass(frozen=True)
+class SkewedKL(Divergence):
+    """D_KL(p‖m) with m = s q + (1-s) p, the skewed KL of DistiLLM (arXiv 2402.03898); s = 1 is D_KL(p‖q).
+
+    It stays finite where the teacher rules a word out, and its gradient is smaller there.
+    """
+
+    skew: float = 0.9
+    """s, the teacher's share of the mixture, above 0 and below 1."""
+    worked: ClassVar = {(0.5,): math.log(4 / 3) / 2 + math.log(2 / 3) / 4}
+
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        # log(m/p) from the ratio q/p, which keeps the digits where the two nearly agree; its exponential stays finite.
+        ratio = (log_q - log_p.clamp(min=torch.finfo(log_p.dtype).min / 4)).clamp(max=80)
+        return _terms(log_p, -torch.log1p(self.skew * torch.expm1(ratio)))
+
+
+@dataclass(frozen=True)
+class TopK(Divergence):
+    """A divergence over k words and one bucket that holds all others, as SDPO (arXiv 2601.20802) distils.
+
+    It is never larger than the divergence over all words, which it equals for k = V.
+    """
+
+    whole: Divergence
+    k: int
+    of: Literal["student", "teacher"]
+    """Whose k most probable words are kept."""
+
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        if self.k >= log_p.shape[-1]:
+            return self.whole.entries(log_p, log_q)
+        words = (log_p if self.of == "student" else log_q).detach().topk(self.k, dim=-1).indices
+        return self.whole.entries(_with_tail(log_p.gather(-1, words)), _with_tail(log_q.gather(-1, words)))
+
+
+def _with_tail(kept: Tensor) -> Tensor:
+    """Returns log-probs (S, k) with a further column, the logarithm of what is left of 1."""
+    # At least what the type can tell from 1, so that rounding gives neither a logarithm of 0 nor an infinite gradient.
+    tail = torch.log((-torch.expm1(kept.logsumexp(-1, keepdim=True))).clamp(min=torch.finfo(kept.dtype).eps / 8))
+    return torch.cat([kept, tail], -1)
+
+
+@dataclass(frozen=True)
+class Clipped(Divergence):
+    """A divergence of which no word may add more than a bound, OPSD's clip (arXiv 2601.18734).
+
+    Words that reach the bound get no gradient, so that few words with large terms do not rule a token.
+    """
+
+    whole: Divergence
+    bound: float
+
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return self.whole.entries(log_p, log_q).clamp(max=self.bound)
 
 
 DIVERGENCES: dict[str, type[Divergence]] = {
     "kl_student_teacher": StudentTeacherKL,
     "kl_teacher_student": TeacherStudentKL,
     "jsd": GeneralisedJSD,
+    "skewed_kl": SkewedKL,
 }
 """Name in params.yaml → class."""
 
 
 def divergence_of(method: Any) -> Divergence | None:
-    """Returns the divergence of a method, whose fields hold the options; None if the method distils nothing."""
-    if method.distillation == "none":
+    """Returns the divergence of a method, whose fields hold the options; None if it needs no distribution."""
+    if method.distillation not in DIVERGENCES:
         return None
     kind = DIVERGENCES[method.distillation]
-    return kind(**{option.name: getattr(method, option.name) for option in fields(kind)})
+    found = kind(**{option.name: getattr(method, option.name) for option in fields(kind)})
+    if method.top_k is not None:
+        found = TopK(found, method.top_k, method.top_k_of)
+    return found if method.entry_clip is None else Clipped(found, method.entry_clip)

@@ -5,7 +5,7 @@ torch, :mod:`sdpg.objective.losses` and :mod:`sdpg.objective.responses`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,10 +92,31 @@ def clipped_weight(inputs: OutcomeInputs) -> OutcomeTerm:
     return OutcomeTerm(losses.clipped_weight(inputs.logprobs, surrogate.loss), surrogate.clipped)
 
 
+def gspo(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns GSPO's clipped surrogate of each response's own ratio, arXiv 2507.18071.
+
+    s = exp(1/T · Σ log ρ), and a token's ratio is sg[s]·π_θ/sg[π_θ] (GSPO-token), which has the response's value and
+    gradient.
+    """
+    responses = inputs.responses
+    log_ratio = inputs.ratio.detach().log()
+    sequence = responses.spread(responses.mean(log_ratio)).exp()
+    return ppo_clip(replace(inputs, ratio=sequence * (inputs.logprobs - inputs.logprobs.detach()).exp()))
+
+
+def cispo(inputs: OutcomeInputs) -> OutcomeTerm:
+    """Returns CISPO, arXiv 2506.13585: -sg[clip(ρ, 1-ε_l, 1+ε_h)]·A·log π_θ(y_t); every token keeps a gradient."""
+    ratio = inputs.ratio.detach()
+    bounded = ratio.clamp(1 - inputs.clip_low, 1 + inputs.clip_high)
+    return OutcomeTerm(-bounded * inputs.advantages * inputs.logprobs, bounded != ratio)
+
+
 OUTCOMES: dict[str, Outcome] = {
     "none": Outcome(none),
     "reinforce": Outcome(reinforce),
     "ppo_clip": Outcome(ppo_clip, clips=True),
     "clipped_weight": Outcome(clipped_weight, clips=True),
+    "gspo": Outcome(gspo, clips=True, whole_responses=True),
+    "cispo": Outcome(cispo, clips=True),
 }
 """Name in params.yaml → outcome term."""

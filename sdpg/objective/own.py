@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdpg.errors import UserError
 from sdpg.objective.coefficients import coefficients, distils, reads_reference
-from sdpg.objective.gates import Gate
+from sdpg.objective.gates import EXAMPLES, Gate
 from sdpg.objective.methods import TokenInputs
 from sdpg.objective.responses import Responses
 from sdpg.params import Imported, MethodParams
@@ -93,12 +93,12 @@ def _check_gate(method: MethodParams, part: Imported, field: str) -> None:
             f"{field}: {part.path} returns {type(gate).__name__}: let it return a sdpg.objective.gates.Gate; "
             "see docs/own_parts.md"
         )
-    for advantage in (-1.0, 0.0, 1.0):
-        weight = gate.row(advantage)
+    for row in EXAMPLES:
+        weight = gate.row(row)
         if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
             raise UserError(
-                f"{field}: row of {part.path} gives {weight!r} for an advantage of {advantage}: let it give a number "
-                "that is not negative, 0 where the rollout is not distilled"
+                f"{field}: row of {part.path} gives {weight!r} for {row}: let it give a number that is not negative, "
+                "0 where the rollout is not distilled"
             )
     if gate.token is None:
         return

@@ -50,3 +50,14 @@ class Responses:
     def spread(self, values: Tensor) -> Tensor:
         """Returns for each token the value of its response, (R,) → (N,)."""
         return values[self.owners]
+
+    def at_least(self, values: Tensor, quantile: float) -> Tensor:
+        """Returns 1 for the tokens whose value is among the largest share 1 - quantile of their response's, else 0.
+
+        Of T tokens those count that are not below ⌊quantile·T⌋ others; equal values count alike, and NaN never.
+        """
+        larger = values.argsort(stable=True)
+        order = larger[self.owners[larger].argsort(stable=True)]
+        starts = self.lengths.cumsum(0) - self.lengths
+        cut = starts + (quantile * self.lengths).long().clamp(max=self.lengths.max() - 1).minimum(self.lengths - 1)
+        return (values >= self.spread(values[order][cut])).to(values.dtype)

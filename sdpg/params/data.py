@@ -101,13 +101,26 @@ class DataParams(Section):
     reported)."""
 
 
+HINT_PLACEHOLDERS: dict[str, tuple[str, ...]] = {
+    "answer_and_solution": ("answer", "solution"),
+    "answer": ("answer",),
+    "sibling": ("response",),
+    "wrong_sibling": ("response",),
+    "feedback": ("feedback",),
+}
+"""Hint → the placeholders that its template must have, beside ``{student}``."""
+
+
 class PromptParams(Section):
     """The prompt templates of figure 4, in which ``{problem}``, ``{answer}``, ``{solution}`` and ``{student}`` are
-    filled in."""
+    filled in; in those of hints from the group also ``{response}``, ``{extracted}`` and ``{feedback}``."""
 
     student: str
-    teacher: dict[Literal["answer_and_solution", "answer"], str]
-    """The teacher's template for each hint; ``{student}`` stands for the whole rendered student text."""
+    teacher: dict[Literal["answer_and_solution", "answer", "sibling", "wrong_sibling", "feedback"], str]
+    """The teacher's template for each hint; ``{student}`` stands for the whole rendered student text, ``{response}``
+    for the sibling's response (in ``feedback`` for the rollout's own), ``{extracted}`` for that response's answer."""
+    feedback: dict[Literal["wrong", "no_answer", "truncated"], str] = Field(default_factory=dict)
+    """The sentence that ``{feedback}`` stands for, by the verdict on the rollout; ``{extracted}`` is its answer."""
     hint: Literal["answer_and_solution", "answer"] = "answer_and_solution"
     """D6: the content of the privileged context: the paper's answer and solution, or the public code's answer alone."""
     system: str | None = None
@@ -124,8 +137,13 @@ class PromptParams(Section):
         if self.hint not in self.teacher:
             raise ValueError(f"hint is {self.hint!r}, but teacher has no such template: add teacher.{self.hint}")
         for hint, template in self.teacher.items():
-            needed = ["{student}", "{answer}"] + (["{solution}"] if hint == "answer_and_solution" else [])
-            for placeholder in needed:
-                if placeholder not in template:
-                    raise ValueError(f"teacher.{hint} has no {placeholder}: add it")
+            for placeholder in ("student", *HINT_PLACEHOLDERS[hint]):
+                if f"{{{placeholder}}}" not in template:
+                    raise ValueError(f"teacher.{hint} has no {{{placeholder}}}: add it")
+        if "feedback" in self.teacher:
+            for verdict in ("wrong", "no_answer", "truncated"):
+                if verdict not in self.feedback:
+                    raise ValueError(f"teacher.feedback is there, but feedback.{verdict} is not: add its sentence")
+            if "{extracted}" not in self.feedback["wrong"]:
+                raise ValueError("feedback.wrong has no {extracted}: add it where the wrong answer belongs")
         return self

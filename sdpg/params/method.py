@@ -4,7 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sdpg.params.section import Fraction, Imported, Name, Section
+from sdpg.params.section import Fraction, Imported, Name, Positive, Section
+from sdpg.params.train import TrainOverrides
+
+GateName = Literal["positive", "all", "negative", "correct", "wrong", "difficulty"]
+TokenGateName = Literal["sigmoid", "certainty", "divergence_quantile", "teacher_entropy_quantile"]
+SAMPLED = ("sampled_k2", "sampled_k3", "sampled_gain")
+"""The values of ``distillation`` that read the log-prob of the sampled token alone."""
+
+CONTRASTED = ("cepo", "rlcsd", "sipo")
+"""The values of ``token_weighting`` that read the log-probs under a wrong hint."""
+CONTRAST_TEMPLATES = {"wrong_sibling": "sibling", "wrong_answer": "answer"}
+"""Contrast hint → the template that shows it. It is that of a right hint, so that nothing but rightness differs."""
 
 
 class OwnTerm(Imported):
@@ -22,14 +33,18 @@ class MethodParams(Section):
     """A method as data: its terms, its teacher, its schedules. A key that the method does not use is an error."""
 
     title: str
-    outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight"]
-    """L_out: section 3.2; PPO's clipped surrogate; or sg[ℓ_clip]·log π, the paper's A.3."""
+    outcome: Literal["none", "reinforce", "ppo_clip", "clipped_weight", "gspo", "cispo"]
+    """L_out: section 3.2; PPO's clipped surrogate; sg[ℓ_clip]·log π, the paper's A.3; GSPO; or CISPO."""
+    outcome_rows: Literal["all", "undistilled"] = "all"
+    """The rollouts that the outcome term counts: all, or those with a closed gate alone (SRPO's routing)."""
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
     clip_high: Annotated[float, Field(ge=0)] = 0.2
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """The bound c of A.3 for negative advantages; None is no bound."""
-    token_weighting: Literal["none", "rlsd"] = "none"
+    token_weighting: Literal["none", "rlsd", "cepo", "rlcsd", "sipo", "antisd", "sampled_opsd"] = "none"
+    """How the teacher's evidence changes the advantage of each token; see :mod:`sdpg.objective.token_credit`."""
     rlsd_lambda: Fraction = 0.5
+    """λ, the strength of the evidence."""
     rlsd_decay: Fraction = 0.125
     """T of λ(k) = λ·max(0, 1 - k/T), as a fraction of the steps; 0 keeps λ constant."""
     rlsd_warmup: Fraction = 0.0
@@ -37,15 +52,59 @@ class MethodParams(Section):
     rlsd_shape: Literal["linear", "cosine"] = "linear"
     """The shape of λ in both windows."""
     rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    distillation: Literal["none", "kl_student_teacher", "kl_teacher_student", "jsd"] = "none"
-    """The divergence, exact over the vocabulary. The paper's D_KL(p‖sg q) is kl_student_teacher (D7: the code calls it
-    forward)."""
+    """ε_w, the bound of the evidence: on the factor's distance from 1, or for sipo on the evidence itself."""
+    evidence_tau: Annotated[float, Field(gt=0)] = 0.02
+    """RLCSD's τ: the evidence, in nats, at which tanh(e/τ) has nearly reached its bound."""
+    evidence_threshold: Annotated[float, Field(ge=0)] = 0.02
+    """RLCSD's δ: tokens with less evidence keep their advantage."""
+    evidence_share: Annotated[float, Field(gt=0)] = 1.0
+    """RLCSD's η: the weight of the mean over the tokens with evidence."""
+    distillation: Literal[
+        "none", "kl_student_teacher", "kl_teacher_student", "jsd", "skewed_kl",
+        "sampled_k2", "sampled_k3", "sampled_gain",
+    ] = "none"  # fmt: skip
+    """The divergence. The first four are exact over the vocabulary; the paper's D_KL(p‖sg q) is kl_student_teacher (D7:
+    the code calls it forward). The others read the sampled token alone, with Δ = log q - log p: k2 ½Δ², which has the
+    gradient of D_KL(p‖q) in expectation, k3 e^Δ - 1 - Δ, and gain Δ, which raises every sampled token and so needs a
+    gate of tokens."""
     jsd_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    teacher: Literal["current", "reference"] = "current"
-    """The policy whose weights play the teacher."""
-    gate: Literal["positive", "all"] | Imported = "positive"
-    """D1: positive distils rollouts with positive advantage only, all distils every rollout; an own rule is a
-    :class:`sdpg.objective.gates.Gate`."""
+    skew: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """The teacher's share of the mixture in skewed_kl."""
+    top_k: Positive | None = None
+    """The number of words over which the divergence is taken, all others being one bucket; None takes all words."""
+    top_k_of: Literal["student", "teacher"] = "student"
+    """Whose most probable words those are."""
+    entry_clip: Annotated[float, Field(gt=0)] | None = None
+    """The bound on what one word may add to a token's divergence; OPSD has 0.05."""
+    teacher: Literal["current", "reference", "ema", "snapshot", "gated"] = "current"
+    """The policy whose weights play the teacher; :mod:`sdpg.models.teachers` defines each at every step."""
+    teacher_rate: Fraction = 0.05
+    """ema: the share of the student's weights that the teacher takes in after each step; the default is SDPO's."""
+    teacher_every: Positive = 20
+    """snapshot: the steps after which the student becomes the teacher; the default is that of RLSD's authors."""
+    hint: Literal["prompts", "answer_and_solution", "answer", "sibling", "wrong_sibling", "feedback"] = "prompts"
+    """What the teacher is shown of the answer: what ``prompts.hint`` says, made once for each problem; another such
+    text; the response of a sibling that the verifier found correct, or wrong; or what the verdict on the rollout was.
+    See docs/methods.md."""
+    hint_choice: Literal["shortest", "longest", "random"] = "random"
+    """Which of several siblings is shown."""
+    hint_missing: Literal["skip", "fall_back"] = "skip"
+    """A rollout for which there is no such hint has no teacher and counts as outside the gate, or has the hint of
+    ``prompts``."""
+    contrast_hint: Literal["none", "wrong_sibling", "wrong_answer"] = "none"
+    """The wrong hint of a second pass of the teacher: a wrong sibling's response in the template of a right one's, or
+    a wrong sibling's answer in the template ``answer``."""
+    gate: GateName | Annotated[list[GateName], Field(min_length=2)] | Imported = "positive"
+    """D1: positive distils rollouts with positive advantage only, all distils every rollout; names in a list are
+    multiplied. See :data:`sdpg.objective.gates.GATES`; an own rule is a :class:`sdpg.objective.gates.Gate`."""
+    token_gate: list[TokenGateName] = Field(default_factory=list)
+    """Factors for each token, which are multiplied; see :data:`sdpg.objective.gates.TOKEN_GATES`."""
+    gate_kappa: Annotated[float, Field(ge=0)] = 5.0
+    """κ of the gates σ(κΔ) and exp(−κ·H(q)), per nat."""
+    gate_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The quantile of a response's own tokens, from which a gate by quantiles opens, or up to which it does."""
+    exclude_eos: bool = False
+    """D21: whether the token that ends a response is left out of the distillation term."""
     beta: Annotated[float, Field(ge=0)] = 1e-3
     beta_warmup: Fraction = 0.125
     beta_decay: Fraction = 0.875
@@ -61,6 +120,8 @@ class MethodParams(Section):
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
     """η: the loss gets -η·H, where H is the exact entropy of each token's distribution. It is not part of the paper."""
+    train: TrainOverrides = Field(default_factory=TrainOverrides)
+    """Values of the section ``train`` that hold for this method alone, such as its normaliser."""
     terms: dict[Name, OwnTerm] = Field(default_factory=dict)
     """A user's own further terms, by name; see docs/own_parts.md."""
 
@@ -68,17 +129,38 @@ class MethodParams(Section):
         """Says whether the method's terms read a field at all."""
         clipped = self.outcome not in ("none", "reinforce")
         distils = self.distillation != "none"
-        rlsd = self.token_weighting == "rlsd"
+        weighting = self.token_weighting
+        exact, product = distils and self.distillation not in SAMPLED, weighting in ("rlsd", "cepo")
+        taught = distils or weighting != "none" or any(term.reads_teacher for term in self.terms.values())
         own_teacher = any(term.reads_teacher for term in self.terms.values())
+        contrasted = weighting in CONTRASTED or own_teacher or (distils and isinstance(self.gate, Imported))
+        from_group = self.hint in ("sibling", "wrong_sibling") or (contrasted and self.contrast_hint != "none")
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
-            "rlsd_lambda": rlsd, "rlsd_decay": rlsd, "rlsd_warmup": rlsd, "rlsd_shape": rlsd, "rlsd_clip": rlsd,
-            "jsd_beta": self.distillation == "jsd", "teacher": distils or rlsd or own_teacher,
-            "gate": distils, "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
+            "outcome_rows": self.outcome != "none" and distils,
+            **dict.fromkeys(("rlsd_lambda", "rlsd_decay", "rlsd_warmup", "rlsd_shape"), weighting != "none"),
+            "rlsd_clip": product or weighting == "sipo",
+            **dict.fromkeys(("evidence_tau", "evidence_threshold", "evidence_share"), weighting == "rlcsd"),
+            "jsd_beta": self.distillation == "jsd", "skew": self.distillation == "skewed_kl",
+            "top_k": exact, "top_k_of": exact and self.top_k is not None, "entry_clip": exact,
+            "teacher": taught, "teacher_rate": taught and self.teacher == "ema",
+            "teacher_every": taught and self.teacher == "snapshot",
+            "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
+            "contrast_hint": contrasted,
+            "gate": distils, "token_gate": distils, "exclude_eos": distils,
+            "gate_kappa": distils and bool({"sigmoid", "certainty"} & set(self.token_gate)),
+            "gate_quantile": distils and any(name.endswith("quantile") for name in self.token_gate),
+            "beta": distils, "beta_warmup": distils, "beta_decay": distils, "beta_shape": distils,
             "kl_clamp": distils,
             "reference_in": self.reference != "none", "alpha": self.reference != "none",
         }  # fmt: skip
         return conditions.get(field, True)
+
+    @property
+    def templates(self) -> list[str]:
+        """Returns the templates under ``prompts.teacher`` that the method's hints need, beside that of the prepared
+        prompts."""
+        return [*({self.hint} - {"prompts"}), *filter(None, [CONTRAST_TEMPLATES.get(self.contrast_hint)])]
 
     @model_validator(mode="after")
     def _only_what_is_used(self) -> "MethodParams":
@@ -87,12 +169,35 @@ class MethodParams(Section):
             raise ValueError(
                 f"{', '.join(unused)} would have no effect with outcome={self.outcome}, "
                 f"token_weighting={self.token_weighting}, distillation={self.distillation}, "
-                f"reference={self.reference}: remove, or switch on the term that reads it"
+                f"teacher={self.teacher}, reference={self.reference}, hint={self.hint}: remove, or switch on the term "
+                "that reads it"
+            )
+        if self.token_weighting in CONTRASTED and self.contrast_hint == "none":
+            raise ValueError(
+                f"token_weighting is {self.token_weighting}, which compares a right hint with a wrong one, but "
+                "contrast_hint is none: use wrong_answer or wrong_sibling"
+            )
+        own = [name for name, term in self.terms.items() if term.reads_teacher]
+        if own and self.hint != "prompts" and self.hint_missing == "skip":
+            raise ValueError(
+                f"hint_missing is skip, but terms.{own[0]} reads the teacher on every rollout, and hint {self.hint} "
+                "does not exist for all: use hint_missing: fall_back"
             )
         if self.outcome == "none" and self.distillation == "none" and not self.terms:
             raise ValueError("outcome and distillation are both none: nothing would be learnt; switch one on")
-        if self.token_weighting == "rlsd" and self.outcome == "none":
-            raise ValueError("token_weighting is rlsd, which weights the outcome term, but outcome is none")
+        if self.token_weighting != "none" and self.outcome == "none":
+            raise ValueError(
+                f"token_weighting is {self.token_weighting}, which weights the outcome term, but outcome is none"
+            )
+        if self.distillation == "sampled_gain" and not self.token_gate:
+            raise ValueError(
+                "distillation is sampled_gain, which raises every sampled token alike: name a token_gate that tells "
+                "them apart, such as [sigmoid]"
+            )
+        for field in ("gate", "token_gate"):
+            value = getattr(self, field)
+            if isinstance(value, list) and len(set(value)) < len(value):
+                raise ValueError(f"{field} holds a value twice: {value}; name each once")
         if self.reference_in == "reward" and self.reference not in ("none", "k1", "k3"):
             raise ValueError(f"reference_in is reward, which takes the estimators k1 and k3, not {self.reference}")
         if self.reference_in == "loss" and self.reference == "k1":

@@ -10,19 +10,24 @@ from typing import Any
 
 from sdpg.params.method import MethodParams, OwnTerm
 from sdpg.params.section import Imported, Section
-from sdpg.params.train import TrainParams
+from sdpg.params.train import TrainOverrides, TrainParams
 
 
 def method_of(tree: Mapping[str, Any], name: str) -> MethodParams:
     """Returns the method ``methods.<name>``; one that the tree lacks has no terms, and no field is set."""
     known = _known(MethodParams, tree, "methods", name)
     # Parts of a user's own are described, and not imported: a run may have been made by anybody.
-    if not isinstance(gate := known.get("gate", ""), str):
+    if isinstance(gate := known.get("gate", ""), list) and gate:
+        known["gate"] = [str(name) for name in gate]
+    elif not isinstance(gate, str):
         known["gate"] = _described(Imported, gate) or str(gate)
     if "terms" in known:
         terms = known["terms"] if isinstance(known["terms"], Mapping) else {}
         parts = {term: _described(OwnTerm, part) for term, part in terms.items()}
         known["terms"] = {term: part for term, part in parts.items() if part is not None}
+    own = _known(TrainOverrides, tree, "methods", name, "train")
+    if "train" in known:
+        known["train"] = TrainOverrides.model_construct(set(own), **own)
     return MethodParams.model_construct(set(known), **{"title": name, "outcome": "none"} | known)
 
 
@@ -33,9 +38,10 @@ def _described(kind: type[Imported], part: Any) -> Any:
     return kind.model_construct(**{key: value for key, value in part.items() if key in kind.model_fields})
 
 
-def train_of(tree: Mapping[str, Any]) -> TrainParams:
-    """Returns the section ``train``; its own sections stay plain mappings."""
-    return TrainParams.model_construct(**_known(TrainParams, tree, "train"))
+def train_of(tree: Mapping[str, Any], method: str | None = None) -> TrainParams:
+    """Returns the section ``train``, as it holds for a method where one is named; its own sections stay plain."""
+    own = {} if method is None else _known(TrainParams, tree, "methods", method, "train")
+    return TrainParams.model_construct(**_known(TrainParams, tree, "train") | own)
 
 
 def fields_read(entry: Any) -> Any:

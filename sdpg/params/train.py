@@ -1,20 +1,17 @@
 """The section ``train`` of params.yaml: Algorithm 1 and its optimiser."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
 
 from sdpg.params.distributed import DistributedParams
 from sdpg.params.lora import LoraParams
 from sdpg.params.section import Fraction, Positive, Section
 
 
-class TrainParams(Section):
-    """Algorithm 1 and its optimiser."""
+class MethodTraining(Section):
+    """What of the training belongs to a method's formulas and its optimiser, so that a method may set it otherwise."""
 
-    steps: Positive = 400
-    prompts_per_step: Positive = 128
-    responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     updates_per_batch: Positive = 1
     """D5: the number of optimiser updates per rollout batch. 1 is on-policy; the public code has 8. Several need an
     outcome with the ratio (clipped_weight or ppo_clip), or none."""
@@ -22,11 +19,22 @@ class TrainParams(Section):
     """D5: the log-probs used as π_old in the ratio ρ: the trainer's at the start of the step, or the sampler's."""
     normaliser: Literal["group", "batch", "sequence", "constant"] = "group"
     """D10: the divisor of a sum over tokens; see :func:`sdpg.objective.losses.normaliser_weights`."""
-    advantage_std: Literal["population", "sample"] = "population"
-    """D16: whether the variance is divided by G (population) or, as in the public code, by G-1 (sample)."""
+    advantage_baseline: Literal["group", "leave_one_out", "batch"] = "group"
+    """What is subtracted from a reward: the mean of its group, of its siblings (RLOO), or of all rollouts of the step
+    (REINFORCE++)."""
+    advantage_std: Literal["population", "sample", "none", "batch"] = "population"
+    """D16: what the difference is divided by: the group's standard deviation, over G (population) or, as in the public
+    code, over G-1 (sample); nothing (Dr. GRPO, RLOO); or, once they are centred, the deviation of the differences of
+    all rollouts (REINFORCE++)."""
     advantage_eps: Annotated[float, Field(gt=0)] = 1e-6
     log_ratio_clamp: Annotated[float, Field(gt=0)] | None = None
     """D1: the bound on |log ρ|; the public code has 20."""
+    sampler_correction: Annotated[float, Field(ge=1)] | None = None
+    """The bound C of truncated importance sampling: the outcome term of a token is multiplied by
+    sg[min(π_old/π_sampler, C)], which corrects for a sampler that rounds otherwise than the trainer; None: by 1."""
+    refill_rounds: Annotated[int, Field(ge=0)] = 0
+    """DAPO's dynamic sampling: the number of further rounds in which groups of equal rewards are replaced by groups of
+    other problems; 0: they stay."""
     ratio_on_all_terms: bool = True
     """D5, A.3: whether distillation and reference terms are multiplied by sg[ρ] when a batch feeds several updates."""
     teacher_temperature: Literal["same", "one"] = "same"
@@ -46,6 +54,14 @@ class TrainParams(Section):
         0.999,
     )
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TrainParams(MethodTraining):
+    """Algorithm 1 and its optimiser."""
+
+    steps: Positive = 400
+    prompts_per_step: Positive = 128
+    responses_per_prompt: Annotated[int, Field(ge=2)] = 8
     tokens_per_micro_batch: Positive
     """The number of padded tokens in one forward and backward pass; changes memory and time, never the gradient."""
     line_tokens: Annotated[int, Field(ge=0)] = 0
@@ -79,3 +95,11 @@ class TrainParams(Section):
     """Steps between two records of teacher, reference and KL per token."""
     record_rows: Annotated[int, Field(ge=0)] = 16
     """The number of rollouts per recorded step that get those signals; 0 turns the diagnostic pass off."""
+
+
+class TrainOverrides(MethodTraining):
+    """The values of ``train`` that hold for one method alone; its plain tree holds those that were set."""
+
+    @model_serializer(mode="wrap")
+    def _set_fields(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in plain(self).items() if name in self.model_fields_set}

@@ -186,6 +186,13 @@ class Params(Section):
                 raise ValueError(
                     f"methods.{name}: names like this mark the base policy or a teacher's answers; rename it"
                 )
+        for name, method in self.methods.items():
+            for template in method.templates:
+                if template not in self.prompts.teacher:
+                    raise ValueError(
+                        f"methods.{name} has hint {method.hint} and contrast_hint {method.contrast_hint}, but "
+                        f"prompts.teacher has no template {template}: add prompts.teacher.{template}"
+                    )
         for name in {"validation", "step"} & self.data.benchmarks.keys():
             raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
         for name in self.run.methods:
@@ -198,11 +205,6 @@ class Params(Section):
             )
         if metric != VALIDATION:
             raise ValueError(f"tune.objective.metric is {metric!r}: there is {VALIDATION} to tune on")
-        if self.train.prompts_per_step % self.train.updates_per_batch:
-            raise ValueError(
-                f"train.updates_per_batch is {self.train.updates_per_batch}, which does not divide "
-                f"train.prompts_per_step ({self.train.prompts_per_step}): use a divisor"
-            )
         if self.train.prompts_per_step % self.train.distributed.processes:
             raise ValueError(
                 f"train.distributed.processes is {self.train.distributed.processes}, which does not divide "
@@ -215,14 +217,30 @@ class Params(Section):
                 f"rollout.top_p is {self.rollout.top_p:g}: tokens outside it would never be sampled, while ratio, "
                 "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
             )
-        if self.train.updates_per_batch > 1:
-            for name in self.run.methods:
-                if self.methods[name].outcome == "reinforce":
-                    raise ValueError(
-                        f"train.updates_per_batch is {self.train.updates_per_batch} and methods.{name}.outcome is "
-                        "reinforce, whose gradient is right for the policy that sampled alone: set outcome to "
-                        "clipped_weight (the paper's A.3) or ppo_clip (the public code's), or updates_per_batch to 1"
-                    )
+        for name in self.run.methods:
+            train = self.train_of(self.methods[name])
+            if train.prompts_per_step % train.updates_per_batch:
+                raise ValueError(
+                    f"updates_per_batch of methods.{name} is {train.updates_per_batch}, which does not divide "
+                    f"train.prompts_per_step ({train.prompts_per_step}): use a divisor"
+                )
+            if train.sampler_correction is not None and train.old_logprobs == "rollout":
+                raise ValueError(
+                    f"sampler_correction of methods.{name} is {train.sampler_correction:g}, but with old_logprobs: "
+                    "rollout the ratio is the sampler's already: set sampler_correction to null, or old_logprobs to "
+                    "trainer"
+                )
+            if train.advantage_baseline == "batch" and train.advantage_std not in ("batch", "none"):
+                raise ValueError(
+                    f"advantage_baseline of methods.{name} is batch, which has no group's deviation to divide by: set "
+                    f"advantage_std to batch or none, not to {train.advantage_std}"
+                )
+            if train.updates_per_batch > 1 and self.methods[name].outcome == "reinforce":
+                raise ValueError(
+                    f"updates_per_batch of methods.{name} is {train.updates_per_batch} and its outcome is reinforce, "
+                    "whose gradient is right for the policy that sampled alone: set outcome to clipped_weight (the "
+                    "paper's A.3) or ppo_clip (the public code's), or updates_per_batch to 1"
+                )
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
@@ -250,6 +268,15 @@ class Params(Section):
                     check_within(source.id, f"{field}.id")
         except UserError as error:
             raise ValueError(str(error)) from None
+
+    def train_of(self, method: MethodParams) -> TrainParams:
+        """Returns the section ``train`` as it holds for a method."""
+        given = method.train.model_fields_set
+        return self.train.model_copy(update={name: getattr(method.train, name) for name in given})
+
+    def for_method(self, name: str) -> "Params":
+        """Returns the parameters as they hold for a method's runs: with its own values of ``train``."""
+        return self.model_copy(update={"train": self.train_of(self.methods[name])})
 
     def method(self, name: str) -> MethodParams:
         """Returns the method called ``name``; an unknown one is a ValueError that lists those there are."""

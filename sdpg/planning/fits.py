@@ -5,22 +5,22 @@ import psutil
 from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.models.launching import machines_of
-from sdpg.objective.coefficients import needs_reference_weights
-from sdpg.params import Params, ScratchModel
+from sdpg.objective.coefficients import keeps_teacher_weights, needs_reference_weights
+from sdpg.params import MethodParams, Params, ScratchModel
 from sdpg.params.vllm import VllmInProcess
 from sdpg.planning.adapter import Adapter, planned_adapter
 from sdpg.planning.memory import FLOAT
 from sdpg.planning.shapes import Shape, shape_of
 
 
-def standing_bytes(shape: Shape, reference: bool, lora: Adapter | None = None) -> int:
-    """Returns the bytes of float32 weights, gradients, two moments, and the frozen copy where one is read.
+def standing_bytes(shape: Shape, reference: bool, lora: Adapter | None = None, teacher: bool = False) -> int:
+    """Returns the bytes of float32 weights, gradients, two moments, the frozen copy and the teacher's own weights.
 
-    With an adapter, it alone has gradients and moments, and there is no copy.
+    With an adapter, it alone has gradients, moments and a teacher's own weights, and there is no frozen copy.
     """
     if lora is not None:
-        return FLOAT * (shape.parameters + 4 * lora.parameters(shape))
-    return FLOAT * shape.parameters * (5 if reference else 4)
+        return FLOAT * (shape.parameters + (4 + teacher) * lora.parameters(shape))
+    return FLOAT * shape.parameters * (4 + reference + teacher)
 
 
 def check_memory(params: Params) -> None:
@@ -39,11 +39,10 @@ def check_memory(params: Params) -> None:
         shape = shape_of(params.base)
     except UserError:
         return
-    methods = [params.methods[name] for name in params.run.methods]
-    # A run without reference would fit where others do not, so only what all methods need is counted.
     lora = planned_adapter(params.train.lora)
-    referred = lora is None and all(needs_reference_weights(method, params.train) for method in methods)
-    needed, (there, where) = standing_bytes(shape, referred, lora), _memory(params.train.device)
+    # A run that holds less would fit where others do not, so the method that needs least is counted.
+    needed, names = min(_standing(shape, params, params.methods[name], lora) for name in params.run.methods)
+    there, where = _memory(params.train.device)
     spread = params.train.distributed
     if spread.strategy == "fsdp2" and where.startswith("the GPU"):
         needed //= spread.processes  # a part of everything on each GPU
@@ -51,11 +50,20 @@ def check_memory(params: Params) -> None:
         needed *= spread.processes  # side by side in the same memory
     if needed > there:
         raise UserError(
-            f"base.model {params.base.name} has {shape.parameters / 1e9:.2f}B parameters: weights, gradients, moments"
-            f"{' and reference' if referred else ''} in float32 take {needed / 2**30:.1f} GiB, but {where} "
+            f"base.model {params.base.name} has {shape.parameters / 1e9:.2f}B parameters: {names} in float32 take "
+            f"{needed / 2**30:.1f} GiB, but {where} "
             f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `make plan PROFILE={params.profile}` "
             "tells what is needed"
         )
+
+
+def _standing(shape: Shape, params: Params, method: MethodParams, lora: Adapter | None) -> tuple[int, str]:
+    """Returns what one method holds at all times: its bytes, and what they are for."""
+    referred = lora is None and needs_reference_weights(method, params.train)
+    kept = keeps_teacher_weights(method)
+    more = [name for name, held in (("reference", referred), ("the teacher's weights", kept)) if held]
+    names = ", ".join(["weights", "gradients", "moments", *more[:-1]]) + "".join(f" and {name}" for name in more[-1:])
+    return standing_bytes(shape, referred, lora, kept), names
 
 
 def check_device(params: Params) -> None:

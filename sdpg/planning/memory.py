@@ -33,6 +33,8 @@ class Passes:
         reference: whether a frozen copy is read.
         on_gpu: whether the passes run on a GPU, where the head's products and blocks differ from those on a CPU.
         lora: the adapter that is trained alone; None where all weights are trained.
+        teacher_weights: whether a teacher has weights of its own, beside student and frozen copy.
+        teacher_head: whether a teacher's head is another one than the student's.
     """
 
     tokens: int
@@ -45,6 +47,8 @@ class Passes:
     reference: bool = True
     on_gpu: bool = False
     lora: Adapter | None = None
+    teacher_weights: bool = False
+    teacher_head: bool = False
 
 
 def trained_parameters(shape: Shape, lora: Adapter | None) -> int:
@@ -317,6 +321,9 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generator, layout: Lay
     stays |= {"gradients": FLOAT * count // share, "optimiser (two moments)": 2 * FLOAT * count // share}
     if passes.reference and passes.lora is None:
         stays["reference, also the frozen teacher"] = FLOAT * count // share
+    if passes.teacher_weights:
+        # Those of all trained weights; frozen ones are the student's own.
+        stays["the teacher's own weights"] = FLOAT * count // share
     if layout.sharding == "ddp":
         # Assumption: torch's default, where buckets are no views of the gradients.
         stays["DDP's buckets"] = FLOAT * count
@@ -333,6 +340,9 @@ def plan_memory(shape: Shape, passes: Passes, generation: Generator, layout: Lay
     update = {"autocast's bfloat16 weights": copies} if copies else {}
     if unsharded:
         update["layers that are whole for a moment"] = unsharded
+    if passes.teacher_head and (layout.sharding == "fsdp2" or (passes.half and passes.on_gpu)):
+        # Whole on each rank while the losses are computed, or copied for its products.
+        update["the teacher's head"] = (HALF if passes.half else FLOAT) * shape.embedding
     update |= {"head: a chunk's logits and gradients": at_head, "activations": max(0, peak - at_head)}
     step = {"AdamW's temporaries": optimiser_step(shape, passes.on_gpu, passes.lora) // share}
     return MemoryPlan(layout, stays, update, generation.working(shape, layout), step)

@@ -5,7 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdpg.objective.coefficients import needs_reference_weights, needs_teacher_passes
+from sdpg.objective.coefficients import (
+    keeps_teacher_weights,
+    needs_reference_weights,
+    needs_teacher_passes,
+    teaches_with_own_head,
+)
 from sdpg.params import PARAMS_FILE, Params, parse_params, read_yaml
 from sdpg.params.configure import merge, read_overlay
 from sdpg.params.lora import LoraParams
@@ -83,6 +88,8 @@ def largest_passes(params: Params, checkpointing: bool) -> Passes:
         reference=any(needs_reference_weights(method, params.train) for method in methods),
         on_gpu=True,
         lora=planned_adapter(params.train.lora),
+        teacher_weights=any(map(keeps_teacher_weights, methods)),
+        teacher_head=params.train.lora is None and any(map(teaches_with_own_head, methods)),
     )
 
 

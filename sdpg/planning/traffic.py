@@ -17,7 +17,7 @@ from sdpg.params import MethodParams, Params
 from sdpg.planning.adapter import planned_adapter
 from sdpg.planning.memory import FLOAT, HALF, Layout, trained_parameters
 from sdpg.planning.shapes import Shape
-from sdpg.planning.work import Assumptions, rows_read
+from sdpg.planning.work import Assumptions, rows_read, teacher_prompt
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ def run_traffic(
         response: mean tokens of a response.
     """
     train = params.train
-    student, teacher = assumed.student_prompt + response, assumed.teacher_prompt + response
+    student = assumed.student_prompt + response
+    teacher, contrast = (
+        teacher_prompt(params, hint, assumed, response) + response for hint in (method.hint, method.contrast_hint)
+    )
     rows, updates = train.prompts_per_step * train.responses_per_prompt, train.updates_per_batch
     lines = max(1, min(train.tokens_per_micro_batch // student, math.ceil(rows / updates / layout.gpus)))
     taught_passes = micro_batch_rounds(lines, teacher, train.tokens_per_micro_batch, 1)
@@ -69,6 +72,7 @@ def run_traffic(
         rounds += trained
         gathers += trained * (2 + (read.reference > 0) + taught_passes * (read.teacher > 0))
         gathers += read.before * micro_batch_rounds(rows, student, train.tokens_per_micro_batch, layout.gpus)
+        gathers += micro_batch_rounds(rows * read.contrast, contrast, train.tokens_per_micro_batch, layout.gpus)
     # The ring all-gather gives each GPU all parts but its own.
     others = (layout.gpus - 1) / layout.gpus
     whole = FLOAT * shape.parameters * others

@@ -9,6 +9,7 @@ from functools import partial
 
 from sdpg.models.fused_head import chunk_tokens
 from sdpg.objective import coefficients as rules
+from sdpg.objective.gates import EXAMPLES
 from sdpg.objective.methods import reads_whole_responses
 from sdpg.params import FileSource, HubSource, MethodParams, Params
 from sdpg.planning.adapter import Adapter, planned_adapter
@@ -192,33 +193,50 @@ def decode_flops(shape: Shape, prompt: float, response: float) -> float:
 class RowsRead:
     """Shares of a step's rows by who reads them, and passes over all rows before the first update.
 
-    The teacher's may pass 1: some rows it reads before the first update and in it.
+    The teacher's may pass 1: some rows it reads before the first update and in it. ``contrast`` is its share under
+    wrong hints. Every rollout is taken to have the hints that its method names.
     """
 
     student: float
     reference: float
     teacher: float
     before: int
+    contrast: float
 
 
 def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumptions) -> RowsRead:
     """Returns the shares of rows that a step's passes read, by the rules of :mod:`sdpg.objective.coefficients`."""
-    at, gate = rules.coefficients(method, step, params.train.steps), rules.gate_of(method).row
+    train = params.train_of(method)
+    at, gate = rules.coefficients(method, step, train.steps), rules.gate_of(method).row
     positive, mixed = assumed.gate_rate, max(assumed.gate_rate, assumed.mixed_rate)
-    # Rules ask no more of an advantage than its sign.
-    shares = {1.0: positive, -1.0: mixed - positive, 0.0: 1.0 - mixed}
+    # Rules ask no more than these examples say; uniform groups are taken to be right and wrong equally often.
+    shares = (positive, mixed - positive, (1.0 - mixed) / 2, (1.0 - mixed) / 2)
 
     def share(reads: Callable[[float, float], bool]) -> float:
         # Rounded, as a pass more must not hang on a last bit.
-        return round(sum(part for sign, part in shares.items() if reads(sign, gate(sign))), 12)
+        parts = zip(EXAMPLES, shares, strict=True)
+        return round(sum(part for row, part in parts if reads(row.advantage, gate(row))), 12)
 
     student = share(partial(rules.is_trained, method, at))
     teacher = share(partial(rules.reads_teacher, method, at))
-    if rules.scores_teacher_first(params.train, at):
+    if rules.scores_teacher_first(train, at):
         teacher += share(partial(rules.reads_teacher, method, replace(at, rlsd_lambda=0.0)))
+    if rules.reads_certainty(method, at):
+        teacher += share(lambda advantage, gate: gate > 0)
     # The penalty reads student and reference.
-    before = int(rules.scores_old_policy(params.train)) + 2 * int(rules.penalizes_reward(method))
-    return RowsRead(student, student if rules.reads_reference(method, at) else 0.0, teacher, before)
+    before = int(rules.scores_old_policy(train)) + 2 * int(rules.penalizes_reward(method))
+    reference = student if rules.reads_reference(method, at) else 0.0
+    return RowsRead(student, reference, teacher, before, share(partial(rules.reads_contrast, method, at)))
+
+
+def teacher_prompt(params: Params, hint: str, assumed: Assumptions, response: float) -> float:
+    """Returns the mean tokens of a teacher's prompt that shows a hint: a sibling's response is as long as any other.
+
+    Siblings that would make it longer than its limit are passed over.
+    """
+    if hint not in ("sibling", "wrong_sibling"):
+        return assumed.teacher_prompt
+    return min(assumed.student_prompt + response, params.prompts.max_teacher_tokens)
 
 
 @dataclass(frozen=True)
@@ -256,13 +274,18 @@ def method_work(
     """
     train = params.train
     rows = train.prompts_per_step * train.responses_per_prompt
-    student_length, teacher_length = assumed.student_prompt + response, assumed.teacher_prompt + response
+    student_length = assumed.student_prompt + response
+    teacher_length, contrast_length = (
+        teacher_prompt(params, hint, assumed, response) + response for hint in (method.hint, method.contrast_hint)
+    )
     student = forward_flops(shape, student_length, student_length)
     adapter = planned_adapter(train.lora)
     update = update_flops(shape, student_length, student_length, adapter, checkpointing)
-    taught_forward = forward_flops(shape, teacher_length, teacher_length)
-    if method.teacher == "current":
-        taught_forward += adapter_flops(shape, teacher_length, adapter)
+    taught_adapter = adapter if method.teacher != "reference" else None
+    taught_forward, contrast_forward = (
+        forward_flops(shape, length, length) + adapter_flops(shape, length, taught_adapter)
+        for length in (teacher_length, contrast_length)
+    )
     one_head = head_flops(shape, response)
     again = reads_logits_again(shape, params, method, student_length, response)
     found = dict.fromkeys(("student", "reference", "teacher", "head"), 0.0)
@@ -270,10 +293,9 @@ def method_work(
         read = rows_read(params, method, step, assumed)
         found["student"] += rows * read.student * update
         found["reference"] += rows * read.reference * student
-        found["teacher"] += rows * read.teacher * taught_forward
-        found["head"] += (
-            rows * one_head * ((3 if adapter is None else 2) * read.student + read.reference + read.teacher)
-        )
+        found["teacher"] += rows * (read.teacher * taught_forward + read.contrast * contrast_forward)
+        forward = read.reference + read.teacher + read.contrast
+        found["head"] += rows * one_head * ((3 if adapter is None else 2) * read.student + forward)
         if again:
             found["head"] += rows * one_head * (read.student + min(read.student, read.teacher))
         found["reference"] += read.before * rows * (student + one_head)
@@ -310,19 +332,21 @@ class Disk:
 def plan_disk(shape: Shape, params: Params, counts: Counts, runs: int, assumed: Assumptions) -> Disk:
     """Returns what the stages leave on disk.
 
-    A checkpoint holds what is trained, and its moments, in float32; the one before it stands until the next is written,
-    and the last one of every run stays in .state until the tables are made.
+    A checkpoint holds what is trained, its moments, and a teacher's own weights, in float32; the one before it stands
+    until the next is written, and the last one of every run stays in .state until the tables are made.
     """
     lora = planned_adapter(params.train.lora)
     trained = trained_parameters(shape, lora)
-    checkpoint = 3 * FLOAT * trained
+    kept = [rules.keeps_teacher_weights(params.methods[name]) for name in params.run.methods]
+    # All seeds of a method have checkpoints of one size, and the one that is being written may be of the largest.
+    checkpoints = (3 * (runs + 1) + runs * sum(kept) / len(kept) + any(kept)) * FLOAT * trained
     tokens = assumed.response_share.scaled(params.rollout.max_tokens)
     answers = assumed.response_share.scaled(params.evaluation.max_tokens)
     completions = runs * (counts.in_training + counts.validation + counts.final) + counts.base
     records, text = assumed.record_bytes, assumed.answer_bytes
     return Disk(
         base=FLOAT * shape.parameters,
-        checkpoints=(runs + 1) * checkpoint,
+        checkpoints=checkpoints,
         policies=runs * FLOAT * (shape.parameters + (trained if lora else 0)),
         rollouts=Range(tokens.low * records.low, tokens.high * records.high).scaled(runs * counts.rollouts),
         evaluations=Range(answers.low * text.low, answers.high * text.high).scaled(completions),

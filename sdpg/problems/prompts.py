@@ -18,7 +18,7 @@ from sdpg.errors import UserError
 from sdpg.files import read_json_lines
 from sdpg.params import PromptParams
 from sdpg.problems.raw_rows import json_line_number
-from sdpg.problems.sources import Problem
+from sdpg.problems.sources import MisledProblem, Problem
 
 PROBE = "Step 1: 27 + 5 = 32, so the answer is \\boxed{32}."
 """A response by which the lint compares tokens."""
@@ -26,16 +26,25 @@ PROBE = "Step 1: 27 + 5 = 32, so the answer is \\boxed{32}."
 
 @dataclass(frozen=True)
 class PreparedRow(Problem):
-    """A problem with both rendered prompts and their lengths; ``None`` where the problem allows no teacher prompt."""
+    """A problem with both rendered prompts and their lengths; ``None`` where the problem allows no teacher prompt.
+
+    ``wrong_answer`` is that of a :class:`~sdpg.problems.sources.MisledProblem`.
+    """
 
     student_prompt: str
     teacher_prompt: str | None
     student_tokens: int
     teacher_tokens: int | None
+    wrong_answer: str | None = None
+
+    @property
+    def hinted_answer(self) -> str:
+        """Returns the answer that a hint names."""
+        return self.answer if self.wrong_answer is None else self.wrong_answer
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the row as a plain dictionary, ready for JSON."""
-        return asdict(self)
+        """Returns the row as a plain dictionary, ready for JSON; a wrong answer that is not there is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "wrong_answer" or value is not None}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any], place: str) -> "PreparedRow":
@@ -45,7 +54,7 @@ class PreparedRow(Problem):
             UserError: if keys are missing, unknown, or of a wrong type; the message names ``place`` and the keys.
         """
         known = {field.name for field in fields(cls)}
-        wrong = [f"{key} is missing" for key in sorted(known - row.keys())]
+        wrong = [f"{key} is missing" for key in sorted(known - row.keys() - {"wrong_answer"})]
         wrong += [f"{key} is unknown" for key in sorted(row.keys() - known)]
         for key, value in row.items():
             kind = int if key.endswith("_tokens") else str
@@ -98,15 +107,18 @@ def render_teacher(prompts: PromptParams, problem: Problem) -> str | None:
     """Returns the teacher's text, the student's and the hint; ``None`` if the hint needs a missing solution."""
     if hint_needs_solution(prompts) and not problem.solution:
         return None
-    return fill_template(
-        prompts.teacher[prompts.hint],
-        {
-            "student": render_student(prompts, problem),
-            "problem": problem.problem,
-            "answer": problem.hinted_answer,
-            "solution": problem.solution,
-        },
-    )
+    return fill_teacher(prompts, prompts.hint, problem)
+
+
+def fill_teacher(prompts: PromptParams, template: str, problem: Problem, **more: str) -> str:
+    """Returns a template of ``prompts.teacher`` with the problem, and ``more`` placeholders, filled in."""
+    values = {
+        "student": render_student(prompts, problem),
+        "problem": problem.problem,
+        "answer": problem.hinted_answer,
+        "solution": problem.solution,
+    }
+    return fill_template(prompts.teacher[template], values | more)  # pyright: ignore[reportArgumentType]
 
 
 def _apply_template(
@@ -202,4 +214,5 @@ def prepare_row(tokenizer: PreTrainedTokenizerBase, problem: Problem, prompts: P
         teacher_prompt=teacher,
         student_tokens=len(prompt_ids(tokenizer, student)),
         teacher_tokens=None if teacher is None else len(prompt_ids(tokenizer, teacher)),
+        wrong_answer=problem.wrong_answer if isinstance(problem, MisledProblem) else None,
     )

@@ -17,7 +17,7 @@ def train_sections(params: Params, method: str) -> dict[str, Any]:
     return {
         "method": tree["methods"][method],
         "data": {"benchmarks": list(tree["data"]["benchmarks"])},
-        **{section: tree[section] for section in ("rollout", "reward", "train", "watch")},
+        **{section: tree[section] for section in ("prompts", "rollout", "reward", "train", "watch")},
         "evaluation": evaluation,
     }
 

@@ -27,6 +27,7 @@ TOKEN_SIGNALS = (
     "entropy",
     "weight",
     "loss",
+    "contrast_logprob",
 )
 """Per-token lists of a rollout row; each is null or has the completion's length in tokens."""
 TOP_TOKENS = ("student_top", "teacher_top")
@@ -62,6 +63,10 @@ ROLLOUT_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("verifier_version", pa.string()),
         ("reason", pa.string()),
+        ("hint_kind", pa.string()),
+        ("hint_sibling", pa.int64()),
+        ("contrast_prompt", pa.string()),
+        ("contrast_sibling", pa.int64()),
         *[(name, pa.list_(pa.string())) for name in TOP_TOKENS],
         *[(f"{name}_logprob", pa.list_(pa.float32())) for name in TOP_TOKENS],
     ],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdpg.params import Imported, Params
+from sdpg.params.train import MethodTraining
 
 NOT_USED = "not used"
 
@@ -52,7 +53,8 @@ CHOICES = (
            "on-policy REINFORCE, or A.3 with sg[ℓ_clip]·log π and sg[ρ] on all terms",
            "8 updates; PPO's clip on the reward term, no ρ on the others; π_old recomputed by the trainer",
            ("train.updates_per_batch", "train.old_logprobs", "train.ratio_on_all_terms", "methods.*.outcome")),
-    Choice("D6", "Privileged context of the teacher", "answer and solution", "answer only", ("prompts.hint",)),
+    Choice("D6", "Privileged context of the teacher", "answer and solution", "answer only",
+           ("prompts.hint", "methods.*.hint")),
     Choice("D7", "Name of D_KL(student ‖ teacher)", "reverse KL", "forward KL",
            not_offered="naming only: the quantity is the same, here called kl_student_teacher"),
     Choice("D8", "Reward of a wrong answer", "text: 0; figures: −1", "−1", ("reward.wrong",)),
@@ -95,18 +97,25 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, Imported):
         return value.path
+    if isinstance(value, list | tuple):
+        return " · ".join(map(_text, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _per_method(params: Params, field: str) -> str:
     """Returns 'value (methods); value (methods)', in the order in which the values first appear."""
+    methods = {name: params.method(name) for name in params.run.methods}
+    values = {name: _text(getattr(each, field)) if each.reads(field) else NOT_USED for name, each in methods.items()}
+    return values[next(iter(values))] + " (all)" if len(set(values.values())) == 1 else _grouped(values)
+
+
+def _grouped(values: dict[str, str]) -> str:
+    """Returns the one value that all methods have, or each value with its methods."""
     groups: dict[str, list[str]] = {}
-    for name in params.run.methods:
-        method = params.method(name)
-        value = _text(getattr(method, field)) if method.reads(field) else NOT_USED
+    for name, value in values.items():
         groups.setdefault(value, []).append(name)
     if len(groups) == 1:
-        return f"{next(iter(groups))} (all)"
+        return next(iter(groups))
     return "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items())
 
 
@@ -114,6 +123,10 @@ def _value(params: Params, path: str) -> str:
     if path.startswith("methods.*."):
         return _per_method(params, path.removeprefix("methods.*."))
     section, name = path.split(".")
+    if section == "train" and name in MethodTraining.model_fields:
+        return _grouped(
+            {method: _text(getattr(params.train_of(params.method(method)), name)) for method in params.run.methods}
+        )
     if section == "methods":
         there = "offered" if name in params.methods else "not in params.yaml"
         return f"{there}, {'run' if name in params.run.methods else 'not run'}"

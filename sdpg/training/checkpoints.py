@@ -22,6 +22,7 @@ from torch import Tensor
 from sdpg.files import replaced_folder, write_text
 from sdpg.models.distribution import own_part
 from sdpg.models.ranks import SOLO, Ranks, whole
+from sdpg.models.teachers import TeacherWeights
 from sdpg.training.saved_files import (
     CHECKPOINT,
     check_files,
@@ -34,13 +35,20 @@ from sdpg.training.saved_files import (
     write_state,
 )
 
-WEIGHTS, OPTIMIZER = "model", "optimizer"
+WEIGHTS, OPTIMIZER, TEACHER = "model", "optimizer", "teacher"
 PIECE_BYTES = 4 << 30
 """The approximate size of a checkpoint's largest file, and of the memory that writing one takes."""
 
 
-def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks = SOLO) -> None:
-    """Saves weights and optimiser state as safetensors, and then removes earlier checkpoints.
+def save_checkpoint(
+    state: Path,
+    step: int,
+    model: Any,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks = SOLO,
+    teacher: TeacherWeights | None = None,
+) -> None:
+    """Saves weights, optimiser state and a teacher's own weights as safetensors, and then removes earlier checkpoints.
 
     Frozen weights are the base's and are not saved: with an adapter, these are all but the adapter's.
 
@@ -53,16 +61,19 @@ def save_checkpoint(state: Path, step: int, model: Any, optimizer: torch.optim.O
     )
     # Tied weights share memory, which safetensors refuses; the trainable parameters hold each tensor once.
     weights = ((name, value.detach()) for name, value in model.named_parameters() if value.requires_grad)
+    taught = () if teacher is None else teacher.weights.items()
     if not ranks.first:
-        for _, tensor in chain(weights, moments):
+        for _, tensor in chain(weights, moments, taught):
             whole(tensor)
         return
     target = state / f"checkpoint-{step:06d}"
     with replaced_folder(target) as folder:
         _write(folder, WEIGHTS, weights)
         _write(folder, OPTIMIZER, moments)
+        if teacher is not None:
+            _write(folder, TEACHER, taught)
         write_state(folder, {
-            "step": step, "param_groups": saved["param_groups"],
+            "step": step, "param_groups": saved["param_groups"], "teacher": teacher and teacher.state(),
             "tensors": note_files(folder, sorted(path.name for path in folder.iterdir()), {}),
             "files": note_files(state, run_files(state, step), known_files(state)),
             "times": times_header(state),
@@ -94,10 +105,21 @@ def _read(folder: Path, prefix: str) -> Iterator[tuple[str, Any]]:
                 yield name, tensors
 
 
+@torch.no_grad()
+def _copy(folder: Path, prefix: str, targets: Mapping[str, Tensor]) -> None:
+    """Copies each stored tensor into the one of its name, or this rank's part of it."""
+    for name, tensors in _read(folder, prefix):
+        targets[name].copy_(own_part(tensors, name, targets[name]))
+
+
 def load_checkpoint(
-    state: Path, model: Any, optimizer: torch.optim.Optimizer | None = None, ranks: Ranks = SOLO
+    state: Path,
+    model: Any,
+    optimizer: torch.optim.Optimizer | None = None,
+    ranks: Ranks = SOLO,
+    teacher: TeacherWeights | None = None,
 ) -> int:
-    """Restores the newest checkpoint into model and optimiser and returns its step; 0 where there is none.
+    """Restores the newest checkpoint into what is given and returns its step; 0 where there is none.
 
     The first rank checks the files, and each reads its part of each tensor from them.
 
@@ -111,10 +133,10 @@ def load_checkpoint(
     if ranks.first:
         check_files(folder, saved)
     ranks.wait()
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensors in _read(folder, WEIGHTS):
-            parameters[name].copy_(own_part(tensors, name, parameters[name]))
+    _copy(folder, WEIGHTS, dict(model.named_parameters()))
+    if teacher is not None:
+        _copy(folder, TEACHER, teacher.weights)
+        teacher.restore(saved["teacher"])
     if optimizer is not None:
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         entries: dict[int, dict[str, Any]] = {}

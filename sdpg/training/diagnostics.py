@@ -53,16 +53,18 @@ def top_columns(
     policies: Policies, one: Round, teacher: Teacher | None, count: int, lengths: Sequence[int]
 ) -> dict[str, TokenColumn]:
     """Returns a column per rank of the most probable tokens: ``student_top_0`` (ids), ``student_top_logprob_0``, and
-    so on to ``count`` − 1, and the teacher's. All ranks call this."""
+    so on to ``count`` − 1, and the teacher's, which are 0 where it read nothing. All ranks call this."""
     with policies.autocast():
         hidden, head = hidden_and_head(policies.student, one.batch)
-        if teacher is None:
+        if not one.rows:
             return {}
-        found = most_probable(hidden, head, count, policies.temperature, policies.head_bytes)
-        own = most_probable(teacher.hidden, teacher.head or head, count, teacher.temperature, policies.head_bytes)
-    # The teacher read the tokens in another order.
-    back = torch.argsort(teacher.tokens)
-    by_name = {"student_top": found, "teacher_top": (own[0][back], own[1][back])}
+        by_name = {"student_top": most_probable(hidden, head, count, policies.temperature, policies.head_bytes)}
+        if teacher is not None:
+            own = most_probable(teacher.hidden, teacher.head or head, count, teacher.temperature, policies.head_bytes)
+            # The teacher read the tokens in another order, and those without a hint not at all.
+            ids, logprobs = (torch.zeros_like(each) for each in by_name["student_top"])
+            ids[teacher.tokens], logprobs[teacher.tokens] = own
+            by_name["teacher_top"] = ids, logprobs
     values = {
         f"{name}{kind}_{place}": column[:, place]
         for name, pair in by_name.items()
@@ -83,16 +85,19 @@ def diagnose(
 ) -> dict[str, TokenColumn]:
     """Scores rows under student, reference and teacher; returns the columns on the first rank, and none on the others.
 
-    The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``; with
-    ``top_k`` also those of :func:`top_columns`. A method without a teacher of its own is
-    scored by the current weights with the privileged prompt.
+    The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``; with ``top_k``
+    also those of :func:`top_columns`. A method without a teacher of its own is scored by the current weights with the
+    privileged prompt. Rollouts without a hint have nothing of the teacher.
     """
+    hinted = {row for row in rows if rollouts.teacher_prompts[row]}
     # The records always hold D_KL(p‖q), whatever the method distils.
     method = method.model_copy(update={"distillation": "kl_student_teacher"})
     parts = []
     for one in policies.rounds(rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch):
         places = rollouts.token_places(one.rows, one.batch.targets.device)
-        teacher = policies.privileged(rollouts, places, one.everyone, method, train)
+        shown = {row: tokens for row, tokens in places.items() if row in hinted}
+        everyone = [[row for row in each if row in hinted] for each in one.everyone]
+        teacher = policies.privileged(rollouts, shown, everyone, method, train)
         _, student = policies.read(policies.student, one.batch, teacher=teacher)
         _, reference = policies.read(policies.reference, one.batch)
         if one.rows:
@@ -100,8 +105,11 @@ def diagnose(
                 "logprob": student.logprobs, "entropy": student.entropy, "ref_logprob": reference.logprobs,
                 "teacher_logprob": student.teacher_logprobs, "kl_to_teacher": student.divergence,
             }  # fmt: skip
-            parts.append(cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored))
+            columns = cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored)
+            parts.append(columns | {name: columns[name].only(hinted) for name in ("teacher_logprob", "kl_to_teacher")})
         if top_k:
-            lengths = [len(rollouts.responses[row]) for row in one.rows]
-            parts.append(top_columns(policies, one, teacher, top_k, lengths))
+            found = top_columns(policies, one, teacher, top_k, [len(rollouts.responses[row]) for row in one.rows])
+            parts.append({
+                name: column if name.startswith("student") else column.only(hinted) for name, column in found.items()
+            })  # fmt: skip
     return gather_columns(join_columns(parts), policies.ranks)

@@ -10,9 +10,10 @@ import torch
 from sdpg.models.columns import TokenColumn, mean_of
 from sdpg.objective.outcomes import OUTCOMES
 from sdpg.params import MethodParams
+from sdpg.problems.hints import NONE
 from sdpg.records import watch
 from sdpg.rewards.verifiers import Status
-from sdpg.training.steps import Step
+from sdpg.training.steps import Sampled, Step
 from sdpg.training.term_gradients import COLUMNS as TERM_GRADIENTS
 
 TIMING_COLUMNS = (
@@ -35,7 +36,9 @@ def metric_columns() -> list[str]:
     return [
         "step", "reward", "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),
-        "gate_rate", "zero_variance_groups", "trained_rows", "teacher_rows",
+        "gate_rate", "zero_variance_groups", "refilled_groups", "trained_rows", "teacher_rows", "teacher_age",
+        "teacher_distance",
+        "hint_skipped", "hint_fell_back", "hint_refused", "contrast_missing",
         "loss", "grad_norm", *TERM_GRADIENTS, "lr", "alpha", "beta", "rlsd_lambda",
         "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_reference_k1", "kl_to_reference_k3",
         "ratio", "clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual",
@@ -96,6 +99,21 @@ def _entropies(step: Step) -> NDArray[np.float32]:
     return np.concatenate([exact.values.numpy(), -rest.values.numpy()])
 
 
+def _hint_shares(sampled: Sampled) -> dict[str, float | None]:
+    """Returns the shares of rollouts without the hint that was asked for, and the mean number that was passed over."""
+    hints, contrasts = sampled.hints, sampled.contrasts
+    skipped = fell_back = refused = missing = None
+    if hints is not None:
+        skipped = sum(hint.kind == NONE for hint in hints) / len(hints)
+        fell_back = sum(hint.fell_back for hint in hints) / len(hints)
+        refused = sum(hint.refused for hint in [*hints, *(contrasts or ())]) / len(hints)
+    if contrasts is not None:
+        missing = sum(hint.kind == NONE for hint in contrasts) / len(contrasts)
+    return {
+        "hint_skipped": skipped, "hint_fell_back": fell_back, "hint_refused": refused, "contrast_missing": missing
+    }  # fmt: skip
+
+
 def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
     """Returns the metrics of a step from its rollouts and per-token values; None where the step measured nothing."""
     count, siblings = len(step.verdicts), step.siblings
@@ -114,6 +132,7 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
         **{f"status_{status}": statuses[status] / count for status in Status},
         "gate_rate": float(step.experience.gates.mean()),
         "zero_variance_groups": sum(len(set(group)) < 2 for group in groups) / len(groups),
+        **_hint_shares(step.sampled),
         "entropy": mean_of(_entropies(step)),
         "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
         "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),
@@ -121,7 +140,7 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
         "kl_to_reference_k3": mean_of(np.expm1(-log_w) + log_w),
         "ratio": _column_mean(columns, "ratio"),
         **_clip_fractions(step, method),
-        "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting == "rlsd" else None,
+        "rlsd_weight": _column_mean(columns, "weight") if method.token_weighting != "none" else None,
         "sampler_mismatch": mean_of(mismatch),
         "sampler_mismatch_max": float(mismatch.max()) if len(mismatch) else None,
         "loss": step.update.loss,

@@ -12,9 +12,10 @@ import pyarrow as pa
 import torch
 
 from sdpg.models.columns import TokenColumn, join_columns
+from sdpg.problems.prompts import PreparedRow
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import TOKEN_SIGNALS, TOP_TOKENS
-from sdpg.training.steps import Step
+from sdpg.training.steps import Sampled, Step
 
 TRAINED = ("logprob", "entropy", "weight", "loss")
 """The values per token that come from the training pass if there was one, and from the diagnostic pass otherwise."""
@@ -39,7 +40,6 @@ def rollout_rows(step: Step, identity: dict[str, Any]) -> list[dict[str, Any]]:
                 "group": index // siblings,
                 "sibling": index % siblings,
                 "student_prompt": problem.student_prompt,
-                "teacher_prompt": problem.teacher_prompt,
                 "completion": text,
                 "reward": verdict.reward,
                 "status": str(verdict.status),
@@ -50,9 +50,22 @@ def rollout_rows(step: Step, identity: dict[str, Any]) -> list[dict[str, Any]]:
                 "gate": gates[index],
                 "length": len(ids),
                 "truncated": step.sampled.truncated[index],
+                **_shown(step.sampled, index, problem),
             }
         )
     return rows
+
+
+def _shown(sampled: Sampled, index: int, problem: PreparedRow) -> dict[str, Any]:
+    """Returns what the teacher was shown on a rollout: the problem's prepared prompt unless hints were drawn."""
+    found: dict[str, Any] = {"teacher_prompt": problem.teacher_prompt}
+    if sampled.hints is not None:
+        hint = sampled.hints[index]
+        found = {"teacher_prompt": hint.prompt, "hint_kind": hint.kind, "hint_sibling": hint.sibling}
+    if sampled.contrasts is not None:
+        contrast = sampled.contrasts[index]
+        found |= {"contrast_prompt": contrast.prompt, "contrast_sibling": contrast.sibling}
+    return found
 
 
 def token_columns(step: Step, pieces: TokenPieces) -> dict[str, pa.ListArray]:

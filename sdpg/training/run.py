@@ -22,14 +22,15 @@ from sdpg.models.distribution import checkpoint_activations, fill_shards, is_sha
 from sdpg.models.loading import can_share_lines, empty_model, load_model, save_model, set_threads, take_over
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
-from sdpg.objective.coefficients import needs_reference_weights
+from sdpg.models.teachers import TeacherWeights
+from sdpg.objective.coefficients import keeps_teacher_weights, needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.manifest import note_folder
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
-from sdpg.records.schemas import read_evaluations
+from sdpg.records.schemas import VALIDATION, read_evaluations
 from sdpg.records.tables import DIGESTS
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
@@ -183,19 +184,22 @@ def make_trainer(
     ranks: Ranks = SOLO,
 ) -> Trainer:
     """Returns the trainer of one run, with base, data and problem sets read from the outputs of the earlier stages."""
+    params = params.for_method(method)
     train, settings = params.train, params.methods[method]
     tokenizer = load_tokenizer(paths.BASE_MODEL)
-    needed = needs_reference_weights(settings, train)
+    referred, kept = needs_reference_weights(settings, train), keeps_teacher_weights(settings)
     sharded = train.distributed.strategy == "fsdp2"
     device = torch.device(device_type(train.device))
     # No process ever holds the whole of what is sharded.
     load = empty_model if sharded else partial(load_model, device=device)
-    student, reference = load(paths.BASE_MODEL), None
+    student, at_base = load(paths.BASE_MODEL), base_accuracies()
+    # With an adapter, the other policies are the student in another state.
+    others = [load(paths.BASE_MODEL).requires_grad_(False) if needed and not train.lora else None
+              for needed in (referred, kept)]  # fmt: skip
+    reference, teacher = others
     if train.lora:
         add_adapter(student, train.lora, seed)
         reference = WithoutAdapter(student)
-    elif needed:
-        reference = load(paths.BASE_MODEL).requires_grad_(False)
     if train.line_tokens and not can_share_lines(student):
         raise UserError(
             f"train.line_tokens is {train.line_tokens}, but the base's attention is not plain full attention by "
@@ -206,7 +210,7 @@ def make_trainer(
     sampler, weights = student, None
     if sharded:
         plugin = FullyShardedDataParallelPlugin()
-        for model in filter(None, (student, None if train.lora else reference)):
+        for model in filter(None, (student, *others)):
             shard(model, device, DTYPES[train.dtype], plugin)
             fill_shards(model, paths.BASE_MODEL)
         if params.rollout.engine == "transformers":
@@ -234,13 +238,14 @@ def make_trainer(
             train.line_tokens,
             ranks,
             replicate(student) if train.distributed.strategy == "ddp" else None,
+            TeacherWeights(settings, student, teacher, at_base[VALIDATION]) if kept else None,
         ),
         tokenizer=tokenizer,
         engine=SharedEngine(engine, ranks),
         verifier=SharedVerifier(verifier, ranks),
         problems=problems,
         sets=sets,
-        base_accuracies=base_accuracies(),
+        base_accuracies=at_base,
         on_step=on_step,
     )
 

@@ -5,9 +5,8 @@ Axes: P prompts a step, G responses per prompt, B = P·G rollouts.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
-import random
 from typing import Any
 
 import torch
@@ -21,22 +20,23 @@ from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import whole
-from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import (
     Coefficients,
     coefficients,
-    gate_of,
+    draws_hints,
     is_recorded,
     learning_rate,
     penalizes_reward,
+    reads_certainty,
     scores_old_policy,
     scores_teacher_first,
 )
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
+from sdpg.problems.hints import Hint, HintDrawer
 from sdpg.problems.prompts import PreparedRow, prompt_ids
 from sdpg.problems.token_pieces import TokenPieces
-from sdpg.records.schemas import write_evaluations, write_rollouts
+from sdpg.records.schemas import VALIDATION, write_evaluations, write_rollouts
 from sdpg.rewards.verifiers import Scorer, Verdict
 from sdpg.rollouts import RolloutEngine, Sampling
 from sdpg.seeds import derive_seed
@@ -49,27 +49,11 @@ from sdpg.training.rollout_rows import rollout_rows, token_columns
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
-from sdpg.training.steps import Sampled, Step, Update, kept_rollouts
+from sdpg.training.steps import Sampled, Step, Update, group_credit, kept_rollouts, refill, shuffled, step_prompts
 from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def step_prompts(count: int, per_step: int, step: int, seed: int) -> list[int]:
-    """Returns the indices of step k's problems, of ``count``: each epoch has an order of its own and is cut into steps.
-
-    The order depends on the seed alone, so that methods see the same problems at the same step.
-    """
-    places = (divmod(place, count) for place in range((step - 1) * per_step, step * per_step))
-    return [_epoch_order(count, seed, epoch)[position] for epoch, position in places]
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(count))
-    random.Random(derive_seed(seed, "epoch", epoch)).shuffle(order)
-    return order
 
 
 @dataclass
@@ -118,6 +102,9 @@ class Trainer:
         self.pieces = TokenPieces(self.tokenizer)
         self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
+        self.hints = None
+        if draws_hints(self.method):
+            self.hints = HintDrawer(self.tokenizer, self.params.prompts, self.method, self.seed)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
         )
@@ -160,6 +147,8 @@ class Trainer:
             if step % train.eval_every == 0 or step == train.steps:
                 accuracy = self.evaluate(step)
                 watch.lap("evaluation")
+            self.policies.advance_teacher(step, accuracy.get(VALIDATION))
+            watch.lap("update")
             # The first rank decides whether to end here: it alone has the log.
             stop = ranks.from_first(log is not None and log.enter(step, metrics, accuracy, watch))
             if stop or step % train.checkpoint_every == 0 or step == train.steps:
@@ -173,12 +162,16 @@ class Trainer:
     def save(self, step: int) -> None:
         """Saves a checkpoint, once the records of all steps up to it are on disk."""
         self.records.flush()
-        save_checkpoint(self.state, step, self.policies.student, self.optimizer, self.ranks)
+        save_checkpoint(
+            self.state, step, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights
+        )
 
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
         make_folder(self.state)
-        done = load_checkpoint(self.state, self.policies.student, self.optimizer, self.ranks)
+        done = load_checkpoint(
+            self.state, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights
+        )
         if set(self.ranks.values(done)) != {done}:
             raise UserError(
                 f"{self.state}: the processes find checkpoints of different steps: all machines must see the same "
@@ -191,43 +184,53 @@ class Trainer:
         return done
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
-        """Makes one step: sample → verify → credit → update → write; returns its metrics, on the first rank alone."""
+        """Makes one step: sample → verify → hint → credit → update → write; its metrics are on the first rank."""
         at = coefficients(self.method, number, self.params.train.steps)
         sampled = self.sample(number)
         watch.lap("rollout")
         verdicts = self.verify(sampled)
         watch.lap("reward")
-        experience = self.credit(sampled.rollouts, verdicts, at)
+        refilled = None
+        if rounds := self.params.train.refill_rounds:
+            spare = shuffled(self.problems, derive_seed(self.seed, "refill", number))
+            more = partial(self.sample, number)
+            sampled, verdicts, refilled = refill(sampled, verdicts, spare, rounds, more, self.verify)
+            watch.lap("rollout")
+        if self.hints is not None:
+            sampled = sampled.with_hints(self.hints, verdicts, number)
+        experience = self.credit(sampled.rollouts, verdicts, at, sampled.contrasts)
         task = self.task(experience, number, at)
         watch.lap("update")
         diagnosed = self.diagnose(experience, number)
         gradients = self.term_gradients(task, number)
-        if diagnosed or gradients:
+        teacher = self.policies.teacher_metrics(number)
+        if diagnosed or gradients or teacher:
             watch.lap("diagnostic")
         update = self.update(task, number)
         watch.lap("update")
         if not self.ranks.first:
             return {}
-        kept = kept_rollouts(verdicts, self.params.reward)
+        diagnosed, kept = diagnosed | experience.contrast_column(), kept_rollouts(verdicts, self.params.reward)
         step = Step(sampled, verdicts, experience, update, diagnosed, kept)
-        metrics = self.write(step, number) | gradients | {
+        metrics = self.write(step, number) | gradients | teacher | {
+            "refilled_groups": refilled,
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
         }  # fmt: skip
         watch.lap("record")
         return metrics
 
-    def sample(self, step: int) -> Sampled:
-        """Samples G responses to each of the step's problems from the current weights."""
+    def sample(self, step: int, chosen: list[PreparedRow] | None = None, refill: int = 0) -> Sampled:
+        """Samples G responses to each of some problems, by default the step's, from the current weights."""
         train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
-        chosen = [self.problems[i] for i in step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)]
+        order = step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)
+        chosen = [self.problems[i] for i in order] if chosen is None else chosen
         # Siblings share their prompt: each prompt is tokenised once.
         prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
         shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
         student_prompts = [ids for ids in prompts for _ in range(siblings)]
-        sampling = Sampling(
-            rollout.temperature, rollout.top_p, rollout.max_tokens, derive_seed(self.seed, "rollout", step)
-        )
+        seed = derive_seed(self.seed, "rollout", step, *([refill] if refill else []))
+        sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_tokens, seed)
         completions = self.engine.generate(student_prompts, sampling)
         self.engine.rest()
         rollouts = Rollouts(
@@ -236,6 +239,7 @@ class Trainer:
             teacher_prompts=[ids for ids in shown for _ in range(siblings)],
             responses=[completion.ids for completion in completions],
             rollout_logprobs=[completion.rollout_logprobs for completion in completions],
+            ended=[not completion.truncated for completion in completions],
         )
         texts = [self.pieces.text(ids) for ids in rollouts.responses]
         return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
@@ -246,18 +250,19 @@ class Trainer:
         golds = [row.answer for row in sampled.problems for _ in range(siblings)]
         return self.verifier.score(sampled.texts, golds, sampled.truncated)
 
-    def credit(self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients) -> Experience:
+    def credit(
+        self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients, contrasts: list[Hint] | None = None
+    ) -> Experience:
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([verdict.reward for verdict in verdicts], dtype=torch.float64)
         if penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
-        groups = rewards.view(-1, train.responses_per_prompt)
-        kept = torch.tensor(kept_rollouts(verdicts, self.params.reward)).view_as(groups)
-        advantages = group_advantages(groups, train.advantage_std, train.advantage_eps, kept).flatten().tolist()
-        gate = gate_of(self.method)
+        credit = group_credit(self.method, train, rewards, verdicts, self.params.reward)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
-        advantages, gates = self.ranks.from_first([advantages, [float(gate.row(each)) for each in advantages]])
+        advantages, gates = self.ranks.from_first(credit)
+        # A rollout without a hint has no teacher: its gate is closed.
+        gates = [gate if prompt else 0.0 for gate, prompt in zip(gates, rollouts.teacher_prompts, strict=True)]
         experience = Experience(
             **vars(rollouts),
             advantages=torch.tensor(advantages, dtype=torch.float64),
@@ -265,13 +270,29 @@ class Trainer:
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
         if scores_teacher_first(train, at):
-            taught_rows = [row for row, taught in enumerate(self.task(experience, 0, at).taught_rows()) if taught]
-            scored = self.policies.sampled_logprobs(
-                self.policies.teacher(self.method), rollouts, taught_rows, rollouts.teacher_prompts,
-                train.tokens_per_micro_batch, self.policies.teacher_temperature(train),
-            )  # fmt: skip
-            experience = replace(experience, teacher_logprobs=[scored.get(row) for row in everyone])
+            taught = [row for row, read in enumerate(self.task(experience, 0, at).taught_rows()) if read]
+            experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
+        if reads_certainty(self.method, at):
+            distilled = [row for row in everyone if experience.gates[row] > 0]
+            experience = replace(experience, certainty=self.policies.certainty(rollouts, distilled, self.method, train))
+        if contrasts is not None:
+            prompts = [hint.ids for hint in contrasts]
+            reads = enumerate(self.task(experience, 0, at).contrasted_rows())
+            read = [row for row, there in reads if there and prompts[row]]
+            experience = replace(experience, contrast_logprobs=self.teacher_logprobs(rollouts, read, prompts))
         return experience
+
+    def teacher_logprobs(
+        self, rollouts: Rollouts, rows: list[int], prompts: list[list[int]] | None = None
+    ) -> list[Tensor | None]:
+        """Returns the teacher's log-probs of each response's tokens, under its own prompts or others; None outside
+        ``rows``."""
+        train, shown = self.params.train, rollouts.teacher_prompts if prompts is None else prompts
+        scored = self.policies.sampled_logprobs(
+            self.policies.teacher(self.method), rollouts, rows, shown, train.tokens_per_micro_batch,
+            self.policies.teacher_temperature(train),
+        )  # fmt: skip
+        return [scored.get(row) for row in range(len(rollouts.responses))]
 
     def old_logprobs(self, rollouts: Rollouts, rows: list[int]) -> list[Tensor] | None:
         """Returns log π_old of each response's tokens; None where π_old is the policy of the passes with gradient."""
@@ -362,7 +383,7 @@ class Trainer:
 
         self.records.put(path, write)
         append_digests(self.state, number, step.sampled.rollouts, self.policies.student)
-        leaks = leak_shares(step.sampled.texts, step.sampled.problems, self.params.watch)
+        leaks = leak_shares(step.sampled.texts, step.sampled.shown_problems, self.params.watch)
         return step_metrics(step, self.method) | leaks
 
     def evaluate(self, step: int) -> dict[str, float]:

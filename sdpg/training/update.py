@@ -4,7 +4,7 @@ Axes: B sequences, N response tokens of a micro-batch, C tokens of a chunk of it
 The gradient does not depend on how sequences are grouped into micro-batches: every token's weight is fixed beforehand.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 import json
 import math
@@ -20,7 +20,7 @@ from sdpg.models.experience import Experience
 from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.passes import Policies, Round
 from sdpg.objective import losses
-from sdpg.objective.coefficients import Coefficients, is_trained, reads_reference, reads_teacher
+from sdpg.objective.coefficients import Coefficients, is_trained, reads_contrast, reads_reference, reads_teacher
 from sdpg.objective.methods import TokenInputs, TokenLosses, reads_whole_responses, token_losses
 from sdpg.objective.responses import Responses
 from sdpg.params import MethodParams
@@ -53,12 +53,22 @@ class Task:
     dump: Path
 
     def taught_rows(self) -> list[bool]:
-        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others."""
-        return [reads_teacher(self.method, self.at, *each) for each in self._credit()]
+        """Says of each rollout whether its loss reads the teacher; no teacher pass is made for the others.
+
+        Nor is one for a rollout without a hint.
+        """
+        return self._hinted(reads_teacher(self.method, self.at, *each) for each in self._credit())
+
+    def contrasted_rows(self) -> list[bool]:
+        """Says of each rollout whether its loss reads the teacher under a wrong hint, beside that under its own."""
+        return self._hinted(reads_contrast(self.method, self.at, *each) for each in self._credit())
 
     def trained_rows(self) -> list[bool]:
         """Says of each rollout whether it has a term that is not zero; no student pass is made for the others."""
         return [is_trained(self.method, self.at, *each) for each in self._credit()]
+
+    def _hinted(self, reads: Iterable[bool]) -> list[bool]:
+        return [bool(prompt) and read for prompt, read in zip(self.experience.teacher_prompts, reads, strict=True)]
 
     def _credit(self) -> list[tuple[float, float]]:
         return list(zip(self.experience.advantages.tolist(), self.experience.gates.tolist(), strict=True))
@@ -169,14 +179,17 @@ class _Terms:
         self.old_logprobs = None
         if experience.old_logprobs is not None:
             self.old_logprobs = torch.cat([experience.old_logprobs[i] for i in group]).to(device, non_blocking=True)
-        self.scored = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
-        if teacher is not None:
-            self.scored[teacher.tokens] = True
-        self.stored_teacher = None
-        if experience.teacher_logprobs is not None:
-            stored = [(experience.teacher_logprobs[i], length) for i, length in zip(group, lengths, strict=True)]
-            parts = [torch.zeros(length, device=device) if part is None else part.to(device) for part, length in stored]
-            self.stored_teacher = torch.cat(parts)
+        self.sampler_logprobs = None
+        if task.train.sampler_correction is not None:
+            sampled = [torch.tensor(experience.rollout_logprobs[i]) for i in group]
+            self.sampler_logprobs = torch.cat(sampled).to(device, non_blocking=True)
+        self.stored_teacher = _stored(experience.teacher_logprobs, group, lengths, device)
+        self.contrast = _stored(experience.contrast_logprobs, group, lengths, device)
+        self.closing = None
+        if experience.ended is not None:
+            ended = torch.tensor([experience.ended[i] for i in group])
+            closing = responses.spread(ended) & (responses.positions == responses.spread(responses.lengths) - 1)
+            self.closing = closing.to(device, non_blocking=True)
         self.parts: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def __call__(self, tokens: Tensor, values: TokenValues) -> Tensor:
@@ -199,6 +212,10 @@ class _Terms:
                 teacher_logprobs=values.teacher_logprobs,
                 teacher_entropy=values.teacher_entropy,
                 responses=self.responses.take(tokens),
+                sampler_logprobs=None if self.sampler_logprobs is None else self.sampler_logprobs[tokens],
+                certainty=task.experience.certainty,
+                closing=None if self.closing is None else self.closing[tokens],
+                contrast_logprobs=None if self.contrast is None else self.contrast[tokens].to(dtype),
             ),
         )
         weighted = terms.total * self.weights[tokens].to(dtype)
@@ -213,15 +230,25 @@ class _Terms:
         return {name: torch.cat([values[name] for _, values in self.parts])[order.argsort()] for name in names}
 
     def _gain(self, tokens: Tensor, old: Tensor, values: TokenValues) -> Tensor:
-        """Returns log q(y_t) for RLSD's Δ; rows that the teacher did not score have advantage 0: sign(A)·Δ is 0."""
+        """Returns log q(y_t) for the evidence, NaN for tokens that the teacher did not score."""
         if self.stored_teacher is not None:
             return self.stored_teacher[tokens].to(old.dtype)
-        return torch.where(self.scored[tokens], values.teacher_logprobs, old)
+        return values.teacher_logprobs
 
     def _keep(self, tokens: Tensor, terms: TokenLosses, weighted: Tensor) -> None:
         values = {name: part for name, part in vars(terms).items() if name != "own"} | {"loss": weighted}
         values |= {f"terms.{name}": part for name, part in terms.own.items()}
         self.parts.append((tokens, {name: part.detach() for name, part in values.items()}))
+
+
+def _stored(
+    values: list[Tensor | None] | None, group: list[int], lengths: list[int], device: torch.device
+) -> Tensor | None:
+    """Joins what was scored at the start of the step, (N,), with NaN for rows that were not; None for nothing."""
+    if values is None:
+        return None
+    parts = zip((values[i] for i in group), lengths, strict=True)
+    return torch.cat([torch.full((n,), math.nan, device=device) if v is None else v.to(device) for v, n in parts])
 
 
 def _json_number(value: float) -> float | str:

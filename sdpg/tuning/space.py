@@ -45,6 +45,11 @@ def method_space(params: Params, method: str) -> dict[str, Distribution]:
     searched = {}
     for path, distribution in params.tune.space.items():
         _allowed(path, known)
+        if path.removeprefix("train.") in params.methods[method].train.model_fields_set:
+            raise UserError(
+                f"tune.space.{path} changes nothing for {method}, which has its own value: name "
+                f"methods.{method}.{path}, or remove that value"
+            )
         if path.startswith(f"methods.{method}.") or not path.startswith("methods."):
             searched[path] = distribution
     if not any(path.startswith("methods.") for path in searched):

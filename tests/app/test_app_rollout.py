@@ -287,3 +287,21 @@ def test_places_of_problems_are_those_of_the_records() -> None:
     assert sum(len(stands) for stands in known.values()) == sum(
         len(pc.unique(store.step_rollouts(RUN, each)["group"])) for each in store.rollout_steps(RUN)
     )
+
+
+def test_the_title_of_a_privileged_prompt_says_which_hint_it_holds() -> None:
+    row = {"student_prompt": "Solve: 1+1", "teacher_prompt": "Solve: 1+1 Hint: {x}", "hint_kind": "sibling",
+           "hint_sibling": 2, "contrast_prompt": "Solve: 1+1 Hint: 3", "contrast_sibling": 0}  # fmt: skip
+    student, teacher, contrast = tokens.prompts(row)
+    assert student == {"title": "Student's prompt", "parts": [["Solve: 1+1", False]]}
+    assert teacher["title"] == "Privileged prompt, which the teacher sees: correct response of sibling 2"
+    assert teacher["parts"] == [["Solve: 1+1", False], [" Hint: {x}", True]]
+    assert contrast["title"] == "Prompt of the teacher's second pass: wrong hint of sibling 0"
+    assert contrast["parts"] == [["Solve: 1+1", False], [" Hint: 3", True]]
+    skipped = tokens.prompts({"student_prompt": "Solve", "teacher_prompt": None, "hint_kind": "none"})
+    assert [side["parts"] for side in skipped] == [[["Solve", False]], [["no hint: skipped", False]]]
+    told = {"feedback": "verdict on this response", "answer_and_solution": "answer and solution"}
+    for kind, words in told.items():
+        assert tokens.prompts(row | {"hint_kind": kind, "hint_sibling": None})[1]["title"].endswith(f": {words}")
+    older = tokens.prompts({name: row[name] for name in ("student_prompt", "teacher_prompt")})
+    assert [side["title"] for side in older] == ["Student's prompt", "Privileged prompt, which the teacher sees"]

@@ -90,6 +90,30 @@ def test_open_ends_are_said() -> None:
     assert signals.Scale(0.8, 1, 1.2).ends() == ("0.8", "1.2")
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"teacher": "current"}, {10: "the current weights"}),
+        ({"teacher": "reference"}, {10: "the base"}),
+        ({"teacher": "ema", "teacher_rate": 0.05}, {10: "the moving average of the weights, rate 0.05"}),
+        (
+            {"teacher": "snapshot", "teacher_every": 4},
+            {4: "the base, until the first snapshot", 5: "the weights after step 4", 8: "the weights after step 4",
+             9: "the weights after step 8"},
+        ),
+        ({"teacher": "gated"}, {10: "the weights with the best validation accuracy so far"}),
+        ({"teacher": "of_another_version"}, {10: "of_another_version, which this version does not know"}),
+    ],
+)  # fmt: skip
+def test_signals_name_whose_weights_taught(values: dict[str, Any], said: dict[int, str]) -> None:
+    params = with_method("sdpg-ufkl", **values)
+    for step, weights in said.items():
+        for key in ("gap", "kl"):
+            shown = of(key, row(step=step), params).signal.derived
+            assert f"under the privileged prompt ({weights}, before the update)" in shown
+    assert "(the current weights, before" in of("kl", row("grpo"), with_method("grpo", **values)).signal.derived
+
+
 METHODS = sorted(PARAMS["methods"])
 
 
@@ -148,6 +172,15 @@ def test_a_run_of_another_version_is_read_as_far_as_it_is_known() -> None:
     lacking = {"methods": {"sdpg-ufkl": {"outcome": "reinforce"}}, "train": {"steps": 60}}
     assert of("gap", row(), lacking).values == of("gap", row()).values
     assert signals.plan(row(step=10), lacking).scored and signals.plan(row(step=10), {}).scored
+
+
+def test_a_rollout_without_a_hint_has_no_teacher() -> None:
+    skipped = row(teacher_logprob=None, kl_to_teacher=None, hint_kind="none", gate=0.0)
+    for key in ("gap", "kl"):
+        assert of(key, skipped).reason == (
+            "The teacher does not read this rollout: there is no such hint for it (hint_missing: skip)."
+        )
+    assert of("reference", skipped).values == [-0.25, 2.0]
 
 
 def test_a_null_that_nothing_explains_is_not_explained() -> None:

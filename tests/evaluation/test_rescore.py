@@ -16,7 +16,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import find_gate
 from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored
@@ -173,7 +173,7 @@ def test_the_run_says_how_it_was_scored(tmp_path: Path) -> None:
     write_run(tmp_path, config=config)
     run = find_run("grpo-0", {"verifier": "exact"}, tmp_path)
     assert (run.params.wrong, run.params.answer_format, run.params.verifier) == (0.0, "answer_line", "exact")
-    assert run.gate is GATES["positive"]
+    assert run.gate is find_gate("positive")
     params["methods"]["grpo"] |= {"distillation": "kl_student_teacher", "gate": "all"}
     write_run(tmp_path, config=config)
     found, _ = rescored(tmp_path)
@@ -215,7 +215,7 @@ def test_signs_are_those_of_the_advantages(kind: Any) -> None:
     ]
     expected = [group_advantages(rewards, kind, 1e-6).sign().flatten().int().tolist() for rewards in (old, new)]
     assert list(advantage_signs(rows)) == list(zip(*expected, strict=True))
-    gates = [GATES["positive"].row(each) for each in group_advantages(new, kind, 1e-6).flatten().tolist()]
+    gates = [float(each > 0) for each in group_advantages(new, kind, 1e-6).flatten().tolist()]
     assert [float(sign > 0) for _, sign in advantage_signs(rows)] == gates
 
 

@@ -6,7 +6,7 @@ against.
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 import math
 from typing import Any
 
@@ -15,7 +15,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues, fused_head
-from sdpg.objective.divergences import DIVERGENCES, Divergence, GeneralisedJSD, StudentTeacherKL, TeacherStudentKL
+from sdpg.objective.divergences import (
+    DIVERGENCES,
+    Divergence,
+    GeneralisedJSD,
+    SkewedKL,
+    StudentTeacherKL,
+    TeacherStudentKL,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Inputs:
         return self.hidden, self.weight, self.bias
 
 
+KERNELS = [name for name, kind in DIVERGENCES.items() if "rows" in vars(kind)]
+"""The divergences with a row kernel of their own, and a form in Triton."""
 Results = dict[str, Tensor]
 """The loss, the four values, and the gradients of hidden, weight and bias, by name."""
 
@@ -87,6 +96,8 @@ def direct_divergence(log_p: Tensor, log_q: Tensor, kind: Divergence | None) -> 
         return (p * (log_p - log_q)).sum(1)
     if isinstance(kind, TeacherStudentKL):
         return (q * (log_q - log_p)).sum(1)
+    if isinstance(kind, SkewedKL):
+        return (p * (log_p - (kind.skew * q + (1 - kind.skew) * p).log())).sum(1)
     assert isinstance(kind, GeneralisedJSD)
     beta = kind.jsd_beta
     log_m = torch.logaddexp(math.log(beta) + log_q, math.log(1 - beta) + log_p)
@@ -211,7 +222,7 @@ def divergence_named(kind: str | None, jsd_beta: float = 0.3) -> Divergence | No
     """The divergence of a name in params.yaml; None stays None."""
     if kind is None:
         return None
-    return GeneralisedJSD(jsd_beta) if kind == "jsd" else DIVERGENCES[kind]()
+    return DIVERGENCES[kind](*([jsd_beta] if fields(DIVERGENCES[kind]) else []))
 
 
 def example(

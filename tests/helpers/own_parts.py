@@ -1,4 +1,4 @@
-"""A loss term with and one without the teacher, as somebody would write them beside params.yaml."""
+"""Loss terms with and without the teacher, as somebody would write them beside params.yaml."""
 
 from torch import Tensor
 
@@ -13,3 +13,9 @@ def likely(inputs: TokenInputs) -> Tensor:
 def taught(inputs: TokenInputs) -> Tensor:
     """Returns how far the teacher's log-prob is from the student's."""
     return inputs.teacher_logprobs - inputs.logprobs
+
+
+def evidence(inputs: TokenInputs) -> Tensor:
+    """Returns the log-prob times how far a right hint speaks for the token, less how far a wrong one does, if any."""
+    wrong = 0.0 if inputs.contrast_logprobs is None else inputs.contrast_logprobs.nan_to_num(0.0)
+    return inputs.logprobs * (inputs.teacher_logprobs - wrong).detach()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import copy
 from dataclasses import dataclass, field
 import random
 from typing import Any
@@ -11,8 +12,10 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from sdpg.models.experience import Experience
 from sdpg.models.passes import Policies
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import find_gate
+from sdpg.objective.coefficients import keeps_teacher_weights
+from sdpg.objective.gates import find_gate, group_credits
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -43,6 +46,18 @@ def tiny_policies(dtype: torch.dtype = torch.float32, temperature: float = 1.0) 
     return Policies(student, reference.requires_grad_(False), PAD, temperature)
 
 
+def with_teacher(policies: Policies, method: MethodParams) -> Policies:
+    """Gives policies the weights of the method's own teacher, if it has one: at first those of the reference."""
+    if keeps_teacher_weights(method):
+        apart = isinstance(policies.reference, torch.nn.Module)
+        model = copy.deepcopy(policies.reference) if apart else None
+        policies.teacher_weights = TeacherWeights(method, policies.student, model, 0.0)
+        for name, weight in policies.teacher_weights.weights.items():
+            if ".lora_B." in name:
+                weight.zero_()
+    return policies
+
+
 def tiny_train(**changes: Any) -> TrainParams:
     """Training options of the paper for :func:`tiny_experience`."""
     values: dict[str, Any] = {"responses_per_prompt": SIBLINGS, "tokens_per_micro_batch": 64}
@@ -55,7 +70,12 @@ def tiny_method(**values: Any) -> MethodParams:
 
 
 def tiny_experience(
-    rewards: list[list[float]] | None = None, gate_kind: Any = "positive", seed: int = 3, shifted_old: bool = False
+    rewards: list[list[float]] | None = None,
+    gate_kind: Any = "positive",
+    seed: int = 3,
+    shifted_old: bool = False,
+    std: Any = "population",
+    baseline: Any = "group",
 ) -> Experience:
     """Ragged rollouts with the given rewards: by default a mixed, a uniform and a lopsided group.
 
@@ -74,8 +94,10 @@ def tiny_experience(
             student_prompts.append(prompt)
             teacher_prompts.append(prompt[:2] + hint + prompt[2:])
             responses.append([*ids(0, MAX_TOKENS - 1), EOS])
-    advantages = group_advantages(torch.tensor(rewards), "population", 1e-6).flatten()
+    advantages = group_advantages(torch.tensor(rewards), std, 1e-6, None, baseline).flatten()
     row_gate = find_gate(gate_kind).row
+    flat = [reward for group in rewards for reward in group]
+    credits = group_credits(advantages.tolist(), flat, [reward > 0 for reward in flat], SIBLINGS)
 
     def around(values: list[list[float]], width: float) -> list[torch.Tensor]:
         return [torch.tensor([v + source.uniform(-width, width) for v in row], dtype=torch.float64) for row in values]
@@ -88,9 +110,11 @@ def tiny_experience(
         responses=responses,
         rollout_logprobs=rollout_logprobs,
         advantages=advantages,
-        gates=torch.tensor([row_gate(advantage) for advantage in advantages.tolist()], dtype=torch.float64),
+        gates=torch.tensor([row_gate(row) for row in credits], dtype=torch.float64),
         old_logprobs=around(rollout_logprobs, 0.3) if shifted_old else None,
         teacher_logprobs=list(around(rollout_logprobs, 0.5)) if shifted_old else None,
+        contrast_logprobs=list(around(rollout_logprobs, 0.5)),
+        ended=[True] * len(responses),
     )
 
 

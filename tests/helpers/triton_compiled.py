@@ -13,7 +13,6 @@ from triton.runtime.jit import JITFunction  # pyright: ignore[reportMissingImpor
 
 from sdpg.models.row_kernels import RowValues
 from sdpg.models.triton_rows import launch
-from sdpg.objective.divergences import DIVERGENCES
 
 HOPPER = GPUTarget("cuda", 90, 32)
 
@@ -47,7 +46,7 @@ def main() -> None:
 
     JITFunction.run = compiled
     words = 151_936
-    for kind in (None, *DIVERGENCES.values()):
+    for kind in (None, *launch.FORMS):
         scored = launch.Scored(1.0, kind and kind(), False)
         for start in (0, 3):
             student, teacher = torch.zeros(3, words), torch.zeros(2, words)

@@ -14,9 +14,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sdpg.models.distribution import checkpoint_activations, replicate, shard
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import Ranks
+from sdpg.models.teachers import TeacherWeights
+from sdpg.objective.coefficients import keeps_teacher_weights
+from sdpg.params import MethodParams
 from tests.helpers.adapted import adapted_policies
 from tests.helpers.tiny import tiny_model
 
+Tensors = dict[str, torch.Tensor]
 SIZE = 2
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -61,22 +65,35 @@ def model(tied: bool, seed: int = 0, dtype: torch.dtype = torch.float64) -> Qwen
 
 
 def policies(
-    strategy: str, ranks: Ranks, tied: bool = True, dtype: torch.dtype = torch.float64, **options: Any
+    strategy: str,
+    ranks: Ranks,
+    tied: bool = True,
+    dtype: torch.dtype = torch.float64,
+    method: MethodParams | None = None,
+    **options: Any,
 ) -> Policies:
-    """A student that has moved from its reference, spread over the ranks by the strategy; "none": neither."""
+    """A student that has moved from its reference, spread over the ranks by the strategy; "none": neither.
+
+    The method's own teacher, if it has one, has the reference's weights.
+    """
     student, reference = model(tied, 0, dtype), model(tied, 0, dtype).requires_grad_(False)
+    teacher = model(tied, 0, dtype).requires_grad_(False) if method and keeps_teacher_weights(method) else None
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter += 0.03 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
     if strategy == "fsdp2":
-        for one in (student, reference):
+        for one in filter(None, (student, reference, teacher)):
             shard(one, torch.device("cpu"), options.get("dtype", torch.float32), plugin())
     replica = replicate(student) if strategy == "ddp" else None
-    return Policies(student, reference, 0, 1.0, ranks=ranks, replica=replica, **options)
+    kept = TeacherWeights(method, student, teacher, 0.0) if method and teacher is not None else None
+    return Policies(student, reference, 0, 1.0, ranks=ranks, replica=replica, teacher_weights=kept, **options)
 
 
-def adapted(strategy: str, ranks: Ranks, moved: bool = True, again: bool = False, half: bool = False) -> Policies:
+def adapted(
+    strategy: str, ranks: Ranks, moved: bool = True, again: bool = False, half: bool = False,
+    method: MethodParams | None = None,
+) -> Policies:  # fmt: skip
     """A student with an adapter, which is its own reference, spread over the ranks; ``again``: layers are."""
     one = adapted_policies(torch.float32 if half else torch.float64, moved)
     one.ranks, one.dtype = ranks, torch.bfloat16 if half else torch.float32
@@ -85,4 +102,14 @@ def adapted(strategy: str, ranks: Ranks, moved: bool = True, again: bool = False
     if strategy == "fsdp2":
         shard(one.student, torch.device("cpu"), one.dtype, plugin())
     one.replica = replicate(one.student) if strategy == "ddp" else None
+    if method and keeps_teacher_weights(method):
+        one.teacher_weights = TeacherWeights(method, one.student, None, 0.0)
     return one
+
+
+def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
+    """Compares tensors by name, each to rounding of its largest number."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        size = value.abs().max().item()
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance * size, msg=name)

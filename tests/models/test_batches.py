@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from sdpg.models.batches import micro_batches, shared_lines, token_batch
+from sdpg.models.batches import deal, micro_batches, shared_lines, token_batch
 from tests.helpers.tiny import tiny_experience
 
 
@@ -108,3 +108,11 @@ def test_shared_lines_stay_within_the_budget_of_a_micro_batch() -> None:
                 for line in group
             ]
             assert len(lines) * max(lines) <= budget
+
+
+def test_lines_are_dealt_by_their_tokens() -> None:
+    assert deal([5, 9, 2, 1], 2) == [[1], [0, 2, 3]]
+    assert deal([3, 3, 3], 2) == [[0, 2], [1]]
+    assert deal([4, 1, 7], 1) == [[0, 1, 2]]
+    assert deal([], 2) == [[], []]
+    assert deal([1], 3) == [[0], [], []]

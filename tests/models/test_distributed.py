@@ -13,7 +13,6 @@ import torch
 
 from sdpg.models import experience as experience_module
 from sdpg.models.adapters import full_weights
-from sdpg.models.batches import deal
 from sdpg.models.columns import TokenColumn, gather_columns, join_columns
 from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
@@ -27,13 +26,17 @@ from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.diagnostics import diagnose
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
-from tests.helpers.plain_update import METHODS, gate_kind, switched_on
+from tests.helpers.plain_update import METHODS as KNOWN
+from tests.helpers.plain_update import gate_kind, switched_on
 from tests.helpers.tiny import MAX_TOKENS, VOCAB, counted_passes, tiny_experience, tiny_method, tiny_train
-from tests.helpers.two_ranks import STRATEGIES, adapted, on_two_ranks, policies
+from tests.helpers.two_ranks import STRATEGIES, Tensors, adapted, compare, on_two_ranks, policies
 
 STEPS = 3
 BUDGET = 128
-Tensors = dict[str, torch.Tensor]
+AVERAGE = tiny_method(
+    token_weighting="rlsd", distillation="kl_student_teacher", reference="ufkl", teacher="ema", teacher_rate=0.25
+)
+METHODS = KNOWN | {"moving average": AVERAGE}
 
 
 def rollouts(step: int, method: MethodParams) -> Experience:
@@ -67,17 +70,17 @@ def train(one: Policies, method: MethodParams, prefix: str) -> tuple[Tensors, di
             found[f"{prefix} {step} gradient {name}"] = whole(parameter.grad).clone()
         norm = whole(torch.nn.utils.clip_grad_norm_(one.student.parameters(), 1.0))
         found[f"{prefix} {step} norm"] = norm.reshape(1).clone()
+        if one.teacher_weights is not None:
+            distance = one.teacher_metrics(step + 1)["teacher_distance"]
+            found[f"{prefix} {step} distance"] = torch.tensor([distance], dtype=torch.float64)
         optimizer.step()
+        one.advance_teacher(step + 1, None)
+    if one.teacher_weights is not None:
+        for name, weight in one.teacher_weights.weights.items():
+            found[f"{prefix} teacher {name}"] = whole(weight).clone()
     for name, parameter in one.student.named_parameters():
         found[f"{prefix} weight {name}"] = whole(parameter.detach()).clone()
     return found, columns
-
-
-def compare(found: Tensors, expected: Tensors, tolerance: float = 1e-9) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        size = value.abs().max().item()
-        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance * size, msg=name)
 
 
 # --- every method, both strategies
@@ -101,7 +104,7 @@ def every_method(ranks: Ranks, folder: Path) -> None:
     found: Tensors = {}
     for strategy in STRATEGIES:
         for name, method in METHODS.items():
-            one = policies(strategy, ranks)
+            one = policies(strategy, ranks, method=method)
             with counted_passes(one.student) as student, counted_passes(one.reference) as reference:
                 more, columns = train(one, method, f"{strategy} {name}")
             found |= more
@@ -123,7 +126,7 @@ def test_three_updates_of_every_method_equal_those_of_one_process(found: Path) -
     assert {"grpo", "rlsd", "opcd", "sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0", "nogate"} <= set(METHODS)
     tensors = load_file(found / "methods.safetensors")
     for name, method in METHODS.items():
-        expected, columns = train(policies("none", SOLO), method, name)
+        expected, columns = train(policies("none", SOLO, method=method), method, name)
         for strategy in STRATEGIES:
             torch.testing.assert_close(tensors.pop(f"{strategy} {name} column"), columns["loss"].values)
             compare({key: tensors.pop(f"{strategy} {key}") for key in expected}, expected)
@@ -137,14 +140,6 @@ def test_the_split_of_these_rows_is_uneven() -> None:
     assert sorted(rows[0] + rows[1]) == list(range(12))
     assert len(rows[0]) != len(rows[1])
     assert {len(batches) for batches in dealt} != {1}
-
-
-def test_lines_are_dealt_by_their_tokens() -> None:
-    assert deal([5, 9, 2, 1], 2) == [[1], [0, 2, 3]]
-    assert deal([3, 3, 3], 2) == [[0, 2], [1]]
-    assert deal([4, 1, 7], 1) == [[0, 1, 2]]
-    assert deal([], 2) == [[], []]
-    assert deal([1], 3) == [[0], [], []]
 
 
 # --- gates that are closed on one rank and open on the other
@@ -258,6 +253,16 @@ def adapters(ranks: Ranks, folder: Path) -> None:
         one = adapted(strategy, ranks, moved=False, half=True)
         more, _ = train(one, FROZEN_TEACHER, f"{strategy} half")
         found |= {name: tensor for name, tensor in more.items() if "gradient" in name}
+        one = adapted(strategy, ranks, method=AVERAGE)
+        more, _ = train(one, AVERAGE, f"{strategy} average")
+        found |= more
+        optimizer = torch.optim.AdamW(trainable(one.student), lr=1e-2)
+        save_checkpoint(folder / f"average-{strategy}", 3, one.student, optimizer, ranks, one.teacher_weights)
+        ranks.wait()
+        again = adapted(strategy, ranks, method=AVERAGE)
+        load_checkpoint(folder / f"average-{strategy}", again.student, None, ranks, again.teacher_weights)
+        for name, weight in again.teacher_weights.weights.items():
+            assert torch.equal(whole(weight), more[f"{strategy} average teacher {name}"]), name
     if ranks.first:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "adapters.safetensors")
 
@@ -276,8 +281,10 @@ def adapter_checkpoint(folder: Path) -> Policies:
 def test_an_adapter_on_two_ranks_is_trained_as_on_one(found: Path) -> None:
     tensors = load_file(found / "adapters.safetensors")
     expected = adapted_training(adapted("none", SOLO), "")
+    average, _ = train(adapted("none", SOLO, method=AVERAGE), AVERAGE, "average")
     for strategy in STRATEGIES:
         compare({key: tensors[f"{strategy}{key}"] for key in expected}, expected)
+        compare({key: tensors[f"{strategy} {key}"] for key in average}, average)
         half = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{strategy} half")}
         # At first B is 0, and A has no gradient but 0.
         moved = [bool(tensor.any()) for name, tensor in half.items() if " 0 " not in name or ".lora_B." in name]
@@ -374,7 +381,7 @@ def crediting(ranks: Ranks, folder: Path) -> None:
     # Every second reward is 1, as on the first rank.
     assert found[1] == [1.0, 0.0] * 6
     # So do the gates of the first rank, though a rule of one's own may differ between ranks.
-    GATES["by rank"] = Gate("", lambda advantage: float(ranks.rank))
+    GATES["by rank"] = Gate("", lambda row: float(ranks.rank))
     reader.method = reader.method.model_copy(update={"distillation": "jsd", "gate": "by rank"})
     experience = Trainer.credit(reader, sampled, verdicts, Coefficients(0.0, 0.0, 0.0))
     del GATES["by rank"]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sdpg.models.fused_head import Teacher, TokenLoss, TokenValues
-from sdpg.objective.divergences import DIVERGENCES
 from tests.helpers.direct_head import (
+    KERNELS,
     Inputs,
     Results,
     direct,
@@ -110,7 +110,7 @@ def cases(
             states = (hidden[chosen] + 0.2 * states).to(dtype).double()
         teacher = Teacher(
             chosen, states, head, draw(st.sampled_from([0.5, 1.0, 1.3])),
-            divergence_named(draw(st.sampled_from([*DIVERGENCES, None])), draw(st.floats(0.05, 0.95))),
+            divergence_named(draw(st.sampled_from([*KERNELS, None])), draw(st.floats(0.05, 0.95))),
             draw(st.booleans()),
         )  # fmt: skip
     inputs = Inputs(hidden, weight, bias, ids, draw(st.sampled_from([0.5, 0.7, 1.0, 1.6])), teacher)
@@ -178,7 +178,7 @@ def test_halves_are_multiplied_and_summed_in_float32(data: st.DataObject, dtype:
     check(data.draw(cases(dtype=dtype, own_head=False)), dtype, IN_FLOAT32)
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_is_as_exact_in_float32_as_autograd_over_full_logits(kind: Any) -> None:
     squares: dict[str, list[float]] = {}
     for words in range(20, 60):
@@ -220,7 +220,7 @@ def two_words(kind: Any) -> Inputs:
     return Inputs(double([2.0]), double([LN3], [0.0]), None, torch.tensor([0]), 2.0, teacher).to(torch.float64)
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_values_by_hand(kind: Any) -> None:
     _, values = fused(two_words(kind), None)
     assert values.logprobs.item() == pytest.approx(math.log(3 / 4))
@@ -234,7 +234,7 @@ def test_values_by_hand(kind: Any) -> None:
     [{"logprobs": 1}, {"entropy": 1}, {"divergence": 1}, {"logprobs": -1, "entropy": -0.5, "divergence": 2}],
     ids=lambda factors: "+".join(factors),
 )
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_gradients_by_hand(kind: Any, factors: dict[str, float]) -> None:
     def loss(order: Tensor, values: TokenValues) -> Tensor:
         return torch.stack([factor * getattr(values, name) for name, factor in factors.items()]).sum(0)
@@ -278,7 +278,7 @@ class Anew(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("memory_bytes", [1, EVERYTHING])
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_gradcheck(kind: Any, memory_bytes: int) -> None:
     inputs = example(kind=kind)
 

@@ -19,8 +19,9 @@ from sdpg.models.fused_head import Teacher, TokenValues
 from sdpg.models.row_kernels import RowValues
 from sdpg.models.triton_rows import launch
 from sdpg.models.triton_rows.launch import READ, Scored
-from sdpg.objective.divergences import DIVERGENCES, Divergence, StudentTeacherKL
+from sdpg.objective.divergences import Divergence, StudentTeacherKL
 from tests.helpers.direct_head import (
+    KERNELS,
     Inputs,
     direct,
     direct_values,
@@ -33,7 +34,7 @@ from tests.helpers.direct_head import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value", "ignore:Conversion of an array")
 BLOCK = READ["BLOCK"]
-KINDS = [None, *DIVERGENCES]
+KINDS = [None, *KERNELS]
 CPU = torch.device("cpu")
 
 
@@ -135,7 +136,7 @@ def test_the_factor_is_rounded_once_to_the_type_of_the_products(kind: str | None
 @pytest.mark.parametrize("kept", list(itertools.product([False, True], repeat=3)))
 def test_each_gradient_alone(kept: tuple[bool, ...]) -> None:
     factors = [factor if keep else None for factor, keep in zip(drawn(3), kept, strict=True)]
-    for kind in DIVERGENCES:
+    for kind in KERNELS:
         compare(rows_of(kind, words=200), factors)
 
 
@@ -146,13 +147,13 @@ def test_any_share_of_the_tokens_may_be_scored(kind: str | None, count: int, sco
 
 
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.5, 2.0), (1.7, 0.6)])
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_temperatures(kind: str, temperatures: tuple[float, float]) -> None:
     rows = rows_of(kind, words=BLOCK + 50)
     compare(replace(rows, temperature=temperatures[0], teacher_temperature=temperatures[1]), drawn(3))
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 @pytest.mark.parametrize("order", ["rising", "falling"])
 def test_maxima_that_move_from_block_to_block(kind: str, order: str) -> None:
     rows = rows_of(kind, words=3 * BLOCK)
@@ -162,7 +163,7 @@ def test_maxima_that_move_from_block_to_block(kind: str, order: str) -> None:
     compare(replace(rows, student=rows.student + slope, teacher=rows.teacher + signs * slope), drawn(3))
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_probabilities_that_underflow(kind: str) -> None:
     rows = rows_of(kind, words=BLOCK + 50)
     student, teacher = rows.student.clone(), rows.teacher.clone()
@@ -209,7 +210,7 @@ def test_words_that_only_the_student_excludes(kind: str, finite: bool) -> None:
 
 
 @pytest.mark.parametrize("apart", [0.0, 1e-6, 1e-4, 1e-3])
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_a_divergence_of_nearly_equal_distributions_is_not_negative(kind: str, apart: float) -> None:
     draw = torch.Generator().manual_seed(3)
     student = 3 * torch.randn(6, 2 * BLOCK, generator=draw) + torch.tensor([0, 10, 30, 100, -100, 300.0]).unsqueeze(1)
@@ -266,8 +267,8 @@ def test_losses_of_whole_responses_read_each_chunk_twice(kind: str | None, reads
 class Doubled(StudentTeacherKL):
     """A divergence of its own, whose base class has a Triton form."""
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return 2 * super().value(log_p, log_q)
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return 2 * super().entries(log_p, log_q)
 
     rows = Divergence.rows
 

@@ -1,6 +1,7 @@
 """Tests group-relative advantages and gates: numbers by hand and properties over random rewards."""
 
 import math
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import GATES, find_gate
+from sdpg.objective.gates import GATES, RowCredit, find_gate, group_credits
 
 EPS = 1e-6
 
@@ -92,8 +93,13 @@ def test_advantages_are_centred_and_ordered_like_the_rewards(quarters: list[int]
 
 
 def test_the_gate_opens_for_positive_advantages_only_or_for_all() -> None:
-    assert [find_gate("positive").row(advantage) for advantage in (0.5, 1e-300, 0.0, -0.0, -0.5)] == [1, 1, 0, 0, 0]
-    assert [find_gate("all").row(advantage) for advantage in (0.5, 0.0, -0.5)] == [1, 1, 1]
+    def opened(name: Any, advantages: tuple[float, ...]) -> list[float]:
+        return [find_gate(name).row(RowCredit(advantage, 1.0, True, 0.25)) for advantage in advantages]
+
+    assert opened("positive", (0.5, 1e-300, 0.0, -0.0, -0.5)) == [1, 1, 0, 0, 0]
+    assert opened("negative", (0.5, 1e-300, 0.0, -0.0, -0.5)) == [0, 0, 0, 0, 1]
+    assert opened("all", (0.5, 0.0, -0.5)) == [1, 1, 1]
+    assert opened(["positive", "difficulty"], (0.5, 0.0, -0.5)) == [0.75, 0, 0]
     assert GATES.keys() | {"import"} >= {"positive", "all"}
 
 
@@ -115,3 +121,43 @@ def test_two_known_rewards_are_enough_and_one_is_not() -> None:
         assert found.tolist() == [expected]
     every = torch.ones(1, 3).bool()
     assert torch.equal(group_advantages(rewards, "sample", EPS, every), group_advantages(rewards, "sample", EPS))
+
+
+def test_other_baselines_and_divisors_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+
+    def made(std: Any, baseline: Any, kept: torch.Tensor | None = None) -> list[float]:
+        return group_advantages(rewards, std, 1e-12, kept, baseline).flatten().tolist()
+
+    assert made("none", "group") == pytest.approx([0.75, -0.25, -0.25, -0.25, 0, 0, 0, 0])
+    # RLOO: less the mean of the three siblings, which is G/(G-1) times the difference from the group's mean.
+    assert made("none", "leave_one_out") == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3, 0, 0, 0, 0])
+    # REINFORCE++: over all eight rewards, of mean 5/8 and variance 15/64; a uniform group is above it.
+    spread = math.sqrt(15) / 8
+    assert made("batch", "batch") == pytest.approx([0.375 / spread, *[-0.625 / spread] * 3, *[0.375 / spread] * 4])
+    assert made("none", "batch") == pytest.approx([0.375, *[-0.625] * 3, *[0.375] * 4])
+    # With the group's baseline the differences have mean 0 and variance 0.75/8.
+    deviation = math.sqrt(0.75 / 8)
+    assert made("batch", "group") == pytest.approx([0.75 / deviation, *[-0.25 / deviation] * 3, 0, 0, 0, 0])
+    kept = torch.tensor([[True, True, False, True], [False] * 4])
+    assert made("none", "leave_one_out", kept) == pytest.approx([1.0, -0.5, 0, -0.5, 0, 0, 0, 0])
+    assert made("batch", "batch", kept) == pytest.approx(
+        [2 / math.sqrt(2), -1 / math.sqrt(2), 0, -1 / math.sqrt(2), 0, 0, 0, 0]
+    )
+    assert made("batch", "batch", torch.zeros_like(kept)) == [0.0] * 8
+
+
+@pytest.mark.parametrize("baseline", ["group", "leave_one_out", "batch"])
+def test_equal_rewards_have_no_advantage_by_any_baseline(baseline: Any) -> None:
+    for std in ("none", "batch"):
+        found = group_advantages(torch.full((3, 4), 0.1), std, 1e-12, None, baseline)
+        assert found.tolist() == [[0.0] * 4] * 3
+
+
+def test_the_credit_of_a_group_has_its_share_of_right_answers() -> None:
+    rows = group_credits([1.0, -1.0, 0.0, 0.0], [1.0, -1.0, 1.0, 1.0], [True, False, True, True], 2)
+    assert [row.accuracy for row in rows] == [0.5, 0.5, 1.0, 1.0]
+    opened = {name: [gate.row(row) for row in rows] for name, gate in GATES.items()}
+    assert (
+        opened["difficulty"] == [1, 1, 0, 0] and opened["correct"] == [1, 0, 1, 1] and opened["wrong"] == [0, 1, 0, 0]
+    )

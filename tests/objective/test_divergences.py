@@ -14,8 +14,21 @@ import torch
 from torch import Tensor
 
 from sdpg.models.fused_head import fused_head
-from sdpg.objective.divergences import DIVERGENCES, WORKED_P, WORKED_Q, Divergence, Rows, divergence_of
+from sdpg.objective.divergences import (
+    DIVERGENCES,
+    WORKED_P,
+    WORKED_Q,
+    Clipped,
+    Divergence,
+    Rows,
+    SkewedKL,
+    StudentTeacherKL,
+    TeacherStudentKL,
+    TopK,
+    divergence_of,
+)  # fmt: skip
 from sdpg.params import MethodParams
+from sdpg.params.method import SAMPLED
 from tests.helpers.direct_head import divergence_named, example, mixed
 from tests.helpers.tiny import tiny_method
 
@@ -46,7 +59,7 @@ def check_gradient(function: Callable[[Tensor], Tensor], at: Tensor) -> None:
 
 def test_the_registry_and_the_parameters_name_the_same_divergences() -> None:
     names = get_args(MethodParams.model_fields["distillation"].annotation)
-    assert set(names) == {"none", *DIVERGENCES}
+    assert set(names) == {"none", *DIVERGENCES, *SAMPLED}
     for kind in DIVERGENCES.values():
         assert {option.name for option in fields(kind)} <= MethodParams.model_fields.keys()
 
@@ -86,8 +99,8 @@ def test_a_row_kernel_equals_autograd_through_the_formula(kind: str, spread: flo
 class Hellinger(Divergence):
     """Σ (√p - √q)², of which nobody derived a gradient."""
 
-    def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        return ((log_p / 2).exp() - (log_q / 2).exp()).square().sum(-1)
+    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        return ((log_p / 2).exp() - (log_q / 2).exp()).square()
 
 
 @pytest.mark.parametrize("memory", [1, 1 << 20])
@@ -124,6 +137,8 @@ def independent_divergence(student: np.ndarray, teacher: np.ndarray, kind: str, 
     if kind == "kl_teacher_student":
         return rel_entr(q, p).sum(-1)
     mixture = beta * q + (1 - beta) * p
+    if kind == "skewed_kl":
+        return rel_entr(p, mixture).sum(-1)
     return beta * rel_entr(q, mixture).sum(-1) + (1 - beta) * rel_entr(p, mixture).sum(-1)
 
 
@@ -220,3 +235,56 @@ def test_proposition_3_1() -> None:
     torch.testing.assert_close(of_surrogate, exact)
     torch.testing.assert_close((p * token_advantages).sum(-1), torch.zeros(5, dtype=torch.float64))
     assert exact.abs().max() > 0.1
+
+
+# --- bounds on a divergence's words
+
+
+def test_top_k_by_hand() -> None:
+    # Of (½, ¼, ⅛, ⅛) against (¼, ¼, ¼, ¼) the student's first two words, and a bucket of ¼ against ½.
+    student, teacher = double(0.5, 0.25, 0.125, 0.125).log()[None], double(0.25, 0.25, 0.25, 0.25).log()[None]
+    found = TopK(StudentTeacherKL(), 2, "student").value(student, teacher)
+    assert found.tolist() == pytest.approx([0.5 * LN2 + 0.25 * math.log(0.5)])
+    # The teacher's first word is another one.
+    teacher = double(0.1, 0.2, 0.6, 0.1).log()[None]
+    found = TopK(TeacherStudentKL(), 1, "teacher").value(student, teacher)
+    assert found.tolist() == pytest.approx([0.6 * math.log(0.6 / 0.125) + 0.4 * math.log(0.4 / 0.875)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("of", ["student", "teacher"])
+def test_top_k_grows_to_the_whole_divergence(kind: str, of: Any) -> None:
+    log_p, log_q = (logits(5, 12, seed).log_softmax(-1) for seed in (1, 2))
+    whole = divergence_named(kind, 0.3)
+    assert whole is not None
+    exact = whole.value(log_p, log_q)
+    found = torch.stack([TopK(whole, k, of).value(log_p, log_q) for k in (1, 4, 11, 12, 500)])
+    assert (found <= exact + 1e-12).all() and (found[0] < exact).all()
+    torch.testing.assert_close(found[2:], exact.expand(3, -1), rtol=1e-9, atol=1e-12)
+    check_gradient(lambda at: TopK(whole, 3, of).value(at.log_softmax(-1), log_q[:2]), logits(2, 12, 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_bounds_each_word_and_takes_its_gradient(kind: str) -> None:
+    log_p, log_q = (logits(5, 12, seed).log_softmax(-1) for seed in (1, 2))
+    whole = divergence_named(kind, 0.3)
+    assert whole is not None
+    entries = whole.entries(log_p, log_q)
+    found = Clipped(whole, 0.05)
+    assert found.value(log_p, log_q).tolist() == pytest.approx(
+        [sum(min(each, 0.05) for each in row) for row in entries.tolist()]
+    )
+    assert (entries > 0.05).any() and ((entries < 0).any() or kind == "jsd")
+    leaf = log_p.clone().requires_grad_()
+    found.value(leaf, log_q).sum().backward()
+    assert leaf.grad is not None and bool(((leaf.grad == 0) >= (entries > 0.05)).all())
+    torch.testing.assert_close(Clipped(whole, 1e9).value(log_p, log_q), whole.value(log_p, log_q))
+
+
+def test_a_methods_bounds_reach_its_divergence() -> None:
+    method = tiny_method(distillation="jsd", jsd_beta=0.2, top_k=7, top_k_of="teacher", entry_clip=0.05)
+    whole = divergence_named("jsd", 0.2)
+    assert whole is not None and divergence_of(method) == Clipped(TopK(whole, 7, "teacher"), 0.05)
+    assert divergence_of(tiny_method(distillation="sampled_k2")) is None
+    skewed = SkewedKL(1 - 1e-9).value(double(*WORKED_P).log()[None], double(*WORKED_Q).log()[None])
+    assert skewed.tolist() == pytest.approx([LN2 / 4])

@@ -10,6 +10,7 @@ import torch
 from sdpg.objective.coefficients import Coefficients, coefficients, is_trained, reads_reference, reads_teacher
 from sdpg.objective.methods import TokenInputs, token_losses
 from sdpg.objective.responses import Responses
+from sdpg.params.method import SAMPLED
 from tests.helpers.tiny import tiny_method, tiny_train
 
 LN2 = math.log(2)
@@ -241,3 +242,104 @@ def test_a_uniform_group_with_the_gate_closed_has_the_reference_term_only() -> N
     terms = token_losses(tiny_method(**SDPG), Coefficients(0.1, 0.5, 0.0), tiny_train(), inputs)
     assert terms.outcome.tolist() == terms.distillation.tolist() == [0.0] * 3
     torch.testing.assert_close(terms.total, 0.1 * terms.reference)
+
+
+# --- further terms and gates
+
+
+def test_sampled_divergences_by_hand() -> None:
+    inputs = dataclasses.replace(
+        token_inputs([1.0, 1.0, 1.0], [1.0, 0.0, 0.0]), teacher_logprobs=torch.tensor([-1.0, math.nan, -1.0]).double()
+    )
+    gain = -1.0 - inputs.logprobs[0].item()
+    slope = {"sampled_k2": -gain, "sampled_k3": 1 - math.exp(gain), "sampled_gain": -1.0}
+    value = {"sampled_k2": gain**2 / 2, "sampled_k3": math.exp(gain) - 1 - gain, "sampled_gain": gain}
+    for kind in SAMPLED:
+        method = tiny_method(outcome="none", distillation=kind, gate="all", token_gate=["sigmoid"], gate_kappa=0.0)
+        losses = token_losses(method, Coefficients(0.0, 1.0, 0.0), tiny_train(), inputs)
+        # σ(0) = ½; nothing where the gate is closed, whether the teacher scored or not.
+        assert losses.distillation.tolist() == pytest.approx([value[kind] / 2, 0.0, 0.0])
+        (found,) = torch.autograd.grad(losses.total.sum(), inputs.logprobs)
+        assert found.tolist() == pytest.approx([slope[kind] / 2, 0.0, 0.0])
+
+
+def test_gates_of_tokens_by_hand() -> None:
+    inputs = token_inputs([1.0] * 4, [1.0] * 4)
+    inputs = dataclasses.replace(
+        inputs, divergence=torch.tensor([0.4, 0.1, 0.3, 0.2]).double().requires_grad_(),
+        teacher_entropy=torch.tensor([0.5, 1.5, 1.0, 2.0]).double(), closing=torch.tensor([False, False, False, True]),
+        certainty=0.5,
+    )  # fmt: skip
+    gain = (inputs.teacher_logprobs - inputs.logprobs).tolist()
+
+    def factors(**values: Any) -> list[float]:
+        method = tiny_method(outcome="none", distillation="kl_student_teacher", gate="all", **values)
+        losses = token_losses(method, Coefficients(0.0, 1.0, 0.0), tiny_train(), inputs)
+        return (losses.distillation / inputs.divergence).tolist()
+
+    assert factors(token_gate=["sigmoid"], gate_kappa=2.0) == pytest.approx([1 / (1 + math.exp(-2 * g)) for g in gain])
+    # κ → ∞ is the hard gate 1[Δ > 0].
+    assert factors(token_gate=["sigmoid"], gate_kappa=1e6) == pytest.approx([float(g > 0) for g in gain])
+    assert factors(token_gate=["divergence_quantile"], gate_quantile=0.5) == [1, 0, 1, 0]
+    assert factors(token_gate=["teacher_entropy_quantile"], gate_quantile=0.25) == [1, 0, 0, 0]
+    assert factors(token_gate=["certainty"], gate_kappa=1.0) == pytest.approx(
+        [2 * math.exp(-h) for h in (0.5, 1.5, 1.0, 2.0)]
+    )
+    assert factors(exclude_eos=True) == [1, 1, 1, 0]
+    both = factors(token_gate=["divergence_quantile", "certainty"], gate_kappa=1.0, exclude_eos=True)
+    assert both == pytest.approx([2 * math.exp(-0.5), 0, 2 * math.exp(-1.0), 0])
+
+
+def test_quantiles_are_those_of_the_own_response() -> None:
+    responses = Responses.of(torch.tensor([3, 1, 2]))
+    values = torch.tensor([3.0, 1.0, 2.0, 9.0, 5.0, 5.0])
+    assert responses.at_least(values, 0.5).tolist() == [1, 0, 1, 1, 1, 1]
+    order = torch.tensor([5, 2, 0, 4, 3, 1])
+    assert responses.take(order).at_least(values[order], 0.5).tolist() == [1, 1, 1, 1, 1, 0]
+    assert responses.at_least(torch.full((6,), math.nan), 0.5).tolist() == [0] * 6
+
+
+def test_gspo_and_cispo_by_hand() -> None:
+    inputs = dataclasses.replace(
+        token_inputs([1.0, 1.0, -2.0], [0.0] * 3), responses=Responses.of(torch.tensor([2, 1])),
+    )  # fmt: skip
+    logprobs = inputs.logprobs.detach()
+    log_ratios = torch.tensor([0.3, 0.1, -0.5]).double()
+    inputs = dataclasses.replace(inputs, old_logprobs=logprobs - log_ratios)
+    none = Coefficients(0.0, 0.0, 0.0)
+    gspo = token_losses(tiny_method(outcome="gspo", clip_low=0.5, clip_high=0.5), none, tiny_train(), inputs)
+    s = math.exp(0.2)
+    assert gspo.outcome.tolist() == pytest.approx([-s, -s, 2 * math.exp(-0.5)])
+    (found,) = torch.autograd.grad(gspo.total.sum(), inputs.logprobs)
+    assert found.tolist() == pytest.approx([-s, -s, 2 * math.exp(-0.5)])
+    cut = token_losses(tiny_method(outcome="gspo", clip_low=0.1, clip_high=0.1), none, tiny_train(), inputs)
+    assert cut.clipped.tolist() == [True, True, True] and cut.outcome.tolist() == pytest.approx([-1.1, -1.1, 1.8])
+    cispo = token_losses(tiny_method(outcome="cispo", clip_low=0.9, clip_high=0.2), none, tiny_train(), inputs)
+    weights = [1.2, math.exp(0.1), math.exp(-0.5)]
+    (found,) = torch.autograd.grad(cispo.total.sum(), inputs.logprobs)
+    assert found.tolist() == pytest.approx([-weights[0], -weights[1], 2 * weights[2]])
+    assert cispo.clipped.tolist() == [True, False, False]
+
+
+def test_the_outcome_is_corrected_for_the_sampler() -> None:
+    inputs = token_inputs([1.0, 1.0, -1.0], [1.0] * 3)
+    apart = torch.tensor([0.2, 3.0, -1.0]).double()
+    corrected = dataclasses.replace(inputs, sampler_logprobs=inputs.old_logprobs - apart)
+    method, at = tiny_method(distillation="kl_student_teacher", gate="all"), Coefficients(0.0, 1.0, 0.0)
+    plain = token_losses(method, at, tiny_train(), corrected)
+    found = token_losses(method, at, tiny_train(sampler_correction=2.0), corrected)
+    weights = torch.tensor([math.exp(0.2), 2.0, math.exp(-1.0)]).double()
+    torch.testing.assert_close(found.outcome, plain.outcome * weights)
+    torch.testing.assert_close(found.total - found.outcome, plain.total - plain.outcome)
+
+
+def test_routed_rollouts_have_either_term() -> None:
+    inputs = token_inputs([-1.0, 1.0, -1.0], [1.0, 0.0, 0.0])
+    method = tiny_method(outcome_rows="undistilled", distillation="kl_student_teacher", gate="wrong")
+    losses = token_losses(method, Coefficients(0.0, 1.0, 0.0), tiny_train(), inputs)
+    assert (losses.outcome != 0).tolist() == [False, True, True]
+    assert (losses.distillation != 0).tolist() == [True, False, False]
+    at = Coefficients(0.0, 1.0, 0.0)
+    assert (
+        is_trained(method, at, -1.0, 1.0) and is_trained(method, at, 1.0, 0.0) and not is_trained(method, at, 0.0, 0.0)
+    )

@@ -32,16 +32,32 @@ def method(gate: str | None = None, term: str | None = None, **options: Any) -> 
 
 GATE = "from sdpg.objective.gates import Gate\n\n\ndef gate(limit=1.0):\n    return "
 GATES = {
-    "fine": (GATE + "Gate('', lambda a: max(a, 0.0), lambda x: (x.entropy < limit).float())\n", None),
-    "a function": (GATE + "lambda a: a > 0\n", "methods.m.gate: own_{}:gate returns function: let it return a sdpg"),
-    "negative": (GATE + "Gate('', lambda a: a)\n", "row of own_{}:gate gives -1.0 for an advantage of -1.0"),
-    "below 0": (GATE + "Gate('', abs, lambda x: -x.entropy.detach())\n", "let it give numbers that are not negative"),
-    "silent of entropy": (GATE + "Gate('', abs, lambda x: x.teacher_entropy)\n", "says reads_teacher_entropy=True"),
+    "fine": (GATE + "Gate('', lambda r: max(r.advantage, 0.0), lambda x: (x.entropy < limit).float())\n", None),
+    "a function": (
+        GATE + "lambda r: r.advantage > 0\n",
+        "methods.m.gate: own_{}:gate returns function: let it return a sdpg",
+    ),
+    "negative": (
+        GATE + "Gate('', lambda r: r.advantage)\n",
+        "row of own_{}:gate gives -1.0 for RowCredit.advantage=-1.0",
+    ),
+    "below 0": (
+        GATE + "Gate('', lambda r: abs(r.advantage), lambda x: -x.entropy.detach())\n",
+        "let it give numbers that are not negative",
+    ),
+    "silent of entropy": (
+        GATE + "Gate('', lambda r: abs(r.advantage), lambda x: x.teacher_entropy)\n",
+        "says reads_teacher_entropy=True",
+    ),
     "of whole responses": (
-        GATE + "Gate('', abs, lambda x: x.responses.spread(x.responses.sum(x.entropy)).detach())\n",
+        GATE
+        + "Gate('', lambda r: abs(r.advantage), lambda x: x.responses.spread(x.responses.sum(x.entropy)).detach())\n",
         "set whole_responses: true",
     ),
-    "one number": (GATE + "Gate('', abs, lambda x: x.entropy.mean())\n", r"own_{}:gate returns \(\) for 6 tokens"),
+    "one number": (
+        GATE + "Gate('', lambda r: abs(r.advantage), lambda x: x.entropy.mean())\n",
+        r"own_{}:gate returns \(\) for 6 tokens",
+    ),
 }
 TERMS = {
     "fine": ("def term(inputs, limit=1.0):\n    return inputs.responses.positions * inputs.logprobs\n", None),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sdpg.models.row_kernels import RowValues, gradient_rows, log_softmax_rows, student_rows, teacher_rows
-from sdpg.objective.divergences import DIVERGENCES
-from tests.helpers.direct_head import divergence_named
+from tests.helpers.direct_head import KERNELS, divergence_named
 
 P, Q = [0.5, 0.25, 0.25], [0.25, 0.25, 0.5]
 LN2 = math.log(2)
@@ -70,7 +69,7 @@ TABLE: dict[Any, tuple[list[float], float, list[float]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_teacher_rows_by_hand(kind: Any) -> None:
     expected_x, divergence, slopes = TABLE[kind]
     p, x, values = read(logs(P, P), torch.tensor([[2], [0]]), logs(Q), kind)
@@ -84,7 +83,7 @@ def test_teacher_rows_by_hand(kind: Any) -> None:
     assert values.of_p[1] == values.of_x[1] == 0
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 def test_gradient_rows_equals_autograd(kind: Any) -> None:
     generator = torch.Generator().manual_seed(3)
     logits, teacher = (torch.randn(n, 9, generator=generator, dtype=torch.float64) for n in (5, 3))
@@ -115,7 +114,7 @@ def test_gradient_rows_equals_autograd(kind: Any) -> None:
         torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("kind", KERNELS)
 @pytest.mark.parametrize("apart", [0.0, 1e-6, 1e-4, 1e-3])
 @pytest.mark.parametrize("spread", [0.0, 0.5, 8.0])
 def test_divergences_of_many_words_are_not_negative_beyond_rounding(spread: float, apart: float, kind: Any) -> None:

@@ -20,9 +20,10 @@ from sdpg.files import write_json
 from sdpg.models.experience import Experience
 from sdpg.objective import coefficients as rules
 from sdpg.objective import methods
-from sdpg.objective.gates import GATES
+from sdpg.objective.gates import GATES, RowCredit
 from sdpg.params import MethodParams, Params, parse_params
 from sdpg.params.stored import fields_read, method_of, train_of
+from sdpg.params.train import TrainParams
 from sdpg.planning.plan import largest_passes
 from sdpg.planning.work import Assumptions, rows_read
 from sdpg.results.choices import NOT_USED, resolve
@@ -31,16 +32,24 @@ from sdpg.tuning.trials import beta_at
 from tests.helpers.fabricated import params_with
 from tests.objective.test_methods import token_inputs
 
-ADVANTAGES = [1.5, -0.5, 0.0, 0.25, -2.0, 0.0, 1.0, 0.0]
+ADVANTAGES = [1.5, -0.5, 0.0, 0.25, -2.0, 0.0, 1.0, -0.25]
 """Of the rollouts of a step."""
+ROWS = [
+    RowCredit(advantage, 2.0 * right - 1, right, 0.5 if advantage else float(right))
+    for advantage, right in zip(ADVANTAGES, [True, False, True, True, False, False, True, False], strict=True)
+]
 NUMBERS: dict[str, tuple[float | None, ...]] = {
     "clip_low": (0.1, 0.2), "clip_high": (0.2, 0.28), "dual_clip": (None, 3.0),
     "rlsd_lambda": (0.0, 0.5, 1.0), "rlsd_decay": (0.0, 0.125, 0.6, 1.0), "rlsd_warmup": (0.0, 0.2, 1.0),
     "rlsd_clip": (0.1, 0.3), "jsd_beta": (0.5, 0.25),
     "beta": (0.0, 1e-3, 2.0), "beta_warmup": (0.0, 0.125, 1.0), "beta_decay": (0.0, 0.2, 0.875),
+    "evidence_tau": (1.0,), "evidence_threshold": (0.0,), "evidence_share": (1.0, 0.5), "skew": (0.5, 0.9),
+    "top_k": (None, 3, 500), "entry_clip": (None, 0.05), "gate_kappa": (0.0, 5.0), "gate_quantile": (0.2, 0.5),
+    "teacher_rate": (0.0, 0.05, 1.0), "teacher_every": (1, 20),
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
+OTHERWISE = ("terms", "token_gate", "exclude_eos", "train")
 TRAIN = {"steps", "lr", "updates_per_batch", "old_logprobs", "lr_warmup", "lr_decay", "lr_shape", "lr_starts_at_zero",
          "record_every", "record_rows"}  # fmt: skip
 """What the rules read of the section ``train``."""
@@ -68,12 +77,16 @@ class Drawn:
         return self.params.methods["drawn"]
 
     @property
+    def train(self) -> TrainParams:
+        return self.params.train_of(self.method)
+
+    @property
     def at(self) -> rules.Coefficients:
-        return rules.coefficients(self.method, self.step, self.params.train.steps)
+        return rules.coefficients(self.method, self.step, self.train.steps)
 
     @property
     def gates(self) -> list[float]:
-        return [rules.gate_of(self.method).row(advantage) for advantage in ADVANTAGES]
+        return [rules.gate_of(self.method).row(row) for row in ROWS]
 
 
 def own_term(name: str) -> dict[str, Any]:
@@ -96,9 +109,20 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     rest = {
         field: draw(st.sampled_from(NUMBERS[field] if field in NUMBERS else names(field)))
         for field in MethodParams.model_fields
-        if field not in heads and field != "terms"
+        if field not in heads and field not in OTHERWISE
     }
+    rest["gate"] = draw(st.sampled_from([rest["gate"], rest["gate"], ["positive", "difficulty"]]))
+    gained = heads["distillation"] == "sampled_gain"
+    # Quantiles close the gate of tokens of which the rules know nothing.
+    rest["token_gate"] = ["sigmoid"] if gained else draw(st.sampled_from([[], ["sigmoid"]]))
+    rest["exclude_eos"] = draw(st.booleans())
+    rest["train"] = draw(st.sampled_from([{}, {"lr_decay": 0.5}]))
+    if heads["token_weighting"] in ("cepo", "rlcsd", "sipo"):
+        rest["contrast_hint"] = "wrong_answer"
     rest["terms"] = draw(st.sampled_from([{}, {}, {"likely": own_term("likely")}, {"taught": own_term("taught")}]))
+    if "taught" in rest["terms"]:
+        # It reads the teacher on every rollout.
+        rest["hint_missing"] = "fall_back"
     return fields_read(heads | rest)
 
 
@@ -152,9 +176,7 @@ def task(drawn: Drawn, **changes: float) -> Task:
         torch.tensor(ADVANTAGES, dtype=torch.float64), torch.tensor(drawn.gates, dtype=torch.float64),
     )  # fmt: skip
     policies: Any = None
-    return Task(
-        policies, experience, drawn.method, replace(drawn.at, **changes), drawn.params.train, 1, Path("unused.json")
-    )
+    return Task(policies, experience, drawn.method, replace(drawn.at, **changes), drawn.train, 1, Path("unused.json"))
 
 
 def trained(drawn: Drawn) -> list[bool]:
@@ -172,7 +194,7 @@ def said(rule: Callable[..., bool], drawn: Drawn, *before: Any) -> list[bool]:
 
 
 def test_every_option_is_drawn_and_every_gate_can_be_chosen() -> None:
-    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", "terms", *NUMBERS}
+    drawn = {"title", "outcome", "reference", "distillation", "token_weighting", "reference_in", *OTHERWISE, *NUMBERS}
     left = {field for field in MethodParams.model_fields if field not in drawn and not names(field)}
     assert not left, "say which values of them to draw"
     assert names("gate") == tuple(GATES)
@@ -186,7 +208,7 @@ def crossed(position: float, shape: str) -> float:
 @each_run
 @given(runs())
 def test_coefficients_and_learning_rate_heed_every_option(drawn: Drawn) -> None:
-    method, train, step = drawn.method, drawn.params.train, drawn.step
+    method, train, step = drawn.method, drawn.train, drawn.step
     total = train.steps
 
     def factor(passed: int, fraction: float, shape: str) -> float:
@@ -198,7 +220,7 @@ def test_coefficients_and_learning_rate_heed_every_option(drawn: Drawn) -> None:
     weight = method.rlsd_lambda * factor(step, method.rlsd_warmup, method.rlsd_shape)
     weight *= factor(max(0, left), method.rlsd_decay, method.rlsd_shape)
     assert drawn.at.beta == pytest.approx(beta if method.distillation != "none" else 0.0, abs=1e-15)
-    assert drawn.at.rlsd_lambda == pytest.approx(weight if method.token_weighting == "rlsd" else 0.0, abs=1e-15)
+    assert drawn.at.rlsd_lambda == pytest.approx(weight if method.token_weighting != "none" else 0.0, abs=1e-15)
     assert drawn.at.alpha == (method.alpha if method.reference != "none" else 0.0)
     assert drawn.at.entropy_bonus == method.entropy_bonus
     lr = train.lr * factor(step - train.lr_starts_at_zero, train.lr_warmup, "linear")
@@ -222,8 +244,9 @@ def test_the_rules_are_what_the_loss_reads(drawn: Drawn) -> None:
             ref_logprobs=inputs.ref_logprobs if reads_reference else None,
             gain_teacher_logprobs=inputs.gain_logprobs + gain if at.rlsd_lambda > 0 else None,
             teacher_logprobs=inputs.gain_logprobs + gain,
+            contrast_logprobs=inputs.gain_logprobs if method.token_weighting != "none" else None,
         )
-        return methods.token_losses(method, at, drawn.params.train, told).total.detach()
+        return methods.token_losses(method, at, drawn.train, told).total.detach()
 
     one, other = total(0.02, 0.01), total(0.04, 0.02)
     assert (one != 0).tolist() == said(rules.is_trained, drawn, method, at)
@@ -249,10 +272,12 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
         mixed_rate=sum(advantage != 0 for advantage in ADVANTAGES) / rows,
     )
     read = rows_read(params, method, drawn.step, assumed)
-    several, passes = params.train.updates_per_batch > 1, sum(taught(drawn))
+    several, passes = drawn.train.updates_per_batch > 1, sum(taught(drawn))
     if several and at.rlsd_lambda > 0:
         # Scored once before the updates, and once more where the updates distil.
         passes += sum(taught(drawn, rlsd_lambda=0.0))
+    contrasts = method.contrast_hint != "none"
+    assert read.contrast * rows == pytest.approx(sum(taught(drawn)) if contrasts else 0)
     penalized = method.reference != "none" and method.reference_in == "reward"
     in_loss = method.reference != "none" and not penalized and method.alpha > 0
     assert read.student * rows == pytest.approx(sum(trained(drawn)))
@@ -262,17 +287,19 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
 
     largest = largest_passes(params, False)
     own = any(term.reads_teacher for term in method.terms.values())
-    taught_at_all = method.distillation != "none" or method.token_weighting == "rlsd" or own
+    taught_at_all = method.distillation != "none" or method.token_weighting != "none" or own
     recorded = params.train.record_rows > 0
     assert (largest.teacher_tokens > 0) == (largest.scored > 0) == (taught_at_all or recorded)
     frozen = taught_at_all and method.teacher == "reference"
+    kept = taught_at_all and method.teacher in ("ema", "snapshot", "gated")
+    assert (largest.teacher_weights, largest.teacher_head) == (kept, kept or frozen)
     assert largest.reference == (recorded or frozen or method.reference != "none")
 
 
 @each_run
 @given(runs(), st.booleans())
 def test_the_app_believes_what_training_did(drawn: Drawn, otherwise: bool) -> None:
-    method, at, train = drawn.method, drawn.at, drawn.params.train
+    method, at, train = drawn.method, drawn.at, drawn.train
     tree = stored(drawn.params, otherwise)
     run = entry(tree)
     meant = series.scheduled(run).set_index("step").loc[drawn.step]
@@ -290,9 +317,9 @@ def test_the_app_believes_what_training_did(drawn: Drawn, otherwise: bool) -> No
 
     kind = gates.kind(run)
     distils = method.distillation != "none"
-    assert (kind.distils, kind.rlsd) == (distils, method.token_weighting == "rlsd")
-    assert kind.gate == (method.gate if distils else "positive")
-    assert kind.keeps_out == (not all(drawn.gates))
+    assert (kind.distils, kind.rlsd) == (distils, method.token_weighting != "none")
+    assert kind.gate == (" · ".join(rules.gate_names(method.gate)) if distils else "positive")
+    assert kind.keeps_out == (not all(drawn.gates) or (method.hint != "prompts" and method.hint_missing == "skip"))
 
 
 @settings(deadline=None, max_examples=40)
@@ -305,10 +332,11 @@ def test_rescoring_and_the_report_name_the_gate_that_held(drawn: Drawn, otherwis
         (folder / "rollouts" / "step-000001-rank-0.parquet").touch()
         gate = find_run(name, {}, folder).gate
     # Rescoring knows an advantage's sign alone.
-    assert [gate.row((advantage > 0) - (advantage < 0)) for advantage in ADVANTAGES] == drawn.gates
+    assert [gate.row(replace(row, advantage=(row.advantage > 0) - (row.advantage < 0))) for row in ROWS] == drawn.gates
 
     values = {path: value for choice in resolve(drawn.params) for path, value in choice.values}
-    assert values["methods.*.gate"] == f"{drawn.method.gate if rules.distils(drawn.method) else NOT_USED} (all)"
+    gate = rules.gate_name(drawn.method) if rules.distils(drawn.method) else NOT_USED
+    assert values["methods.*.gate"] == f"{gate} (all)"
     penalty = drawn.method.reference_in if drawn.method.reference != "none" else NOT_USED
     assert values["methods.*.reference_in"] == f"{penalty} (all)"
     assert rules.penalizes_reward(drawn.method) == (penalty == "reward")

@@ -72,11 +72,11 @@ def test_profiles_and_presets_set_different_keys() -> None:
 
 
 def test_the_change_is_shown_and_comments_survive(project: Path) -> None:
-    change = configure(project, methods="all", seeds="3")
+    change = configure(project, methods="grpo rlsd", seeds="3")
     assert "+  seeds: [0, 1, 2]" in change and "-  seeds: [0]" in change
     assert sum(line[0] in "+-" for line in change.splitlines()) == 4 + 2, "methods and seeds, below the two file names"
     assert (project / "params.yaml").read_text().startswith("# The effective value of every choice.")
-    assert load_params(project / "params.yaml").run.methods[-1] == "nogate"
+    assert load_params(project / "params.yaml").run.methods[-1] == "rlsd"
     assert configure(project, methods="grpo, sdpg-ufkl") != ""
     assert load_params(project / "params.yaml").run.methods == ["grpo", "sdpg-ufkl"]
 

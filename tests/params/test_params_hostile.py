@@ -135,7 +135,7 @@ def test_steps_is_a_whole_number(value: Any) -> None:
     [
         (lambda tree: tree["rollout"].update(top_p=0.95), r"rollout\.top_p is 0\.95: .*set it to 1"),
         (lambda tree: tree["train"].update(updates_per_batch=2),
-         r"updates_per_batch is 2 and methods\..*clipped_weight .*or updates_per_batch to 1"),
+         r"updates_per_batch of methods\..* is 2 .*clipped_weight .*or updates_per_batch to 1"),
     ],
 )  # fmt: skip
 def test_choices_that_no_formula_stands_behind_are_refused(change: Callable[[Any], None], said: str) -> None:

@@ -44,10 +44,10 @@ def test_a_stage_depends_on_the_code_of_its_own_entry_point(tmp_path: Path, monk
 
 def test_training_depends_on_the_parameters_in_its_fingerprint() -> None:
     sections = train_sections(load_params(ROOT / "params.yaml"), "sdpg-ufkl")
-    expected = {"methods.${item.method}", "data.benchmarks", "rollout", "reward", "train", "watch"}
+    expected = {"methods.${item.method}", "data.benchmarks", "prompts", "rollout", "reward", "train", "watch"}
     expected |= {f"evaluation.{key}" for key in sections["evaluation"]}
     assert set(STAGES["train"]["params"]) == expected
-    assert set(sections) == {"method", "data", "rollout", "reward", "train", "evaluation", "watch"}
+    assert set(sections) == {"method", "data", "prompts", "rollout", "reward", "train", "evaluation", "watch"}
 
 
 def test_every_section_is_read_by_a_stage_or_says_why_not() -> None:

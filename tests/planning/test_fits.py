@@ -50,6 +50,27 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(monkeypatch: pyt
         check_memory(without)
 
 
+def test_a_teachers_own_weights_are_named_where_every_method_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params = anywhere(planned_params("qwen3-4b"))
+    method = params.methods["sdpg-ufkl"].model_copy(update={"teacher": "gated"})
+    run = params.run.model_copy(update={"methods": ["sdpg-ufkl"]})
+    params = params.model_copy(update={"methods": {**params.methods, "sdpg-ufkl": method}, "run": run})
+    exact = 24 * 4_022_468_096
+    for total, fits in ((exact, True), (exact - 1, False)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda total=total: type("Memory", (), {"total": total}))
+        if fits:
+            check_memory(params)
+        else:
+            with pytest.raises(
+                UserError, match=r"moments, reference and the teacher's weights in float32 take 89\.9 Gi"
+            ):
+                check_memory(params)
+    # A method without would fit.
+    run = params.run.model_copy(update={"methods": ["sdpg-ufkl", "grpo"]})
+    check_memory(params.model_copy(update={"run": run}))
+
+
 def test_more_processes_than_gpus_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     params = anywhere(planned_params("qwen3-4b"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -52,6 +52,8 @@ SIZES = {
         tokens_per_micro_batch=1024, head_bytes=1 << 14, checkpointing=True, lora_rank=16,
         lora_targets=("q_proj", "v_proj"),
     ),
+    "teacher of its own": Setting(teacher="ema"),
+    "adapter, teacher of its own": Setting(lora_rank=8, teacher="ema"),
 }  # fmt: skip
 
 
@@ -88,7 +90,8 @@ def passes_of(setting: Setting) -> Passes:
     return Passes(
         tokens=lines * length, teacher_tokens=at_once * (length + setting.hint), responses=lines * setting.response,
         scored=taught * setting.response, half=setting.dtype == "bfloat16", head_bytes=setting.head_bytes,
-        checkpointing=setting.checkpointing, lora=adapter_of(setting),
+        checkpointing=setting.checkpointing, lora=adapter_of(setting), teacher_weights=setting.teacher == "ema",
+        teacher_head=setting.teacher == "ema" and not setting.lora_rank,
     )  # fmt: skip
 
 
@@ -99,6 +102,7 @@ def planned(setting: Setting) -> dict[str, int]:
     return {
         "weights": 4 * shape.parameters + (4 * trained if passes.lora else 0),
         "reference": 0 if passes.lora else 4 * shape.parameters,
+        "teacher_weights": 4 * trained if passes.teacher_weights else 0,
         "gradients": 4 * trained,
         "optimiser": 8 * trained,
         "kept": memory.kept(shape, passes),
@@ -122,7 +126,7 @@ def test_each_part_is_what_was_counted(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_the_peak_of_a_whole_training_process_is_what_was_counted(name: str) -> None:
     found, setting = measurements()[name], SIZES[name]
-    stays = sum(found[part] for part in ("weights", "reference", "gradients", "optimiser"))
+    stays = sum(found[part] for part in ("weights", "reference", "teacher_weights", "gradients", "optimiser"))
     plan = plan_memory(
         shape_of(setting), passes_of(setting), Generation(1, 1), Layout(1, "none", setting.checkpointing)
     )
@@ -160,9 +164,25 @@ def test_sharding_divides_what_stays() -> None:
     one = stays(Layout())
     assert one == 20 * shape.parameters
     assert stays(Layout(), reference=False) == 16 * shape.parameters
+    assert stays(Layout(), teacher_weights=True) == 24 * shape.parameters
+    assert stays(Layout(8, "fsdp2"), teacher_weights=True) == stays(Layout(8, "fsdp2")) + 4 * shape.parameters // 8
     # Transformers' generate cannot read shards and has a whole model beside them.
     assert stays(Layout(8, "fsdp2")) == pytest.approx(one / 8 + 4 * shape.parameters, rel=1e-5)
     assert stays(Layout(8, "ddp")) == one + 4 * shape.parameters
+
+
+def test_a_teachers_own_head_is_whole_where_it_is_sharded_or_copied_for_its_products() -> None:
+    shape = shape_of(SIZES["small"])
+    passes = dataclasses.replace(passes_of(SIZES["small"]), teacher_head=True)
+
+    def head(layout: Layout, **changes: Any) -> int:
+        plan = plan_memory(shape, dataclasses.replace(passes, **changes), Generation(1, 1), layout)
+        return plan.update.get("the teacher's head", 0)
+
+    assert head(Layout(), half=True) == head(Layout(), on_gpu=True) == head(Layout(2, "ddp")) == 0
+    assert head(Layout(), half=True, on_gpu=True) == head(Layout(2, "fsdp2"), half=True) == 2 * 4096 * 128
+    assert head(Layout(2, "fsdp2")) == 4 * 4096 * 128
+    assert head(Layout(2, "fsdp2"), teacher_head=False) == 0
 
 
 def test_keys_and_values_of_generation() -> None:

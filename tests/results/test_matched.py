@@ -80,6 +80,7 @@ def test_two_methods_are_compared_by_the_fields_that_they_read() -> None:
         "method.dual_clip": (None, UNREAD),
         "method.distillation": ("none", "kl_student_teacher"),
         "method.teacher": (UNREAD, "current"),
+        "method.hint": (UNREAD, "prompts"),
         "method.gate": (UNREAD, "positive"),
         "method.beta": (UNREAD, 1.0),
         "method.beta_warmup": (UNREAD, 0.125),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+import copy
 import dataclasses
 import functools
 from pathlib import Path
@@ -18,6 +19,7 @@ from sdpg.models.distribution import checkpoint_activations, replicate, shard
 from sdpg.models.loading import scratch_model
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks, whole
+from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.coefficients import Coefficients
 from sdpg.params import Params
 from sdpg.problems.prepare import prepare
@@ -31,11 +33,11 @@ from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
 from sdpg.training.trainer import Trainer
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, counted_passes, gradients, tiny_experience, tiny_method, tiny_train
-from tests.helpers.two_ranks import STRATEGIES, model, on_two_ranks, plugin, policies
+from tests.helpers.two_ranks import STRATEGIES, Tensors, model, on_two_ranks, plugin, policies
+from tests.training.test_hints_run import sharded
 from tests.training.test_trainer import small
 
 METHOD = tiny_method(distillation="kl_student_teacher", reference="ufkl")
-Tensors = dict[str, torch.Tensor]
 
 
 def optimizer_of(one: Policies) -> torch.optim.AdamW:
@@ -77,7 +79,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def everything(ranks: Ranks, folder: Path) -> None:
-    for part in (checkpoints, precision, activations, sampling, loops):
+    for part in (checkpoints, precision, activations, sampling, sharded, loops):
         part(ranks, folder)
 
 
@@ -231,26 +233,26 @@ def copied(source: Path, target: Path, step: int, metrics: Any) -> None:
 
 
 def trained(params: Params, ranks: Ranks, strategy: str, state: Path, on_step: Any) -> Trainer:
-    """The trainer's own loop on a random model, with rewards that vary."""
+    """The trainer's own loop on a random model and a teacher of its own, with rewards that vary."""
     prepared = prepare(params)
     tokenizer = prepared.tokenizer
-    models = []
-    for _ in range(3):
-        torch.manual_seed(0)
-        models.append(scratch_model(params.base.model, tokenizer))  # type: ignore[arg-type]
-    student, reference, sampler = models
+    torch.manual_seed(0)
+    student = scratch_model(params.base.model, tokenizer)  # type: ignore[arg-type]
+    reference, teacher, sampler = (copy.deepcopy(student) for _ in range(3))
     weights = None
     if strategy == "fsdp2":
-        for part in (student, reference):
+        for part in (student, reference, teacher):
             shard(part.requires_grad_(part is student), torch.device("cpu"), torch.float32, plugin())
         weights = functools.partial(full_weights, student)
     replica = replicate(student) if strategy == "ddp" else None
+    method = params.methods["sdpg-ufkl"].model_copy(update={"teacher": "ema", "teacher_rate": 0.3})
     sets = {"chain-3": prepared.benchmarks["chain-3"].rows, "validation": prepared.validation.rows}
     with Verifier(params.reward) as verifier:
         trainer = Trainer(
-            params=params, name="sdpg-ufkl", method=params.methods["sdpg-ufkl"], seed=0, state=state,
+            params=params, name="sdpg-ufkl", method=method, seed=0, state=state,
             policies=Policies(
-                student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0, ranks=ranks, replica=replica
+                student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0, ranks=ranks, replica=replica,
+                teacher_weights=TeacherWeights(method, student, teacher.requires_grad_(False), 0.0),
             ),
             tokenizer=tokenizer,
             engine=SharedEngine(EmbeddedEngine(sampler if weights else student, tokenizer, 64, weights), ranks),
@@ -392,7 +394,7 @@ def test_replicas_and_shards_tell_the_same_story(found: Path) -> None:
 def test_a_run_of_two_ranks_goes_on_from_a_checkpoint_to_the_same_bits(found: Path, strategy: str) -> None:
     """The second run was cut after its checkpoint of step 2, with the records of step 3 half there."""
     whole_run, resumed = (found / name / "state" for name in (strategy, f"{strategy}-cut"))
-    for name in ("model-00000.safetensors", "optimizer-00000.safetensors"):
+    for name in ("model-00000.safetensors", "optimizer-00000.safetensors", "teacher-00000.safetensors"):
         one, other = ((folder / "checkpoint-000003" / name).read_bytes() for folder in (whole_run, resumed))
         assert one == other
     for name in ("metrics.csv", "curves.csv"):

@@ -2,8 +2,8 @@
 
 A file of ``tests/golden/`` holds a method's values beside its trace, so that tuning params.yaml does not affect it.
 After a change that is meant to move the traces, or to add the methods that are new in params.yaml, run
-``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/training/test_golden.py`` and look at the difference before
-committing it.
+``REGENERATE_GOLDEN=1 .venv/bin/python -m pytest tests/training/test_golden.py`` (``=new``: only for new methods) and
+look at the difference before committing it.
 """
 
 import json
@@ -19,11 +19,23 @@ from sdpg.objective.coefficients import coefficients
 from sdpg.objective.schedules import learning_rate, window
 from sdpg.params import MethodParams, load_params
 from sdpg.training.update import Task, accumulate_gradients
-from tests.helpers.tiny import MAX_TOKENS, SIBLINGS, gradients, tiny_experience, tiny_policies, tiny_train
+from tests.helpers.tiny import (
+    MAX_TOKENS,
+    SIBLINGS,
+    gradients,
+    tiny_experience,
+    tiny_policies,
+    tiny_train,
+    with_teacher,
+)
 
 FOLDER = Path(__file__).parents[1] / "golden"
 STEPS, TOTAL = 5, 40
 """The first five steps of forty, in which the warm-up of β and the decay of λ are under way."""
+
+
+RATIO_ALONE = ("gspo", "cispo")
+"""Outcome terms that differ from others only off-policy, for which π_old is another policy."""
 
 
 def trace(method: MethodParams) -> list[dict[str, float]]:
@@ -37,14 +49,18 @@ def final_weights(method: MethodParams) -> list[torch.Tensor]:
 
 
 def updates(method: MethodParams) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
-    policies, train = tiny_policies(), tiny_train(lr=3e-3, lr_warmup=0.1)
+    own = {name: getattr(method.train, name) for name in method.train.model_fields_set}
+    policies, train = with_teacher(tiny_policies(), method), tiny_train(**{"lr": 3e-3, "lr_warmup": 0.1, **own})
     optimizer = torch.optim.AdamW(
         policies.student.parameters(), lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
     )
     steps = []
     for step in range(1, STEPS + 1):
         kind = method.gate if method.distillation != "none" else "positive"
-        experience = tiny_experience(seed=100 + step, gate_kind=kind)
+        experience = tiny_experience(
+            seed=100 + step, gate_kind=kind, std=train.advantage_std, baseline=train.advantage_baseline,
+            shifted_old=method.outcome in RATIO_ALONE,
+        )  # fmt: skip
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, train.lr, window(train.lr_warmup, TOTAL))
         optimizer.zero_grad(set_to_none=True)
@@ -59,6 +75,7 @@ def updates(method: MethodParams) -> tuple[list[dict[str, float]], list[torch.Te
         steps.append({"loss": loss, "grad_norm": gradients(policies.student).norm().item(), "entropy": entropy})
         torch.nn.utils.clip_grad_norm_(policies.student.parameters(), train.max_grad_norm)
         optimizer.step()
+        policies.advance_teacher(step, None)
     return steps, list(policies.student.parameters())
 
 
@@ -73,6 +90,8 @@ def read(name: str) -> dict[str, Any]:
 if os.environ.get("REGENERATE_GOLDEN"):
     for name, method in load_params(Path(__file__).parents[2] / "params.yaml").methods.items():
         values = method.model_dump(exclude_unset=True)
+        if (FOLDER / f"{name}.json").exists() and os.environ["REGENERATE_GOLDEN"] == "new":
+            continue
         write_json(FOLDER / f"{name}.json", {"method": values, "trace": trace(method)})
 
 

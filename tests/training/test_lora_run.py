@@ -62,7 +62,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings() -> Params:
     params = planned_params("micro", ROOT)
     changes: dict[str, Any] = {"lora": LoraParams(rank=4, alpha=8), "lr": 0.02, "lr_warmup": 0.0, "checkpoint_every": 2}
-    return params.model_copy(update={"train": params.train.model_copy(update=changes)})
+    method = params.methods[METHOD].model_copy(update={"teacher": "ema", "teacher_rate": 0.25})
+    return params.model_copy(
+        update={"train": params.train.model_copy(update=changes), "methods": {**params.methods, METHOD: method}}
+    )
 
 
 def trained(params: Params, state: Path, on_step: Callable[..., None]) -> None:
@@ -105,6 +108,52 @@ def test_a_checkpoint_holds_the_adapter_and_its_moments_alone(project: Path) -> 
     moments = load_file(folder / "optimizer-00000.safetensors")
     assert len(moments) == 3 * len(weights)
     assert {int(moments[f"{index}.step"]) for index in range(len(weights))} == {4}
+
+
+def test_the_teachers_average_is_one_of_adapters(project: Path) -> None:
+    names = ("model", "teacher")
+    student, teacher = (load_file(project / f"whole/checkpoint-000004/{name}-00000.safetensors") for name in names)
+    cut = load_file(project / "cut/checkpoint-000004/teacher-00000.safetensors")
+    assert teacher.keys() == student.keys() == cut.keys()
+    for name, weight in teacher.items():
+        assert torch.equal(weight, cut[name]), name
+        assert not torch.equal(weight, student[name]), name
+    rows = metrics(project / "whole-run")
+    assert float(rows[0]["teacher_distance"]) == 0 < float(rows[1]["teacher_distance"])
+    assert any(float(row["teacher_rows"]) > 0 for row in rows[1:]) and not any(row["teacher_age"] for row in rows)
+
+
+def test_where_all_weights_are_trained_only_a_teacher_of_its_own_is_a_third_model(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    params = settings()
+    monkeypatch.setattr(
+        "sdpg.training.run.base_accuracies", lambda: dict.fromkeys([*params.data.benchmarks, "validation"], 0.25)
+    )
+    params = params.model_copy(update={"train": params.train.model_copy(update={"lora": None, "record_rows": 0})})
+    loaded: list[Path] = []
+    monkeypatch.setattr(
+        "sdpg.training.run.load_model", lambda folder, device: loaded.append(folder) or load_model(folder, device)
+    )
+    found = {}
+    for teacher in ("ema", "gated", "reference", "current"):
+        loaded.clear()
+        method = params.methods[METHOD].model_copy(update={"teacher": teacher, "reference": "none"})
+        chosen = params.model_copy(update={"methods": {METHOD: method}})
+        with Verifier(params.reward) as verifier:
+            policies = make_trainer(chosen, METHOD, 0, Path(teacher), verifier, lambda *_: None).policies
+        found[teacher] = len(loaded)
+        own = policies.teacher_weights
+        assert (own is None) == (teacher in ("reference", "current"))
+        if own is None:
+            assert policies.teacher(method) is {"reference": policies.reference, "current": policies.student}[teacher]
+        else:
+            assert own.best == 0.25 and policies.teacher(method) is own.model
+            assert not any(weight.requires_grad for weight in own.model.parameters())
+            shared = {weight.data_ptr() for weight in own.model.parameters()}
+            assert not shared & {weight.data_ptr() for weight in policies.student.parameters()}
+    assert found == {"ema": 2, "gated": 2, "reference": 2, "current": 1}
 
 
 def test_the_policy_is_a_model_folder_like_the_base_and_the_adapter_on_the_base_is_the_policy(project: Path) -> None:

@@ -138,7 +138,7 @@ def surprised(inputs: TokenInputs) -> Tensor:
 
 @pytest.fixture
 def token_gate() -> Iterator[MethodParams]:
-    GATES["surprised"] = Gate("m = …", lambda advantage: float(advantage > 0), surprised, reads_teacher_entropy=True)
+    GATES["surprised"] = Gate("m = …", lambda row: float(row.advantage > 0), surprised, reads_teacher_entropy=True)
     yield tiny_method(outcome="none", **KL).model_copy(update={"gate": "surprised"})
     del GATES["surprised"]
 
@@ -209,7 +209,7 @@ def test_an_own_gate_decides_rollouts_and_tokens(own_module: Callable[[str, str]
     own_module("own_gates_a", (
         "from sdpg.objective.gates import Gate\n\n\n"
         "def early(tokens):\n"
-        "    return Gate('t < n', row=lambda advantage: float(advantage < 0),\n"
+        "    return Gate('t < n', row=lambda row: float(row.advantage < 0),\n"
         "                token=lambda inputs: (inputs.responses.positions < tokens).to(inputs.logprobs.dtype))\n"
     ))  # fmt: skip
     gate = {"kind": "import", "path": "own_gates_a:early", "options": {"tokens": 2}}

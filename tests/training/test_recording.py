@@ -68,6 +68,7 @@ def odd_step(tokenizer: Any, clipped: bool = True) -> Step:
     updated |= {"ratio": column(trained, 0.5, 1.5), "ref_logprob": column([3, 4, 9]), "kl_gated": column([3, 11])}
     updated["clipped"] = TokenColumn.of({row: [source.random() < 0.3 for _ in responses[row]] for row in trained})
     diagnosed = {name: column([1, 3, 6]) for name in ("logprob", "entropy", "ref_logprob", "kl_to_teacher")}
+    diagnosed["contrast_logprob"] = column([3, 8])
     unusual = {2: [float("nan"), -float("inf"), -1.5], 7: [0.0] * len(responses[7])}
     diagnosed["teacher_logprob"] = TokenColumn.of(unusual)
     sampled_logprobs = column(everyone).lists()
@@ -83,7 +84,7 @@ def odd_step(tokenizer: Any, clipped: bool = True) -> Step:
         for name, shown in (("a", "t"), ("a", None), ("c", ""))
     ]  # fmt: skip
     verdicts = [Verdict(Status.WRONG, None if row % 3 else "7", float(row % 2)) for row in everyone]
-    rollouts = Rollouts(*(getattr(experience, name) for name in Rollouts.__dataclass_fields__))
+    rollouts = Rollouts(**{name: getattr(experience, name) for name in Rollouts.__dataclass_fields__})
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
     sampled = Sampled(problems, rollouts, texts, [row == 4 for row in everyone])
     return Step(sampled, verdicts, experience, Update(0.1, 1.0, 1e-3, updated if clipped else {}), diagnosed)

@@ -57,6 +57,21 @@ def test_they_are_those_of_the_whole_distribution(teacher: Any, teacher_temperat
                 assert logprobs[row] == pytest.approx(expected.values[:, at].tolist(), abs=1e-6)
 
 
+def test_a_rollout_without_a_hint_has_the_students_alone() -> None:
+    policies, experience = tiny_policies(torch.float64), tiny_experience()
+    method = tiny_method(distillation="kl_student_teacher", teacher="current")
+    whole = diagnose(policies, experience, ROWS, method, tiny_train(), K)
+    prompts = [[] if row in (2, 7) else prompt for row, prompt in enumerate(experience.teacher_prompts)]
+    found = diagnose(
+        policies, dataclasses.replace(experience, teacher_prompts=prompts), ROWS, method, tiny_train(), K
+    )  # fmt: skip
+    hinted = [row for row in ROWS if row not in (2, 7)]
+    for name, rows in (("student_top_1", ROWS), ("teacher_top_1", hinted), ("teacher_top_logprob_1", hinted)):
+        assert found[name].rows == rows
+        own, expected = found[name].lists(), whole[name].lists()
+        assert all(own[row] == pytest.approx(expected[row], abs=1e-6) for row in rows)
+
+
 def test_more_than_the_vocabulary_is_the_vocabulary() -> None:
     policies, method = tiny_policies(), tiny_method(distillation="kl_student_teacher", teacher="current")
     found = diagnose(policies, tiny_experience(), [3], method, tiny_train(), 10_000)

@@ -21,8 +21,10 @@ from sdpg.problems.tokenizer import pad_and_eos
 from sdpg.records.schemas import read_rollouts
 from sdpg.rewards.verifiers import Status, Verifier
 from sdpg.rollouts.embedded import EmbeddedEngine
-from sdpg.training.trainer import DTYPES, Trainer, step_prompts
+from sdpg.training.steps import step_prompts
+from sdpg.training.trainer import DTYPES, Trainer
 from tests.helpers.scratch import scratch_tree
+from tests.helpers.tiny import with_teacher
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,8 +97,11 @@ def trained(
             method=params.methods[method],
             seed=0,
             state=state,
-            policies=Policies(
-                student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0, DTYPES[params.train.dtype]
+            policies=with_teacher(
+                Policies(
+                    student, reference.requires_grad_(False), pad_and_eos(tokenizer)[0], 1.0, DTYPES[params.train.dtype]
+                ),
+                params.methods[method],
             ),
             tokenizer=tokenizer,
             engine=EmbeddedEngine(student, tokenizer, 64),
