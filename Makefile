@@ -106,7 +106,7 @@ study-readme: $(STAMP)
 
 # FOLDER='a b': other projects or folders of runs, beside this project's.
 app: $(STAMP)
-	streamlit run app/main.py $(if $(FOLDER),-- $(foreach folder,$(FOLDER),--folder '$(folder)'))
+	streamlit run app/main.py -- $(foreach folder,$(FOLDER),--folder '$(folder)') $(if $(MLFLOW),--mlflow '$(MLFLOW)')
 
 # The base that the profile tiny starts from, trained again from scratch; params.yaml is set to tiny-scratch and back.
 bundle: $(STAMP)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 import json
 import math
 from pathlib import Path
@@ -39,6 +40,7 @@ class Filter:
             the others pass only if the quantiles are 0 and 1.
         flagged: whether only groups whose rewards are all equal pass.
         suspects: names of :data:`SUSPECTS`, all of which must hold.
+        tags: tags of notes, one of which the rollout must have; empty accepts all.
     """
 
     statuses: tuple[str, ...] = ()
@@ -49,6 +51,7 @@ class Filter:
     kl: tuple[float, float] = (0.0, 1.0)
     flagged: bool = False
     suspects: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def words(self) -> list[str]:
         """Returns each condition that is set, in words."""
@@ -62,6 +65,7 @@ class Filter:
             f"KL between the {low}% and {high}% quantiles": self.kl != (0.0, 1.0),
             "groups without variance": self.flagged,
             " and ".join(self.suspects): self.suspects,
+            f"tag {' or '.join(self.tags)}": self.tags,
         }
         return [words for words, is_set in conditions.items() if is_set]
 
@@ -74,10 +78,13 @@ def _says_gold(index: pd.DataFrame) -> pd.Series:
     return index["extracted_answer"].str.strip() == index["gold"].str.strip()
 
 
+LEAKS = "leaks the privileged prompt"
+"""The suspect that needs a column ``leaks``, which is worked out of texts (:mod:`app.leaks`)."""
 SUSPECTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "wrong, and the longest of its group": lambda index: (index["status"] != "correct") & _longest(index),
     "judged wrong with the gold's answer": lambda index: (index["status"] != "correct") & _says_gold(index),
     "correct with a closed gate": lambda index: (index["status"] == "correct") & (index["gate"] <= 0),
+    LEAKS: lambda index: index["leaks"],
     "truncated": lambda index: index["truncated"].fillna(False).astype(bool) | (index["status"] == "truncated"),
 }
 """What a researcher looks for → whether it holds for each rollout of an index, with all siblings of each group."""
@@ -85,7 +92,7 @@ SUSPECTS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 
 def without_variance(index: pd.DataFrame) -> pd.Series:
     """Says for each rollout whether all rewards of its group are equal: no advantage, nothing to learn from."""
-    rewards = index.groupby(["step", "group"])["reward"]
+    rewards = index.groupby([name for name in ("run", "step", "group") if name in index])["reward"]
     return rewards.transform("min") == rewards.transform("max")
 
 
@@ -119,10 +126,21 @@ def passing(index: pd.DataFrame, chosen: Filter, hits: Collection[Key] | None = 
         passes &= without_variance(index)
     for name in chosen.suspects:
         passes &= SUSPECTS[name](index)
+    if chosen.tags:
+        passes &= pd.Series(
+            [not set(chosen.tags).isdisjoint(own) for own in index["tags"]], index=index.index, dtype=bool
+        )
     if hits is not None:
-        keys = pd.MultiIndex.from_frame(index[["step", "group", "sibling"]])
-        passes &= keys.isin(list(hits)) if hits else False
+        passes &= among(index, hits)
     return passes
+
+
+def among(index: pd.DataFrame, keys: Collection[Key]) -> pd.Series:
+    """Says for each rollout whether it is one of these."""
+    if not keys:
+        return pd.Series(False, index=index.index)
+    own = pd.MultiIndex.from_frame(index[["step", "group", "sibling"]])
+    return pd.Series(own.isin(list(keys)), index=index.index)
 
 
 def groups(index: pd.DataFrame, passes: pd.Series) -> pd.DataFrame:
@@ -155,7 +173,8 @@ def _texts(path: Path) -> pa.Table:
     return read_rollouts(path, columns)
 
 
-def _files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
+def files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
+    """Yields the files with the rollouts of these steps."""
     for name in run.names("rollouts"):
         match = store.STEP.match(name)
         if match and int(match.group(1)) in steps:
@@ -165,7 +184,7 @@ def _files(run: RunEntry, steps: Collection[int]) -> Iterator[Path]:
 def texts(run: RunEntry, step: int, group: int) -> dict[int, dict[str, Any]]:
     """Returns sibling → completion and prompts of one group; no tokens are read."""
     rows: dict[int, dict[str, Any]] = {}
-    for path in _files(run, {step}):
+    for path in files(run, {step}):
         table = _texts(path)
         for row in table.filter(pc.equal(table["group"], group)).to_pylist():
             rows[row["sibling"]] = row
@@ -190,23 +209,32 @@ def search(
         raise UserError(
             f"{text!r} is no regular expression: {error}. Mend it, or search for text as it stands"
         ) from None
-    keys: set[Key] = set()
-    for path in _files(run, set(steps)):
-        table = _texts(path)
-        hit = np.zeros(len(table), dtype=bool)
-        for column in columns:
-            matches = pc.fill_null(match(table[column], text, ignore_case=True), False)
-            hit |= matches.to_numpy(zero_copy_only=False)
-        chosen = table.filter(pa.array(hit))
-        keys |= set(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
-    return keys
+    found: set[Key] = set()
+    for path in files(run, set(steps)):
+        found |= _hits(path, store.stamp(path), text, tuple(columns), regular)
+    return found
+
+
+@lru_cache(maxsize=4_096)
+def _hits(
+    path: Path, stamp: tuple[int, int], text: str, columns: tuple[str, ...], regular: bool
+) -> frozenset[Key]:  # fmt: skip
+    del stamp  # it is part of the cache's key, so that a rewritten file is read again
+    match = pc.match_substring_regex if regular else pc.match_substring
+    table = _texts(path)
+    hit = np.zeros(len(table), dtype=bool)
+    for column in columns:
+        matches = pc.fill_null(match(table[column], text, ignore_case=True), False)
+        hit |= matches.to_numpy(zero_copy_only=False)
+    chosen = table.filter(pa.array(hit))
+    return frozenset(zip(*(chosen[key].to_pylist() for key in ("step", "group", "sibling")), strict=True))
 
 
 def _chosen_tables(run: RunEntry, chosen: pd.DataFrame) -> Iterator[pa.Table]:
     """Yields the full records of the rollouts, with one step in memory at a time."""
     for step, selected in chosen.groupby("step"):
         keys = pd.MultiIndex.from_frame(selected[["group", "sibling"]])
-        for path in _files(run, {int(str(step))}):
+        for path in files(run, {int(str(step))}):
             table = read_rollouts(path)
             here = pd.MultiIndex.from_arrays([table["group"].to_numpy(), table["sibling"].to_numpy()])
             part = table.filter(pa.array(here.isin(keys)))
@@ -224,7 +252,7 @@ def parquet_of(run: RunEntry, chosen: pd.DataFrame) -> bytes:
         UserError: if the files' further columns cannot be joined.
     """
     source = run.label_of("rollouts")
-    paths = _files(run, set(chosen["step"].tolist()))
+    paths = files(run, set(chosen["step"].tolist()))
     whole = join_records([ROLLOUT_SCHEMA.empty_table(), *(read_rollouts(path, rows=False) for path in paths)], source)
     with tempfile.TemporaryFile() as file:
         with pq.ParquetWriter(file, whole.schema, compression="zstd", write_page_checksum=True) as writer:

@@ -10,7 +10,7 @@ import streamlit as st
 if sys.path[0] != (project := str(Path(__file__).parents[1])):
     sys.path.insert(0, project)
 
-from app import address, revisions, selection, sources, ui
+from app import address, mlflow_server, revisions, selection, sources, ui
 from sdpg.errors import UserError
 
 
@@ -21,11 +21,14 @@ class Parser(ArgumentParser):
         raise ValueError(message)
 
 
-def options() -> list[Path]:
-    """Returns the folders given after ``--``, and imported runs."""
+def options() -> tuple[list[Path], str | None]:
+    """Returns the folders given after ``--`` and imported runs, and the MLflow server, if one was given."""
     parser = Parser(prog="streamlit run app/main.py --", add_help=False)
     parser.add_argument("--folder", type=Path, action="append", default=[], help="a project, or a folder of runs")
-    return [*parser.parse_args(sys.argv[1:]).folder, *sources.imported(Path())]
+    parser.add_argument("--mlflow", help="an MLflow server, whose runs are listed")
+    given = parser.parse_args(sys.argv[1:])
+    server = mlflow_server.check(given.mlflow) if given.mlflow else None
+    return [*given.folder, *sources.imported(Path())], server
 
 
 def other_commits() -> tuple[list[sources.Place], list[sources.Notice]]:
@@ -83,9 +86,9 @@ pages = {
 page = st.navigation(list(pages.values()), position="hidden")
 selection.begin()
 try:
-    folders = options()
+    folders, st.session_state["_mlflow"] = options()
 except ValueError as error:
-    st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder"))
+    st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder, and --mlflow ADDRESS"))
     st.stop()
 bar = st.container(horizontal=True, vertical_alignment="center", key="bar")
 with bar:

@@ -35,6 +35,7 @@ INSIDE = {
     "benchmark": ("problem",),
 }  # fmt: skip
 """A selection → those that name a part of it, and mean something else once another is chosen."""
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?(e-?\d{1,2})?")
 _COUNT = re.compile(r"\d{1,9}")
 _click = st.components.v2.component(
     "sdpg_click",
@@ -221,7 +222,7 @@ def toggle(label: str, key: str, *, first: bool = False, **arguments: Any) -> bo
 def count(label: str, key: str, **arguments: Any) -> int | None:
     """Shows a field for a whole number from 0, which is in the address as ``key``; None where there is none."""
     asked = st.query_params.get(key)
-    chosen = int(asked) if asked and _COUNT.fullmatch(asked) else None
+    chosen = count_of(asked or "")
     if asked and chosen is None:
         not_had(f"{label.lower()} of", asked, "a whole number below a billion is wanted, and none is taken")
     st.number_input(label, 0, value=None, step=1, **_bound(key, chosen, lambda new: None if new is None else str(new)),
@@ -232,16 +233,32 @@ def count(label: str, key: str, **arguments: Any) -> int | None:
 def percentages(label: str, key: str, step: int = 5, **arguments: Any) -> tuple[int, int]:
     """Shows a slider with two ends, whole percentages, which are in the address as ``key``: ``20-80``."""
     asked = st.query_params.get(key, "0-100")
-    low, _, high = asked.partition("-")
-    chosen = (0, 100)
-    if _COUNT.fullmatch(low) and _COUNT.fullmatch(high) and int(low) <= int(high) <= 100:
-        chosen = (int(low), int(high))
-    else:
+    chosen = percentages_of(asked)
+    if chosen is None:
+        chosen = (0, 100)
         not_had(label.lower(), asked, "two percentages are wanted, such as 20-80, and none are taken")
     st.slider(label, 0, 100, step=step, **arguments, **_bound(
         key, chosen, lambda new: None if tuple(new) == (0, 100) else "-".join(map(str, new))
     ))  # fmt: skip
     return chosen
+
+
+def count_of(text: str) -> int | None:
+    """Returns the whole number that an address names; None if it names none."""
+    return int(text) if _COUNT.fullmatch(text) else None
+
+
+def percentages_of(text: str) -> tuple[int, int] | None:
+    """Returns two whole percentages in their order, as ``20-80``; None if the text names none."""
+    low, _, high = text.partition("-")
+    if _COUNT.fullmatch(low) and _COUNT.fullmatch(high) and int(low) <= int(high) <= 100:
+        return int(low), int(high)
+    return None
+
+
+def is_number(text: str) -> bool:
+    """Says whether a text is a finite decimal number."""
+    return bool(_NUMBER.fullmatch(text))
 
 
 def pick_row(

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from app import store
+from app import definitions, store
+from app.run_rows import step_seconds
 from app.sources import RunEntry
 from sdpg.errors import UserError
 from sdpg.objective.coefficients import coefficients, learning_rate
@@ -22,6 +23,12 @@ COEFFICIENTS = {
     "rlsd_lambda": "λ(k), RLSD",
     "lr": "learning rate",
 }
+AXES = {
+    "step": "training step",
+    "tokens": "response tokens trained on",
+    "time": "training time (minutes)",
+}
+"""The horizontal axes → their titles."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +39,13 @@ class Series:
         name: unique among the lines.
         runs: the runs, one per seed.
         place: the position that decides colour and dashes.
+        short: the name at the end of its line.
     """
 
     name: str
     runs: tuple[RunEntry, ...]
     place: int = 0
+    short: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,10 +54,11 @@ class Panel:
 
     Attributes:
         title: the title, with the unit.
-        table: ``step``, ``value``, ``series`` and the further columns that :mod:`app.charts` draws.
+        table: ``step``, ``x``, ``value``, ``series`` and the further columns that :mod:`app.charts` draws.
         points: whether the values are marked.
         form: the format of values, as format() and d3 understand it.
         notes: sentences that say why a series is missing.
+        help: the definition of what is drawn, in Markdown.
     """
 
     title: str
@@ -56,6 +66,7 @@ class Panel:
     points: bool = False
     form: str = ".3f"
     notes: list[str] = field(default_factory=list)
+    help: str = ""
 
 
 def record(run: RunEntry, with_metrics: bool = True) -> Record:
@@ -102,9 +113,10 @@ def group(runs: Sequence[RunEntry], seeds_together: bool) -> list[Series]:
     by_method = len(set(methods)) == len(methods) and set(methods) <= set(order)
     names = _names(groups)
     return [
-        Series(name, tuple(members), order.index(members[0].method) if by_method else place)
+        Series(name, tuple(members), order.index(members[0].method) if by_method else place,
+               members[0].method if by_method else members[0].name)
         for place, (name, members) in enumerate(zip(names, groups, strict=True))
-    ]
+    ]  # fmt: skip
 
 
 def _names(groups: Sequence[Sequence[RunEntry]]) -> list[str]:
@@ -128,43 +140,70 @@ def smoothed(values: pd.Series, window: int) -> pd.Series:
     return pd.Series(np.where(np.isnan(values.to_numpy(dtype=float)), np.nan, means), index=values.index)
 
 
-def line(series: Series, read: Reader, column: str, window: int = 1) -> pd.DataFrame | None:
+def positions(run: RunEntry, axis: str) -> pd.Series:
+    """Returns where each step of a run stands on an axis of :data:`AXES`; step 0, before training, is at 0.
+
+    Raises:
+        UserError: if the run does not have what the axis needs.
+    """
+    if axis == "tokens":
+        table = store.metrics(run)
+        if "response_tokens" not in table:
+            raise UserError(f"{run.label_of('metrics.csv')} has no column response_tokens: choose another x axis")
+        sums = table["response_tokens"].cumsum()
+    else:
+        table = store.timing(run)
+        sums = step_seconds(table).cumsum() / 60
+    placed = pd.Series(sums.to_numpy(dtype=float), index=table["step"])
+    placed = placed[~placed.index.duplicated()]
+    return placed if 0 in placed.index else pd.concat([pd.Series([0.0], index=[0]), placed])
+
+
+def line(series: Series, read: Reader, column: str, window: int = 1, axis: str = "step") -> pd.DataFrame | None:
     """Returns one column of a series as a table of lines; None where no run has it.
 
-    Each seed is smoothed, then mean and range are taken over the seeds at the steps that all of them have.
+    Each seed is smoothed, then mean and range are taken over the seeds at the steps that all of them have. On another
+    axis than that of steps, a step stands at the mean of its seeds' positions.
     """
-    columns = []
+    columns, where = [], []
     for run in series.runs:
         table = read(run)
         if column in table:
             values = table.set_index("step")[column].astype(float)
             if values.notna().to_numpy().any():
                 columns.append(values[~values.index.duplicated()])
+                if axis != "step":
+                    where.append(positions(run, axis))
     if not columns:
         return None
     raw = pd.concat(columns, axis=1, join="inner")
     smooth = raw.apply(lambda values: smoothed(values, window))
-    out = pd.DataFrame({"step": raw.index, "value": smooth.mean(axis=1).to_numpy(), "series": series.name})
+    steps = pd.Index(raw.index)
+    at = np.mean([each.reindex(steps) for each in where], axis=0) if where else steps.to_numpy(dtype=float)
+    out = pd.DataFrame({"step": steps, "x": at, "value": smooth.mean(axis=1).to_numpy(), "series": series.name})
     if window > 1:
         out["raw"] = raw.mean(axis=1).to_numpy()
     if len(columns) > 1:
         out["low"], out["high"] = smooth.min(axis=1).to_numpy(), smooth.max(axis=1).to_numpy()
-    return out.dropna(subset=["value"])
+    return out.dropna(subset=["value", "x"])
 
 
-def panel(title: str, shown: Sequence[Series], read: Reader, column: str, window: int = 1, **settings: Any) -> Panel:
+def panel(
+    title: str, shown: Sequence[Series], read: Reader, column: str, window: int = 1, axis: str = "step", **settings: Any
+) -> Panel:
     """Returns the panel of one column of all series; a series that cannot be read is named in the notes."""
     parts, notes = [], []
     for series in shown:
         try:
-            part = line(series, read, column, window)
+            part = line(series, read, column, window, axis)
         except UserError as error:
             notes.append(str(error))
             continue
         if part is not None:
             parts.append(part)
-    empty = pd.DataFrame(columns=["step", "value", "series"])
-    return Panel(title, pd.concat(parts, ignore_index=True) if parts else empty, notes=notes, **settings)
+    empty = pd.DataFrame(columns=["step", "x", "value", "series"])
+    return Panel(title, pd.concat(parts, ignore_index=True) if parts else empty, notes=notes,
+                 help=definitions.of(column), **settings)  # fmt: skip
 
 
 def scheduled(run: RunEntry) -> pd.DataFrame:
@@ -213,7 +252,7 @@ def schedule_panel(title: str, shown: Sequence[Series], name: str) -> Panel:
     lines = panel(title, first, scheduled, name, form=".4g")
     applied = panel(title, first, store.metrics, name)
     both = lines.table.merge(
-        applied.table.rename(columns={"value": "applied"}), on=["step", "series"], how="outer", sort=True
+        applied.table.rename(columns={"value": "applied"}), on=["step", "x", "series"], how="outer", sort=True
     )
     return replace(lines, table=both.astype({"value": float, "applied": float}), notes=lines.notes + applied.notes)
 

@@ -34,7 +34,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp(path: Path) -> tuple[int, int]:
+    """Returns what changes when a file is written again."""
     status = path.stat()
     return status.st_mtime_ns, status.st_size
 
@@ -49,19 +50,19 @@ def cached_by_file(size: int) -> Callable[[Callable[[Path], T]], Callable[[Path]
 
     def decorate(read: Callable[[Path], T]) -> Callable[[Path], T]:
         @lru_cache(maxsize=size)
-        def kept(path: Path, stamp: tuple[int, int]) -> T:
-            del stamp
+        def kept(path: Path, stamped: tuple[int, int]) -> T:
+            del stamped
             check_file(path)
             return read(path)
 
         @wraps(read)
-        def stamped(path: Path) -> T:
+        def reader(path: Path) -> T:
             try:
-                return kept(path, _stamp(path))
+                return kept(path, stamp(path))
             except (FileNotFoundError, NotADirectoryError):
                 raise UserError(f"{path} does not exist: run the stage that writes it") from None
 
-        return stamped
+        return reader
 
     return decorate
 
@@ -199,7 +200,7 @@ def index(run: RunEntry) -> tuple[pd.DataFrame, list[str]]:
     The table is cached and must not be changed.
     """
     paths = [run.path(name) for names in _steps(run, "rollouts").values() for name in names]
-    frame, notices = _joined(tuple((path, _stamp(path)) for path in paths))
+    frame, notices = _joined(tuple((path, stamp(path)) for path in paths))
     return frame, list(notices)
 
 

@@ -16,6 +16,7 @@ import streamlit as st
 
 from app import differences, ui
 from app.signals import Reading, number
+from sdpg.records.schemas import TOP_TOKENS
 
 COMPONENTS = Path(__file__).parent / "components"
 MOST_TOKENS = 32_768
@@ -106,6 +107,7 @@ def strip_data(
         "signal": signal,
         "token": token,
         "prompt": cut(row["student_prompt"] or "", MOST_TEXT_CHARACTERS) if prompt else None,
+        "top": top_tokens(row),
         "marked": None if differing is None else [place for place, mark in enumerate(differing[:MOST_TOKENS]) if mark],
         "masks": {
             "gated": "gate closed: not distilled" if gated else None,
@@ -113,6 +115,23 @@ def strip_data(
             "differs": None if differing is None else "not in the other",
         },
     }  # fmt: skip
+
+
+def top_tokens(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the k most probable tokens of student and teacher at each token; None where they were not recorded."""
+    count = min(len(row["tokens"]), MOST_TOKENS)
+    found: dict[str, Any] = {}
+    for name in TOP_TOKENS:
+        texts, logprobs = row.get(name), row.get(f"{name}_logprob")
+        if not texts or not logprobs or not count:
+            return None
+        k = len(texts) // len(row["tokens"])
+        found["k"] = k
+        found[name.removesuffix("_top")] = {
+            "texts": [cut(text or "", 80) for text in texts[: count * k]],
+            "logprobs": [_clean(value) for value in logprobs[: count * k]],
+        }
+    return found
 
 
 def facts(row: Mapping[str, Any], limit: int | None, distils: bool = True) -> list[list[str]]:

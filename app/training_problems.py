@@ -39,7 +39,7 @@ def show(run: RunEntry) -> None:
     for notice in notices:
         st.warning(ui.plain(notice), icon=":material/warning:")
     if index.empty:
-        ui.empty(f"{run.name} has no rollouts on record.")
+        ui.empty(f"{run.name} has no rollouts on record. Training writes them:", f"dvc repro train@{run.name}")
         return
     table = met(index)
     rows = by_problem(table)

@@ -105,6 +105,8 @@ def grid(count: int, columns: int = 3) -> Iterator[Any]:
         yield from st.columns(columns)[: count - start]
 
 
-def empty(text: str) -> None:
-    """Says that there is nothing to show, and why."""
+def empty(text: str, command: str = "") -> None:
+    """Says that there is nothing to show, and why; ``command`` is what a reader can run, to be copied."""
     st.info(plain(text), icon=":material/info:")
+    if command:
+        st.code(printable(command), language="bash")

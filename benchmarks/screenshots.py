@@ -16,6 +16,7 @@ PAGES = {
     "tables": "/tables",
     "problems": "/problems",
     "rollouts": f"/rollouts?{ROLLOUT}",
+    "tokens": f"/rollouts?run={RUN}&listing=tokens&scope=whole+run",
     "rollout": f"/rollout?{ROLLOUT}&sibling={SIBLING}&signal=gap&token={TOKEN}",
     "gating": f"/gating?run={RUN}",
     "diff": f"/diff?{ROLLOUT}&sibling={SIBLING}&b_sibling=6&signal=entropy",

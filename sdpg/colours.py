@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Theme = Literal["light", "dark"]
-FileFormat = Literal["svg", "png"]
+FileFormat = Literal["svg", "pdf", "png"]
 
 PALETTE: dict[Theme, tuple[str, ...]] = {
     "light": ("#4d4d4d", "#e69f00", "#b2609a", "#0072b2", "#d55e00", "#009e73", "#3fa0d8", "#8a7a00"),

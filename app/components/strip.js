@@ -11,6 +11,11 @@ function el(tag, className, text) {
   return made;
 }
 
+// A token's text on one line: blanks are dots, line ends arrows, and nothing is a circle.
+function visible(text) {
+  return text === "" ? "◌" : text.replaceAll("\n", "↵").replaceAll(" ", "·");
+}
+
 function shown(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
@@ -355,7 +360,7 @@ class Strip {
     const { data } = this;
     const card = document.createDocumentFragment();
     const text = data.tokens[index];
-    card.append(el("div", "token", text === "" ? "◌" : text.replaceAll("\n", "↵").replaceAll(" ", "·")));
+    card.append(el("div", "token", visible(text)));
     const kind = data.special.includes(index) ? ", special" : text === "" ? ", part of a character" : "";
     card.append(el("div", "label", `token ${index + 1} of ${data.tokens.length}, id ${data.ids[index]}${kind}`));
     const numbers = el("div", "numbers");
@@ -370,6 +375,31 @@ class Strip {
     return card;
   }
 
+  // What student and teacher find most probable at a token, beside each other; the sampled token is marked in both.
+  top(index) {
+    const { top, tokens, brief } = this.data;
+    if (!top) {
+      const how = "The most probable tokens were not recorded here: watch.top_k says how many are, for rollouts that the teacher scored.";
+      return brief ? el("div") : el("div", "label untold", how);
+    }
+    const box = el("div", "top");
+    for (const [name, title] of [["student", "student p"], ["teacher", "teacher q"]]) {
+      const side = el("div");
+      side.append(el("div", "label", title));
+      for (let at = index * top.k; at < (index + 1) * top.k; at++) {
+        const text = top[name].texts[at];
+        const logprob = top[name].logprobs[at];
+        const line = el("div", text === tokens[index] ? "likely sampled" : "likely");
+        const share = logprob === null ? 0 : Math.exp(logprob);
+        line.style.setProperty("--share", `${share * 100}%`);
+        line.append(el("span", "", visible(text)), el("span", "p", share >= 0.001 ? share.toFixed(3) : shown(share)));
+        side.append(line);
+      }
+      box.append(side);
+    }
+    return box;
+  }
+
   show() {
     if (!this.signal) return;
     if (this.selected === null) {
@@ -377,7 +407,7 @@ class Strip {
       this.here.style.display = "none";
       return;
     }
-    this.detail.replaceChildren(this.card(this.selected));
+    this.detail.replaceChildren(this.card(this.selected), this.top(this.selected));
     const value = this.signal.values === null ? null : this.value(this.signal, this.selected);
     const at = (value - this.signal.low) / (this.signal.high - this.signal.low);
     this.here.style.display = value === null ? "none" : "block";

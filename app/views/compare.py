@@ -1,14 +1,16 @@
 """The Compare page: curves, metrics and schedules of any runs, how parameters differ, two runs problem by problem."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
-from app import charts, differing, exports, paired, selection, store, ui
-from app.charts import Style
-from app.series import COEFFICIENTS, Panel, Series, coinciding, deviation, group, panel, schedule_panel
+from app import charts, curve_options, differing, exports, live, paired, selection, store, ui
+from app.curve_options import Options
+from app.series import AXES, COEFFICIENTS, Panel, coinciding, deviation, group, panel, schedule_panel
 from app.sources import RunEntry
+from sdpg.colours import FileFormat
 from sdpg.errors import UserError
 from sdpg.results.rendering import p_text
 from sdpg.results.tables import plus
@@ -19,7 +21,6 @@ TRAINING = {
     "length": "Response length (tokens)",
 }
 FIRST_METRICS = ("kl_to_teacher_gated", "gate_rate", "grad_norm")
-WINDOWS = ("1", "3", "5", "9", "15", "25", "51")
 MOST_AT_FIRST = 12
 
 
@@ -33,60 +34,44 @@ def choose_runs() -> list[RunEntry]:
     return [runs[id] for id in chosen]
 
 
-def options(runs: Sequence[RunEntry]) -> tuple[bool, int]:
-    """Returns whether seeds are put together, and the window of the moving mean in steps."""
-    together = len({(run.method, run.seed) for run in runs}) > len({run.method for run in runs})
-    left, right = st.columns([1, 2], vertical_alignment="center")
-    with left:
-        band = selection.toggle("Seeds as a band", "band", first=True, disabled=not together,
-                         help="Runs of one method that differ in their seed alone: the line is their mean, the band "
-                         "their range from the smallest to the largest.")  # fmt: skip
-    with right:
-        window = int(selection.segments("Moving mean of training metrics, in steps", WINDOWS, "smooth", first="5"))
-    return band and together, window
-
-
-def drawn_note(shown: Sequence[Series], window: int, smoothed: bool) -> str:
-    """Returns the words that explain lines and bands."""
-    seeds = max(len(series.runs) for series in shown)
-    parts = ["line: mean over seeds, band: their range (smallest to largest)"] if seeds > 1 else []
-    if smoothed and window > 1:
-        parts.append(f"training metrics: moving mean of {window} steps, raw values faint")
-    return "; ".join(parts)
-
-
-def draw(panels: Sequence[Panel], shown: Sequence[Series], name: str, note: str = "") -> None:
+def draw(panels: Sequence[Panel], chosen: Options, name: str, note: str) -> None:
     """Draws the panels, three a row, with their legend and the buttons that save them."""
-    styles = charts.styles([series.name for series in shown], [series.place for series in shown])
     drawn = [chart for chart in panels if len(chart.table)]
-    st.html(charts.legend(styles))
+    st.html(charts.legend(sorted(chosen.styles, key=lambda style: style.faint)))
+    across = AXES[chosen.axis]
     for place, chart in zip(ui.grid(len(drawn)), drawn, strict=True):
         with place:
+            st.markdown(f"**{ui.plain(chart.title)}**", help=chart.help or None)
             st.altair_chart(
-                charts.lines(chart.table, styles, title=chart.title, points=chart.points, form=chart.form),
+                charts.lines(chart.table, chosen.styles, x=across, points=chart.points,
+                             form=chart.form, log=chosen.log),
                 width="stretch",
-            )
+            )  # fmt: skip
     alike = {chart.title: coinciding(chart.table) for chart in drawn}
     if any(alike.values()):
         lines = "; ".join(f"{title}: {', '.join(pairs)}" for title, pairs in alike.items() if pairs)
         st.caption(ui.plain(f"Lines that coincide, the thinner over the wider: {lines}."))
-    if note:
-        st.caption(ui.plain(note[0].upper() + note[1:] + "."))
+    said = f"{note[0].upper()}{note[1:]}. " if note else ""
+    st.caption(ui.plain(f"{said}Drag to move a chart, Shift and wheel to zoom, double click to see all of it."))
     for text in dict.fromkeys(text for chart in panels for text in chart.notes):
         st.warning(ui.plain(text), icon=":material/warning:")
     if missing := [chart.title for chart in panels if not len(chart.table)]:
         st.caption(ui.plain(f"Not measured in these runs: {', '.join(missing)}."))
     if drawn:
-        save(drawn, styles, name, note)
+        save(drawn, chosen, name, note)
 
 
-def save(panels: Sequence[Panel], styles: Sequence[Style], name: str, note: str) -> None:
+def save(panels: Sequence[Panel], chosen: Options, name: str, note: str) -> None:
     """Shows buttons that make the files when they are clicked."""
+    kinds: dict[FileFormat, str] = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
+
+    def figure(kind: FileFormat) -> bytes:
+        return exports.figure(panels, chosen.styles, kind, note, AXES[chosen.axis], chosen.log)
+
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
-        ("Figure (SVG)", "svg", "image/svg+xml", lambda: exports.figure(panels, styles, "svg", note)),
-        ("Figure (PNG)", "png", "image/png", lambda: exports.figure(panels, styles, "png", note)),
-        ("Data (CSV)", "csv", "text/csv", lambda: exports.data(panels)),
+        (f"Figure ({kind.upper()})", kind, mime, partial(figure, kind)) for kind, mime in kinds.items()
     ]
+    files.append(("Data (CSV)", "csv", "text/csv", lambda: exports.data(panels)))
     with st.container(horizontal=True):
         for label, ending, kind, make in files:
             st.download_button(label, make, f"{name}.{ending}", kind, on_click="ignore", icon=":material/download:",
@@ -105,11 +90,17 @@ def titles_of(runs: Sequence[RunEntry]) -> dict[str, str]:
 
 def curves(runs: Sequence[RunEntry]) -> None:
     """Shows the panels of the paper's figure, one for each benchmark."""
-    band, window = options(runs)
-    shown = group(runs, band)
-    panels = [panel(title, shown, store.curves, name, points=True) for name, title in titles_of(runs).items()]
-    panels += [panel(title, shown, store.metrics, name, window) for name, title in TRAINING.items()]
-    draw(panels, shown, "curves", drawn_note(shown, window, smoothed=True))
+    chosen = curve_options.choose(runs)
+    shown, axis = chosen.shown, chosen.axis
+
+    def show() -> None:
+        panels = [
+            panel(title, shown, store.curves, name, axis=axis, points=True) for name, title in titles_of(runs).items()
+        ]
+        panels += [panel(title, shown, store.metrics, name, chosen.window, axis) for name, title in TRAINING.items()]
+        draw(panels, chosen, "curves", chosen.note)
+
+    live.refresh(runs, show)
 
 
 def metrics(runs: Sequence[RunEntry]) -> None:
@@ -124,17 +115,22 @@ def metrics(runs: Sequence[RunEntry]) -> None:
         "Metrics", sorted(columns), "logged", first=first, placeholder="Choose metrics",
         help="As docs/metrics.md defines them, of metrics.csv, timing.csv and curves.csv.",
     )  # fmt: skip
-    band, window = options(runs)
+    how = curve_options.choose(runs)
     if not chosen:
         ui.empty("No metric is chosen.")
         return
-    shown = group(runs, band)
-    panels = [
-        panel(name, shown, store.curves, name, points=True, form=".4g") if columns[name] is store.curves
-        else panel(name, shown, columns[name], name, window, points=_sparse(runs, columns[name], name), form=".4g")
-        for name in chosen
-    ]  # fmt: skip
-    draw(panels, shown, "metrics", drawn_note(shown, window, smoothed=True))
+
+    def show() -> None:
+        panels = []
+        for name in chosen:
+            evaluated = columns[name] is store.curves
+            panels.append(
+                panel(name, how.shown, columns[name], name, 1 if evaluated else how.window, how.axis, form=".4g",
+                      points=evaluated or _sparse(runs, columns[name], name))
+            )  # fmt: skip
+        draw(panels, how, "metrics", how.note)
+
+    live.refresh(runs, show)
 
 
 def _sparse(runs: Sequence[RunEntry], read: Callable[[RunEntry], pd.DataFrame], name: str) -> bool:
@@ -165,7 +161,7 @@ def schedules(runs: Sequence[RunEntry]) -> None:
                      icon=":material/warning:")  # fmt: skip
     else:
         st.success("What was applied at each step is what the parameters give.", icon=":material/check:")
-    draw(list(panels.values()), shown, "schedules",
+    draw(list(panels.values()), Options(shown, curve_options.plain_styles(shown), 1), "schedules",
          "lines: worked out from the run's parameters; points: as applied, from metrics.csv")  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import differences, rollout_choice, selection, store, tokens, ui
+from app import aligned, differences, rollout_choice, selection, store, tokens, ui
 from app.places import places
 from app.rollout_choice import Chosen
 from app.signals import united
@@ -113,6 +113,11 @@ def page() -> None:
             st.markdown("**B**")
             other = {SIBLINGS: other_sibling, RUNS: same_problem, ANY: any_other}[kind](chosen)
         strips((chosen, other), by)
+        st.subheader("Word by word")
+        rows = chosen.row, other.row
+        heads = [f"{name} · {tokens.VERDICTS.get(row['status'], row['status'])}, answer "
+                 f"{row['extracted_answer'] or '–'}" for name, row in zip("AB", rows, strict=True)]  # fmt: skip
+        aligned.show(rows[0]["completion"], rows[1]["completion"], (heads[0], heads[1]))
 
 
 page()

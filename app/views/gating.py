@@ -4,7 +4,7 @@ import altair as alt
 import pandas as pd
 import streamlit as st
 
-from app import charts, gates, selection, store, ui
+from app import charts, difficulty, gates, selection, store, ui
 from app.gates import Kind
 from app.sources import RunEntry
 from sdpg.colours import smooth, smoothing_width
@@ -85,7 +85,7 @@ def divergence(index: pd.DataFrame) -> None:
     table["jittered"] = table["step"] + table["where"].map({INSIDE: -0.35, OUTSIDE: 0.35})
     across = alt.X("jittered:Q", title="training step", scale=alt.Scale(nice=False),
                    axis=alt.Axis(tickMinStep=1, grid=False, format="d"))  # fmt: skip
-    up = alt.Y("value:Q", title="KL to teacher (nats per token)", scale=alt.Scale(zero=True))
+    up = alt.Y("value:Q", title="nats per token", scale=alt.Scale(zero=True))
     tips = [alt.Tooltip("step:Q", title="step"), alt.Tooltip("where:N", title="gate"),
             *[alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in
               (("value", "mean KL"), ("low", "95% from"), ("high", "to"))],
@@ -100,7 +100,7 @@ def divergence(index: pd.DataFrame) -> None:
         ),
     ]  # fmt: skip
     st.altair_chart(alt.layer(*layers).properties(
-        height=260, **charts.titled("KL inside and outside the gate")
+        height=260, **charts.titled("KL to teacher, inside and outside the gate")
     ), width="stretch")  # fmt: skip
     st.html(charts.legend(charts.styles(names, [PLACES[name] for name in names])))
     counts = table.groupby("where")["rollouts"]
@@ -161,6 +161,41 @@ def never(run: RunEntry, index: pd.DataFrame, table: pd.DataFrame) -> None:
     st.caption("Select a problem to read its last group.")
 
 
+def by_difficulty(run: RunEntry, index: pd.DataFrame) -> None:
+    """Shows gate, variance and distilled KL by difficulty, over the whole run and over its steps."""
+    st.subheader("By difficulty")
+    families = difficulty.families_of(run)
+    kinds = (difficulty.ACCURACY, difficulty.LENGTH, *((difficulty.FAMILY,) if families else ()))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        by = selection.segments("By", kinds, "bins", label_visibility="collapsed")
+    if by == difficulty.FAMILY:
+        bins = difficulty.by_family(index, families)
+    else:
+        bins = difficulty.by_accuracy(index) if by == difficulty.ACCURACY else difficulty.by_length(index)
+    whole, spans = difficulty.table(index, bins), difficulty.table(index, bins, over_time=True)
+    order = [str(name) for name in bins.cat.categories if name in set(whole["bin"])]
+    for table in (whole, spans):
+        table["bin"] = ui.texts(table["bin"])
+    styles = charts.styles([ui.printable(name) for name in order])
+    drawn = [name for name in difficulty.MEASURES if whole[name].notna().any()]
+    for place, name in zip(ui.grid(len(drawn)), drawn, strict=True):
+        with place:
+            st.altair_chart(charts.bars(whole, styles, name, by, difficulty.MEASURES[name]), width="stretch")
+    st.html(charts.legend(styles))
+    over = {**difficulty.MEASURES, "share": "share of the rollouts"}
+    shown = [name for name in (*drawn, "share") if spans.groupby("bin")[name].count().max() > 1]
+    for place, name in zip(ui.grid(len(shown), 2), shown, strict=True):
+        with place:
+            lines = spans.rename(columns={"bin": "series"}).assign(value=spans[name]).dropna(subset=["value"])
+            form = ".3f" if name == "distilled" else ".0%"
+            st.altair_chart(charts.lines(lines[["step", "value", "series"]], styles, title=f"{over[name]}, over time",
+                                         points=True, form=form, zero=True), width="stretch")  # fmt: skip
+    known = "" if families else f" Families need the data that the run was trained on ({difficulty.PREPARED})."
+    st.caption(ui.plain(f"Over time: {difficulty.SPANS} spans of steps at most, each at its middle. Distilled KL: gate "
+                        f"times KL to the teacher, mean over the {int(whole['recorded'].sum()):,} rollouts on which KL "
+                        f"was recorded.{known}"))  # fmt: skip
+
+
 st.header("Gating")
 with ui.guard():
     run = ui.choose_run()
@@ -172,7 +207,8 @@ with ui.guard():
     if index.empty:
         with ui.guard():
             rates(run)
-        ui.empty(f"{run.name} has no rollouts on record, so that there is no more to show.")
+        ui.empty(f"{run.name} has no rollouts on record, so that there is no more to show. Training writes them:",
+                 f"dvc repro train@{run.name}")  # fmt: skip
     else:
         outside = gates.never_inside(index)
         numbers(index, outside)
@@ -181,5 +217,6 @@ with ui.guard():
             rates(run)
         with right:
             divergence(index)
+        by_difficulty(run, index)
         kept_out(run, index)
         never(run, index, outside)

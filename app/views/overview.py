@@ -2,18 +2,29 @@
 
 from collections.abc import Sequence
 import math
-import time
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app import accuracy, charts, run_rows, selection, store, ui
+from app import (
+    accuracy,
+    charts,
+    curve_options,
+    definitions,
+    elsewhere,
+    live,
+    notes,
+    notes_box,
+    run_rows,
+    selection,
+    series,
+    store,
+    ui,
+)
 from app.run_rows import RunRow
 from app.sources import RunEntry
-from sdpg.errors import UserError
 
-FEW_SECONDS = 3
 MOST_DRAWN = 24
 
 
@@ -39,7 +50,7 @@ def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
     """Returns the runs that pass the filters."""
     text, methods, places = st.columns([2, 2, 2])
     with text:
-        wanted = selection.text("Filter", "filter", placeholder="name, profile, commit …")
+        wanted = selection.text("Filter", "filter", placeholder="name, tag, note, commit …")
     titles = {run.method: ui.printable(method_title(run)) for run in runs}
     with methods:
         method = selection.choose_many("Method", list(titles), "filter_method", shown=titles.__getitem__,
@@ -56,8 +67,9 @@ def choose_runs(runs: Sequence[RunEntry]) -> list[RunEntry]:
 
 
 def _searched(run: RunEntry) -> str:
+    note = notes.of_run(run)
     parts = (run.id, run.title, where(run), run.params.get("profile"), run.params.get("preset"), commit(run),
-             (run.config.get("git") or {}).get("commit"))  # fmt: skip
+             (run.config.get("git") or {}).get("commit"), note.text, *note.tags)  # fmt: skip
     return " ".join(str(part) for part in parts if part).lower()
 
 
@@ -79,13 +91,19 @@ def table(runs: Sequence[RunEntry], rows: Sequence[RunRow]) -> pd.DataFrame:
         shown.append(cells | {
             "Problems × samples": _sizes(row), "Steps": row.steps, "Minutes": row.seconds / 60,
             "Where": where(run), "Profile": run.params.get("profile"), "Preset": run.params.get("preset"),
-            "Commit": commit(run),
+            "Commit": commit(run), **_noted(run),
         })  # fmt: skip
     frame = pd.DataFrame(shown)
+    frame = frame.drop(columns=[name for name in ("Tags", "Note") if frame[name].isna().all()])
     for column in frame:
         if any(isinstance(value, str) for value in frame[column]):
             frame[column] = [ui.printable(value) if isinstance(value, str) else value for value in frame[column]]
     return frame
+
+
+def _noted(run: RunEntry) -> dict[str, str | None]:
+    note = notes.of_run(run)
+    return {"Tags": ", ".join(note.tags) or None, "Note": note.text or None}
 
 
 def _last(score: run_rows.Score) -> str:
@@ -105,17 +123,22 @@ def _alarms(row: RunRow) -> str:
     return ", ".join(f"{name} from step {step}" for name, step in row.alarms.items()) or "none"
 
 
+def _defined(column: str, what: str) -> str:
+    """Returns what a column shows, with its definition in docs/metrics.md."""
+    text = f"{what}, mean of the last {run_rows.LAST_STEPS} steps"
+    return f"{text}. `{column}`: {definition}" if (definition := definitions.of(column)) else text
+
+
 def columns(frame: pd.DataFrame) -> dict[str, Any]:
     """Returns the formats of the columns, and their explanations."""
-    last = run_rows.LAST_STEPS
     config: dict[str, Any] = {
         "Run": st.column_config.TextColumn(pinned=True),
         "Method": st.column_config.TextColumn(),
         "Seed": st.column_config.NumberColumn(width=50),
         "Problems × samples": st.column_config.TextColumn(help="behind Last, per benchmark where they differ"),
-        "Reward": st.column_config.NumberColumn(format="%.3f", help=f"training reward, mean of the last {last} steps"),
-        "Entropy": st.column_config.NumberColumn(format="%.3f", help=f"nats per token, mean of the last {last} steps"),
-        "Length": st.column_config.NumberColumn(format="%.1f", help=f"response tokens, mean of the last {last} steps"),
+        "Reward": st.column_config.NumberColumn(format="%.3f", help=_defined("reward", "training reward")),
+        "Entropy": st.column_config.NumberColumn(format="%.3f", help=_defined("entropy", "nats per token")),
+        "Length": st.column_config.NumberColumn(format="%.1f", help=_defined("length", "response tokens")),
         "Steps": st.column_config.NumberColumn(help="made so far"),
         "Minutes": st.column_config.NumberColumn(
             format="%.1f", help="all steps with their evaluations; start-up of the process is not counted"),
@@ -169,65 +192,27 @@ def links(chosen: Sequence[RunEntry], shown: Sequence[RunEntry]) -> None:
             selection.link("rollouts", "Rollouts", run=ids[0])
             selection.link("provenance", "Provenance", run=ids[0])
             selection.link("gating", "Gating", run=ids[0])
+            notes_box.show(chosen[0])
         elif not chosen:
             st.caption("Select rows to compare some of them, or one to open its rollouts.")
 
 
-def running(found: Sequence[RunEntry]) -> list[RunEntry]:
-    """Returns the workspace's runs in progress."""
-    return [run for run in found if run.kind == "in progress"]
-
-
-def signature(runs: Sequence[RunEntry]) -> tuple[Any, ...]:
-    """Returns a value that changes when a run begins or ends; then the whole page is drawn again."""
-    if not runs:
-        return ()
-    files = runs[0].place.files
-    states = [name for name in files.names(".state") if files.exists(f".state/{name}/config.yaml")]
-    done = [name for name in files.names("runs") if files.exists(f"runs/{name}/COMPLETE")]
-    return (*states, "|", *done)
-
-
-def show_progress(run: RunEntry, now: float) -> None:
-    """Shows one run in progress: a bar, its speed, and its last reward."""
-    at = run_rows.progress(run, now)
-    with st.container(border=True):
-        title, state = st.columns([3, 2], vertical_alignment="center")
-        title.markdown(f"**{ui.plain(run.title)}**")
-        ago = run_rows.duration(at.ago)
-        if at.quiet:
-            state.markdown(f":orange-badge[:material/pause: interrupted?] nothing written for {ago}")
-        elif at.step:
-            state.markdown(f":green-badge[:material/play_arrow: running] last step {ago} ago")
-        else:
-            state.markdown(f":blue-badge[:material/hourglass_top: starting] begun {ago} ago")
-        parts = [f"step {at.step} of {at.total}"]
-        if at.step:
-            parts += [f"{at.per_second:.2f} steps/s", f"reward {at.reward:.3f}".replace("-", "−")]
-            if not at.quiet and at.step < at.total:
-                parts.insert(2, f"{run_rows.duration(at.left)} left")
-        st.progress(at.share, text=ui.plain(" · ".join(parts)))
-        if at.quiet:
-            st.caption("It goes on where it stopped, if parameters and code are unchanged:")
-            st.code(ui.printable(str(run.config.get("command") or f"dvc repro train@{run.name}")), language="bash")
-
-
 def progress_of(runs: Sequence[RunEntry]) -> None:
-    """Shows a part of the page that redraws itself every few seconds, and the whole page when a run began or ended."""
-    before = signature(runs)
+    """Shows the runs in training with their rewards so far and links, drawn anew every few seconds."""
 
-    @st.fragment(run_every=FEW_SECONDS)
-    def part() -> None:
-        if signature(runs) != before:
-            st.rerun()
+    def draw() -> None:
+        shown = series.group(runs, seeds_together=False)
+        rewards = series.panel("Training reward", shown, store.metrics, "reward").table
+        if len(rewards):
+            st.altair_chart(charts.lines(rewards, curve_options.plain_styles(shown), title="Training reward",
+                                         height=180), width="stretch")  # fmt: skip
+
+    live.refresh(runs, draw)
+    ids = [run.id for run in runs]
+    with st.container(horizontal=True):
+        selection.link("compare", "Their curves", runs=ids)
         for run in runs:
-            with ui.guard():
-                try:
-                    show_progress(run, time.time())
-                except FileNotFoundError:
-                    raise UserError(f"{run.label_of('metrics.csv')} is gone: load the page again") from None
-
-    part()
+            selection.link("rollouts", f"Last rollouts of {run.name}", run=run.id, step=None, group=None, sibling=None)
 
 
 def page() -> None:
@@ -235,9 +220,9 @@ def page() -> None:
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:
-        ui.empty("No run can be shown: the reasons are above the page. make repro makes new runs.")
+        ui.empty("No run can be shown: the reasons are above the page. This makes new runs:", "make repro")
         return
-    if in_progress := running(everything):
+    if in_progress := live.running(everything):
         st.subheader("In progress")
         progress_of(in_progress)
         st.subheader("All runs")
@@ -271,3 +256,5 @@ def page() -> None:
 
 
 page()
+if server := st.session_state.get("_mlflow"):
+    elsewhere.show(server)

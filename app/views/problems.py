@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import accuracy, charts, selection, store, training_problems, ui
+from app import accuracy, aligned, charts, problem_kinds, selection, store, training_problems, ui
 from app.accuracy import Solved
 from app.sources import RunEntry
 from sdpg.records.schemas import BASE, VALIDATION
@@ -40,7 +40,9 @@ def controls() -> tuple[list[RunEntry], str, str, str] | None:
     """Returns runs of one place, benchmark, kind of answers, methods or runs; None where nothing is finished."""
     places = accuracy.by_place(ui.found())
     if not places:
-        ui.empty("No run is finished yet: `make repro` makes some. Rollouts shows those of a run in progress.")
+        ui.empty(
+            "No run is finished yet. Rollouts shows those of a run in progress; this makes finished ones:", "make repro"
+        )
         return None
     bar = st.columns([3, 3, 3, 2], vertical_alignment="bottom")
     run = ui.found().runs.get(st.query_params.get("run", ""))
@@ -158,13 +160,19 @@ def pass_curves(rows: Sequence[Solved], styles: Sequence[charts.Style], focus: s
                         f"{whose}; hover a point for the others'."))  # fmt: skip
 
 
-def lists(rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, str], problem: str) -> None:
-    """Lists the hardest problems, or those on which two rows differ the most; ``problem`` is the chosen one."""
+def lists(
+    rows: Sequence[Solved], table: pd.DataFrame, statements: Mapping[str, str], benchmark: str, problem: str
+) -> None:  # fmt: skip
+    """Lists the hardest problems, those on which two rows differ the most, or a kind of :mod:`app.problem_kinds`;
+    ``problem`` is the chosen one."""
     titles = {row.key: row.title for row in rows}
-    kinds = ("hardest", "most different") if len(rows) > 1 else ("hardest",)
+    kinds = ("hardest", *(("most different",) if len(rows) > 1 else ()), *problem_kinds.KINDS)
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     with bar:
         kind = selection.segments("Problems", kinds, "sorted", label_visibility="collapsed")
+    if kind in problem_kinds.KINDS:
+        problem_kinds.show(kind, rows, table, statements, benchmark, problem)
+        return
     shown = pd.DataFrame({"problem": table.index, "statement": [statements.get(name, "") for name in table.index]})
     shown["mean"] = table.mean(axis=1).to_numpy()
     if kind == "hardest":
@@ -333,6 +341,7 @@ def one_problem(
     if not found.empty:
         votes(found, rows, gold)
         completions(found, rows)
+        aligned.two_answers(found)
 
 
 def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run: bool) -> None:
@@ -342,7 +351,8 @@ def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run:
     if notices:
         st.warning(ui.plain("; ".join(dict.fromkeys(notices))), icon=":material/warning:")
     if not any(row.runs for row in rows):
-        ui.empty("No run of this place has such answers: try the last evaluation, or other problems.")
+        ui.empty("No run of this place has such answers: try the last evaluation, or other problems. Larger samples "
+                 "come from:", f"dvc repro evaluate@{runs[0].name}")  # fmt: skip
         return
     table = accuracy.matrix(rows)
     styles = style_of(rows, runs)
@@ -356,7 +366,7 @@ def benchmark_page(runs: list[RunEntry], benchmark: str, answers: str, each_run:
     with ui.guard():
         one_problem(runs, rows, styles, table, benchmark, answers, each_run, problem)
     st.subheader("All problems")
-    lists(rows, table, statements, problem)
+    lists(rows, table, statements, benchmark, problem)
     st.subheader("pass@k")
     run = ui.found().runs.get(st.query_params.get("run", ""))
     keys = [row.key for row in rows]

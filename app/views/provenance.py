@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, mlflow_link, run_rows, selection, ui
+from app import charts, mlflow_link, notes_box, run_rows, selection, ui
 from app.provenance_files import commands, leaves, params_yaml, sizes, verifier
 from app.sources import RunEntry
 from sdpg.records.manifest import NAME
@@ -32,6 +32,7 @@ def header(run: RunEntry) -> None:
             st.markdown(":orange-badge[:material/edit: uncommitted changes]")
         elif git.get("dirty") is False:
             st.markdown(":green-badge[:material/check: as committed]")
+    notes_box.show(run)
     facts = {
         "Commit": git.get("commit"), "Fingerprint": run.config.get("fingerprint"),
         "Code": run.config.get("code"), "Profile": run.params.get("profile"), "Preset": run.params.get("preset"),

@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import filters, rollout_choice, selection, store, tokens, ui
+from app import filters, math_text, notes_box, rollout_choice, rollout_list, selection, store, tokens, ui
 from app.places import places
 from app.rollout_choice import Chosen
 
@@ -61,6 +61,39 @@ def more_of_it(chosen: Chosen) -> None:
             st.caption("This problem stands in no other recorded step of the run.")
 
 
+def in_the_list(chosen: Chosen) -> None:
+    """Shows the place in the list from which the address came, with buttons and keys for the next and the previous."""
+    query = rollout_list.from_address(chosen.run, chosen.row["step"])
+    if query is None:
+        return
+    scope, passes, _ = query.scope()
+    place, links = rollout_list.neighbours(query.rows(scope[passes]), chosen.link)
+
+    def go(at: int) -> None:
+        selection.put(**{name: str(value) for name, value in links[at].items()})
+
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if place is None:
+            st.caption(f"Not in the list of {len(links):,} rollouts that the address names.", width="content")
+        else:
+            st.caption(f"{place + 1:,} of {len(links):,} in the list", width="content")
+            st.button("Previous", on_click=go, args=(place - 1,), disabled=place == 0, shortcut="k", type="tertiary")
+            st.button("Next", on_click=go, args=(place + 1,), disabled=place + 1 == len(links), shortcut="j",
+                      type="tertiary")  # fmt: skip
+        selection.link("rollouts", "The list", **rollout_list.carried())
+
+
+def as_formulas(chosen: Chosen) -> None:
+    """Shows prompt and completion with their formulas rendered, if a reader wants them; the tokens stay as they are."""
+    if not selection.toggle("Formulas rendered", "math"):
+        return
+    for column, title, name in zip(st.columns(2), ("Student's prompt", "Completion"), ("student_prompt", "completion"),
+                                   strict=True):  # fmt: skip
+        with column.container(border=True):
+            st.markdown(f"**{title}**")
+            st.markdown(math_text.rendered(tokens.cut(chosen.row[name] or "", tokens.MOST_TEXT_CHARACTERS)))
+
+
 def alone(chosen: Chosen, data: dict[str, Any]) -> str:
     """Returns the rollout as one HTML file."""
     run, row = chosen.run, chosen.row
@@ -94,6 +127,7 @@ def page() -> None:
         with right:
             run = ui.choose_run()
         chosen = rollout_choice.choose_rollout(run)
+        in_the_list(chosen)
         readings = chosen.readings()
         signal = rollout_choice.choose_signal(readings)
         data = tokens.strip_data(
@@ -101,6 +135,8 @@ def page() -> None:
         )
         data |= {"facts": tokens.facts(chosen.row, chosen.limit, chosen.distils), "prompts": tokens.prompts(chosen.row)}
         tokens.mount(data, "strip", keep_token)
+        notes_box.show(run, (chosen.row["step"], chosen.row["group"], chosen.row["sibling"]))
+        as_formulas(chosen)
         more_of_it(chosen)
         downloads(chosen, data)
 

@@ -1,24 +1,16 @@
 """The Rollouts page: run → step → group of siblings → one rollout; filters, search, download."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
 
-from app import filters, selection, store, ui
+from app import filters, live, math_text, rollout_list, selection, store, token_list, ui
 from app.filters import Filter
+from app.rollout_list import COLUMNS, GROUPS, ROLLOUTS, RUN, STEP, TOKENS, WITHIN, Query
 from app.sources import RunEntry
 
-STEP, RUN = "this step", "whole run"
-GROUPS, ROLLOUTS = "groups", "rollouts"
-WITHIN = {"completions": ("completion",), "prompts": ("student_prompt", "teacher_prompt"),
-          "answers": ("extracted_answer",), "all": (*filters.TEXTS, "extracted_answer")}  # fmt: skip
-# The columns of the flat list → the index's.
-COLUMNS = {"step": "step", "group": "group", "sibling": "sibling", "problem": "problem_id", "verdict": "status",
-           "answer": "extracted_answer", "gold": "gold", "reward": "reward", "advantage": "advantage",
-           "tokens": "length", "gate": "gate", "KL": "kl_to_teacher", "entropy": "entropy",
-           "truncated": "truncated"}  # fmt: skip
 SHOWN = ("step", "group", "sibling", "problem", "verdict", "answer", "gold", "advantage", "tokens", "gate", "KL")
 MOST = 2_000  # the number of rollouts that are listed
 CLIP = 1200  # the number of characters of a completion that are shown here
@@ -26,7 +18,7 @@ CARDS = 16  # the number of siblings whose completions are shown at once
 LEGEND = "● correct, ○ wrong, ◌ no answer, ◍ truncated without an answer, ◔ timeout"
 
 
-def filters_chosen(index: pd.DataFrame) -> Filter:
+def filters_chosen(run: RunEntry, index: pd.DataFrame) -> Filter:
     """Returns the filters, which are behind one button; a label with their number would close it at each choice."""
     with st.popover("Filters", icon=":material/filter_list:"):
         flagged = selection.toggle("Only groups without variance", "flagged",
@@ -35,6 +27,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
         suspects = selection.choose_many("Only", list(filters.SUSPECTS), "only", placeholder="all")
         rewards = sorted({f"{value:g}" for value in index["reward"]}, key=float)
         reward = selection.choose_many("Reward", rewards, "reward", placeholder="all")
+        tags = selection.choose_many("Tag", rollout_list.known_tags(run), "tag", placeholder="all")
         gate = selection.segments("Gate", ("any", "open", "closed"), "gate")
         left, right = st.columns(2)
         with left:
@@ -46,7 +39,7 @@ def filters_chosen(index: pd.DataFrame) -> Filter:
             help="Of each rollout's mean, among the rollouts on which it was recorded; the others are left out.",
         )  # fmt: skip
     return Filter(tuple(statuses), tuple(map(float, reward)), gate, shortest, longest, (low / 100, high / 100), flagged,
-                  tuple(suspects))  # fmt: skip
+                  tuple(suspects), tuple(tags))  # fmt: skip
 
 
 def download(run: RunEntry, chosen: pd.DataFrame) -> None:
@@ -62,53 +55,60 @@ def download(run: RunEntry, chosen: pd.DataFrame) -> None:
                            "application/vnd.apache.parquet", on_click="ignore", width="stretch")  # fmt: skip
 
 
-def controls() -> tuple[RunEntry, pd.DataFrame, pd.DataFrame, int | None, bool] | None:
-    """Returns run, rollouts in scope, those that pass, the step (None for the whole run), and whether single rollouts
-    are listed; None without records."""
-    row = st.columns([4, 2, 2, 2])
+def controls() -> tuple[Query, str] | None:
+    """Returns what is listed, and whether by groups, rollouts or tokens; None without records."""
+    row = st.columns([4, 3, 4, 2])
     with row[0]:
         run = ui.choose_run()
     steps = store.rollout_steps(run)
     if not steps:
-        ui.empty(f"{run.name} has no rollouts on record: train.record_every says at which steps they are kept.")
+        ui.empty(f"{run.name} has no rollouts on record. Training writes them:", f"dvc repro train@{run.name}")
         return None
     with row[2]:
-        flat = selection.segments("Rows", (GROUPS, ROLLOUTS), "listing") == ROLLOUTS
+        kind = selection.segments("Rows", (GROUPS, ROLLOUTS, TOKENS), "listing")
     with row[1]:
         whole = selection.segments("Listed", (STEP, RUN), "scope") == RUN
     step = None
     if not whole:
         with row[3]:
             step = selection.choose("Step", steps, "step", first=steps[-1])
+    others = []
+    if kind == ROLLOUTS:
+        known = ui.found().runs
+        others = selection.choose_many("And the rollouts of", [id for id in known if id != run.id], "with",
+                                       shown=lambda id: known[id].label, placeholder="no other run")  # fmt: skip
     bar = st.container(horizontal=True, vertical_alignment="bottom")
     with bar:
         text = selection.text("Search", "q", type="search", label_visibility="collapsed",
                               placeholder="Search the text, whatever its case", icon=":material/search:")  # fmt: skip
         within = selection.segments("Search in", tuple(WITHIN), "within", label_visibility="collapsed")
         regular = selection.toggle("Regular expression", "regex")
-    index, notices = store.index(run)
-    for notice in notices:
-        st.warning(ui.plain(notice), icon=":material/warning:")
-    scope = index if step is None else index[index["step"] == step].reset_index(drop=True)
-    with bar:
-        chosen = filters_chosen(index)
-    hits = filters.search(run, steps if step is None else [step], text, WITHIN[within], regular) if text else None
-    passes = filters.passing(scope, chosen, hits)
-    with bar:
-        download(run, scope[passes])
-    if words := chosen.words():
-        st.caption(ui.plain(f"Filtered: {'; '.join(words)}."))
-    return run, scope, scope[passes], step, flat
+        chosen = filters_chosen(run, store.index(run)[0])
+    by, falling = order() if kind == ROLLOUTS else ("step", False)
+    runs = rollout_list.with_runs(run, others)
+    return Query(runs, step, chosen, text, WITHIN[within], regular, by, falling), kind
 
 
-def summary(scope: pd.DataFrame, chosen: pd.DataFrame, table: pd.DataFrame) -> None:
+def order() -> tuple[str, bool]:
+    """Lets the reader choose how single rollouts are sorted."""
+    bar = st.columns([2, 2, 6], vertical_alignment="bottom")
+    with bar[0]:
+        by = selection.choose("Sort by", list(COLUMNS), "sort")
+    with bar[1]:
+        falling = selection.toggle("Largest first", "falling")
+    return by, falling
+
+
+def summary(scope: pd.DataFrame, chosen: pd.DataFrame) -> None:
     """Says in one line what is listed."""
-    flagged = int(table["flagged"].sum())
+    groups = scope.assign(flat=filters.without_variance(scope)).loc[chosen.index].drop_duplicates(
+        ["run", "step", "group"])  # fmt: skip
+    flagged = int(groups["flat"].sum())
     right = (chosen["status"] == "correct").mean() if len(chosen) else 0.0
     what = f"{len(chosen):,} of {len(scope):,} rollouts" if len(chosen) < len(scope) else f"{len(scope):,} rollouts"
     inside = (chosen["gate"] > 0).mean() if len(chosen) else 0.0
     parts = [
-        f"**{what}** in {len(table):,} groups", f"{right:.0%} correct", f"{flagged:,} groups without variance",
+        f"**{what}** in {len(groups):,} groups", f"{right:.0%} correct", f"{flagged:,} groups without variance",
         f"gate open for {inside:.0%}",
         f"KL recorded on {int(chosen['kl_to_teacher'].notna().sum()):,}",
     ]  # fmt: skip
@@ -146,28 +146,26 @@ def group_table(table: pd.DataFrame, whole: bool, current: tuple[int, int] | Non
     st.caption(f"Siblings: {LEGEND}. Select a row to see them below.")
 
 
-def flat_table(run: RunEntry, chosen: pd.DataFrame) -> None:
+def flat_table(query: Query, chosen: pd.DataFrame) -> None:
     """Shows a row per rollout, sorted as the address says; selecting one opens it."""
-    bar = st.columns([6, 2, 2], vertical_alignment="bottom")
-    with bar[0]:
-        names = selection.choose_many("Columns", list(COLUMNS), "columns", first=SHOWN)
-    with bar[1]:
-        by = selection.choose("Sort by", list(COLUMNS), "sort")
-    with bar[2]:
-        falling = selection.toggle("Largest first", "falling")
-    rows = chosen.sort_values(COLUMNS[by], ascending=not falling, kind="stable").head(MOST)
-    keys = list(zip(rows["step"], rows["group"], rows["sibling"], strict=True))
-    shown = pd.DataFrame({name: rows[COLUMNS[name]] for name in names or SHOWN})
-    for name in ("problem", "answer", "gold"):
+    noted = [name for name in ("tags", "note") if chosen[name].astype(bool).any()]
+    first = (*(("run",) if len(query.runs) > 1 else ()), *SHOWN, *noted)
+    names = selection.choose_many("Columns", list(COLUMNS), "columns", first=first)
+    rows = query.rows(chosen).head(MOST)
+    _, links = rollout_list.neighbours(rows, dict.fromkeys(("run", "step", "group", "sibling")))
+    shown = pd.DataFrame({name: rows[COLUMNS[name]] for name in names or first})
+    if "tags" in shown:
+        shown["tags"] = [", ".join(tags) or None for tags in shown["tags"]]
+    for name in ("run", "problem", "answer", "gold", "tags", "note"):
         if name in shown:
             shown[name] = ui.texts(shown[name])
     if "verdict" in shown:
         shown["verdict"] = [f"{filters.MARKS.get(status, '?')} {status}" for status in shown["verdict"]]
     if "gate" in shown:
         shown["gate"] = (shown["gate"] > 0).map({True: "open", False: "closed"})
+    carried = rollout_list.carried() | {"with": [run.id for run in query.runs] if len(query.runs) > 1 else None}
     selection.pick_row(
-        shown, "rollouts",
-        lambda at: selection.go("rollout", run=run.id, step=keys[at][0], group=keys[at][1], sibling=keys[at][2]),
+        shown, "rollouts", lambda at: selection.go("rollout", **carried, **links[at]),
         height="content" if len(shown) <= 16 else 600, placeholder="–",
         column_config={
             **{name: st.column_config.NumberColumn(format="%.3f") for name in ("KL", "entropy")},
@@ -176,7 +174,7 @@ def flat_table(run: RunEntry, chosen: pd.DataFrame) -> None:
         },
     )  # fmt: skip
     more = f" The first {MOST:,} of {len(chosen):,} are listed." if len(chosen) > MOST else ""
-    st.caption(f"Select a rollout to open it down to the token.{more}")
+    st.caption(f"Select a rollout to open it down to the token; there, j and k go on to the next and back.{more}")
 
 
 def current_group(index: pd.DataFrame, table: pd.DataFrame, step: int | None) -> tuple[int, int] | None:
@@ -194,6 +192,15 @@ def current_group(index: pd.DataFrame, table: pd.DataFrame, step: int | None) ->
     return current
 
 
+def show_text(text: str, math: bool, height: int | Literal["content"] = "content") -> None:
+    """Shows a text as it stands, or with its formulas rendered."""
+    if math:
+        with st.container(border=True, height=height):
+            st.markdown(math_text.rendered(clipped(text)))
+    else:
+        st.code(clipped(text), language=None, wrap_lines=True, height=height)
+
+
 def clipped(text: str) -> str:
     """Returns text that fits on a card, and says how much was cut."""
     text = ui.printable(text[: CLIP + 1])
@@ -209,10 +216,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
     if members["reward"].nunique() == 1:
         st.warning("All rewards of this group are equal: no variance, every advantage is 0.",
                    icon=":material/horizontal_rule:")  # fmt: skip
+    math = selection.toggle("Formulas rendered", "math", help="LaTeX in prompts and completions as formulas; the "
+                            "tokens of a rollout always show the text as it stands.")  # fmt: skip
     written = filters.texts(run, step, group)
     if written:
         first = next(iter(written.values()))
-        st.code(clipped(first["student_prompt"] or ""), language=None, wrap_lines=True)
+        show_text(first["student_prompt"] or "", math)
         gold = ui.plain(rows[0]["gold"] or "–")
         st.markdown(f"Gold answer **{gold}**")
     shown = pd.DataFrame({
@@ -238,10 +247,12 @@ def siblings(run: RunEntry, index: pd.DataFrame, step: int, group: int, passing:
         },
     )  # fmt: skip
     st.caption("Select a sibling to open it down to the token.")
-    cards(run, rows, written, passing)
+    cards(run, rows, written, passing, math)
 
 
-def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int]) -> None:
+def cards(
+    run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict[str, Any]], passing: set[int], math: bool
+) -> None:
     """Shows what each sibling wrote, two beside each other."""
     columns = st.columns(2)
     for at, row in enumerate(rows[:CARDS]):
@@ -259,26 +270,43 @@ def cards(run: RunEntry, rows: Sequence[dict[Any, Any]], written: dict[int, dict
             with head:
                 selection.link("rollout", "Tokens", run=run.id, step=row["step"], group=row["group"], sibling=sibling)
             text = written.get(sibling, {}).get("completion") or ""
-            st.code(clipped(text), language=None, wrap_lines=True, height="content" if len(text) < 600 else 240)
+            show_text(text, math, "content" if len(text) < 600 else 240)
     if len(rows) > CARDS:
         st.caption(f"{len(rows) - CARDS} more siblings are in the table above.")
 
 
+def page() -> None:
+    """Shows the Rollouts page."""
+    asked = controls()
+    if asked is None:
+        return
+    query, kind = asked
+    live.follow_steps(query.runs[0])
+    scope, passes, notices = query.scope()
+    chosen = scope[passes]
+    for notice in notices:
+        st.warning(ui.plain(notice), icon=":material/warning:")
+    table = filters.groups(scope, passes) if kind == GROUPS else pd.DataFrame()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        summary(scope, chosen)
+        if len(query.runs) == 1:
+            download(query.runs[0], chosen)
+    if words := query.chosen.words():
+        st.caption(ui.plain(f"Filtered: {'; '.join(words)}."))
+    current = current_group(scope, table, query.step) if kind == GROUPS else None
+    if chosen.empty:
+        ui.empty("No rollout passes: loosen the filters, or search the whole run.")
+    elif kind == ROLLOUTS:
+        flat_table(query, chosen)
+    elif kind == TOKENS:
+        token_list.show(query, chosen)
+    else:
+        group_table(table, query.step is None, current)
+    if current is not None:
+        here = chosen[(chosen["step"] == current[0]) & (chosen["group"] == current[1])]
+        siblings(query.runs[0], scope, *current, set(here["sibling"]))
+
+
 st.header("Rollouts")
 with ui.guard():
-    listed = controls()
-    if listed is not None:
-        run, scope, chosen, step, flat = listed
-        passes = scope.index.isin(chosen.index)
-        table = filters.groups(scope, pd.Series(passes, index=scope.index))
-        summary(scope, chosen, table)
-        current = None if flat else current_group(scope, table, step)
-        if table.empty:
-            ui.empty("No rollout passes: loosen the filters, or search the whole run.")
-        elif flat:
-            flat_table(run, chosen)
-        else:
-            group_table(table, step is None, current)
-        if current is not None:
-            here = chosen[(chosen["step"] == current[0]) & (chosen["group"] == current[1])]
-            siblings(run, scope, *current, set(here["sibling"]))
+    page()

@@ -24,7 +24,8 @@ def choices() -> Gathered | None:
     """Lets the reader choose place and seeds, and returns their runs; None where nothing is finished."""
     places = accuracy.by_place(ui.found())
     if not places:
-        ui.empty("No run is finished yet: tables need finished runs. `make repro` makes them; Overview shows progress.")
+        ui.empty("No run is finished yet, and tables need finished runs. Overview shows progress; this makes some:",
+                 "make repro")  # fmt: skip
         return None
     row = st.container(horizontal=True)
     place = next(iter(places))

@@ -42,6 +42,9 @@ class WatchParams(Section):
     """The number of words of the privileged solution, repeated in a row, that are a leak; see
     :func:`sdpg.training.leakage.copied_words`. Formulas fall into many short words, so that right derivations share
     some; where a right response *is* the solution, as in the tiny world, this has no meaning and is None."""
+    top_k: Annotated[int, Field(ge=0, le=100)] = 0
+    """The number of most probable tokens of the student and of the teacher that the records hold at each token of the
+    ``train.record_rows`` rollouts; 0 for none. It costs another forward pass of those rollouts by the student."""
     window: Positive = 5
     patience: Positive = 5
     min_entropy: Annotated[float, Field(ge=0)] | None = 0.02

@@ -30,6 +30,10 @@ TOKEN_SIGNALS = (
     "contrast_logprob",
 )
 """Per-token lists of a rollout row; each is null or has the completion's length in tokens."""
+TOP_TOKENS = ("student_top", "teacher_top")
+"""Whose most probable tokens a rollout row may hold (``watch.top_k``). Each has a column of that name with the tokens'
+texts, and one of log-probs with ``_logprob`` after it; both are null, or have k values for each token of the
+completion, the most probable first."""
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -65,6 +69,8 @@ ROLLOUT_SCHEMA = pa.schema(
         ("contrast_sibling", pa.int64()),
         ("reward_format", pa.float64()),
         ("reward_length", pa.float64()),
+        *[(name, pa.list_(pa.string())) for name in TOP_TOKENS],
+        *[(f"{name}_logprob", pa.list_(pa.float32())) for name in TOP_TOKENS],
     ],
     metadata={VERSION_KEY: SCHEMA_VERSION.encode(), KIND_KEY: b"rollout"},
 )
@@ -124,6 +130,10 @@ def write_rollouts(
     """
     table = records_table(path, list(rows), ROLLOUT_SCHEMA, ROLLOUT_REQUIRED, columns)
     names = (*TOKEN_SIGNALS, "tokens", "token_starts", "token_ends", "completion_ids")
+    for name in TOP_TOKENS:
+        texts, logprobs = (pc.list_value_length(table[column]).to_pylist() for column in (name, f"{name}_logprob"))  # pyright: ignore[reportAttributeAccessIssue]
+        if texts != logprobs:
+            raise ValueError(f"{path.name}: {name} does not have as many tokens as log-probs")
     counts = {name: pc.list_value_length(table[name]).to_pylist() for name in names}  # pyright: ignore[reportAttributeAccessIssue]
     told = (table[name].to_pylist() for name in ("problem_id", "sibling", "length"))
     rows_told = zip(counts.pop("completion_ids"), *told, strict=True)

@@ -22,6 +22,10 @@ TRAINING_PANELS = {
     "entropy": "Entropy (nats per token)",
     "length": "Response length (tokens)",
 }
+UNSAID: dict[FileFormat, tuple[str, ...]] = {
+    "svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer"), "png": ("Software",),
+}  # fmt: skip
+"""The metadata that matplotlib would write into a file of each format, and that stays out of it."""
 PAPER_FIGURES = {
     3: ("grpo", "rlsd", "sdpg-urkl", "sdpg-ufkl"),
     5: ("sdpg-urkl", "sdpg-ufkl", "alpha0", "beta0"),
@@ -131,8 +135,7 @@ def drawn(size: tuple[float, float], file_format: FileFormat, theme: Theme, draw
         draw(figure)
         out = BytesIO()
         # A date or a version in the file would make equal figures differ.
-        metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
-        figure.savefig(out, format=file_format, dpi=150, metadata=metadata)
+        figure.savefig(out, format=file_format, dpi=150, metadata=dict.fromkeys(UNSAID[file_format]))
     return out.getvalue()
 
 

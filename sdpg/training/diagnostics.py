@@ -5,14 +5,17 @@ gradient scores ``record_rows`` sampled rollouts under teacher and reference; it
 random source of its own, and cannot change training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import random
 
 import torch
+from torch import Tensor
 
 from sdpg.models.columns import TokenColumn, cut_columns, gather_columns, join_columns
 from sdpg.models.experience import Rollouts
-from sdpg.models.passes import Policies
+from sdpg.models.fused_head import Teacher
+from sdpg.models.loading import hidden_and_head
+from sdpg.models.passes import Policies, Round
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -22,15 +25,69 @@ def sample_rows(count: int, wanted: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), min(wanted, count)))
 
 
+def most_probable(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], count: int, temperature: float, memory_bytes: int
+) -> tuple[Tensor, Tensor]:
+    """Returns ids and log-probs (N, k) of the most probable next tokens, the most probable first.
+
+    Args:
+        hidden: (N, D) hidden states.
+        head: the output embedding, which turns (n, D) into logits (n, V).
+        count: k; the vocabulary's size where that is smaller.
+        temperature: the logits are divided by this.
+        memory_bytes: for the logits of a chunk of tokens.
+    """
+    vocabulary = head(hidden[:1]).shape[-1]
+    count, size = min(count, vocabulary), max(1, memory_bytes // (8 * vocabulary))
+    ids, logprobs = [], []
+    for part in hidden.split(size):
+        logits = head(part)
+        values, places = (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).topk(count)
+        total = torch.logsumexp(logits.to(values.dtype) / temperature, -1, keepdim=True)
+        ids.append(places)
+        logprobs.append(values - total)
+    return torch.cat(ids), torch.cat(logprobs)
+
+
+def top_columns(
+    policies: Policies, one: Round, teacher: Teacher | None, count: int, lengths: Sequence[int]
+) -> dict[str, TokenColumn]:
+    """Returns a column per rank of the most probable tokens: ``student_top_0`` (ids), ``student_top_logprob_0``, and
+    so on to ``count`` − 1, and the teacher's, which are 0 where it read nothing. All ranks call this."""
+    with policies.autocast():
+        hidden, head = hidden_and_head(policies.student, one.batch)
+        if not one.rows:
+            return {}
+        by_name = {"student_top": most_probable(hidden, head, count, policies.temperature, policies.head_bytes)}
+        if teacher is not None:
+            own = most_probable(teacher.hidden, teacher.head or head, count, teacher.temperature, policies.head_bytes)
+            # The teacher read the tokens in another order, and those without a hint not at all.
+            ids, logprobs = (torch.zeros_like(each) for each in by_name["student_top"])
+            ids[teacher.tokens], logprobs[teacher.tokens] = own
+            by_name["teacher_top"] = ids, logprobs
+    values = {
+        f"{name}{kind}_{place}": column[:, place]
+        for name, pair in by_name.items()
+        for kind, column in zip(("", "_logprob"), pair, strict=True)
+        for place in range(column.shape[1])
+    }
+    return cut_columns(one.rows, lengths, values)
+
+
 @torch.no_grad()
 def diagnose(
-    policies: Policies, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams
+    policies: Policies,
+    rollouts: Rollouts,
+    rows: Sequence[int],
+    method: MethodParams,
+    train: TrainParams,
+    top_k: int = 0,
 ) -> dict[str, TokenColumn]:
     """Scores rows under student, reference and teacher; returns the columns on the first rank, and none on the others.
 
-    The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``. A method
-    without a teacher of its own is scored by the current weights with the privileged prompt. Rollouts without a hint
-    have no ``teacher_logprob`` and no ``kl_to_teacher``.
+    The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``; with ``top_k``
+    also those of :func:`top_columns`. A method without a teacher of its own is scored by the current weights with the
+    privileged prompt. Rollouts without a hint have nothing of the teacher.
     """
     hinted = {row for row in rows if rollouts.teacher_prompts[row]}
     # The records always hold D_KL(p‖q), whatever the method distils.
@@ -50,4 +107,9 @@ def diagnose(
             }  # fmt: skip
             columns = cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored)
             parts.append(columns | {name: columns[name].only(hinted) for name in ("teacher_logprob", "kl_to_teacher")})
+        if top_k:
+            found = top_columns(policies, one, teacher, top_k, [len(rollouts.responses[row]) for row in one.rows])
+            parts.append({
+                name: column if name.startswith("student") else column.only(hinted) for name, column in found.items()
+            })  # fmt: skip
     return gather_columns(join_columns(parts), policies.ranks)

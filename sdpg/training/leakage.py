@@ -5,12 +5,15 @@ Axes: P prompts, G responses per prompt, B = P·G responses.
 
 from collections.abc import Sequence
 import re
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from sdpg.params.watch import WatchParams
-from sdpg.problems.prompts import PreparedRow
+
+if TYPE_CHECKING:  # who asks about texts alone, such as the app, loads no tokenizer
+    from sdpg.problems.prompts import PreparedRow
 
 COLUMNS = ("leak_mentions", "leak_spans")
 QUOTED = 4
@@ -18,6 +21,16 @@ QUOTED = 4
 WORD = re.compile(r"\w+")
 SPACED = str.maketrans({chr(code): " " for code in range(128) if not WORD.match(chr(code))})
 """The ASCII characters that are no part of a word, and a space: looking them up is faster than matching."""
+
+
+class Privileged(Protocol):
+    """What a response is compared with: a privileged text, and the prompt that the student saw."""
+
+    @property
+    def solution(self) -> str: ...
+
+    @property
+    def student_prompt(self) -> str: ...
 
 
 def words(text: str) -> list[str]:
@@ -131,7 +144,7 @@ def _match_any(array: pa.Array, patterns: Sequence[str]) -> list[bool]:
     return [a or b for a, b in zip(first, second, strict=True)]
 
 
-def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list[bool]:
+def repeats(texts: Sequence[str], problem: Privileged, span_words: int) -> list[bool]:
     """Says of each of G responses whether it repeats at least ``span_words`` words of the problem's solution; see
     :func:`copied_words`."""
     copied, completions = words(problem.solution), [words(text) for text in texts]
@@ -147,7 +160,7 @@ def repeats(texts: Sequence[str], problem: PreparedRow, span_words: int) -> list
     ]
 
 
-def leak_shares(texts: Sequence[str], problems: Sequence[PreparedRow], watch: WatchParams) -> dict[str, float | None]:
+def leak_shares(texts: Sequence[str], problems: "Sequence[PreparedRow]", watch: WatchParams) -> dict[str, float | None]:
     """Returns the metrics ``leak_mentions`` and ``leak_spans`` of a step.
 
     Args:

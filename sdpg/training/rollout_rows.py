@@ -3,16 +3,18 @@
 Axes: B rollouts of the step, N response tokens of them all.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 import pyarrow as pa
+import torch
 
 from sdpg.models.columns import TokenColumn, join_columns
 from sdpg.problems.prompts import PreparedRow
 from sdpg.problems.token_pieces import TokenPieces
-from sdpg.records.schemas import TOKEN_SIGNALS
+from sdpg.records.schemas import TOKEN_SIGNALS, TOP_TOKENS
 from sdpg.training.steps import Sampled, Step
 
 TRAINED = ("logprob", "entropy", "weight", "loss")
@@ -84,7 +86,33 @@ def token_columns(step: Step, pieces: TokenPieces) -> dict[str, pa.ListArray]:
         if name in updated:
             signals[name] = _over(updated[name], signals.get(name))
     signals["rollout_logprob"] = step.rollout_logprob
-    return found | {name: _signal_lists(column, len(responses)) for name, column in signals.items()}
+    found |= {name: _signal_lists(column, len(responses)) for name, column in signals.items()}
+    for name in TOP_TOKENS:
+        found |= _top_lists(name, diagnosed, len(responses), pieces)
+    return found
+
+
+def _top_lists(
+    name: str, columns: Mapping[str, TokenColumn], count: int, pieces: TokenPieces
+) -> dict[str, pa.ListArray]:
+    """Returns the lists of a name's most probable tokens and of their log-probs; nothing where none were recorded."""
+    ids = [columns[f"{name}_{place}"] for place in range(_ranks(name, columns))]
+    if not ids:
+        return {}
+    logprobs = [columns[f"{name}_logprob_{place}"] for place in range(len(ids))]
+    texts = [pieces.piece(token) for token in torch.stack([each.values for each in ids], 1).flatten().int().tolist()]
+    values = torch.stack([each.values for each in logprobs], 1).flatten()
+    wide = TokenColumn(ids[0].rows, [length * len(ids) for length in ids[0].lengths], values)
+    lengths, absent = _where(wide, count)
+    return {
+        name: _lists(lengths, pa.array(texts, pa.string()), absent),
+        f"{name}_logprob": _signal_lists(wide, count),
+    }
+
+
+def _ranks(name: str, columns: Mapping[str, TokenColumn]) -> int:
+    """Returns k: how many columns there are of a name's most probable tokens."""
+    return sum(each.startswith(f"{name}_logprob_") for each in columns)
 
 
 def _over(first: TokenColumn, second: TokenColumn | None) -> TokenColumn:
@@ -97,9 +125,15 @@ def _over(first: TokenColumn, second: TokenColumn | None) -> TokenColumn:
 
 def _signal_lists(column: TokenColumn, count: int) -> pa.ListArray:
     """Returns one list for each of ``count`` rollouts; it is null where the column lacks the rollout."""
+    lengths, absent = _where(column, count)
+    return _lists(lengths, pa.array(column.values.numpy()), absent)
+
+
+def _where(column: TokenColumn, count: int) -> tuple[NDArray[np.int64], pa.Array]:
+    """Returns the length of each of ``count`` rollouts, 0 where the column lacks it, and whether it lacks it."""
     lengths, absent = np.zeros(count, np.int64), np.ones(count, bool)
     lengths[column.rows], absent[column.rows] = column.lengths, False
-    return _lists(lengths, pa.array(column.values.numpy()), pa.array(absent))
+    return lengths, pa.array(absent)
 
 
 def _lists(lengths: NDArray[np.int64], values: pa.Array, absent: pa.Array | None = None) -> pa.ListArray:

@@ -21,17 +21,8 @@ from sdpg.models.experience import Experience, Rollouts
 from sdpg.models.loading import trainable
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import whole
-from sdpg.objective.coefficients import (
-    Coefficients,
-    coefficients,
-    draws_hints,
-    is_recorded,
-    learning_rate,
-    penalizes_reward,
-    reads_certainty,
-    scores_old_policy,
-    scores_teacher_first,
-)
+from sdpg.objective import coefficients as rules
+from sdpg.objective.coefficients import Coefficients
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.hints import Hint, HintDrawer
@@ -115,7 +106,7 @@ class Trainer:
         self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
         self.hints = None
-        if draws_hints(self.method):
+        if rules.draws_hints(self.method):
             self.hints = HintDrawer(self.tokenizer, self.params.prompts, self.method, self.seed)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=train.lr, betas=train.betas, weight_decay=train.weight_decay
@@ -197,7 +188,7 @@ class Trainer:
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
         """Makes one step: sample → verify → hint → credit → update → write; its metrics are on the first rank."""
-        at = coefficients(self.method, number, self.params.train.steps)
+        at = rules.coefficients(self.method, number, self.params.train.steps)
         sampled = self.sample(number)
         watch.lap("rollout")
         verdicts = self.verify(sampled)
@@ -270,7 +261,7 @@ class Trainer:
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
         rewards = torch.tensor([[verdict.reward for verdict in verdicts], *parts.values()], dtype=torch.float64).sum(0)
-        if penalizes_reward(self.method):
+        if rules.penalizes_reward(self.method):
             rewards = rewards - at.alpha * self.reference_penalty(rollouts, everyone)
         credit = group_credit(self.method, train, rewards, verdicts, self.params.reward)
         # The first rank decides: who differed in a last bit could plan other passes than the rest.
@@ -283,10 +274,10 @@ class Trainer:
             gates=torch.tensor(gates, dtype=torch.float64),
             old_logprobs=self.old_logprobs(rollouts, everyone),
         )
-        if scores_teacher_first(train, at):
+        if rules.scores_teacher_first(train, at):
             taught = [row for row, read in enumerate(self.task(experience, 0, at).taught_rows()) if read]
             experience = replace(experience, teacher_logprobs=self.teacher_logprobs(rollouts, taught))
-        if reads_certainty(self.method, at):
+        if rules.reads_certainty(self.method, at):
             distilled = [row for row in everyone if experience.gates[row] > 0]
             experience = replace(experience, certainty=self.policies.certainty(rollouts, distilled, self.method, train))
         if contrasts is not None:
@@ -313,7 +304,7 @@ class Trainer:
         train = self.params.train
         if train.old_logprobs == "rollout":  # those of the sampler are at hand
             return [torch.tensor(values) for values in rollouts.rollout_logprobs]
-        if not scores_old_policy(train):
+        if not rules.scores_old_policy(train):
             return None
         scored = self.policies.sampled_logprobs(
             self.policies.student, rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch
@@ -339,10 +330,10 @@ class Trainer:
     def diagnose(self, rollouts: Rollouts, step: int) -> dict[str, TokenColumn]:
         """Scores sampled rollouts of a recorded step under teacher and reference, for the records alone."""
         train = self.params.train
-        if not is_recorded(train, step):
+        if not rules.is_recorded(train, step):
             return {}
         rows = sample_rows(len(rollouts.responses), train.record_rows, derive_seed(self.seed, "record", step))
-        return diagnose(self.policies, rollouts, rows, self.method, train)
+        return diagnose(self.policies, rollouts, rows, self.method, train, self.params.watch.top_k)
 
     def term_gradients(self, task: Task, step: int) -> dict[str, float | None]:
         """Measures each term's own gradient at the steps that ``train.gradients_every`` names."""
@@ -353,7 +344,7 @@ class Trainer:
 
     def update(self, task: Task, step: int) -> Update:
         """Makes the optimiser updates of one rollout batch, and hands the new weights to the sampler."""
-        train, lr = self.params.train, learning_rate(self.params.train, step)
+        train, lr = self.params.train, rules.learning_rate(self.params.train, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         total_loss = total_norm = 0.0

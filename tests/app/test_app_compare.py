@@ -237,7 +237,7 @@ def test_parameters_that_differ(project: Path) -> None:
     assert rule.count("_col3") == len(leaves) and "_col2" not in rule
 
 
-@pytest.mark.parametrize(("file_format", "begins"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
+@pytest.mark.parametrize(("file_format", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
 def test_figures_are_files_and_equal_panels_equal_bytes(project: Path, file_format: str, begins: bytes) -> None:
     lines = series.group(entries(project, GRPO, SDPG), True)
     panels = [
@@ -266,7 +266,7 @@ def test_every_part_of_the_page(project: Path, monkeypatch: pytest.MonkeyPatch) 
     at = app(project, monkeypatch)
     assert at.multiselect(key="runs").value == sorted([*RUNS, "grpo-1"])
     assert len(at.get("vega_lite_chart")) == 6 and "range" in at.caption[0].value
-    at.toggle(key="band").set_value(False).run()
+    at.multiselect(key="lines").set_value(["run"]).run()
     assert not at.exception and "range" not in at.caption[0].value
     for part, charts_shown in (("Metrics", 3), ("Schedules", 4), ("Parameters", 0), ("Problems", 3)):
         at = app(project, monkeypatch, part=part, runs=[GRPO, SDPG])

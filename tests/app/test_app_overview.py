@@ -213,3 +213,24 @@ def test_two_hundred_runs_are_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     start = time.process_time()
     at.run()
     assert not at.exception and time.process_time() - start < 3
+
+
+def test_a_run_in_training_is_followed_on_other_pages(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = begin(project, 20)
+    rollouts = sorted((project / "runs" / RUN / "rollouts").iterdir())
+    (state / "rollouts").mkdir()
+    shutil.copy(rollouts[0], state / "rollouts")
+    run = "in-progress-feed"
+    at = app(project, monkeypatch)
+    links = {each.proto.label: each.proto.query_string for each in at.get("page_link")}
+    assert links["Their curves"] == f"runs={run}" and len(at.get("vega_lite_chart")) >= 2
+    for page in ("compare", "rollouts"):
+        at = AppTest.from_file(str(PROJECT / "app" / "main.py"), default_timeout=60).switch_page(f"views/{page}.py")
+        at.query_params["runs" if page == "compare" else "run"] = run
+        at.run()
+        assert not at.exception and not at.error
+        assert any("running" in each.value for each in at.markdown), page
+        if page == "rollouts":
+            assert at.selectbox(key="step").value == "1"
+            shutil.copy(rollouts[1], state / "rollouts")
+            assert at.run().selectbox(key="step").value == str(store.rollout_steps(entry(project, run))[-1]) != "1"

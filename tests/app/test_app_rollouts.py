@@ -228,10 +228,11 @@ def test_suspects() -> None:
     index = INDEX.assign(
         extracted_answer=["7", " 8 ", None, None, "7", None], gold=["7", "8", "8", "8", "7", "7"],
         truncated=[True, None, None, False, False, None], gate=[0.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        leaks=[False, False, False, True, True, False],
     )  # fmt: skip
     expected = {
         "wrong, and the longest of its group": [1, 2], "judged wrong with the gold's answer": [1],
-        "correct with a closed gate": [0], "truncated": [0, 2],
+        "correct with a closed gate": [0], "truncated": [0, 2], "leaks the privileged prompt": [3, 4],
     }  # fmt: skip
     for name, rows in expected.items():
         assert index.index[filters.passing(index, Filter(suspects=(name,)))].tolist() == rows, name

@@ -51,10 +51,10 @@ def test_rollouts_of_older_code_are_read(commit: str) -> None:
     table = read_rollouts(path)
     assert table.schema.equals(ROLLOUT_SCHEMA, check_metadata=True)
     assert table.select(stored.column_names).to_pylist() == stored.to_pylist()
-    later = {"contrast_logprob", "hint_kind", "hint_sibling", "contrast_prompt", "contrast_sibling"}
-    lacking = ({"truncated", "verifier", "verifier_version", "reason", "reward_format", "reward_length"} | later) - set(
-        stored.column_names
-    )
+    newer = {"truncated", "verifier", "verifier_version", "reason", "reward_format", "reward_length"}
+    newer |= {"contrast_logprob", "hint_kind", "hint_sibling", "contrast_prompt", "contrast_sibling"}
+    newer |= {f"{name}{kind}" for name in ("student_top", "teacher_top") for kind in ("", "_logprob")}
+    lacking = newer - set(stored.column_names)
     assert set(ROLLOUT_SCHEMA.names) - set(stored.column_names) == lacking
     assert all(table[name].null_count == len(table) for name in lacking - {"truncated"})
     some = ["verifier", "status", "truncated", "step"]

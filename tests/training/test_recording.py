@@ -84,7 +84,7 @@ def odd_step(tokenizer: Any, clipped: bool = True) -> Step:
         for name, shown in (("a", "t"), ("a", None), ("c", ""))
     ]  # fmt: skip
     verdicts = [Verdict(Status.WRONG, None if row % 3 else "7", float(row % 2)) for row in everyone]
-    rollouts = Rollouts(*(getattr(experience, name) for name in Rollouts.__dataclass_fields__))
+    rollouts = Rollouts(**{name: getattr(experience, name) for name in Rollouts.__dataclass_fields__})
     texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
     sampled = Sampled(problems, rollouts, texts, [row == 4 for row in everyone])
     return Step(sampled, verdicts, experience, Update(0.1, 1.0, 1e-3, updated if clipped else {}), diagnosed)

@@ -132,7 +132,13 @@ def weights(trainer: Trainer) -> torch.Tensor:
 
 
 def test_recording_cannot_change_training(world: tuple[Any, Any], tmp_path: Path) -> None:
-    recorded = trained(world, small(), "sdpg-ufkl", tmp_path / "on")
+    params = small()
+    params = params.model_copy(update={"watch": params.watch.model_copy(update={"top_k": 3})})
+    recorded = trained(world, params, "sdpg-ufkl", tmp_path / "on")
+    rows = read_rollouts(tmp_path / "on/rollouts/step-000002-rank-0.parquet").to_pylist()
+    assert [row["teacher_top"] is None for row in rows] == [row["teacher_logprob"] is None for row in rows]
+    top = next(row for row in rows if row["teacher_top"])
+    assert len(top["teacher_top"]) == len(top["student_top_logprob"]) == 3 * top["length"]
     silent = trained(world, small(record_rows=0), "sdpg-ufkl", tmp_path / "off")
     assert torch.equal(weights(recorded), weights(silent))
     assert not torch.equal(weights(recorded), weights(trained(world, small(lr=2e-3), "sdpg-ufkl", tmp_path / "lr")))

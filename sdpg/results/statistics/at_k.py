@@ -106,17 +106,23 @@ def _majority(answers: Sequence[Answer], k: int) -> float:
     _check(k, n, "maj")
     correct = sum(right for _, right in answers)
     wrong = Counter(says for says, right in answers if not right and says is not None)
-    silent = n - correct - wrong.total()
+    return _majority_of(n, correct, tuple(sorted(wrong.values())), k)
+
+
+@lru_cache(maxsize=65_536)  # problems differ in what was answered, and seldom in how often
+def _majority_of(n: int, correct: int, wrong: tuple[int, ...], k: int) -> float:
+    """Returns maj@k of n answers: so many correct ones, wrong ones in classes of these sizes, and silent ones."""
+    silent = n - correct - sum(wrong)
     # Drawing k of n without replacement is drawing each answer by itself with any one probability, given that k come
     # out. With k/n that condition is never improbable, and no term over- or underflows.
-    drawn = {size: _drawn(size, n, k) for size in {correct, silent, n, *wrong.values()}}
+    drawn = {size: _drawn(size, n, k) for size in {correct, silent, n, *wrong}}
     total = 0.0
     for votes in range(1, min(correct, k) + 1):
         others = k - votes
         # [ties, v]: the other classes so far have v votes, `ties` of them as many as the correct class, none more.
         chance = np.zeros((others // votes + 1, others + 1))
         chance[0, 0] = 1.0
-        for size in wrong.values():
+        for size in wrong:
             extended = np.zeros_like(chance)
             for fewer in range(min(size, votes - 1, others) + 1):
                 extended[:, fewer:] += drawn[size][fewer] * chance[:, : others + 1 - fewer]

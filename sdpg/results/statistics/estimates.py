@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy import stats
 
 from sdpg.errors import UserError
@@ -68,20 +69,28 @@ def count_correct(table: pa.Table, source: str) -> dict[tuple[str, str, bool], P
     Raises:
         UserError: if the problems of a group have different numbers of answers, which means an incomplete evaluation.
     """
-    names = ("method", "benchmark", "temperature", "problem_id", "status")
-    columns = [table.column(name).to_pylist() for name in names]
-    tallies: dict[tuple[str, str, bool], dict[str, list[bool]]] = {}
-    for method, benchmark, temperature, problem, status in zip(*columns, strict=True):
-        group = tallies.setdefault((method, benchmark, temperature == 0), {})
-        group.setdefault(problem, []).append(status == "correct")
+    rows = pa.table({
+        **{name: table.column(name) for name in ("method", "benchmark", "problem_id")},
+        "greedy": pc.fill_null(pc.equal(table.column("temperature"), 0.0), False),  # pyright: ignore[reportAttributeAccessIssue]
+        "right": pc.fill_null(
+            pc.equal(table.column("status"), "correct"), False  # pyright: ignore[reportAttributeAccessIssue]
+        ).cast(pa.int64()),
+    })  # fmt: skip
+    names = ["method", "benchmark", "greedy", "problem_id"]
+    grouped = rows.group_by(names, use_threads=False).aggregate([("right", "sum"), ("right", "count")])
+    tallies: dict[tuple[str, str, bool], dict[str, tuple[int, int]]] = {}
+    for *key, problem, right, size in zip(
+        *(grouped[name].to_pylist() for name in (*names, "right_sum", "right_count")), strict=True
+    ):  # fmt: skip
+        tallies.setdefault((key[0], key[1], key[2]), {})[problem] = right, size
     counts = {}
     for key, answers in tallies.items():
-        sizes = {len(given) for given in answers.values()}
+        sizes = {size for _, size in answers.values()}
         if len(sizes) > 1:
             raise UserError(f"{source}: the problems of {key[1]} have between {min(sizes)} and {max(sizes)} answers: "
                             "the evaluation is incomplete; run the stage that writes it again")  # fmt: skip
         problems = tuple(sorted(answers))
-        correct = np.array([sum(answers[problem]) for problem in problems], dtype=np.int64)
+        correct = np.array([answers[problem][0] for problem in problems], dtype=np.int64)
         counts[key] = ProblemCounts(problems, correct, sizes.pop())
     return counts
 
