@@ -102,7 +102,7 @@ tokenizer = Tokenizer()
 texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in x.responses]
 problems = [PreparedRow(id=str(i), problem="", answer="1", solution="", source="", student_prompt="", teacher_prompt="",
                         student_tokens=1, teacher_tokens=1) for i in range(3)]
-rollouts = Rollouts(*(getattr(x, field.name) for field in fields(Rollouts)))
+rollouts = Rollouts(*(getattr(x, field.name) for field in fields(Rollouts) if not field.kw_only))
 sampled = Sampled(problems, rollouts, texts, [False] * 12)
 step = Step(sampled, [Verdict(Status.WRONG, None, -1.0)] * 12, x, Update(0.0, 0.0, 0.0, found.columns), {})
 identity = {"run": "r", "method": "m", "seed": 0, "step": 1, "verifier": "v", "verifier_version": "1"}

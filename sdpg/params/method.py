@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sdpg.params.section import Fraction, Imported, Name, Positive, Section
-from sdpg.params.train import TrainOverrides
+from sdpg.params.train import TrainOverrides, TrainParams
 
 GateName = Literal["positive", "all", "negative", "correct", "wrong", "difficulty"]
 TokenGateName = Literal["sigmoid", "certainty", "divergence_quantile", "teacher_entropy_quantile"]
@@ -203,3 +203,32 @@ class MethodParams(Section):
         if self.reference_in == "loss" and self.reference == "k1":
             raise ValueError("reference k1 as a loss has zero expected gradient: use reference_in: reward, or k3")
         return self
+
+
+def check_training(name: str, method: MethodParams, train: TrainParams) -> None:
+    """Refuses what a method cannot be trained with; ``train`` holds its own values already.
+
+    Raises:
+        ValueError: with the field, its value and what to set.
+    """
+    if train.prompts_per_step % train.updates_per_batch:
+        raise ValueError(
+            f"updates_per_batch of methods.{name} is {train.updates_per_batch}, which does not divide "
+            f"train.prompts_per_step ({train.prompts_per_step}): use a divisor"
+        )
+    if train.sampler_correction is not None and train.old_logprobs == "rollout":
+        raise ValueError(
+            f"sampler_correction of methods.{name} is {train.sampler_correction:g}, but with old_logprobs: rollout the "
+            "ratio is the sampler's already: set sampler_correction to null, or old_logprobs to trainer"
+        )
+    if train.advantage_baseline == "batch" and train.advantage_std not in ("batch", "none"):
+        raise ValueError(
+            f"advantage_baseline of methods.{name} is batch, which has no group's deviation to divide by: set "
+            f"advantage_std to batch or none, not to {train.advantage_std}"
+        )
+    if train.updates_per_batch > 1 and method.outcome == "reinforce":
+        raise ValueError(
+            f"updates_per_batch of methods.{name} is {train.updates_per_batch} and its outcome is reinforce, whose "
+            "gradient is right for the policy that sampled alone: set outcome to clipped_weight (the paper's A.3) or "
+            "ppo_clip (the public code's), or updates_per_batch to 1"
+        )

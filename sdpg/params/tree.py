@@ -16,7 +16,7 @@ from sdpg.errors import UserError
 from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
 from sdpg.params.data import DataParams, HubSource, PromptParams, ReasoningGymSource, SyntheticSource
-from sdpg.params.method import MethodParams
+from sdpg.params.method import MethodParams, check_training
 from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
@@ -239,29 +239,7 @@ class Params(Section):
                 "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
             )
         for name in self.run.methods:
-            train = self.train_of(self.methods[name])
-            if train.prompts_per_step % train.updates_per_batch:
-                raise ValueError(
-                    f"updates_per_batch of methods.{name} is {train.updates_per_batch}, which does not divide "
-                    f"train.prompts_per_step ({train.prompts_per_step}): use a divisor"
-                )
-            if train.sampler_correction is not None and train.old_logprobs == "rollout":
-                raise ValueError(
-                    f"sampler_correction of methods.{name} is {train.sampler_correction:g}, but with old_logprobs: "
-                    "rollout the ratio is the sampler's already: set sampler_correction to null, or old_logprobs to "
-                    "trainer"
-                )
-            if train.advantage_baseline == "batch" and train.advantage_std not in ("batch", "none"):
-                raise ValueError(
-                    f"advantage_baseline of methods.{name} is batch, which has no group's deviation to divide by: set "
-                    f"advantage_std to batch or none, not to {train.advantage_std}"
-                )
-            if train.updates_per_batch > 1 and self.methods[name].outcome == "reinforce":
-                raise ValueError(
-                    f"updates_per_batch of methods.{name} is {train.updates_per_batch} and its outcome is reinforce, "
-                    "whose gradient is right for the policy that sampled alone: set outcome to clipped_weight (the "
-                    "paper's A.3) or ppo_clip (the public code's), or updates_per_batch to 1"
-                )
+            check_training(name, self.methods[name], self.train_of(self.methods[name]))
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
