@@ -68,6 +68,7 @@ def test_names_goals_and_rivals() -> None:
         "step_overhead_waited": "<= 0.05", "score_rate": ">= 2000",
         "score_duplicates_vs_one_by_one": ">= 5", "study_two_workers_vs_one": ">= 1.6",
         "app_page_seconds": "<= 2", "app_strip_seconds": "<= 1", "app_memory_gb": "<= 1",
+        "startup_train": "<= 1.3", "startup_tabulate": "<= 2", "startup_check": "<= 2", "startup_help": "<= 0.3",
     }  # fmt: skip
     assert all(target.against for target in command.BENCHMARKS)
 

@@ -175,7 +175,7 @@ def test_the_run_says_how_it_was_scored(tmp_path: Path) -> None:
     write_run(tmp_path, config=config)
     run = find_run("grpo-0", {"verifier": "exact"}, tmp_path)
     assert (run.params.wrong, run.params.answer_format, run.params.verifier) == (0.0, "answer_line", "exact")
-    assert run.gate is find_gate("positive")
+    assert run.gate is not None and run.gate.formula == find_gate("positive").formula == "m = 1[A > 0]"
     params["methods"]["grpo"] |= {"distillation": "kl_student_teacher", "gate": "all"}
     write_run(tmp_path, config=config)
     found, _ = rescored(tmp_path)
