@@ -42,7 +42,7 @@ def measured(
         )
         for name in ("a", "b")
     ]  # fmt: skip
-    rollouts = Rollouts(*(getattr(experience, name) for name in Rollouts.__dataclass_fields__))
+    rollouts = Rollouts(**{name: getattr(experience, name) for name in Rollouts.__dataclass_fields__})
     sampled = Sampled(problems, rollouts, ["", "", "", ""], [False, False, False, True])
     update = Update(0.5, 2.0, 1e-3, {name: TokenColumn.of(parts) for name, parts in columns.items()})
     return step_metrics(Step(sampled, verdicts, experience, update, {}), method)
