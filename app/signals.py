@@ -86,7 +86,7 @@ class Reading:
 KEYS = ("gap", "kl", "entropy", "gate", "advantage", "weight", "reference", "mismatch", "loss")
 LABELS = {
     "gap": "log q − log p", "kl": "KL to teacher", "entropy": "entropy", "gate": "gate", "advantage": "advantage",
-    "weight": "RLSD weight", "reference": "log-ratio to reference", "mismatch": "sampler mismatch", "loss": "loss",
+    "weight": "evidence weight", "reference": "log-ratio to reference", "mismatch": "sampler mismatch", "loss": "loss",
 }  # fmt: skip
 NEEDS = {
     "gap": ("teacher_logprob", "logprob"), "kl": ("kl_to_teacher",), "entropy": ("entropy",), "gate": (),
@@ -126,8 +126,9 @@ def catalogue(row: Row, params: Mapping[str, Any]) -> dict[str, Signal]:
                  f"gate, one for the whole rollout: {gate}", Scale(0, 0, 1)),
         "advantage": ("", "A = (r − mean) / (std + ε)", "advantage, one for the whole rollout: within its group of "
                       f"{siblings}, whose bound ±{number(largest)} is the scale", Scale(-largest, 0, largest)),
-        "weight": ("", "(1−λ) + λ·clip(exp(sign(A)·(log q − log p)))", "weight: RLSD's factor on the advantage; the "
-                   "scale is where ε_w clips it", Scale(1 - method.rlsd_clip, 1, 1 + method.rlsd_clip)),
+        "weight": ("", rules.EVIDENCE.get(method.token_weighting, "1"), "weight: the token's advantage over the row's, "
+                   "by the teacher's evidence; the scale is where ε_w clips it",
+                   Scale(1 - method.rlsd_clip, 1, 1 + method.rlsd_clip)),
         "reference": ("nats", "log w = log π_θ(yₜ) − log π_ref(yₜ)", "logprob − ref_logprob: how far training has "
                       "moved this token from the base", Scale(-1, 0, 1, True, True)),
         "mismatch": ("nats", "log π_θ(yₜ) − log π_rollout(yₜ)", "logprob − rollout_logprob: trainer against sampler; "

@@ -35,10 +35,39 @@ STUDY, LEASES, RECORDING = "sdpg/tuning/study.py", "sdpg/tuning/leases.py", "sdp
 MANIFEST, ARCHIVE = "sdpg/records/manifest.py", "sdpg/reproduction/archive.py"
 ALTERED = "tests/records/test_manifest.py"
 TEACHERS = "sdpg/models/teachers.py"
+CREDIT = "sdpg/objective/token_credit.py"
 DAMAGED, TRACKING = "tests/training/test_damaged_state.py", "tests/records/test_tracking.py"
 
 MUTATIONS = (
     # Formulas.
+    Mutation("sdpg/objective/gates.py", "4 * row.accuracy * (1 - row.accuracy)", "2 * row.accuracy * (1 - row.accuracy)",
+             "tests/objective/test_advantages.py"),
+    Mutation("sdpg/objective/gates.py", "-inputs.teacher_entropy, 1 - method.gate_quantile",
+             "inputs.teacher_entropy, 1 - method.gate_quantile", "tests/objective/test_methods.py"),
+    Mutation("sdpg/objective/gates.py", "return inputs.teacher_logprobs - inputs.logprobs.detach()",
+             "return inputs.logprobs.detach() - inputs.teacher_logprobs", "tests/objective/test_methods.py"),
+    Mutation(CREDIT, "(advantages + bonus) * advantages > 0", "advantages != 0", "tests/objective/test_token_credit.py"),
+    Mutation(CREDIT, "evidenced = evidence.teacher - evidence.against\n    bonus = evidence.strength * torch.tanh",
+             "evidenced = evidence.against - evidence.teacher\n    bonus = evidence.strength * torch.tanh",
+             "tests/objective/test_token_credit.py"),
+    Mutation(CREDIT, "torch.where(inside, sides, total - sides)", "torch.where(inside, total - sides, sides)",
+             "tests/objective/test_token_credit.py"),
+    Mutation("sdpg/objective/divergences.py", "torch.cat([kept, tail], -1)", "kept",
+             "tests/objective/test_divergences.py"),
+    Mutation("sdpg/objective/divergences.py", "self.whole.entries(log_p, log_q).clamp(max=self.bound)",
+             "self.whole.entries(log_p, log_q).clamp(-self.bound, self.bound)", "tests/objective/test_divergences.py"),
+    Mutation("sdpg/objective/outcomes.py", "log_ratio = inputs.ratio.detach().log()",
+             "log_ratio = inputs.ratio.detach()", "tests/objective/test_methods.py"),
+    Mutation("sdpg/objective/outcomes.py", "-bounded * inputs.advantages * inputs.logprobs",
+             "-ratio * inputs.advantages * inputs.logprobs", "tests/objective/test_methods.py"),
+    Mutation("sdpg/objective/methods.py", "apart.detach().clamp(max=train.sampler_correction)", "apart.detach()",
+             "tests/objective/test_methods.py"),
+    Mutation("sdpg/objective/methods.py", "advantages = advantages * (inputs.gates == 0)",
+             "advantages = advantages * (inputs.gates > 0)", "tests/objective/test_methods.py"),
+    Mutation("sdpg/objective/advantages.py", "(rewards.shape[1] / (rewards.shape[1] - 1))", "1.0",
+             "tests/objective/test_advantages.py"),
+    Mutation("sdpg/training/steps.py", "zip(empty, useful, strict=False)", "zip(empty, range(len(chosen)), strict=False)",
+             "tests/training/test_steps.py"),
     Mutation("sdpg/objective/schedules.py", "max(1, round(fraction * total))", "max(1, int(fraction * total))",
              "tests/objective"),
     Mutation("sdpg/objective/advantages.py", "(rewards == rewards[:, :1]).all(dim=1, keepdim=True)", "deviation == 0",

@@ -22,6 +22,15 @@ class Coefficients:
     entropy_bonus: float = 0.0
 
 
+EVIDENCE = {
+    "rlsd": "A·[(1−λ) + λ·clip(exp(sign(A)·Δ), 1±ε_w)]",
+    "cepo": "A·[(1−λ) + λ·clip(exp(sign(A)·(log q⁺−log q⁻)), 1±ε_w)]",
+    "rlcsd": "A + λ·tanh((log q⁺−log q⁻)/τ), sign kept",
+    "sipo": "A + λ·clip(log q⁺−log q⁻, ±ε_w), sign kept",
+    "antisd": "A − λ·½(softplus(Δ) − log 2)",
+    "sampled_opsd": "λ·clip(Δ, 0, 20)·1[A > 0]",
+}
+"""Value of ``token_weighting`` → what each token's advantage becomes, for people; ε_w is ``rlsd_clip``."""
 ADDS = ("sipo", "antisd")
 """The values of ``token_weighting`` that give something to a rollout of advantage 0."""
 

@@ -1,8 +1,8 @@
 """Defines how a teacher's evidence changes the advantage of each token; each name has an entry in :data:`CREDITS`.
 
 The evidence is detached: the gradient flows through the ratio of the outcome term alone. A new rule is a function here,
-its entry, and its name in :class:`sdpg.params.MethodParams`. This module imports only torch,
-:mod:`sdpg.objective.losses` and :mod:`sdpg.objective.responses`.
+its entry, and its name in :class:`sdpg.params.MethodParams`. Of the project this
+module imports only its neighbours.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdpg.objective import losses
+from sdpg.objective.coefficients import EVIDENCE
 from sdpg.objective.responses import Responses
 
 
@@ -141,11 +142,11 @@ def credited(name: str, evidence: Evidence, method: Any) -> tuple[Tensor, Tensor
 
 
 CREDITS: dict[str, TokenCredit] = {
-    "rlsd": TokenCredit(rlsd, "A·[(1−λ) + λ·clip(exp(sign(A)·Δ), 1±ε_w)]", factor=True),
-    "cepo": TokenCredit(cepo, "A·[(1−λ) + λ·clip(exp(sign(A)·(log q⁺−log q⁻)), 1±ε_w)]", factor=True, contrast=True),
-    "rlcsd": TokenCredit(rlcsd, "A + λ·tanh((log q⁺−log q⁻)/τ), sign kept", contrast=True, whole_responses=True),
-    "sipo": TokenCredit(sipo, "A + λ·clip(log q⁺−log q⁻, ±ε_w), sign kept", contrast=True, adds=True),
-    "antisd": TokenCredit(antisd, "A − λ·½(softplus(Δ) − log 2)", adds=True),
-    "sampled_opsd": TokenCredit(sampled_opsd, "λ·clip(Δ, 0, 20)·1[A > 0]"),
+    "rlsd": TokenCredit(rlsd, EVIDENCE["rlsd"], factor=True),
+    "cepo": TokenCredit(cepo, EVIDENCE["cepo"], factor=True, contrast=True),
+    "rlcsd": TokenCredit(rlcsd, EVIDENCE["rlcsd"], contrast=True, whole_responses=True),
+    "sipo": TokenCredit(sipo, EVIDENCE["sipo"], contrast=True, adds=True),
+    "antisd": TokenCredit(antisd, EVIDENCE["antisd"], adds=True),
+    "sampled_opsd": TokenCredit(sampled_opsd, EVIDENCE["sampled_opsd"]),
 }
 """Name in params.yaml → rule."""
