@@ -40,13 +40,14 @@ DAMAGED, TRACKING = "tests/training/test_damaged_state.py", "tests/records/test_
 
 MUTATIONS = (
     # Formulas.
-    Mutation("sdpg/objective/gates.py", "4 * row.accuracy * (1 - row.accuracy)", "2 * row.accuracy * (1 - row.accuracy)",
-             "tests/objective/test_advantages.py"),
+    Mutation("sdpg/objective/gates.py", "4 * row.accuracy * (1 - row.accuracy)",
+             "2 * row.accuracy * (1 - row.accuracy)", "tests/objective/test_advantages.py"),
     Mutation("sdpg/objective/gates.py", "-inputs.teacher_entropy, 1 - method.gate_quantile",
              "inputs.teacher_entropy, 1 - method.gate_quantile", "tests/objective/test_methods.py"),
     Mutation("sdpg/objective/gates.py", "return inputs.teacher_logprobs - inputs.logprobs.detach()",
              "return inputs.logprobs.detach() - inputs.teacher_logprobs", "tests/objective/test_methods.py"),
-    Mutation(CREDIT, "(advantages + bonus) * advantages > 0", "advantages != 0", "tests/objective/test_token_credit.py"),
+    Mutation(CREDIT, "(advantages + bonus) * advantages > 0", "advantages != 0",
+             "tests/objective/test_token_credit.py"),
     Mutation(CREDIT, "evidenced = evidence.teacher - evidence.against\n    bonus = evidence.strength * torch.tanh",
              "evidenced = evidence.against - evidence.teacher\n    bonus = evidence.strength * torch.tanh",
              "tests/objective/test_token_credit.py"),
@@ -66,7 +67,8 @@ MUTATIONS = (
              "advantages = advantages * (inputs.gates > 0)", "tests/objective/test_methods.py"),
     Mutation("sdpg/objective/advantages.py", "(rewards.shape[1] / (rewards.shape[1] - 1))", "1.0",
              "tests/objective/test_advantages.py"),
-    Mutation("sdpg/training/steps.py", "zip(empty, useful, strict=False)", "zip(empty, range(len(chosen)), strict=False)",
+    Mutation("sdpg/training/steps.py", "zip(empty, useful, strict=False)",
+             "zip(empty, range(len(chosen)), strict=False)",
              "tests/training/test_steps.py"),
     Mutation("sdpg/objective/schedules.py", "max(1, round(fraction * total))", "max(1, int(fraction * total))",
              "tests/objective"),
