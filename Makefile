@@ -16,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install repro study study-readme configure bundle app plan test test-all browser screenshots install-vllm install-reasoning-gym rehearsal \
+.PHONY: help install repro study atlas study-readme configure bundle app plan test test-all browser screenshots install-vllm install-reasoning-gym rehearsal \
   test-vllm lint format bench gpu-check benchmarks new-project solutions verify reproduce export import lock compare audit coverage tune tune-all \
   mlflow doctor clean attack mutants
 
@@ -99,6 +99,10 @@ repro: configure
 # Killed at any instant, the same command goes on. STATUS=1: what is done and what is left.
 study: configure
 	@python -m pipelines.study --jobs '$(JOBS)' $(if $(STATUS),--status)
+
+# Every method on several bases and seeds, in one table: reports/atlas/atlas.md; resumable, as the study is.
+atlas: configure
+	@python -m pipelines.study --atlas --jobs '$(JOBS)' $(if $(STATUS),--status)
 
 # docs/results and README's table from reports/study.
 study-readme: $(STAMP)

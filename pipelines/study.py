@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.study", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; otherwise 1")
     parser.add_argument("--status", action="store_true", help="say what is done and what is left, and run nothing")
+    parser.add_argument("--atlas", action="store_true", help="run study.atlas instead: every method, in one table")
     parser.add_argument("--publish", action="store_true", help=f"put the finished study into {PUBLISHED} and README.md")
     options = parser.parse_args()
     if options.jobs < 1:
@@ -40,10 +41,14 @@ def main() -> None:
 
         print("Written:", ", ".join(map(str, publish(REPORT))))
         return
-    run_study(params, options.jobs, options.status)
+    if options.atlas:
+        from sdpg.replication.atlas import atlas_params
+
+        params = atlas_params(params)
+    run_study(params, options.jobs, options.status, options.atlas)
 
 
-def run_study(params: Params, jobs: int, only_status: bool) -> None:
+def run_study(params: Params, jobs: int, only_status: bool, atlas: bool = False) -> None:
     """Runs what is left of the study and makes its tables; with ``only_status``, says what is left."""
     from pipelines.study_stages import read_pipeline
     from pipelines.study_tasks import study_tasks
@@ -56,7 +61,7 @@ def run_study(params: Params, jobs: int, only_status: bool) -> None:
         left = [task for task in runs if not task.done()]
         print(f"{len(runs) - len(left)} of {len(runs)} runs are done, in {FOLDER}/.")
         print("\n".join(f"  left: {task.name}" for task in left))
-        print(f"Next: make study{'' if left else ' makes the tables'}")
+        print(f"Next: make {'atlas' if atlas else 'study'}{'' if left else ' makes the tables'}")
         return
     with exclusive(FOLDER):
         import_stages()
@@ -66,6 +71,14 @@ def run_study(params: Params, jobs: int, only_status: bool) -> None:
         failed = run_tasks(tasks, jobs, lambda line: print(line, flush=True))
         if failed:
             _raise_failed(failed, len(tasks))
+        if atlas:
+            from sdpg.replication.atlas import PAGE, write_atlas
+
+            folder = paths.REPORTS / "atlas"
+            written = write_atlas(params, folder)
+            print((folder / PAGE).read_text(encoding="utf-8"))
+            print(f"Written: {', '.join(map(str, written))}")
+            return
         from sdpg.replication.report import write_study
 
         written = write_study(params, REPORT)

@@ -114,3 +114,5 @@ class StudyParams(Section):
     """Method → the method that it is compared with beside GRPO: an ablation's is the whole method."""
     runs: dict[Name, StudyRuns] = Field(default_factory=dict)
     """Name → runs of one length, each with a table of its own."""
+    atlas: StudyRuns | None = None
+    """The runs of ``make atlas``: every method, in one table."""

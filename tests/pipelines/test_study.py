@@ -13,10 +13,12 @@ import pytest
 
 from pipelines import study
 from pipelines.study_stages import Stage, fill, look_up, read_pipeline
-from sdpg.errors import entry_point
+from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
 from sdpg.params import load_params
 from sdpg.params.configure import configure, read_overlay
+from sdpg.replication.atlas import atlas_params, atlas_tree, page
+from sdpg.replication.measured import read_study
 from tests.helpers.clones import ROOT
 from tests.helpers.forked import start
 
@@ -34,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = load_params(ROOT / "params.yaml").base.model.model_dump(mode="json")
     recipe = read_overlay("profile", "micro", ROOT)["base"]["model"] | {"steps": 20}
     runs = {"short": {"bases": 2, "seeds": 1, "methods": METHODS}, "long": "(unset)"}
-    changes = {"base": {"model": base}, "study": {"recipe": recipe, "runs": runs}}
+    changes = {"base": {"model": base}, "study": {"recipe": recipe, "runs": runs, "atlas": None}}
     configure(folder, profile="micro", changes=changes)
     return folder
 
@@ -91,6 +93,13 @@ def test_killed_in_a_run_it_goes_on_and_makes_its_tables(
     assert tree["headline"][0] in said and "make study-readme" in said
 
     monkeypatch.chdir(project)
+    atlas = atlas_tree(load_params(), read_study(load_params())["short"])
+    lines = [line for line in page(atlas).splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0].strip("| ") for line in lines[1:4]] == ["Base", "GRPO", "SDPG-UFKL"]
+    assert lines[2].split(" | ")[-3] == "1.00" and atlas["methods"]["sdpg-ufkl"]["time_over_grpo"] > 0
+    assert all(one["runs"] == 2 and one["tokens"] > 0 for one in atlas["methods"].values())
+    with pytest.raises(UserError, match=r"study\.atlas is null"):
+        atlas_params(load_params())
     study.run_study(load_params(), jobs=1, only_status=True)
     assert capsys.readouterr().out.startswith("4 of 4 runs are done, in study/.")
     # Other parameters: the run of that method alone is left.
