@@ -119,6 +119,22 @@ def parameters(run: RunEntry) -> None:
         ui.empty("No parameter has all of these words.")
 
 
+def deviations(run: RunEntry) -> None:
+    """Shows in which options the run differs from the paper's preset and from that of its public code."""
+    rows = run.config.get("deviations")
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        return
+    preset = ui.printable(str(run.params.get("preset", "")))
+    with st.expander(f"Deviations: preset {preset}, {len(rows)} options differ from one of the presets",
+                     icon=":material/fork_right:"):  # fmt: skip
+        columns = {"id": "#", "path": "Option", "value": "This run", "paper": "Paper", "refcode": "Public code"}
+        table = pd.DataFrame(
+            [{title: ui.printable(str(row.get(name, ""))) for name, title in columns.items()} for row in rows],
+            columns=list(columns.values()),
+        )
+        st.dataframe(table, hide_index=True, width="stretch", height="content")
+
+
 def environment(run: RunEntry) -> None:
     """Shows versions, hardware and inputs."""
     columns = st.columns([2, 2, 3])
@@ -184,7 +200,7 @@ def page() -> None:
     st.header("Provenance")
     with ui.guard():
         run = ui.choose_run()
-        for part in (header, reproduce, changes, parameters, environment, files, mlflow):
+        for part in (header, reproduce, changes, parameters, deviations, environment, files, mlflow):
             with ui.guard():
                 part(run)
         selection.link("compare", "Compare it with others")

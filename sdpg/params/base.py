@@ -105,6 +105,13 @@ class StudyRuns(Section):
         return self
 
 
+class AtlasRuns(StudyRuns):
+    """The runs of ``make atlas``."""
+
+    methods: list[Name] = Field(default_factory=list)
+    """The methods; none named: all there are."""
+
+
 class StudyParams(Section):
     """The runs of ``make study``; see docs/study.md."""
 
@@ -114,5 +121,5 @@ class StudyParams(Section):
     """Method → the method that it is compared with beside GRPO: an ablation's is the whole method."""
     runs: dict[Name, StudyRuns] = Field(default_factory=dict)
     """Name → runs of one length, each with a table of its own."""
-    atlas: StudyRuns | None = None
-    """The runs of ``make atlas``: every method, in one table."""
+    atlas: AtlasRuns | None = None
+    """Every method in one table; see docs/study.md."""

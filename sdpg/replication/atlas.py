@@ -30,7 +30,9 @@ def atlas_params(params: Params) -> Params:
     """
     if params.study.atlas is None:
         raise UserError("study.atlas is null: give bases, seeds and methods, as under study.runs")
-    study = params.study.model_copy(update={"runs": {NAME: params.study.atlas}})
+    runs = params.study.atlas
+    runs = runs.model_copy(update={"methods": runs.methods or list(params.methods)})
+    study = params.study.model_copy(update={"runs": {NAME: runs}})
     return params.model_copy(update={"study": study})
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import re
 from typing import Any
 
+from sdpg.objective.choices import choices_markdown
 from sdpg.params import HubModel, LocalModel, Params, ScratchModel, SyntheticSource
 from sdpg.results import rendering
-from sdpg.results.choices import choices_markdown
 from sdpg.results.runs import Results
 from sdpg.results.tables import final_rows, main_rows
 

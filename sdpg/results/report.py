@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sdpg.files import read_json, replaced_file, replaced_folder, write_json, write_text
+from sdpg.objective.choices import choices_markdown, resolve
 from sdpg.params import Params
 from sdpg.records.manifest import NAME, check_folder, note_folder
 from sdpg.results import rendering, sections
-from sdpg.results.choices import choices_markdown, resolve
 from sdpg.results.claims import DecidedClaim, OneBase, decide_claims
 from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods, in_dark
 from sdpg.results.paper import TABLES

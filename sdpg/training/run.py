@@ -23,6 +23,7 @@ from sdpg.models.loading import check_lines, empty_model, load_model, save_model
 from sdpg.models.passes import Policies
 from sdpg.models.ranks import SOLO, Ranks
 from sdpg.models.teachers import TeacherWeights
+from sdpg.objective.choices import deviations
 from sdpg.objective.coefficients import keeps_teacher_weights, needs_reference_weights
 from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
@@ -81,10 +82,19 @@ def describe_run(
         "diff": git_diff(),
         "code": stage_code("train", params, method).digest,
         "own_parts": own_parts(params, method),
+        "deviations": _deviations(params, method),
         "versions": versions(),
         "hardware": hardware() | {"device": device_type(params.train.device)},
         "command": overrides.command if overrides else f"dvc repro train@{method}-{seed}",
     }
+
+
+def _deviations(params: Params, method: str) -> list[dict[str, str]] | None:
+    """Returns how the run differs from the presets; None where these are not at hand, or do not fit the parameters."""
+    try:
+        return [vars(each) for each in deviations(params, method)]
+    except UserError:
+        return None
 
 
 def run_identity(

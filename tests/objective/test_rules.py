@@ -20,13 +20,13 @@ from sdpg.files import write_json
 from sdpg.models.experience import Experience
 from sdpg.objective import coefficients as rules
 from sdpg.objective import methods
+from sdpg.objective.choices import NOT_USED, resolve
 from sdpg.objective.gates import GATES, RowCredit
 from sdpg.params import MethodParams, Params, parse_params
 from sdpg.params.stored import fields_read, method_of, train_of
 from sdpg.params.train import TrainParams
 from sdpg.planning.plan import largest_passes
 from sdpg.planning.work import Assumptions, rows_read
-from sdpg.results.choices import NOT_USED, resolve
 from sdpg.training.update import Task
 from sdpg.tuning.trials import beta_at
 from tests.helpers.fabricated import params_with

@@ -68,7 +68,7 @@ def test_the_archive_is_laid_out_as_a_model_repository_of_the_hub(exported: Path
         "## Data",
         "## Method",
         "| D1 |",
-        "| D20 |",
+        "| D22 |",
         "95% intervals",
         "Chains of 3",
         "torch 2.13.0",

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from sdpg.objective.choices import CHOICES, choices_markdown, deviations, resolve
 from sdpg.params import Params, parse_params, read_yaml
-from sdpg.results.choices import CHOICES, choices_markdown, resolve
 from tests.helpers.fabricated import params_with
 
 PROJECT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_paper_by_method() -> None:
 
 
 def test_every_difference_is_listed_once_with_an_option_or_a_reason() -> None:
-    assert [choice.id for choice in CHOICES] == [f"D{number}" for number in range(1, 21)]
+    assert [choice.id for choice in CHOICES] == [f"D{number}" for number in range(1, 23)]
     assert all(choice.paths or choice.not_offered for choice in CHOICES)
 
 
@@ -103,5 +103,24 @@ def test_markdown_has_a_line_for_each() -> None:
     text = choices_markdown(params_with(["grpo"], [0]))
     assert "Profile `tiny`, preset `paper`" in text
     rows = [line for line in text.splitlines() if line.startswith("| D")]
-    assert len(rows) == 20
+    assert len(rows) == 22
     assert all(row.replace("\\|", "").count("|") == 6 for row in rows)
+
+
+def test_a_run_deviates_from_what_the_other_preset_sets() -> None:
+    found = {each.path: each for each in deviations(applied("paper"), "sdpg-ufkl", PROJECT)}
+    gate = found["methods.*.gate"]
+    assert (gate.id, gate.value, gate.paper, gate.refcode) == ("D1", "positive", "positive", "all")
+    assert found["train.updates_per_batch"].refcode == "8" and "methods.*.reference" not in found
+    assert all(each.paper == each.value != each.refcode for each in found.values())
+    assert all(each.refcode == each.value for each in deviations(applied("refcode"), "sdpg-ufkl", PROJECT))
+
+
+def test_a_method_of_its_own_deviates_by_what_it_sets_itself() -> None:
+    tree = read_yaml(PROJECT / "params.yaml")
+    tree["methods"]["sdpg-ufkl"] |= {"gate": ["positive", "difficulty"], "train": {"normaliser": "sequence"}}
+    tree["train"]["lr_starts_at_zero"] = True
+    found = {each.path: each for each in deviations(parse_params(tree), "sdpg-ufkl", PROJECT)}
+    assert (found["methods.*.gate"].value, found["methods.*.gate"].paper) == ("positive · difficulty", "positive")
+    assert found["train.normaliser"].value == "sequence" and "train.normaliser" in found
+    assert (found["train.lr_starts_at_zero"].paper, found["train.lr_starts_at_zero"].refcode) == ("no", "yes")

@@ -1,13 +1,15 @@
-"""Lists D1-D20, where the paper and its public code differ: what each does, and which option chooses between them.
+"""Lists D1-D22, where the paper and its public code differ: what each does, and which option chooses between them.
 
 The presets ``paper`` and ``refcode`` set these options; sizes (steps, batch, learning rate, α, β) belong to profiles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sdpg.params import Imported, Params
-from sdpg.params.train import MethodTraining
+from sdpg.params import Imported, Params, parse_params
+from sdpg.params.configure import merge, read_overlay
+from sdpg.params.train import MethodTraining, TrainOverrides
 
 NOT_USED = "not used"
 
@@ -64,7 +66,7 @@ CHOICES = (
            "token mean per micro-batch, weighted by its share of sequences", ("train.normaliser",),
            "ours never depends on the micro-batch: the nearest, `batch`, is one token mean over the batch"),
     Choice("D11", "OPSD variant", "—", "clamped sampled-token weight, frozen teacher, reward gate",
-           not_offered="this method is not built yet"),
+           ("methods.opsd-sampled",)),
     Choice("D12", "Temperature of the teacher's logits", "—",
            "the student's are divided by the sampling temperature, the teacher's are not (same at 1)",
            ("train.teacher_temperature",)),
@@ -87,6 +89,10 @@ CHOICES = (
            ("train.lr_starts_at_zero",)),
     Choice("D20", "Length of training", "400 steps", "two epochs of 13.9k rows: about 216 steps", ("train.steps",),
            "in no preset: it is a size"),
+    Choice("D21", "The token that ends a response, in the distillation", "distilled like any other",
+           "the same; a later option, off by default, leaves it out", ("methods.*.exclude_eos",)),
+    Choice("D22", "A step whose gradient norm is not finite", "—", "is skipped",
+           not_offered="the run stops and says at which step: what is skipped in silence hides a fault"),
 )  # fmt: skip
 
 
@@ -154,3 +160,56 @@ def choices_markdown(params: Params) -> str:
         cells = (choice.id, choice.what, choice.paper, choice.code, "<br>".join(parts))
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+PRESETS = ("paper", "refcode")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """An option by which a run differs from a preset, with the values of both presets, as text."""
+
+    id: str
+    path: str
+    value: str
+    paper: str
+    refcode: str
+
+
+def deviations(params: Params, method: str, root: Path = Path()) -> list[Deviation]:
+    """Returns the options of D1-D22 in which a method's run differs from what a preset would set.
+
+    A preset sets nothing for a method that it does not name, beyond what holds for all.
+
+    Args:
+        params: the run's parameters.
+        method: the method.
+        root: the folder that holds ``presets/``.
+
+    Raises:
+        UserError: if a preset is missing or cannot be laid over the parameters.
+    """
+    params = params.model_copy(update={"run": params.run.model_copy(update={"methods": [method]})})
+    ours = dict(_values(params))
+    theirs = {preset: dict(_values(_under(params, preset, root))) for preset in PRESETS}
+    choices = {path: choice.id for choice in CHOICES for path in choice.paths}
+    return [
+        Deviation(choices[path], path, value, *(theirs[preset][path] for preset in PRESETS))
+        for path, value in ours.items()
+        if path in choices and any(theirs[preset][path] != value for preset in PRESETS)
+    ]
+
+
+def _values(params: Params) -> Iterator[tuple[str, str]]:
+    for resolved in resolve(params):
+        for path, value in resolved.values:
+            yield path, value.removesuffix(" (all)")
+
+
+def _under(params: Params, preset: str, root: Path) -> Params:
+    tree = params.model_dump(mode="json", exclude_unset=True)
+    merge(tree, read_overlay("preset", preset, root))
+    found = parse_params(tree, f"params.yaml with preset {preset}")
+    # What a method sets for itself alone is no part of the preset; it need not go with the preset's other values.
+    methods = {name: each.model_copy(update={"train": TrainOverrides()}) for name, each in found.methods.items()}
+    return found.model_copy(update={"methods": methods})
