@@ -11,10 +11,10 @@ from sdpg.params import SyntheticSource, load_params
 from sdpg.problems import sources
 from sdpg.problems.sources import load_problems, split_validation
 from sdpg.seeds import derive_seed
-from sdpg.training import trainer
+from sdpg.training import steps
 
 ROOT = Path(__file__).parents[1]
-ROW = re.compile(r"^\| `[\w.-]+` \| `([\w.]+)`[^|]*\|[^|]*\| `([\w/.]+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| [`\w., -]+ \| `([\w.]+)`[^|]*\|[^|]*\| `([\w/.]+)` \|$", re.MULTILINE)
 
 
 def uses() -> list[tuple[str, str]]:
@@ -42,7 +42,7 @@ def test_streams_do_not_meet() -> None:
 
 def drawn() -> dict[str, Any]:
     """What the streams give of which the data and the order of training are made."""
-    trainer._epoch_order.cache_clear()
+    steps._epoch_order.cache_clear()
     data = load_params(ROOT / "params.yaml").data
     source = SyntheticSource(kind="synthetic", families={"chain-3": 1}, count=30, wrong_hints=0.5)
     problems = load_problems(source, "train", data, needs_solution=True).problems
@@ -51,7 +51,7 @@ def drawn() -> dict[str, Any]:
         "problems": [problem.problem for problem in problems],
         "hints": [type(problem).__name__ for problem in problems],
         "validation": [problems.index(problem) for problem in chosen],
-        "epoch": trainer.step_prompts(len(rest), 4, 3, seed=0),
+        "epoch": steps.step_prompts(len(rest), 4, 3, seed=0),
     }
 
 
@@ -62,7 +62,7 @@ def test_another_seed_for_one_stream_leaves_the_others(stream: str, monkeypatch:
     def moved(seed: int, *purpose: str | int) -> int:
         return derive_seed(seed + (purpose[0] == stream), *purpose)
 
-    for module in (sources, trainer):
+    for module in (sources, steps):
         monkeypatch.setattr(module, "derive_seed", moved)
     after = drawn()
     assert {name for name in before if before[name] != after[name]} == {stream}

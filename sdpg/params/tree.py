@@ -207,7 +207,8 @@ class Params(Section):
                 raise ValueError(
                     f"methods.{name}: names like this mark the base policy or a teacher's answers; rename it"
                 )
-        for name, method in self.methods.items():
+        for name in self.run.methods:
+            method = self.method(name)
             for template in method.templates:
                 if template not in self.prompts.teacher:
                     raise ValueError(
@@ -216,8 +217,6 @@ class Params(Section):
                     )
         for name in {"validation", "step"} & self.data.benchmarks.keys():
             raise ValueError(f"data.benchmarks.{name}: this is a column of the curves already; rename the benchmark")
-        for name in self.run.methods:
-            self.method(name)
         metric = self.tune.objective.metric
         if metric in self.data.benchmarks:
             raise ValueError(

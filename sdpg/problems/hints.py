@@ -114,7 +114,7 @@ class HintDrawer:
         kind = self.method.contrast_hint
         if kind == "none":
             return None
-        return self._drawn(kind, CONTRAST_TEMPLATES[kind], groups, derive_seed(self.seed, "contrast hint", step))
+        return self._drawn(kind, CONTRAST_TEMPLATES[kind], groups, derive_seed(self.seed, "contrast_hint", step))
 
     def _prepared(self, problem: PreparedRow) -> Hint:
         if problem.teacher_prompt is None:
@@ -130,7 +130,7 @@ class HintDrawer:
             for own in range(len(group.texts)):
                 refused = 0
                 found = Hint(NONE, None, [])
-                for candidate in self._candidates(kind, group, own, derive_seed(seed, len(hints))):
+                for candidate in self._candidates(kind, group, own, derive_seed(seed, "sibling", len(hints))):
                     text = fill_teacher(self.prompts, template, group.problem, **candidate.values)
                     if text not in made:
                         made[text] = self._rendered(text, candidate)

@@ -29,6 +29,7 @@ from sdpg.sqlite_uri import file_of, remove_stray_folders, uri_of
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 REMEDY = "`python -m pipelines.doctor` (make doctor) sets it aside, and a new one is made; no result is read from it"
+WITHOUT = "set tracking.uri to sqlite:///mlflow.db, which needs no server"
 CHECK_SECONDS = 5.0
 """The time in which a server must answer before a pipeline starts."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -91,6 +92,8 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
             return client, client.create_experiment(params.experiment, artifact_location=artifacts)
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         hint = f" If it is damaged, {REMEDY}" if file is not None and file.is_file() else ""
+        if file is None:
+            hint = f" See that MLflow's own server answers there, or {WITHOUT}"
         raise UserError(f"tracking.uri {params.uri!r} cannot be used: {error}.{hint}") from None
     finally:
         if file is not None:
@@ -136,8 +139,7 @@ def _probe(uri: str) -> None:
     asking.start()
     asking.join(CHECK_SECONDS)
     if problem := answers[0] if answers else f"has not answered within {CHECK_SECONDS:.0f} seconds":
-        raise UserError(f"tracking.uri {uri!r} {problem}: see that the server runs, or set it to sqlite:///mlflow.db, "
-                        "which needs none")  # fmt: skip
+        raise UserError(f"tracking.uri {uri!r} {problem}: see that the server runs, or {WITHOUT}")
 
 
 def _opened(file: Path, timeout: float = 5) -> sqlite3.Connection:

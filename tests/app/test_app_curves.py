@@ -117,7 +117,7 @@ def test_lines_are_drawn_as_the_address_says(project: Path, monkeypatch: pytest.
     at = app(project, monkeypatch, **asked)
     assert "GRPO, seed 0=red" in at.warning[0].value.replace("\\", "") and len(at.warning) == 1
     table, styles, named = made[3]
-    assert named["log"] and named["x"] == "response tokens trained on" and named["title"] == "Training reward"  # pyright: ignore
+    assert named["log"] and named["x"] == "response tokens trained on"  # pyright: ignore
     *faint, last = styles  # pyright: ignore
     assert last.name == "RLSD, seed 0" and last.colour == last.own == "#12ab34" and not last.faint
     assert len(faint) == 3 and all(each.faint and not each.own for each in faint)

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import multiprocessing
 import os
 from pathlib import Path
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 import time
 from typing import Any
 
+from sdpg.records.mlflow_store import WITHOUT
 from tests.attack.faults import Fault
 from tests.attack.world import (
     COMMANDS,
@@ -64,7 +66,11 @@ def attack(world: World, fault: Fault) -> dict[str, Any]:
                 break
             if attempt > 0:
                 wait(world)
-            if attempt > 1:
+            if attempt > 1 and "server" in fault and WITHOUT in ends[-1]["said"]:
+                file = folder / "params.yaml"
+                text = re.sub("http://127.0.0.1:[0-9]+", "sqlite:///mlflow.db", file.read_text(encoding="utf-8"))
+                file.write_text(text, encoding="utf-8")
+            elif attempt > 1:
                 Running(COMMANDS["doctor"], folder, world.folder / "log-doctor", {}).end()
             ends.append(Running(command, folder, log, {}).end())
         wait(world)

@@ -47,6 +47,7 @@ def rollouts(step: int, method: MethodParams) -> Experience:
         experience,
         responses=[response, *experience.responses[1:]],
         rollout_logprobs=[[-1.0] * len(response), *experience.rollout_logprobs[1:]],
+        contrast_logprobs=[torch.full((len(response),), -2.0), *(experience.contrast_logprobs or [])[1:]],
     )
 
 

@@ -1,5 +1,6 @@
 """Tests the exact head in its limiting cases: no tokens, sharp distributions, half precision, frozen parts."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -145,10 +146,11 @@ def test_hidden_states_may_be_halves_where_the_weight_is_not() -> None:
     torch.testing.assert_close(found["weight"].double(), exact["weight"], rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_of_halves_gives_the_teacher_the_logits_that_it_makes() -> None:
+def test_a_teachers_head_of_halves_is_multiplied_without_rounding_its_logits() -> None:
     inputs = replace(example(), bias=None).to(torch.bfloat16)
     assert inputs.teacher is not None
-    logits = inputs.teacher.head(inputs.teacher.hidden).double() / inputs.teacher.temperature
+    exact = copy.deepcopy(inputs.teacher.head).double()
+    logits = exact(inputs.teacher.hidden.double()) / inputs.teacher.temperature
     expected = direct_values(logits_of(inputs.to(torch.float64))[0], logits, inputs.ids, inputs.teacher)
     _, values = fused(inputs, None)
     for name, value in vars(values).items():

@@ -59,6 +59,7 @@ def test_words_of_logit_minus_infinity_are_as_if_they_were_not_there(kind: Any, 
     apart = {
         "kl_student_teacher": p.exp() * (p - q), "kl_teacher_student": q.exp() * (q - p),
         "jsd": 0.3 * q.exp() * (q - m) + 0.7 * p.exp() * (p - m),
+        "skewed_kl": p.exp() * (p - m),
     }[kind].sum(1)  # fmt: skip
     divergences = torch.zeros(6, dtype=torch.float64).index_copy(0, tokens, apart)
     expected = loss(student.gather(1, places[:, None]).squeeze(1), entropy, divergences, slice(None)).sum()

@@ -302,7 +302,7 @@ def test_a_mistake_in_the_section_is_named(key: str, value: Any, message: str) -
 
 
 def test_every_limit_has_a_field_and_every_metric_a_column() -> None:
-    fields = set(WatchParams.model_fields) - {"mentions", "span_words", "window", "patience"}
+    fields = set(WatchParams.model_fields) - {"mentions", "span_words", "top_k", "window", "patience"}
     assert [limit.field for limit in LIMITS] == list(dict.fromkeys(limit.field for limit in LIMITS))
     assert {limit.field for limit in LIMITS} == fields
     assert {*WATCHED, *COLUMNS} <= set(metric_columns())

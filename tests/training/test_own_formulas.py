@@ -39,9 +39,9 @@ def gspo(inputs: OutcomeInputs) -> OutcomeTerm:
 
 @pytest.fixture
 def sequence_ratio() -> Iterator[MethodParams]:
-    OUTCOMES["gspo"] = Outcome(gspo, clips=True, whole_responses=True)
-    yield tiny_method(outcome="ppo_clip", clip_low=0.1, clip_high=0.15).model_copy(update={"outcome": "gspo"})
-    del OUTCOMES["gspo"]
+    OUTCOMES["geometric"] = Outcome(gspo, clips=True, whole_responses=True)
+    yield tiny_method(outcome="ppo_clip", clip_low=0.1, clip_high=0.15).model_copy(update={"outcome": "geometric"})
+    del OUTCOMES["geometric"]
 
 
 def test_responses_of_tokens_in_any_order() -> None:
