@@ -43,6 +43,7 @@ LATER = {
     "sdpg/files.py": "the disk, or a file that an earlier stage writes",
     "sdpg/models/loading.py:_from_folder": "the files that check_model read were changed since",
     "sdpg/models/distribution.py": "what only the processes that were launched know",
+    "sdpg/params/configure.py": "a preset that is laid over the parameters for the deviations, which are left out then",
     "sdpg/problems/prompts.py:PreparedRow": "a file that prepare wrote",
     "sdpg/records/delivery.py": "the store, which was there when check looked",
     "sdpg/records/manifest.py": "a file that a stage wrote",
