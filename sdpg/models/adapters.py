@@ -4,6 +4,7 @@ A linear module with weight W becomes x ↦ x Wᵀ + s·x Aᵀ Bᵀ. Axes: R ran
 W (O, I), A (R, I), B (O, R); s = alpha / R. B starts at 0, so that the policy starts as the base.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -140,7 +141,7 @@ def adapter_off(model: Any) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-class _Inside:
+class _Inside(ABC):
     """A model of its own, without gradient, that shares the base with an adapted model.
 
     The adapted model is in another state during its passes alone. As these keep nothing for a backward pass, activation
@@ -150,9 +151,9 @@ class _Inside:
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    @abstractmethod
     def state(self) -> AbstractContextManager[None]:
         """Returns the context in which the adapted model computes what this one is."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def __call__(self, *arguments: Any, **options: Any) -> Any:

@@ -133,7 +133,7 @@ class Policies:
                 return self.student
             case "reference":
                 return self.reference
-        assert self.teacher_weights is not None
+        assert self.teacher_weights is not None, "rules.keeps_teacher_weights says that this method has them"
         return self.teacher_weights.model
 
     def teacher_metrics(self, step: int) -> dict[str, float | None]:

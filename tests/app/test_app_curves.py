@@ -2,7 +2,6 @@
 
 from pathlib import Path
 import shutil
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import charts, curve_options, end_labels, exports, grouping, series, store
 from app.sources import SAMPLE, RunEntry, discover
+from tests.app.test_app_compare import app as compare_page
 
 PROJECT = Path(__file__).parents[2]
 
@@ -97,14 +97,8 @@ def test_limits_hold_all_that_is_drawn() -> None:
 
 
 def app(root: Path, monkeypatch: pytest.MonkeyPatch, **params: str | list[str]) -> AppTest:
-    monkeypatch.chdir(root)
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    at = AppTest.from_file(str(PROJECT / "app" / "main.py"), default_timeout=60)
-    at.switch_page("views/compare.py")
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception and not at.error
+    at = compare_page(root, monkeypatch, **params)
+    assert not at.error
     return at
 
 

@@ -104,10 +104,10 @@ def test_rlcsd_sums_to_the_two_means_of_each_response() -> None:
 
 @pytest.mark.parametrize("name", CREDITS)
 def test_without_strength_every_rule_leaves_the_advantages(name: str) -> None:
-    if name == "sampled_opsd":
-        pytest.skip("its evidence is all that it has")
     given = evidence([1.0, -0.5, 0.0], [0.4, -0.2, 0.9], [0.1, 0.3, 0.2], strength=0.0)
-    assert values(name, given) == pytest.approx([1.0, -0.5, 0.0])
+    # The evidence of sampled_opsd is all that it has.
+    left = [0.0, 0.0, 0.0] if name == "sampled_opsd" else [1.0, -0.5, 0.0]
+    assert values(name, given) == pytest.approx(left)
 
 
 @pytest.mark.parametrize("name", CREDITS)
