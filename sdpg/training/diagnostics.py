@@ -6,6 +6,7 @@ random source of its own, and cannot change training.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 import random
 
 import torch
@@ -16,6 +17,7 @@ from sdpg.models.experience import Rollouts
 from sdpg.models.fused_head import Teacher
 from sdpg.models.loading import hidden_and_head
 from sdpg.models.passes import Policies, Round
+from sdpg.objective.divergences import divergence_of
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 
@@ -74,6 +76,18 @@ def top_columns(
     return cut_columns(one.rows, lengths, values)
 
 
+def top_k_errors(policies: Policies, one: Round, teacher: Teacher | None, method: MethodParams) -> Tensor:
+    """Returns by how much the divergence over ``top_k`` words and a bucket is off that over all words, (N,), at most 0.
+
+    Neither has the clip per word. All ranks call this.
+    """
+    kept, whole = (
+        policies.read(policies.student, one.batch, teacher=teacher and replace(teacher, divergence=divergence_of(each)))
+        for each in (method.model_copy(update={"entry_clip": None, **more}) for more in ({}, {"top_k": None}))
+    )
+    return kept[1].divergence - whole[1].divergence
+
+
 @torch.no_grad()
 def diagnose(
     policies: Policies,
@@ -86,12 +100,14 @@ def diagnose(
     """Scores rows under student, reference and teacher; returns the columns on the first rank, and none on the others.
 
     The columns are ``logprob``, ``entropy``, ``ref_logprob``, ``teacher_logprob`` and ``kl_to_teacher``; with ``top_k``
-    also those of :func:`top_columns`. A method without a teacher of its own is scored by the current weights with the
+    also those of :func:`top_columns`; and ``top_k_error``, by :func:`top_k_errors`, for a method that distils over its
+    k most probable words. A method without a teacher of its own is scored by the current weights with the
     privileged prompt. Rollouts without a hint have nothing of the teacher.
     """
     hinted = {row for row in rows if rollouts.teacher_prompts[row]}
-    # The records always hold D_KL(p‖q), whatever the method distils.
-    method = method.model_copy(update={"distillation": "kl_student_teacher"})
+    # The records always hold D_KL(p‖q), exact over all words, whatever the method distils.
+    exact = {"distillation": "kl_student_teacher", "top_k": None, "entry_clip": None}
+    own, method = method, method.model_copy(update=exact)
     parts = []
     for one in policies.rounds(rollouts, rows, rollouts.student_prompts, train.tokens_per_micro_batch):
         places = rollouts.token_places(one.rows, one.batch.targets.device)
@@ -100,13 +116,17 @@ def diagnose(
         teacher = policies.privileged(rollouts, shown, everyone, method, train)
         _, student = policies.read(policies.student, one.batch, teacher=teacher)
         _, reference = policies.read(policies.reference, one.batch)
+        errors = {}
+        if own.top_k is not None:
+            errors = {"top_k_error": top_k_errors(policies, one, teacher, own)}
         if one.rows:
             scored = {
                 "logprob": student.logprobs, "entropy": student.entropy, "ref_logprob": reference.logprobs,
-                "teacher_logprob": student.teacher_logprobs, "kl_to_teacher": student.divergence,
+                "teacher_logprob": student.teacher_logprobs, "kl_to_teacher": student.divergence, **errors,
             }  # fmt: skip
             columns = cut_columns(one.rows, [len(rollouts.responses[row]) for row in one.rows], scored)
-            parts.append(columns | {name: columns[name].only(hinted) for name in ("teacher_logprob", "kl_to_teacher")})
+            of_teacher = ("teacher_logprob", "kl_to_teacher", *errors)
+            parts.append(columns | {name: columns[name].only(hinted) for name in of_teacher})
         if top_k:
             found = top_columns(policies, one, teacher, top_k, [len(rollouts.responses[row]) for row in one.rows])
             parts.append({

@@ -41,7 +41,8 @@ def metric_columns() -> list[str]:
         "teacher_distance",
         "hint_skipped", "hint_fell_back", "hint_refused", "contrast_missing",
         "loss", "grad_norm", *TERM_GRADIENTS, "lr", "alpha", "beta", "rlsd_lambda",
-        "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_reference_k1", "kl_to_reference_k3",
+        "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_teacher_eos", "top_k_error",
+        "kl_to_reference_k1", "kl_to_reference_k3",
         "ratio", "clip_fraction", "clip_fraction_low", "clip_fraction_high", "clip_fraction_dual",
         "rlsd_weight", "sampler_mismatch", "sampler_mismatch_max", *watch.LEAKS, *watch.COLUMNS,
     ]  # fmt: skip
@@ -86,6 +87,14 @@ def _log_ratios(step: Step) -> NDArray[np.float64]:
         return NOTHING
     ours = step.update.columns["logprob"].only(set(reference.rows))
     return _numbers(ours) - _numbers(reference)
+
+
+def _kl_at_ends(step: Step) -> float | None:
+    """Returns the mean of D_KL(p‖q) at the tokens that ended a sampled response; responses that were cut have none."""
+    if (column := step.diagnosed.get("kl_to_teacher")) is None:
+        return None
+    ended = [not step.sampled.truncated[row] for row in column.rows]
+    return mean_of(_numbers(column)[np.cumsum(column.lengths, dtype=int)[ended] - 1])
 
 
 def _entropies(step: Step) -> NDArray[np.float32]:
@@ -138,6 +147,8 @@ def step_metrics(step: Step, method: MethodParams) -> dict[str, float | None]:
         "entropy": mean_of(_entropies(step)),
         "kl_to_teacher_gated": _column_mean(columns, "kl_gated"),
         "kl_to_teacher_sampled": _column_mean(step.diagnosed, "kl_to_teacher"),
+        "kl_to_teacher_eos": _kl_at_ends(step),
+        "top_k_error": _column_mean(step.diagnosed, "top_k_error"),
         "kl_to_reference_k1": mean_of(log_w),
         "kl_to_reference_k3": mean_of(np.expm1(-log_w) + log_w),
         "ratio": _column_mean(columns, "ratio"),

@@ -30,8 +30,9 @@ def two_groups(advantages: list[float]) -> Experience:
 
 
 def measured(
-    experience: Experience, columns: dict[str, dict[int, list[float]]], method: MethodParams
-) -> dict[str, Any]:
+    experience: Experience, columns: dict[str, dict[int, list[float]]], method: MethodParams,
+    diagnosed: dict[str, TokenColumn] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     verdicts = [
         Verdict(Status.CORRECT if reward > 0 else Status.WRONG, "1", reward) for reward in (1.0, -1.0, -1.0, -1.0)
     ]
@@ -45,7 +46,7 @@ def measured(
     rollouts = Rollouts(**{name: getattr(experience, name) for name in Rollouts.__dataclass_fields__})
     sampled = Sampled(problems, rollouts, ["", "", "", ""], [False, False, False, True])
     update = Update(0.5, 2.0, 1e-3, {name: TokenColumn.of(parts) for name, parts in columns.items()})
-    return step_metrics(Step(sampled, verdicts, experience, update, {}), method)
+    return step_metrics(Step(sampled, verdicts, experience, update, diagnosed or {}), method)
 
 
 def test_rows_without_a_pass_enter_the_entropy_by_the_samplers_log_probs() -> None:
@@ -55,6 +56,16 @@ def test_rows_without_a_pass_enter_the_entropy_by_the_samplers_log_probs() -> No
     assert found["sampler_mismatch"] == 0
     assert found["zero_variance_groups"] == 0.5
     assert found["gate_rate"] == 0.25
+
+
+def test_the_kl_at_the_ends_is_that_of_responses_that_ended() -> None:
+    kl = TokenColumn([0, 2, 3], [1, 3, 2], torch.tensor([1.0, 8.0, 16.0, 4.0, 32.0, 64.0]))
+    found = measured(two_groups([1.0, -1.0, 0.0, 0.0]), {}, tiny_method(), {"kl_to_teacher": kl, "top_k_error": kl})
+    # The last of the four was cut.
+    assert found["kl_to_teacher_eos"] == 2.5
+    assert found["kl_to_teacher_sampled"] == pytest.approx(125 / 6) == found["top_k_error"]
+    nothing = measured(two_groups([1.0, -1.0, 0.0, 0.0]), {}, tiny_method())
+    assert nothing["kl_to_teacher_eos"] is None and nothing["top_k_error"] is None
 
 
 def test_clip_fractions_tell_what_the_clip_did() -> None:
