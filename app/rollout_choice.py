@@ -38,7 +38,8 @@ class Chosen:
 
     def readings(self) -> list[signals.Reading]:
         """Returns the signals of the rollout."""
-        return signals.readings(self.row, self.run.params, step_tokens(self.run, self.row["step"]))
+        tokens, applied = (step_metric(self.run, self.row["step"], name) for name in ("response_tokens", "rlsd_lambda"))
+        return signals.readings(self.row, self.run.params, tokens, applied)
 
     @property
     def distils(self) -> bool:
@@ -51,16 +52,16 @@ class Chosen:
         return (self.run.params.get("rollout") or {}).get("max_tokens")
 
 
-def step_tokens(run: RunEntry, step: int) -> float | None:
-    """Returns N of a step, or None where metrics.csv does not hold it."""
+def step_metric(run: RunEntry, step: int, name: str) -> float | None:
+    """Returns a metric of a step, such as N (``response_tokens``), or None where metrics.csv does not hold it."""
     try:
         table = store.metrics(run)
     except UserError:
         return None
-    if "response_tokens" not in table:
+    if name not in table:
         return None
-    counts = table.loc[table["step"] == step, "response_tokens"]
-    return None if counts.empty or counts.isna().any() else float(counts.iloc[-1])
+    values = table.loc[table["step"] == step, name]
+    return None if values.empty or values.isna().any() else float(values.iloc[-1])
 
 
 def choose_step(run: RunEntry, key: str = "step", first: int | None = None, among: list[int] | None = None) -> int:

@@ -1,6 +1,6 @@
 """Turns runs into lines over steps: the seeds of a method together, smoothed, and the scheduled coefficients."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
@@ -12,7 +12,8 @@ from app.run_rows import step_seconds
 from app.sources import RunEntry
 from sdpg.errors import UserError
 from sdpg.objective.coefficients import coefficients, learning_rate
-from sdpg.objective.schedules import Shape
+from sdpg.objective.schedules import EntropySwitch, Shape, window
+from sdpg.params.method import EntropySwitchParams
 from sdpg.params.stored import method_of, train_of
 from sdpg.results.matched import Comparison, Record, compare_runs
 
@@ -228,7 +229,20 @@ def scheduled(run: RunEntry) -> pd.DataFrame:
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label_of('config.yaml')}: its schedules cannot be worked out ({error}): it was made by "
                         "another version") from None  # fmt: skip
-    return pd.DataFrame(rows, columns=["step", *COEFFICIENTS])
+    table = pd.DataFrame(rows, columns=["step", *COEFFICIENTS])
+    return table if method.switch is None else _switched(run, method.switch, table)
+
+
+def _switched(run: RunEntry, settings: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the coefficients with λ = 0 where the teacher's entropy, as the run measured it, switched λ off."""
+    metrics = store.metrics(run)
+    if not isinstance(settings, Mapping) or "teacher_entropy" not in metrics:
+        return table
+    found = EntropySwitchParams.model_construct(**settings)
+    switch = EntropySwitch(window(found.warmup, len(table)), found.off)
+    on = {step: switch.enter(value) for step, value in zip(metrics["step"], metrics["teacher_entropy"], strict=True)}
+    off = [not on.get(step, True) for step in table["step"]]
+    return table.assign(rlsd_lambda=table["rlsd_lambda"].mask(off, 0.0))
 
 
 def coinciding(table: pd.DataFrame) -> list[str]:

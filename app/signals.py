@@ -186,8 +186,14 @@ class Plan:
     rlsd_lambda: float
 
 
-def plan(row: Row, params: Mapping[str, Any]) -> Plan:
-    """Returns what training did with the row, by the rules of :mod:`sdpg.objective.coefficients`."""
+def plan(row: Row, params: Mapping[str, Any], rlsd_lambda: float | None = None) -> Plan:
+    """Returns what training did with the row, by the rules of :mod:`sdpg.objective.coefficients`.
+
+    Args:
+        row: the rollout's record.
+        params: the run's parameters.
+        rlsd_lambda: λ as it was applied at the step, which a switch may have set to 0; None if unknown.
+    """
     train, method, step = train_of(params, row["method"]), method_of(params, row["method"]), int(row["step"])
     scored = rules.is_recorded(train, step)
     if scored:
@@ -200,6 +206,8 @@ def plan(row: Row, params: Mapping[str, Any]) -> Plan:
         not_scored = f"none are at step {step}, only at step 1, every {train.record_every} (train.record_every) "
         not_scored += "and the last"
     at = rules.coefficients(method, step, train.steps)
+    if rlsd_lambda is not None:
+        at = replace(at, rlsd_lambda=rlsd_lambda)
     zero = rules.silent_terms(method, at, row["advantage"], row["gate"])
     listed = ", ".join(zero[:-1]) + " and " + zero[-1] if zero else ""
     return Plan(scored, not_scored, not zero, listed, at.rlsd_lambda)
@@ -221,7 +229,9 @@ def _reason(column: str, row: Row, done: Plan) -> str:
     return f"The record has no {column} here, and the run's parameters do not say why."
 
 
-def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> list[Reading]:
+def readings(
+    row: Row, params: Mapping[str, Any], step_tokens: float | None, rlsd_lambda: float | None = None
+) -> list[Reading]:
     """Returns all signals of a rollout, in the order of :data:`KEYS`.
 
     Args:
@@ -229,8 +239,9 @@ def readings(row: Row, params: Mapping[str, Any], step_tokens: float | None) -> 
         params: the run's parameters.
         step_tokens: N, the number of response tokens of the step's rollouts (metric ``response_tokens``); None if
             unknown.
+        rlsd_lambda: λ as it was applied at the step (metric of that name); None if unknown.
     """
-    done, method = plan(row, params), method_of(params, row["method"])
+    done, method = plan(row, params, rlsd_lambda), method_of(params, row["method"])
     updates = train_of(params, row["method"]).updates_per_batch
     result = []
     for key, signal in catalogue(row, params).items():

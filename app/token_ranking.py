@@ -123,7 +123,7 @@ def _scale(run: RunEntry, steps: NDArray[Any]) -> NDArray[np.float64]:
     """Returns N of each step's update, which makes a token's share of the loss comparable between steps."""
     tokens = store.metrics(run).set_index("step")["response_tokens"]
     tokens = tokens[~tokens.index.duplicated()].reindex(steps).to_numpy(dtype=float)
-    return tokens / train_of(run.params).updates_per_batch
+    return tokens / train_of(run.params, run.method).updates_per_batch
 
 
 def largest(

@@ -134,7 +134,7 @@ def peak_step(params: Params, method: str = "sdpg-ufkl") -> int:
 
 def timed_step(one: Trainer, step: int, seed: int) -> dict[str, float]:
     """Returns the seconds of each part of a training step; the seed decides prompts and sampling."""
-    one.seed = seed
+    one.seed = one.sampler.seed = seed
     watch = Stopwatch()
     metrics = one.step(step, watch)
     # The files count, and do not run into the next step's time.
@@ -145,8 +145,8 @@ def timed_step(one: Trainer, step: int, seed: int) -> dict[str, float]:
 
 def rollouts(one: Trainer, step: int, seed: int) -> Experience:
     """Samples a batch of rollouts, verifies it, and gives it advantages and gates."""
-    one.seed = seed
-    sampled = one.sample(step)
+    one.seed = one.sampler.seed = seed
+    sampled = one.sampler.draw(step)
     return one.credit(sampled.rollouts, one.verify(sampled), coefficients(one.method, step, one.params.train.steps))
 
 

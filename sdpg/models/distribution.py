@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from sdpg.devices import device_type
 from sdpg.errors import Interrupted, UserError
 from sdpg.models.ranks import SOLO, Ranks
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 
 WAIT = timedelta(hours=2)
 """The longest time that a rank waits for another in an exchange on the CPU: one may still generate long answers, or

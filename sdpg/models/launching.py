@@ -12,7 +12,7 @@ from typing import Any
 
 from sdpg.errors import RESUME, Interrupted, UserError, entry_point
 from sdpg.params import read_yaml
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 
 DDP_TYPES = ("MULTI_GPU", "MULTI_CPU")
 

@@ -202,12 +202,24 @@ class Policies:
 
     def certainty(self, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams) -> float:
         """Returns the mean of exp(-κ·H(q)) over the tokens of some rollouts under their privileged prompts, or 1."""
+        values = self._teacher_entropies(rollouts, rows, method, train)
+        return (-method.gate_kappa * values).exp().mean().item() if len(values) else 1.0
+
+    def teacher_entropy(self, rollouts: Rollouts, method: MethodParams, train: TrainParams) -> float:
+        """Returns the median of H(q) over the tokens of all rollouts with a hint, in nats; 0 where none has one."""
+        hinted = [row for row, prompt in enumerate(rollouts.teacher_prompts) if prompt]
+        values = self._teacher_entropies(rollouts, hinted, method, train)
+        return values.median().item() if len(values) else 0.0
+
+    def _teacher_entropies(
+        self, rollouts: Rollouts, rows: Sequence[int], method: MethodParams, train: TrainParams
+    ) -> Tensor:
+        """Returns H(q) of each response token of some rollouts under their privileged prompts, on the CPU."""
         entropies = self.sampled_logprobs(
             self.teacher(method), rollouts, rows, rollouts.teacher_prompts, train.tokens_per_micro_batch,
             self.teacher_temperature(train), "entropy",
         )  # fmt: skip
-        values = torch.cat([torch.zeros(0), *(entropies[row].cpu() for row in rows)]).double()
-        return (-method.gate_kappa * values).exp().mean().item() if len(values) else 1.0
+        return torch.cat([torch.zeros(0), *(entropies[row].cpu() for row in rows)]).double()
 
     @torch.no_grad()
     def sampled_logprobs(

@@ -48,6 +48,13 @@ def coefficients(method: MethodParams, step: int, total: int) -> Coefficients:
     return Coefficients(alpha, beta, rlsd_lambda, method.entropy_bonus)
 
 
+def entropy_switch(method: MethodParams, total: int) -> schedules.EntropySwitch | None:
+    """Returns the switch by which λ is on or off over a run of ``total`` steps; None where the method has none."""
+    if method.switch is None:
+        return None
+    return schedules.EntropySwitch(schedules.window(method.switch.warmup, total), method.switch.off)
+
+
 def learning_rate(train: TrainParams, step: int) -> float:
     """Returns the learning rate at step k, with the warm-up and decay of ``train``."""
     warmup, decay = (schedules.window(fraction, train.steps) for fraction in (train.lr_warmup, train.lr_decay))

@@ -1,6 +1,7 @@
 """Computes the coefficients of a step. Steps count from 1 to ``total``."""
 
 import math
+from statistics import median
 from typing import Literal
 
 Shape = Literal["linear", "cosine"]
@@ -59,3 +60,29 @@ def learning_rate(
     position = step - 1 if starts_at_zero else step
     fall = crossed((total - step + 1) / decay, shape) if decay else 1.0
     return base * (min(1.0, position / warmup) if warmup else 1.0) * fall
+
+
+class EntropySwitch:
+    """Says at each step whether λ is on, by the teacher's entropy: AntiSD's gate (arXiv 2605.11609, Eq. 7).
+
+    For W steps it is off. The median of their entropies is H_warm, and from step W + 1 on it is on, until the entropy
+    is below ``off`` · H_warm; it is on again once the entropy has reached H_warm. That it begins with on, and that
+    H_warm is the median of the steps' medians, is this project's reading: the paper leaves both open.
+
+    Attributes:
+        entropies: the entropy of each step so far, in nats; the switch is a function of them.
+    """
+
+    def __init__(self, warmup: int, off: float) -> None:
+        self.warmup, self.off = warmup, off
+        self.entropies: list[float] = []
+
+    def enter(self, entropy: float) -> bool:
+        """Adds a step's entropy and says whether λ is on at that step."""
+        self.entropies.append(entropy)
+        if len(self.entropies) <= self.warmup:
+            return False
+        start, on = median(self.entropies[: self.warmup]), True
+        for value in self.entropies[self.warmup :]:
+            on = value >= start or (on and value >= self.off * start)
+        return on

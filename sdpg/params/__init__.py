@@ -16,13 +16,13 @@ from sdpg.params.data import (
     SyntheticSource,
 )
 from sdpg.params.method import MethodParams
+from sdpg.params.reward import RewardParams
 from sdpg.params.section import Imported, Name, Positive, Section
 from sdpg.params.tree import (
     PARAMS_FILE,
     EvaluationParams,
     Params,
     ReportParams,
-    RewardParams,
     RolloutParams,
     TrackingParams,
     load_params,

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sdpg.params.reward import LengthReward
 from sdpg.params.section import Fraction, Imported, Name, Positive, Section
 from sdpg.params.train import TrainOverrides, TrainParams
 
@@ -27,6 +28,15 @@ class OwnTerm(Imported):
     """Whether a token's value depends on other tokens of its response."""
     reads_teacher: bool = False
     """Whether the term reads the teacher's log-probs or entropy, which costs a teacher pass on every rollout."""
+
+
+class EntropySwitchParams(Section):
+    """AntiSD's gate: the evidence is switched off while the teacher's entropy, its median over a batch, is low."""
+
+    warmup: Annotated[float, Field(gt=0, le=1)] = 0.025
+    """The steps, as a fraction of all, in which the evidence is off and the entropy's start is measured."""
+    off: Annotated[float, Field(gt=0, le=1)] = 0.93
+    """The fraction of its start below which the entropy switches the evidence off, until it has reached its start."""
 
 
 class MethodParams(Section):
@@ -53,6 +63,8 @@ class MethodParams(Section):
     """The shape of λ in both windows."""
     rlsd_clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """ε_w, the bound of the evidence: on the factor's distance from 1, or for sipo on the evidence itself."""
+    switch: EntropySwitchParams | None = None
+    """Switches the evidence off while the teacher's entropy is low, which costs a teacher pass on all rollouts."""
     evidence_tau: Annotated[float, Field(gt=0)] = 0.02
     """RLCSD's τ: the evidence, in nats, at which tanh(e/τ) has nearly reached its bound."""
     evidence_threshold: Annotated[float, Field(ge=0)] = 0.02
@@ -120,6 +132,8 @@ class MethodParams(Section):
     alpha: Annotated[float, Field(ge=0)] = 1e-3
     entropy_bonus: Annotated[float, Field(ge=0)] = 0.0
     """η: the loss gets -η·H, where H is the exact entropy of each token's distribution. It is not part of the paper."""
+    length: LengthReward | None = None
+    """A penalty for long responses in this method's training alone, in place of ``reward.length``: DAPO's."""
     train: TrainOverrides = Field(default_factory=TrainOverrides)
     """Values of the section ``train`` that hold for this method alone, such as its normaliser."""
     terms: dict[Name, OwnTerm] = Field(default_factory=dict)
@@ -139,6 +153,7 @@ class MethodParams(Section):
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "outcome_rows": self.outcome != "none" and distils,
             **dict.fromkeys(("rlsd_lambda", "rlsd_decay", "rlsd_warmup", "rlsd_shape"), weighting != "none"),
+            "switch": weighting != "none",
             "rlsd_clip": product or weighting == "sipo",
             **dict.fromkeys(("evidence_tau", "evidence_threshold", "evidence_share"), weighting == "rlcsd"),
             "jsd_beta": self.distillation == "jsd", "skew": self.distillation == "skewed_kl",
@@ -205,8 +220,8 @@ class MethodParams(Section):
         return self
 
 
-def check_training(name: str, method: MethodParams, train: TrainParams) -> None:
-    """Refuses what a method cannot be trained with; ``train`` holds its own values already.
+def check_training(name: str, method: MethodParams, train: TrainParams, lag: int = 0) -> None:
+    """Refuses what a method cannot be trained with; ``train`` holds its own values already, ``lag`` is the rollouts'.
 
     Raises:
         ValueError: with the field, its value and what to set.
@@ -231,4 +246,13 @@ def check_training(name: str, method: MethodParams, train: TrainParams) -> None:
             f"updates_per_batch of methods.{name} is {train.updates_per_batch} and its outcome is reinforce, whose "
             "gradient is right for the policy that sampled alone: set outcome to clipped_weight (the paper's A.3) or "
             "ppo_clip (the public code's), or updates_per_batch to 1"
+        )
+    corrected = train.sampler_correction is not None or (
+        train.old_logprobs == "rollout" and method.outcome != "reinforce"
+    )
+    if lag and method.outcome != "none" and not corrected:
+        raise ValueError(
+            f"rollout.lag is {lag}: methods.{name} learns from what an earlier policy sampled, and its outcome "
+            f"{method.outcome} is right for the present one alone: set train.sampler_correction (such as 2.0)"
+            + ("" if method.outcome == "reinforce" else ", or train.old_logprobs to rollout")
         )

@@ -1,12 +1,40 @@
 """The section ``train`` of params.yaml: Algorithm 1 and its optimiser."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, Strict, model_serializer, model_validator
 
-from sdpg.params.distributed import DistributedParams
 from sdpg.params.lora import LoraParams
 from sdpg.params.section import Fraction, Positive, Section
+
+CONFIGS = Path("configs/accelerate")
+
+
+class DistributedParams(Section):
+    """The processes, one per GPU, that share rollouts, verification and training."""
+
+    processes: Positive = 1
+    """The number of processes, which divides ``train.prompts_per_step``."""
+    strategy: Literal["none", "ddp", "fsdp2"] = "none"
+    """none: one process without a launcher; ddp: each process holds the whole model; fsdp2: each holds its part of
+    weights, gradients and optimiser state."""
+    config: str | None = None
+    """accelerate's configuration file; None: ``configs/accelerate/<strategy>.yaml``. For several machines, a file of
+    your own; see docs/distributed.md."""
+
+    @model_validator(mode="after")
+    def _one_alone(self) -> "DistributedParams":
+        if self.strategy == "none" and self.processes > 1:
+            raise ValueError(
+                f"processes is {self.processes}, but strategy is none, which is one process: use ddp or fsdp2"
+            )
+        return self
+
+    @property
+    def config_file(self) -> Path:
+        """Returns the path of accelerate's configuration."""
+        return Path(self.config) if self.config else CONFIGS / f"{self.strategy}.yaml"
 
 
 class MethodTraining(Section):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -17,7 +17,8 @@ from sdpg.files import check_within
 from sdpg.params.base import BaseParams, HubModel, LocalModel, ScratchModel, StudyParams
 from sdpg.params.data import DataParams, HubSource, PromptParams, ReasoningGymSource, SyntheticSource
 from sdpg.params.method import MethodParams, check_training
-from sdpg.params.section import Imported, Name, Positive, Section, hide_secrets, holds_secret, name_or_import
+from sdpg.params.reward import RewardParams, VerifierName
+from sdpg.params.section import Name, Positive, Section, hide_secrets, holds_secret
 from sdpg.params.train import TrainParams
 from sdpg.params.tune import VALIDATION, TuneParams
 from sdpg.params.vllm import VllmParams
@@ -26,7 +27,6 @@ from sdpg.params.watch import WatchParams
 PARAMS_FILE = Path("params.yaml")
 DEEPEST, MOST_VALUES = 40, 100_000
 """The deepest nesting and the most values of a YAML file that is read."""
-VerifierName = Literal["math_verify", "math_verify_only", "exact", "string_match", "reasoning_gym"]
 
 
 class RunParams(Section):
@@ -59,6 +59,9 @@ class RolloutParams(Section):
     """Must be 1 in params.yaml: the losses are those of the whole distribution."""
     batch: Positive = 128
     """The number of sequences that are generated at once."""
+    lag: Literal[0, 1] = 0
+    """The updates between the policy that samples a batch and the one that learns from it. 1 draws each batch ahead of
+    the update before it, and a method's outcome must be corrected for that: see ``train.sampler_correction``."""
 
     @model_validator(mode="after")
     def _settings_of_this_engine(self) -> "RolloutParams":
@@ -70,66 +73,6 @@ class RolloutParams(Section):
         if self.engine != "vllm" and self.vllm is not None:
             raise ValueError(f"vllm holds settings that engine: {self.engine} does not read: set vllm to null")
         return self
-
-
-class FormatReward(Section):
-    """A reward for responses that hold an answer in the form of ``reward.answer_format``, right or wrong."""
-
-    weight: Annotated[float, Field(gt=0)]
-    """What such a response gets."""
-
-
-class LengthReward(Section):
-    """A penalty for responses that come near ``rollout.max_tokens``: DAPO's soft overlong punishment."""
-
-    weight: Annotated[float, Field(gt=0)]
-    """What a response of ``rollout.max_tokens`` loses."""
-    free: Annotated[float, Field(ge=0, lt=1)] = 0.75
-    """The share of ``rollout.max_tokens`` up to which nothing is lost; from there the loss grows evenly."""
-
-
-class RewardParams(Section):
-    """The verifier, and the reward of each verdict."""
-
-    verifier: Annotated[
-        Annotated[VerifierName, Tag("(name)")] | Annotated[Imported, Tag("(import)")], Discriminator(name_or_import)
-    ] = "math_verify"
-    """D18: exact match and then math-verify on the last balanced \\boxed; either of the two alone; the public code's
-    normalised string match; or reasoning-gym's scorers of its own problems. See docs/verifiers.md, and
-    docs/own_parts.md for an own function or class."""
-    answer_format: Literal["boxed", "answer_line"] = "boxed"
-    """D14: the form of an answer: \\boxed{…}, or a line ``Answer: …``."""
-    correct: float = 1.0
-    wrong: float = -1.0
-    """D8: the reward of a wrong answer: -1 as in the runs behind the paper's figures; its text has 0."""
-    timeout: Annotated[float, Field(gt=0)] = 5.0
-    """Seconds after which the verification of one answer is killed."""
-    workers: Positive = 1
-    on_failure: Literal["drop", "wrong"] = "drop"
-    """What a training rollout without a verdict (status ``timeout``) counts as: nothing, so that its group's mean and
-    standard deviation are those of the rest and its advantage is 0, or a wrong answer."""
-    format: FormatReward | None = None
-    length: LengthReward | None = None
-    """Further rewards in training, which are added to the verifier's and logged apart; see docs/metrics.md. ``None``:
-    off."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "RewardParams":
-        if not self.correct > self.wrong:
-            raise ValueError(f"correct ({self.correct}) must be larger than wrong ({self.wrong})")
-        return self
-
-    @property
-    def verifier_name(self) -> str:
-        """Returns the verifier's name in records; an own verifier is named by its path."""
-        return self.verifier.path if isinstance(self.verifier, Imported) else self.verifier
-
-    def override(self, values: dict[str, Any]) -> "RewardParams":
-        """Replaces some values; an own verifier that is named again keeps its options."""
-        named = values.get("verifier")
-        if isinstance(named, Imported) and named.path == self.verifier_name:
-            values = values | {"verifier": self.verifier}
-        return self.model_copy(update=values)
 
 
 PORTIONS = 8
@@ -238,7 +181,7 @@ class Params(Section):
                 "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
             )
         for name in self.run.methods:
-            check_training(name, self.methods[name], self.train_of(self.methods[name]))
+            check_training(name, self.methods[name], self.train_of(self.methods[name]), self.rollout.lag)
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
@@ -286,8 +229,11 @@ class Params(Section):
         return self.train.model_copy(update={name: getattr(method.train, name) for name in given})
 
     def for_method(self, name: str) -> "Params":
-        """Returns the parameters as they hold for a method's runs: with its own values of ``train``."""
-        return self.model_copy(update={"train": self.train_of(self.methods[name])})
+        """Returns the parameters as they hold for a method's runs: with its own values of ``train`` and ``reward``."""
+        method, reward = self.methods[name], self.reward
+        if method.length is not None:
+            reward = reward.model_copy(update={"length": method.length})
+        return self.model_copy(update={"train": self.train_of(method), "reward": reward})
 
     def method(self, name: str) -> MethodParams:
         """Returns the method called ``name``; an unknown one is a ValueError that lists those there are."""

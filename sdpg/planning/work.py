@@ -223,6 +223,8 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
         teacher += share(partial(rules.reads_teacher, method, replace(at, rlsd_lambda=0.0)))
     if rules.reads_certainty(method, at):
         teacher += share(lambda advantage, gate: gate > 0)
+    if method.switch is not None:
+        teacher += 1.0
     # The penalty reads student and reference.
     before = int(rules.scores_old_policy(train)) + 2 * int(rules.penalizes_reward(method))
     reference = student if rules.reads_reference(method, at) else 0.0

@@ -35,7 +35,7 @@ from sdpg.training.saved_files import (
     write_state,
 )
 
-WEIGHTS, OPTIMIZER, TEACHER = "model", "optimizer", "teacher"
+WEIGHTS, OPTIMIZER, TEACHER, AHEAD = "model", "optimizer", "teacher", "ahead"
 PIECE_BYTES = 4 << 30
 """The approximate size of a checkpoint's largest file, and of the memory that writing one takes."""
 
@@ -47,8 +47,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     ranks: Ranks = SOLO,
     teacher: TeacherWeights | None = None,
+    ahead: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Saves weights, optimiser state and a teacher's own weights as safetensors, and then removes earlier checkpoints.
+    """Saves weights, optimiser state, a teacher's own weights and responses that were drawn ahead, as safetensors.
+
+    Earlier checkpoints are removed then.
 
     Frozen weights are the base's and are not saved: with an adapter, these are all but the adapter's.
 
@@ -72,6 +75,8 @@ def save_checkpoint(
         _write(folder, OPTIMIZER, moments)
         if teacher is not None:
             _write(folder, TEACHER, taught)
+        if ahead is not None:
+            _write(folder, AHEAD, ahead.items())
         write_state(folder, {
             "step": step, "param_groups": saved["param_groups"], "teacher": teacher and teacher.state(),
             "tensors": note_files(folder, sorted(path.name for path in folder.iterdir()), {}),
@@ -148,6 +153,13 @@ def load_checkpoint(
             entries.setdefault(int(index), {})[name] = part
         optimizer.load_state_dict({"state": entries, "param_groups": saved["param_groups"]})
     return int(saved["step"])
+
+
+def load_ahead(state: Path) -> dict[str, Tensor]:
+    """Returns the responses that the newest checkpoint holds for the step after it, once :func:`load_checkpoint` has
+    checked it; empty where there are none."""
+    folder = newest_checkpoint(state)
+    return {} if folder is None else {name: tensors.get_tensor(name) for name, tensors in _read(folder, AHEAD)}
 
 
 class CsvLog:

@@ -14,8 +14,8 @@ from sdpg.problems.hints import NONE
 from sdpg.records import watch
 from sdpg.rewards.parts import PARTS
 from sdpg.rewards.verifiers import Status
+from sdpg.training.diagnostics import TERM_GRADIENTS
 from sdpg.training.steps import Sampled, Step
-from sdpg.training.term_gradients import COLUMNS as TERM_GRADIENTS
 
 TIMING_COLUMNS = (
     "step",
@@ -37,8 +37,8 @@ def metric_columns() -> list[str]:
     return [
         "step", "reward", *(f"reward_{part}" for part in PARTS), "accuracy", "length", "response_tokens", "truncated",
         *(f"status_{status}" for status in Status),
-        "gate_rate", "zero_variance_groups", "refilled_groups", "trained_rows", "teacher_rows", "teacher_age",
-        "teacher_distance",
+        "gate_rate", "zero_variance_groups", "refilled_groups", "staleness", "trained_rows", "teacher_rows",
+        "teacher_age", "teacher_distance", "teacher_entropy",
         "hint_skipped", "hint_fell_back", "hint_refused", "contrast_missing",
         "loss", "grad_norm", *TERM_GRADIENTS, "lr", "alpha", "beta", "rlsd_lambda",
         "entropy", "kl_to_teacher_gated", "kl_to_teacher_sampled", "kl_to_teacher_eos", "top_k_error",

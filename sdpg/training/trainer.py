@@ -26,19 +26,21 @@ from sdpg.objective.coefficients import Coefficients
 from sdpg.objective.losses import reference_term
 from sdpg.params import MethodParams, Params
 from sdpg.problems.hints import Hint, HintDrawer
-from sdpg.problems.prompts import PreparedRow, prompt_ids
+from sdpg.problems.prompts import PreparedRow
 from sdpg.problems.token_pieces import TokenPieces
 from sdpg.records.schemas import VALIDATION, write_evaluations, write_rollouts
+from sdpg.records.watch import read_history
 from sdpg.rewards.parts import reward_parts
 from sdpg.rewards.verifiers import Scorer, Verdict
-from sdpg.rollouts import RolloutEngine, Sampling
+from sdpg.rollouts import RolloutEngine
 from sdpg.seeds import derive_seed
-from sdpg.training.checkpoints import load_checkpoint, save_checkpoint
-from sdpg.training.diagnostics import diagnose, sample_rows
+from sdpg.training.checkpoints import load_ahead, load_checkpoint, save_checkpoint
+from sdpg.training.diagnostics import diagnose, sample_rows, term_gradients
 from sdpg.training.leakage import leak_shares
 from sdpg.training.metrics import step_metrics
 from sdpg.training.recording import BackgroundWriter
 from sdpg.training.rollout_rows import rollout_rows, token_columns
+from sdpg.training.sampling import RolloutSampler
 from sdpg.training.saved_files import cut_after, newest_checkpoint, read_state
 from sdpg.training.step_digests import append_digests
 from sdpg.training.step_log import StepLog, Stopwatch
@@ -51,9 +53,7 @@ from sdpg.training.steps import (
     mini_batches,
     refill,
     shuffled,
-    step_prompts,
 )  # fmt: skip
-from sdpg.training.term_gradients import term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -103,6 +103,10 @@ class Trainer:
         self.run = f"{self.name}-{self.seed}"
         self.ranks = self.policies.ranks
         self.pieces = TokenPieces(self.tokenizer)
+        self.sampler = RolloutSampler(
+            self.engine, self.tokenizer, self.pieces, self.problems, self.params.rollout, train, self.seed
+        )
+        self.switch = rules.entropy_switch(self.method, train.steps)
         self.records = BackgroundWriter()
         self.trained = trainable(self.policies.student)
         self.hints = None
@@ -166,8 +170,9 @@ class Trainer:
         """Saves a checkpoint, once the records of all steps up to it are on disk."""
         self.records.flush()
         save_checkpoint(
-            self.state, step, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights
-        )
+            self.state, step, self.policies.student, self.optimizer, self.ranks, self.policies.teacher_weights,
+            self.sampler.ahead_tensors(),
+        )  # fmt: skip
 
     def resume(self) -> int:
         """Restores the newest checkpoint, cuts the files at its step, and returns that step."""
@@ -184,23 +189,32 @@ class Trainer:
             newest = newest_checkpoint(self.state)
             cut_after(self.state, done, {} if newest is None else read_state(newest)["files"])
         self.ranks.wait()
+        self.sampler.restore(load_ahead(self.state))
+        if self.switch is not None and done:
+            self.switch.entropies = read_history(self.state / "metrics.csv", ["teacher_entropy"])["teacher_entropy"]
         return done
 
     def step(self, number: int, watch: Stopwatch) -> dict[str, float | None]:
         """Makes one step: sample → verify → hint → credit → update → write; its metrics are on the first rank."""
         at = rules.coefficients(self.method, number, self.params.train.steps)
-        sampled = self.sample(number)
+        sampled = self.sampler.next(number)
         watch.lap("rollout")
         verdicts = self.verify(sampled)
         watch.lap("reward")
         refilled = None
         if rounds := self.params.train.refill_rounds:
             spare = shuffled(self.problems, derive_seed(self.seed, "refill", number))
-            more = partial(self.sample, number)
+            more = partial(self.sampler.draw, number)
             sampled, verdicts, refilled = refill(sampled, verdicts, spare, rounds, more, self.verify)
             watch.lap("rollout")
+        self.engine.rest()
         if self.hints is not None:
             sampled = sampled.with_hints(self.hints, verdicts, number)
+        if self.switch is not None:
+            entropy = self.policies.teacher_entropy(sampled.rollouts, self.method, self.params.train)
+            # The first rank decides: who differed in a last bit could switch at another step than the rest.
+            on = self.switch.enter(self.ranks.from_first(entropy))
+            at = at if on else replace(at, rlsd_lambda=0.0)
         parts = reward_parts(self.params.reward, verdicts, sampled.lengths, self.params.rollout.max_tokens)
         experience = self.credit(sampled.rollouts, verdicts, at, parts, sampled.contrasts)
         task = self.task(experience, number, at)
@@ -217,36 +231,13 @@ class Trainer:
         diagnosed, kept = diagnosed | experience.contrast_column(), kept_rollouts(verdicts, self.params.reward)
         step = Step(sampled, verdicts, experience, update, diagnosed, kept, parts)
         metrics = self.write(step, number) | gradients | teacher | {
-            "refilled_groups": refilled,
+            "refilled_groups": refilled, "staleness": self.sampler.staleness,
+            "teacher_entropy": None if self.switch is None else self.switch.entropies[-1],
             "alpha": at.alpha, "beta": at.beta, "rlsd_lambda": at.rlsd_lambda,
             "teacher_rows": float(sum(task.taught_rows())), "trained_rows": float(sum(task.trained_rows())),
         }  # fmt: skip
         watch.lap("record")
         return metrics
-
-    def sample(self, step: int, chosen: list[PreparedRow] | None = None, refill: int = 0) -> Sampled:
-        """Samples G responses to each of some problems, by default the step's, from the current weights."""
-        train, rollout, siblings = self.params.train, self.params.rollout, self.params.train.responses_per_prompt
-        order = step_prompts(len(self.problems), train.prompts_per_step, step, self.seed)
-        chosen = [self.problems[i] for i in order] if chosen is None else chosen
-        # Siblings share their prompt: each prompt is tokenised once.
-        prompts = [prompt_ids(self.tokenizer, row.student_prompt) for row in chosen]
-        shown = [prompt_ids(self.tokenizer, row.teacher_prompt or "") for row in chosen]
-        student_prompts = [ids for ids in prompts for _ in range(siblings)]
-        seed = derive_seed(self.seed, "rollout", step, *([refill] if refill else []))
-        sampling = Sampling(rollout.temperature, rollout.top_p, rollout.max_tokens, seed)
-        completions = self.engine.generate(student_prompts, sampling)
-        self.engine.rest()
-        rollouts = Rollouts(
-            problem_ids=[row.id for row in chosen for _ in range(siblings)],
-            student_prompts=student_prompts,
-            teacher_prompts=[ids for ids in shown for _ in range(siblings)],
-            responses=[completion.ids for completion in completions],
-            rollout_logprobs=[completion.rollout_logprobs for completion in completions],
-            ended=[not completion.truncated for completion in completions],
-        )
-        texts = [self.pieces.text(ids) for ids in rollouts.responses]
-        return Sampled(chosen, rollouts, texts, [completion.truncated for completion in completions])
 
     def verify(self, sampled: Sampled) -> list[Verdict]:
         """Returns the verifier's verdict on each response."""

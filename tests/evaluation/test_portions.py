@@ -15,7 +15,7 @@ from sdpg.evaluation.final import evaluate_policy, evaluate_run
 from sdpg.evaluation.portions import deal_portions
 from sdpg.models.launching import on_one_machine
 from sdpg.params import Params
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 from sdpg.params.tree import PORTIONS
 from sdpg.problems.prepare import prepare, write_prepared
 from sdpg.problems.prompts import PreparedRow

@@ -17,7 +17,7 @@ from sdpg.errors import UserError, readable_errors
 from sdpg.models import distribution
 from sdpg.models.distribution import BEAT, SHORT_SILENCE, joined
 from sdpg.models.ranks import Ranks
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 
 
 def killed(ranks: Ranks) -> None:

@@ -18,7 +18,7 @@ from sdpg.models import distribution, launching
 from sdpg.models.distribution import check_sharded, joined
 from sdpg.models.launching import check_launch, launch
 from sdpg.params import load_params, parse_params, read_yaml
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 from sdpg.records.schemas import read_rollouts
 from tests.helpers.tiny import tiny_model
 from tests.helpers.two_ranks import plugin

@@ -49,7 +49,7 @@ NUMBERS: dict[str, tuple[float | None, ...]] = {
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
-OTHERWISE = ("terms", "token_gate", "exclude_eos", "train")
+OTHERWISE = ("terms", "token_gate", "exclude_eos", "train", "length", "switch")
 TRAIN = {"steps", "lr", "updates_per_batch", "old_logprobs", "lr_warmup", "lr_decay", "lr_shape", "lr_starts_at_zero",
          "record_every", "record_rows"}  # fmt: skip
 """What the rules read of the section ``train``."""
@@ -116,6 +116,7 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     # Quantiles close the gate of tokens of which the rules know nothing.
     rest["token_gate"] = ["sigmoid"] if gained else draw(st.sampled_from([[], ["sigmoid"]]))
     rest["exclude_eos"] = draw(st.booleans())
+    rest["length"] = draw(st.sampled_from([None, {"weight": 0.5}]))
     rest["train"] = draw(st.sampled_from([{}, {"lr_decay": 0.5}]))
     if heads["token_weighting"] in ("cepo", "rlcsd", "sipo"):
         rest["contrast_hint"] = "wrong_answer"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdpg.objective.schedules import beta, crossed, learning_rate, rlsd_lambda, window
+from sdpg.objective.schedules import EntropySwitch, beta, crossed, learning_rate, rlsd_lambda, window
 
 
 def test_windows_are_fractions_of_the_run() -> None:
@@ -111,3 +111,15 @@ def test_a_learning_rate_that_falls_still_learns_at_the_last_step() -> None:
     assert values == pytest.approx([0.5, 1, 1, 1, 0.75, 0.5, 0.25])
     assert learning_rate(7, 1.0, 0, False, 8, 4, "cosine") == pytest.approx(0.5)
     assert [learning_rate(step, 1.0, 2, False, 8, 0) for step in (1, 8)] == [0.5, 1.0]
+
+
+def test_the_switch_by_entropy_goes_off_low_and_on_again_at_its_start() -> None:
+    # Warm-up of 3 steps: off, and their median is 1.0. Below 0.9 it goes off, from 1.0 on it is on again.
+    switch = EntropySwitch(3, 0.9)
+    seen = [switch.enter(value) for value in (5.0, 1.0, 0.2, 0.95, 0.9, 0.899, 0.95, 0.999, 1.0, 0.95, 0.1, 2.0)]
+    assert seen == [False] * 3 + [True, True, False, False, False, True, True, False, True]
+    # It is a function of what it has seen: a run that goes on needs nothing else.
+    for done in range(len(seen)):
+        again = EntropySwitch(3, 0.9)
+        again.entropies = switch.entropies[:done]
+        assert [again.enter(value) for value in switch.entropies[done:]] == seen[done:]

@@ -13,7 +13,7 @@ from sdpg.errors import UserError
 from sdpg.models import launching
 from sdpg.models.launching import check_launch, launch
 from sdpg.params import read_yaml
-from sdpg.params.distributed import DistributedParams
+from sdpg.params.train import DistributedParams
 from tests.helpers.clones import ENVIRONMENT, ROOT, run
 
 

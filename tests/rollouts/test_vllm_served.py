@@ -154,14 +154,14 @@ def test_a_server_that_is_killed_ends_the_run_with_a_message_and_the_run_goes_on
     settings: dict[str, Any] = {"steps": 4, "eval_every": 4, "checkpoint_every": 1, "record_every": 2}
 
     def doomed(trainer: Any) -> None:
-        sample = trainer.sample
+        sample = trainer.sampler.next
 
         def killing(step: int) -> Any:
             if step == 3:
                 server.kill()
             return sample(step)
 
-        trainer.sample = killing
+        trainer.sampler.next = killing
 
     with pytest.raises(UserError, match=r"\(rollout.vllm.url\) cannot be reached.*goes on from its last checkpoint"):
         train(world, server.settings, tmp_path, doomed, **settings)

@@ -191,7 +191,7 @@ def test_a_resumed_run_draws_the_same_hints(tmp_path: Path) -> None:
 
 def test_spans_are_leaks_only_of_what_a_teacher_was_shown(tmp_path: Path) -> None:
     one = made(hinted(SDPO | {"hint_missing": "fall_back"}), tmp_path)
-    sampled = one.trainer.sample(1)
+    sampled = one.trainer.sampler.draw(1)
     verdicts = one.trainer.verify(sampled)
     assert one.trainer.hints is not None and sampled.shown_problems is sampled.problems
     drawn = sampled.with_hints(one.trainer.hints, verdicts, 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdpg.objective.coefficients import Coefficients
-from sdpg.training.term_gradients import COLUMNS, single_terms, term_gradients
+from sdpg.training.diagnostics import TERM_GRADIENTS, single_terms, term_gradients
 from sdpg.training.update import Task, accumulate_gradients
 from tests.helpers.tiny import MAX_TOKENS, gradients, tiny_experience, tiny_method, tiny_policies, tiny_train
 
@@ -37,7 +37,7 @@ def test_norms_and_cosine_are_those_of_the_terms() -> None:
     whole = task(**EVERY_TERM)
     parts = {name: gradient(single) for name, single in single_terms(whole).items()}
     found = term_gradients(whole, range(12))
-    assert list(found) == list(COLUMNS)
+    assert list(found) == list(TERM_GRADIENTS)
     for name, part in parts.items():
         assert found[f"grad_norm_{name}"] == pytest.approx(part.norm().item())
     cosine = torch.nn.functional.cosine_similarity(parts["outcome"], parts["distillation"], dim=0).item()
@@ -57,7 +57,7 @@ def test_terms_that_are_not_at_work_have_no_norm() -> None:
     nothing = Coefficients(0.0, 0.0, 0.0)
     found = term_gradients(task(nothing, **EVERY_TERM), range(12))
     assert found["grad_norm_outcome"] is not None
-    assert [name for name in COLUMNS if found[name] is None] == list(COLUMNS[1:])
+    assert [name for name in TERM_GRADIENTS if found[name] is None] == list(TERM_GRADIENTS[1:])
     in_reward = task(AT, reference="k3", reference_in="reward")
     assert "reference" not in single_terms(in_reward)
 

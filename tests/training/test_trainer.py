@@ -16,7 +16,7 @@ from sdpg.models.pretraining import pretrain
 from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import coefficients
 from sdpg.params import Params, load_params, parse_params
-from sdpg.params.tree import FormatReward, LengthReward
+from sdpg.params.reward import FormatReward, LengthReward
 from sdpg.problems.prepare import prepare
 from sdpg.problems.token_pieces import TokenPieces, token_spans
 from sdpg.problems.tokenizer import pad_and_eos
