@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 import os
 from pathlib import Path
+import re
 import shutil
 import subprocess
 import sys
@@ -13,19 +14,20 @@ ROOT = Path(__file__).parents[1]
 Edits = Mapping[str, tuple[str, str]]
 """File → a passage of it, which must occur once, and what it becomes."""
 
-DIVERGENCE: Edits = {
-    "sdpg/objective/divergences.py": (
-        'DIVERGENCES: dict[str, type[Divergence]] = {\n',
-        '@dataclass(frozen=True)\n'
-        'class Hellinger(Divergence):\n'
-        '    """Σ (√p - √q)²."""\n\n'
-        '    worked: ClassVar = {(): (0.5**0.5 - 0.5) ** 2 * 2}\n\n'
-        '    def entries(self, log_p: Tensor, log_q: Tensor) -> Tensor:\n'
-        '        return ((log_p / 2).exp() - (log_q / 2).exp()).square()\n\n\n'
-        'DIVERGENCES: dict[str, type[Divergence]] = {\n    "hellinger": Hellinger,\n',
-    ),
-    "sdpg/params/method.py": ('"jsd", "skewed_kl",', '"jsd", "skewed_kl", "hellinger",'),
-}  # fmt: skip
+
+def worked_example() -> Edits:
+    """What CONTRIBUTING.md says to add for a divergence."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = text[text.index("## A worked example: a divergence") : text.index("## Attacks")]
+    kind, entry, name = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    table = "DIVERGENCES: dict[str, type[Divergence]] = {\n"
+    return {
+        "sdpg/objective/divergences.py": (table, f"{kind}\n\n{table}{entry}"),
+        "sdpg/params/method.py": ('"jsd", "skewed_kl",', f'"jsd", "skewed_kl", {name.strip()}'),
+    }
+
+
+DIVERGENCE = worked_example()
 TOKEN_GATE: Edits = {
     "sdpg/objective/gates.py": (
         'GATES: dict[str, Gate] = {\n',

@@ -175,13 +175,16 @@ class Params(Section):
             )
         self._check_paths()
         # A reader of old runs needs less than all, and leaves the section as it is.
-        if isinstance(self.rollout, RolloutParams) and self.rollout.top_p < 1:
-            raise ValueError(
-                f"rollout.top_p is {self.rollout.top_p:g}: tokens outside it would never be sampled, while ratio, "
-                "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
-            )
+        lag = 0
+        if isinstance(self.rollout, RolloutParams):
+            lag = self.rollout.lag
+            if self.rollout.top_p < 1:
+                raise ValueError(
+                    f"rollout.top_p is {self.rollout.top_p:g}: tokens outside it would never be sampled, while ratio, "
+                    "KL and gradient are those of the whole distribution: set it to 1 (evaluation.top_p may be less)"
+                )
         for name in self.run.methods:
-            check_training(name, self.methods[name], self.train_of(self.methods[name]), self.rollout.lag)
+            check_training(name, self.methods[name], self.train_of(self.methods[name]), lag)
         model = self.base.model
         if isinstance(model, ScratchModel) and not isinstance(self.data.train, SyntheticSource):
             raise ValueError(
