@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.compute as pc
 import streamlit as st
 
-from app import accuracy, aligned, charts, problem_kinds, selection, store, training_problems, ui
+from app import accuracy, aligned, audits, charts, problem_kinds, selection, store, training_problems, ui
 from app.accuracy import Solved
 from app.sources import RunEntry
 from sdpg.records.schemas import BASE, VALIDATION
@@ -384,3 +384,4 @@ with ui.guard():
             training_problems.show(its[0])
         else:
             benchmark_page(its, benchmark, answers, rows == RUNS)
+        audits.show(its)
