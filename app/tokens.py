@@ -161,6 +161,8 @@ def prompts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
     if contrast := row.get("contrast_prompt"):
         origin = _origin("contrast", row.get("contrast_sibling"))
+        if others := row.get("contrast_others"):
+            origin += f"; further passes show {', '.join(map(str, others))}"
         shown.append(("Prompt of the teacher's second pass", contrast, origin))
     sides: list[dict[str, Any]] = []
     for title, text, origin in shown:

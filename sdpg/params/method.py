@@ -106,6 +106,8 @@ class MethodParams(Section):
     contrast_hint: Literal["none", "wrong_sibling", "wrong_answer"] = "none"
     """The wrong hint of a second pass of the teacher: a wrong sibling's response in the template of a right one's, or
     a wrong sibling's answer in the template ``answer``."""
+    contrast_count: Positive = 1
+    """The most wrong siblings of a rollout, each of them a pass; q⁻ is the mean of the probabilities under them."""
     gate: GateName | Annotated[list[GateName], Field(min_length=2)] | Imported = "positive"
     """D1: positive distils rollouts with positive advantage only, all distils every rollout; names in a list are
     multiplied. See :data:`sdpg.objective.gates.GATES`; an own rule is a :class:`sdpg.objective.gates.Gate`."""
@@ -161,7 +163,7 @@ class MethodParams(Section):
             "teacher": taught, "teacher_rate": taught and self.teacher == "ema",
             "teacher_every": taught and self.teacher == "snapshot",
             "hint": taught, "hint_choice": taught and from_group, "hint_missing": taught and self.hint != "prompts",
-            "contrast_hint": contrasted,
+            "contrast_hint": contrasted, "contrast_count": contrasted and self.contrast_hint != "none",
             "gate": distils, "token_gate": distils, "exclude_eos": distils,
             "gate_kappa": distils and bool({"sigmoid", "certainty"} & set(self.token_gate)),
             "gate_quantile": distils and any(name.endswith("quantile") for name in self.token_gate),

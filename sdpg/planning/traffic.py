@@ -55,7 +55,7 @@ def run_traffic(
         assumed: the assumptions; gate rate, mixed rate and prompt lengths are read.
         response: mean tokens of a response.
     """
-    train = params.train
+    train = params.train_of(method)
     student = assumed.student_prompt + response
     teacher, contrast = (
         teacher_prompt(params, hint, assumed, response) + response for hint in (method.hint, method.contrast_hint)

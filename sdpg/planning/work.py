@@ -194,7 +194,7 @@ class RowsRead:
     """Shares of a step's rows by who reads them, and passes over all rows before the first update.
 
     The teacher's may pass 1: some rows it reads before the first update and in it. ``contrast`` is its share under
-    wrong hints. Every rollout is taken to have the hints that its method names.
+    wrong hints, of which a rollout may have several. Every rollout is taken to have the hints that its method names.
     """
 
     student: float
@@ -228,7 +228,8 @@ def rows_read(params: Params, method: MethodParams, step: int, assumed: Assumpti
     # The penalty reads student and reference.
     before = int(rules.scores_old_policy(train)) + 2 * int(rules.penalizes_reward(method))
     reference = student if rules.reads_reference(method, at) else 0.0
-    return RowsRead(student, reference, teacher, before, share(partial(rules.reads_contrast, method, at)))
+    contrast = method.contrast_count * share(partial(rules.reads_contrast, method, at))
+    return RowsRead(student, reference, teacher, before, contrast)
 
 
 def teacher_prompt(params: Params, hint: str, assumed: Assumptions, response: float) -> float:
@@ -274,7 +275,7 @@ def method_work(
         response: mean tokens of a response.
         checkpointing: whether the backward pass computes the forward pass again.
     """
-    train = params.train
+    train = params.train_of(method)
     rows = train.prompts_per_step * train.responses_per_prompt
     student_length = assumed.student_prompt + response
     teacher_length, contrast_length = (

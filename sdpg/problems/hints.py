@@ -45,6 +45,9 @@ class Hint:
     refused: int = 0
 
 
+MISSING = Hint(NONE, None, [])
+
+
 @dataclass(frozen=True)
 class Group:
     """A problem with its verified responses, (G) each.
@@ -99,7 +102,9 @@ class HintDrawer:
     def draw(self, groups: Sequence[Group], step: int) -> list[Hint]:
         """Returns the hint of each rollout's teacher, (B)."""
         kind, hints = self.method.hint, []
-        drawn = None if kind == "prompts" else self._drawn(kind, kind, groups, derive_seed(self.seed, "hint", step))
+        drawn = None
+        if kind != "prompts":
+            drawn = [found[0] for found in self._drawn(kind, kind, groups, derive_seed(self.seed, "hint", step))]
         for group in groups:
             prepared = self._prepared(group.problem)
             for _ in group.texts:
@@ -109,36 +114,42 @@ class HintDrawer:
                 hints.append(hint)
         return hints
 
-    def draw_contrast(self, groups: Sequence[Group], step: int) -> list[Hint] | None:
-        """Returns the wrong hint of each rollout, (B); None where the method has no contrast."""
-        kind = self.method.contrast_hint
+    def draw_contrast(self, groups: Sequence[Group], step: int) -> list[list[Hint]] | None:
+        """Returns the wrong hints of each rollout: lists of (B), of which the first holds the first of each rollout,
+        and as many as ``contrast_count``; None where the method has no contrast."""
+        kind, count = self.method.contrast_hint, self.method.contrast_count
         if kind == "none":
             return None
-        return self._drawn(kind, CONTRAST_TEMPLATES[kind], groups, derive_seed(self.seed, "contrast_hint", step))
+        seed = derive_seed(self.seed, "contrast_hint", step)
+        drawn = self._drawn(kind, CONTRAST_TEMPLATES[kind], groups, seed, count)
+        return [[hints[place] if place < len(hints) else MISSING for hints in drawn] for place in range(count)]
 
     def _prepared(self, problem: PreparedRow) -> Hint:
         if problem.teacher_prompt is None:
-            return Hint(NONE, None, [])
+            return MISSING
         return Hint(self.prompts.hint, problem.teacher_prompt, prompt_ids(self.tokenizer, problem.teacher_prompt))
 
-    def _drawn(self, kind: str, template: str, groups: Sequence[Group], seed: int) -> list[Hint]:
-        """Returns for each rollout the first of its hints that can be shown."""
-        hints: list[Hint] = []
+    def _drawn(self, kind: str, template: str, groups: Sequence[Group], seed: int, count: int = 1) -> list[list[Hint]]:
+        """Returns for each rollout the first of its hints that can be shown, up to ``count``, or one of kind none."""
+        hints: list[list[Hint]] = []
         for group in groups:
             # Siblings that are shown the same have one prompt, which is made once.
             made: dict[str, tuple[str, list[int]] | None] = {}
             for own in range(len(group.texts)):
                 refused = 0
-                found = Hint(NONE, None, [])
+                found: list[Hint] = []
                 for candidate in self._candidates(kind, group, own, derive_seed(seed, "sibling", len(hints))):
                     text = fill_teacher(self.prompts, template, group.problem, **candidate.values)
                     if text not in made:
                         made[text] = self._rendered(text, candidate)
-                    if (shown := made[text]) is not None:
-                        found = Hint(kind, *shown, sibling=candidate.sibling)
+                    if (shown := made[text]) is None:
+                        refused += 1
+                        continue
+                    found.append(Hint(kind, *shown, sibling=candidate.sibling))
+                    if len(found) == count:
                         break
-                    refused += 1
-                hints.append(replace(found, refused=refused))
+                first, *others = found or [MISSING]
+                hints.append([replace(first, refused=refused), *others])
         return hints
 
     def _candidates(self, kind: str, group: Group, own: int, seed: int) -> Iterator[_Candidate]:

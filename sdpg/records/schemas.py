@@ -67,6 +67,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("hint_sibling", pa.int64()),
         ("contrast_prompt", pa.string()),
         ("contrast_sibling", pa.int64()),
+        ("contrast_others", pa.list_(pa.int64())),
         ("reward_format", pa.float64()),
         ("reward_length", pa.float64()),
         *[(name, pa.list_(pa.string())) for name in TOP_TOKENS],

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,9 +117,9 @@ def _hint_shares(sampled: Sampled) -> dict[str, float | None]:
     if hints is not None:
         skipped = sum(hint.kind == NONE for hint in hints) / len(hints)
         fell_back = sum(hint.fell_back for hint in hints) / len(hints)
-        refused = sum(hint.refused for hint in [*hints, *(contrasts or ())]) / len(hints)
+        refused = sum(hint.refused for hint in chain(hints, *(contrasts or ()))) / len(hints)
     if contrasts is not None:
-        missing = sum(hint.kind == NONE for hint in contrasts) / len(contrasts)
+        missing = sum(hint.kind == NONE for hint in contrasts[0]) / len(contrasts[0])
     return {
         "hint_skipped": skipped, "hint_fell_back": fell_back, "hint_refused": refused, "contrast_missing": missing
     }  # fmt: skip

@@ -64,8 +64,10 @@ def _shown(sampled: Sampled, index: int, problem: PreparedRow) -> dict[str, Any]
         hint = sampled.hints[index]
         found = {"teacher_prompt": hint.prompt, "hint_kind": hint.kind, "hint_sibling": hint.sibling}
     if sampled.contrasts is not None:
-        contrast = sampled.contrasts[index]
-        found |= {"contrast_prompt": contrast.prompt, "contrast_sibling": contrast.sibling}
+        first, *others = (hints[index] for hints in sampled.contrasts)
+        found |= {"contrast_prompt": first.prompt, "contrast_sibling": first.sibling}
+        if others:
+            found["contrast_others"] = [hint.sibling for hint in others if hint.sibling is not None]
     return found
 
 

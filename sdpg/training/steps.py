@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import islice
+import math
 import random
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ class Sampled:
         texts: (B) the responses, decoded without special tokens.
         truncated: (B) whether the response ended without an end-of-sequence token.
         hints: (B) what the teacher is shown; None where it is the prepared prompt of each problem.
-        contrasts: (B) the wrong hints of the teacher's second pass; None where there is none.
+        contrasts: the wrong hints of the teacher's further passes, (B) for each pass; None where there is none.
     """
 
     problems: list[PreparedRow]
@@ -46,7 +47,7 @@ class Sampled:
     texts: list[str]
     truncated: list[bool]
     hints: list[Hint] | None = None
-    contrasts: list[Hint] | None = None
+    contrasts: list[list[Hint]] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -248,3 +249,12 @@ def mini_batches(rollouts: Rollouts, updates: int) -> list[range]:
     """Returns the rows of each optimiser update: whole groups, as ``updates`` divides the number of prompts."""
     size = len(rollouts.responses) // updates
     return [range(start, start + size) for start in range(0, len(rollouts.responses), size)]
+
+
+def mixed_logprobs(passes: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    """Returns the logarithm of the mean of a response's token probabilities over the passes that scored it.
+
+    Each pass holds (B) log-probs, (T,) of a response, or None where it did not score it.
+    """
+    scored = [[values for values in row if values is not None] for row in zip(*passes, strict=True)]
+    return [torch.stack(row).logsumexp(0) - math.log(len(row)) if row else None for row in scored]

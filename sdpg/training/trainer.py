@@ -51,6 +51,7 @@ from sdpg.training.steps import (
     group_credit,
     kept_rollouts,
     mini_batches,
+    mixed_logprobs,
     refill,
     shuffled,
 )  # fmt: skip
@@ -247,7 +248,7 @@ class Trainer:
 
     def credit(
         self, rollouts: Rollouts, verdicts: Sequence[Verdict], at: Coefficients,
-        parts: Mapping[str, Sequence[float]] = MappingProxyType({}), contrasts: list[Hint] | None = None,
+        parts: Mapping[str, Sequence[float]] = MappingProxyType({}), contrasts: list[list[Hint]] | None = None,
     ) -> Experience:  # fmt: skip
         """Gives each rollout its advantage, its gate, and the log-probs that must be taken at the start of the step."""
         train, everyone = self.params.train, list(range(len(verdicts)))
@@ -272,10 +273,12 @@ class Trainer:
             distilled = [row for row in everyone if experience.gates[row] > 0]
             experience = replace(experience, certainty=self.policies.certainty(rollouts, distilled, self.method, train))
         if contrasts is not None:
-            prompts = [hint.ids for hint in contrasts]
-            reads = enumerate(self.task(experience, 0, at).contrasted_rows())
-            read = [row for row, there in reads if there and prompts[row]]
-            experience = replace(experience, contrast_logprobs=self.teacher_logprobs(rollouts, read, prompts))
+            reads = self.task(experience, 0, at).contrasted_rows()
+            passes = []
+            for prompts in ([hint.ids for hint in hints] for hints in contrasts):
+                read = [row for row, there in enumerate(reads) if there and prompts[row]]
+                passes.append(self.teacher_logprobs(rollouts, read, prompts))
+            experience = replace(experience, contrast_logprobs=mixed_logprobs(passes))
         return experience
 
     def teacher_logprobs(

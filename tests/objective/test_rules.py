@@ -45,7 +45,7 @@ NUMBERS: dict[str, tuple[float | None, ...]] = {
     "beta": (0.0, 1e-3, 2.0), "beta_warmup": (0.0, 0.125, 1.0), "beta_decay": (0.0, 0.2, 0.875),
     "evidence_tau": (1.0,), "evidence_threshold": (0.0,), "evidence_share": (1.0, 0.5), "skew": (0.5, 0.9),
     "top_k": (None, 3, 500), "entry_clip": (None, 0.05), "gate_kappa": (0.0, 5.0), "gate_quantile": (0.2, 0.5),
-    "teacher_rate": (0.0, 0.05, 1.0), "teacher_every": (1, 20),
+    "teacher_rate": (0.0, 0.05, 1.0), "teacher_every": (1, 20), "contrast_count": (1, 3),
     "kl_clamp": (None, 0.5, 20.0), "alpha": (0.0, 1e-3, 0.5), "entropy_bonus": (0.0, 0.0, 0.01),
 }  # fmt: skip
 """Values of the options that are numbers; those that are names are drawn from all there are."""
@@ -277,8 +277,8 @@ def test_the_planner_counts_the_rows_that_the_trainer_reads(drawn: Drawn) -> Non
     if several and at.rlsd_lambda > 0:
         # Scored once before the updates, and once more where the updates distil.
         passes += sum(taught(drawn, rlsd_lambda=0.0))
-    contrasts = method.contrast_hint != "none"
-    assert read.contrast * rows == pytest.approx(sum(taught(drawn)) if contrasts else 0)
+    contrasts = method.contrast_count * (method.contrast_hint != "none")
+    assert read.contrast * rows == pytest.approx(contrasts * sum(taught(drawn)))
     penalized = method.reference != "none" and method.reference_in == "reward"
     in_loss = method.reference != "none" and not penalized and method.alpha > 0
     assert read.student * rows == pytest.approx(sum(trained(drawn)))

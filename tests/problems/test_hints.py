@@ -113,7 +113,9 @@ def test_random_choices_depend_on_seed_step_and_rollout_alone() -> None:
         (hint.sibling, contrast.sibling)
         for step in range(30)
         for hint, contrast in zip(
-            both.draw([group("rwww")], step)[:1], (both.draw_contrast([group("rwww")], step) or [])[:1], strict=True
+            both.draw([group("rwww")], step)[:1],
+            (both.draw_contrast([group("rwww")], step) or [[]])[0][:1],
+            strict=True,
         )
     }
     assert len(pairs) > 3
@@ -211,13 +213,28 @@ def test_a_hint_that_is_too_long_gives_way_to_the_next_and_none_is_cut() -> None
 
 def test_a_contrast_shows_what_is_wrong_in_the_words_of_what_is_right() -> None:
     gate = {"kind": "import", "path": "a:b"}
-    responses = drawer(hint="sibling", contrast_hint="wrong_sibling", gate=gate).draw_contrast([group("rwo")], 1) or []
+    (responses,) = (
+        drawer(hint="sibling", contrast_hint="wrong_sibling", gate=gate).draw_contrast([group("rwo")], 1) or []
+    )
     assert [shown(hint) for hint in responses] == ["Right: try 1 gives 1", None, "Right: try 1 gives 1"]
-    answers = drawer(contrast_hint="wrong_answer", gate=gate).draw_contrast([group("rwwn")], 1) or []
+    (answers,) = drawer(contrast_hint="wrong_answer", gate=gate).draw_contrast([group("rwwn")], 1) or []
     assert [shown(hint) for hint in answers][1:3] == ["Answer 2", "Answer 1"]
     assert {shown(answers[0]), shown(answers[3])} <= {"Answer 1", "Answer 2"}
     assert [hint.sibling for hint in answers][1:3] == [2, 1]
     assert drawer(hint="sibling").draw_contrast([group("rw")], 1) is None
+
+
+def test_several_contrasts_are_as_many_wrong_siblings_as_there_are() -> None:
+    gate = {"kind": "import", "path": "a:b"}
+    made = drawer(hint="sibling", contrast_hint="wrong_sibling", contrast_count=3, hint_choice="shortest", gate=gate)
+    passes = made.draw_contrast([group("wrwww"), group("rrw")], 1) or []
+    assert len(passes) == 3 and {len(hints) for hints in passes} == {8}
+    siblings = [[hints[row].sibling for hints in passes] for row in range(8)]
+    # Never the rollout itself, nor one twice; where fewer are wrong, the later passes have none.
+    assert siblings[:5] == [[2, 3, 4], [0, 2, 3], [0, 3, 4], [0, 2, 4], [0, 2, 3]]
+    assert siblings[5:] == [[2, None, None], [2, None, None], [None, None, None]]
+    single = drawer(hint="sibling", contrast_hint="wrong_sibling", hint_choice="shortest", gate=gate)
+    assert (single.draw_contrast([group("wrwww"), group("rrw")], 1) or []) == passes[:1]
 
 
 # --- parameters

@@ -52,7 +52,7 @@ def test_rollouts_of_older_code_are_read(commit: str) -> None:
     assert table.schema.equals(ROLLOUT_SCHEMA, check_metadata=True)
     assert table.select(stored.column_names).to_pylist() == stored.to_pylist()
     newer = {"truncated", "verifier", "verifier_version", "reason", "reward_format", "reward_length"}
-    newer |= {"contrast_logprob", "hint_kind", "hint_sibling", "contrast_prompt", "contrast_sibling"}
+    newer |= {"contrast_logprob", "hint_kind", "hint_sibling", "contrast_prompt", "contrast_sibling", "contrast_others"}
     newer |= {f"{name}{kind}" for name in ("student_top", "teacher_top") for kind in ("", "_logprob")}
     lacking = newer - set(stored.column_names)
     assert set(ROLLOUT_SCHEMA.names) - set(stored.column_names) == lacking

@@ -146,8 +146,9 @@ def test_rlsd_leaves_the_weight_of_a_skipped_rollout_at_1(tmp_path: Path, update
     assert math.isfinite(metrics["loss"] or 0.0)
 
 
-def test_the_contrast_is_what_the_teacher_says_under_the_wrong_hint(tmp_path: Path) -> None:
-    one = made(hinted(CONTRAST), tmp_path)
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_contrast_is_what_the_teacher_says_under_the_wrong_hint(tmp_path: Path, count: int) -> None:
+    one = made(hinted(CONTRAST | {"contrast_count": count}), tmp_path)
     model = random_model(SHAPE, "cpu", spread=0.3)
     model.load_state_dict(one.trainer.policies.student.state_dict())
     with counted_passes(one.trainer.policies.student) as passes:
@@ -160,16 +161,26 @@ def test_the_contrast_is_what_the_teacher_says_under_the_wrong_hint(tmp_path: Pa
         shown = rows[row["group"] * 4 + row["contrast_sibling"]]
         assert row["contrast_sibling"] != row["sibling"] and shown["status"] == "wrong"
         assert f"{row['student_prompt']} s{shown['completion']}<|im_end|>" in row["contrast_prompt"]
-        ids = one.trainer.tokenizer(row["contrast_prompt"])["input_ids"]
-        log_q = plain_log_probs(model, ids, row["completion_ids"], 1.0)
-        expected = log_q[torch.arange(row["length"]), row["completion_ids"]].tolist()
+        assert (row["contrast_others"] is None) == (count == 1)
+        others = [rows[row["group"] * 4 + place] for place in row["contrast_others"] or []]
+        wrong = [other["sibling"] for other in [shown, *others]]
+        there = GROUPS[row["group"]].count("w") - (row["status"] == "wrong")
+        assert len(set(wrong)) == len(wrong) == min(count, there)
+        probabilities = []
+        for other in [shown, *others]:
+            prompt = row["contrast_prompt"].replace(f" s{shown['completion']}<", f" s{other['completion']}<")
+            log_q = plain_log_probs(model, one.trainer.tokenizer(prompt)["input_ids"], row["completion_ids"], 1.0)
+            probabilities.append(log_q[torch.arange(row["length"]), row["completion_ids"]].exp())
+        expected = torch.stack(probabilities).mean(0).log().tolist()
         assert row["contrast_logprob"] == pytest.approx(expected, abs=1e-4)
     assert all(row["contrast_logprob"] is None for row in rows[12:])
     # The own term got these numbers, and NaN where there are none: its gradient follows from them.
     without = made(hinted({name: value for name, value in CONTRAST.items() if name != "contrast_hint"}), tmp_path / "0")
     with counted_passes(without.trainer.policies.student) as fewer:
         other, _ = without.step(1)
-    assert len(passes.prompts(False)) - len(fewer.prompts(False)) == 12 and other["contrast_missing"] is None
+    read = sum(1 + len(row["contrast_others"] or ()) for row in rows[:12])
+    assert read == 12 if count == 1 else read > 12
+    assert len(passes.prompts(False)) - len(fewer.prompts(False)) == read and other["contrast_missing"] is None
     assert not torch.equal(one.gradients[0], without.gradients[0]) and other["loss"] != metrics["loss"]
 
 

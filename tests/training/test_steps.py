@@ -2,12 +2,23 @@
 
 from typing import Any
 
+import pytest
+import torch
+
 from sdpg.models.experience import Rollouts
 from sdpg.problems.prompts import PreparedRow
 from sdpg.rewards.verifiers import Status, Verdict
-from sdpg.training.steps import Sampled, refill
+from sdpg.training.steps import Sampled, mixed_logprobs, refill
 
 SIBLINGS = 2
+
+
+def test_passes_are_mixed_as_probabilities_over_those_that_scored_a_response() -> None:
+    one, two = torch.tensor([0.5, 0.125]).log(), torch.tensor([0.25, 0.375]).log()
+    mixed = mixed_logprobs([[one, one, None, None], [two, None, two, None]])
+    assert [None if each is None else each.exp().tolist() for each in mixed] == [
+        pytest.approx([0.375, 0.25]), pytest.approx([0.5, 0.125]), pytest.approx([0.25, 0.375]), None
+    ]  # fmt: skip
 
 
 def problem(name: str) -> PreparedRow:
