@@ -10,7 +10,7 @@ import streamlit as st
 if sys.path[0] != (project := str(Path(__file__).parents[1])):
     sys.path.insert(0, project)
 
-from app import address, mlflow_server, revisions, selection, sources, ui
+from app import added, address, mlflow_server, revisions, selection, sources, ui
 from sdpg.errors import UserError
 
 
@@ -86,7 +86,7 @@ pages = {
 page = st.navigation(list(pages.values()), position="hidden")
 selection.begin()
 try:
-    folders, st.session_state["_mlflow"] = options()
+    folders, server = options()
 except ValueError as error:
     st.error(ui.plain(f"{error}: the options after -- are --folder PATH, once per folder, and --mlflow ADDRESS"))
     st.stop()
@@ -97,7 +97,8 @@ with bar:
         links()
     selection.follow()
     places, unknown = other_commits()
-found = st.session_state["_found"] = sources.discover(Path(), folders, places)
+    more, st.session_state["_mlflow"] = added.added(server)
+found = st.session_state["_found"] = sources.discover(Path(), [*folders, *more], places)
 found.notices.extend(unknown)
 if found.notices:
     with bar:

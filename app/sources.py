@@ -253,7 +253,7 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
             notices.append(Notice(f"{place.files.label}runs", str(error)))
     for folder, key in zip(folders, _keys(folders), strict=True):
         if not folder.is_dir():
-            notices.append(Notice(str(folder), "is no folder: give --folder a project, or a folder with run folders"))
+            notices.append(Notice(str(folder), "is no folder: name a project, or a folder with run folders"))
             continue
         before = len(runs)
         for entry in _folder(Place(key, folder.name, LocalFiles(folder)), notices):

@@ -113,3 +113,20 @@ def test_name_and_password_of_an_address_are_sent_as_such() -> None:
         thread.join()
     assert "p%40ss" not in str(caught.value)
     assert asked == [("/at/api/2.0/mlflow/artifacts/list?run_id=a+b", f"Basic {b64encode(b'me:p@ss').decode()}")]
+
+
+def test_a_server_is_added_on_the_page(
+    server: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    at = AppTest.from_file(str(PROJECT / "app/main.py"), default_timeout=60).run()
+    assert not any("Experiment" in each.value for each in at.dataframe)
+    at.text_input(key="_server").set_value("ftp://elsewhere").run()
+    assert not at.exception and any("is no address of a server" in each.value for each in at.error)
+    at.text_input(key="_server").set_value(f" {server[0]}/ ").run()
+    assert not at.exception and not at.error
+    (table,) = [each.value for each in at.dataframe if "Experiment" in each.value]
+    assert set(table["Run"]) == {"first-0", "first-1", "<b>second</b>-0", "<b>second</b>-1"}
+    # A link that names a server asks none.
+    assert "_server" not in dict(at.query_params) and server[0] not in str(dict(at.query_params))

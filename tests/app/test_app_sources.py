@@ -8,6 +8,7 @@ import pytest
 from app.quick_yaml import parse_yaml
 from app.sources import SAMPLE, discover
 from sdpg.params import read_yaml
+from tests.helpers import pages
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
@@ -149,3 +150,21 @@ def test_quick_yaml_follows_1_2() -> None:
     expected = {"a": "no", "b": 1e-6, "c": 0.5, "d": None, "e": True, "f": "on", "g": -3, "h": float("inf"),
                 "i": "1", "j": 1e-3, "k": None}  # fmt: skip
     assert parse_yaml(text) == expected
+
+
+def test_folders_are_added_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, other = tmp_path / "here", tmp_path / "other ü"
+    project.mkdir()
+    shutil.copytree(SAMPLE, other)
+    at = pages.opened("overview", project, monkeypatch)
+    assert all(run.startswith("sample/") for run in at.session_state["_found"].runs)
+    at.text_area(key="_folders").set_value(f"\n  {other}\n{tmp_path / 'missing'}\n\0\n").run()
+    assert not at.exception
+    runs = at.session_state["_found"].runs
+    assert set(runs) == {f"other ü/{name}-0" for name in ("grpo", "rlsd", "sdpg-ufkl")}
+    assert [notice.path for notice in at.session_state["_found"].notices] == [str(tmp_path / "missing")]
+    # Pages that are opened from here have them too; the address does not name the folder.
+    at.switch_page("views/rollouts.py").run()
+    assert not at.exception and set(at.session_state["_found"].runs) == set(runs)
+    assert len(at.selectbox(key="run").options) == 3
+    assert str(other) not in str(dict(at.query_params))
