@@ -6,7 +6,9 @@ FROM python:3.11.14-slim-bookworm AS base
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends chromium g++ git make \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 sdpg
+    && useradd --create-home --uid 1000 sdpg \
+    # Else Docker would make them as root's, for the mounted cache and the working folder.
+    && install --directory --owner=sdpg --group=sdpg /home/sdpg/.cache /home/sdpg/workbench
 USER sdpg
 WORKDIR /home/sdpg/workbench
 

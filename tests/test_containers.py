@@ -14,7 +14,7 @@ DEVCONTAINER = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_te
 
 def instructions() -> list[tuple[str, str]]:
     """Each instruction of the Dockerfile with its argument; lines that go on are joined."""
-    lines = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE)).splitlines()
+    lines = re.sub(r"\\\n\s*", "", re.sub(r"^ *#.*\n", "", DOCKERFILE, flags=re.MULTILINE)).splitlines()
     return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines if line)]
 
 
@@ -45,6 +45,10 @@ def test_nothing_of_the_workbench_runs_as_root() -> None:
     assert next(rest.split()[0] for rest in of("RUN")) == "apt-get" and "sudo" not in DOCKERFILE
     assert f"/home/{user}/workbench" in of("WORKDIR")
     assert DEVCONTAINER["remoteUser"] == user
+    # Docker makes a missing folder of a mount or a WORKDIR as root's, and the user could not write there.
+    owned = re.search(rf"install --directory --owner={user} --group={user} (.*)", of("RUN")[0])
+    assert owned is not None and {f"/home/{user}/.cache", *of("WORKDIR")} <= set(owned[1].split())
+    assert re.findall(r"type=cache,target=(\S+?),", DOCKERFILE) == [f"/home/{user}/.cache/pip"]
 
 
 def test_layers_are_lean() -> None:
