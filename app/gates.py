@@ -12,7 +12,8 @@ import pandas as pd
 
 from app.sources import RunEntry
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import EXAMPLES, GATES, find_gate
+from sdpg.objective.gate_choice import find_gate
+from sdpg.objective.gates import EXAMPLES, GATES
 from sdpg.params.stored import method_of
 from sdpg.results.statistics.intervals import skewed_limits
 

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from sdpg.objective import coefficients as rules
-from sdpg.objective.gates import gate_formula
+from sdpg.objective.gate_choice import gate_formula
 from sdpg.params import Imported, MethodParams
 from sdpg.params.stored import method_of, train_of
 

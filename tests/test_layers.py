@@ -58,7 +58,7 @@ def test_the_package_imports_neither_pipelines_nor_app() -> None:
     assert set(IMPORTS) == {path.relative_to(ROOT).as_posix() for path in MODULES}
 
 
-@pytest.mark.parametrize("name", ["losses", "advantages", "schedules"])
+@pytest.mark.parametrize("name", ["losses", "advantages", "schedules", "divergences", "responses"])
 def test_losses_import_only_torch(name: str) -> None:
     module = parse_module((ROOT / "sdpg" / "objective" / f"{name}.py").read_bytes(), name)
     assert {imported.split(".")[0] for _, imported in module.imports} <= {*sys.stdlib_module_names, "torch"}

@@ -1,6 +1,6 @@
 """Computes group-relative advantages. Axes: P prompts, G responses per prompt."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -29,8 +29,14 @@ def group_advantages(
             rollouts, which goes with ``std`` none or batch.
 
     Returns:
-        (P, G) advantages.
+        (P, G) advantages, float64.
+
+    Raises:
+        ValueError: if ``std`` or ``baseline`` is none of these.
     """
+    for name, value, allowed in (("std", std, Deviation), ("baseline", baseline, Baseline)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name} is {value!r}; allowed: {', '.join(get_args(allowed))}")
     rewards = rewards.double()
     kept = torch.ones_like(rewards, dtype=torch.bool) if kept is None else kept
     if baseline == "batch":

@@ -7,7 +7,8 @@ torch: it works on the numbers of one rollout, and callers with many rollouts ca
 from dataclasses import dataclass
 
 from sdpg.objective import schedules
-from sdpg.objective.gates import GATES, Gate, GateChoice, find_gate
+from sdpg.objective.gate_choice import GateChoice, find_gate
+from sdpg.objective.gates import GATES, Gate
 from sdpg.params import Imported, MethodParams
 from sdpg.params.train import TrainParams
 

@@ -8,7 +8,7 @@ Names: ``logprobs`` are log π_θ(y_t) with gradient, ``old_logprobs`` log π_ol
 ``teacher_logprobs`` log q_t(y_t); all (N,). A tensor called ``advantages`` holds each token's advantage, (N,).
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -53,6 +53,9 @@ def reference_term(logprobs: Tensor, ref_logprobs: Tensor, kind: ReferenceKind) 
     ``ufkl`` 1/w + log w, ``urkl`` ½(log w)², ``fkl`` 1/w, ``rkl`` ½(log w + 1)². Their gradients are those of the
     divergences; their values are not divergences. ``k1`` log w and ``k3`` 1/w - 1 + log w are estimators of
     D_KL(π_θ‖π_ref).
+
+    Raises:
+        ValueError: if ``kind`` is none of these.
     """
     log_w = logprobs - ref_logprobs
     match kind:
@@ -69,6 +72,7 @@ def reference_term(logprobs: Tensor, ref_logprobs: Tensor, kind: ReferenceKind) 
         case "k3":
             # expm1 keeps the digits where the two policies nearly agree, so that k3 is never negative.
             return torch.expm1(-log_w) + log_w
+    raise ValueError(f"kind is {kind!r}; allowed: {', '.join(get_args(ReferenceKind))}")
 
 
 def rlsd_weights(advantages: Tensor, old_logprobs: Tensor, teacher_logprobs: Tensor, lam: float, clip: float) -> Tensor:
@@ -96,6 +100,9 @@ def normaliser_weights(lengths: Tensor, kind: Normaliser, group_size: int, max_t
 
     Returns:
         (B,) float64, the weight of each token of the sequence.
+
+    Raises:
+        ValueError: if ``kind`` is none of these.
     """
     lengths = lengths.double()
     match kind:
@@ -108,3 +115,4 @@ def normaliser_weights(lengths: Tensor, kind: Normaliser, group_size: int, max_t
             return 1 / (lengths * len(lengths))
         case "constant":
             return torch.full_like(lengths, 1 / (len(lengths) * max_tokens))
+    raise ValueError(f"kind is {kind!r}; allowed: {', '.join(get_args(Normaliser))}")

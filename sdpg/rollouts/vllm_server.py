@@ -16,8 +16,7 @@ import shutil
 from typing import Any
 import uuid
 
-import requests
-from requests.adapters import HTTPAdapter
+import httpx2
 from safetensors.torch import save_file
 import torch
 from torch import distributed
@@ -73,11 +72,9 @@ class ServedVllm(VllmEngine):
             UserError: if there is no server, or it was started with options under which it cannot be used.
         """
         self.settings = settings
-        self.session = requests.Session()
         # A proxy from the environment is for the internet, not for this server.
-        self.session.trust_env = False
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=batch))
+        limits = httpx2.Limits(max_connections=batch, max_keepalive_connections=batch)
+        self.client = httpx2.Client(trust_env=False, limits=limits)
         self.batch = batch
         served = self.ask("GET", "/server_info?config_format=json")["vllm_config"]
         if (mode := served["model_config"]["logprobs_mode"]) != "processed_logprobs":
@@ -125,13 +122,14 @@ class ServedVllm(VllmEngine):
         """
         url = self.settings.url + path
         try:
-            answer = self.session.request(method, url, json=body, timeout=(CONNECT_SECONDS, self.settings.timeout))
-        except requests.Timeout as error:
+            patience = httpx2.Timeout(self.settings.timeout, connect=CONNECT_SECONDS)
+            answer = self.client.request(method, url, json=body, timeout=patience)
+        except httpx2.TimeoutException as error:
             raise UserError(
                 f"{url} did not answer within {self.settings.timeout:g} s (rollout.vllm.timeout): raise it, or look "
                 f"into the server's log ({error})"
             ) from None
-        except requests.RequestException as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UserError(
                 f"the vLLM server at {self.settings.url} (rollout.vllm.url) cannot be reached, or died while it "
                 f"answered {path}: {START}, look into its log if it was running, and give the same command again; a "
@@ -142,7 +140,7 @@ class ServedVllm(VllmEngine):
                 f"the server at {self.settings.url} does not offer {path.split('?')[0]} ({answer.status_code}): "
                 f"{START}, which sets VLLM_SERVER_DEV_MODE=1 and --tokens-only"
             )
-        if not answer.ok:
+        if not answer.is_success:
             raise UserError(
                 f"the server at {self.settings.url} answers {path} with {answer.status_code}: {answer.text[:1000]}; "
                 "look into its log, and give the same command again when it runs"

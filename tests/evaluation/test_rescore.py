@@ -17,7 +17,7 @@ import torch
 from sdpg.errors import UserError
 from sdpg.evaluation.rescoring import VERDICT_SCHEMA, advantage_signs, find_run
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import find_gate
+from sdpg.objective.gate_choice import find_gate
 from sdpg.params import Imported, RewardParams
 from sdpg.records.schemas import EVALUATION_SCHEMA, ROLLOUT_SCHEMA, write_evaluations, write_rollouts
 from sdpg.results.rescoring_report import SHOWN, write_rescored

@@ -15,7 +15,8 @@ from sdpg.models.passes import Policies
 from sdpg.models.teachers import TeacherWeights
 from sdpg.objective.advantages import group_advantages
 from sdpg.objective.coefficients import keeps_teacher_weights
-from sdpg.objective.gates import find_gate, group_credits
+from sdpg.objective.gate_choice import find_gate
+from sdpg.objective.gates import group_credits
 from sdpg.params import MethodParams
 from sdpg.params.train import TrainParams
 

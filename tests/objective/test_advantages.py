@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sdpg.objective.advantages import group_advantages
-from sdpg.objective.gates import GATES, RowCredit, find_gate, group_credits
+from sdpg.objective.gate_choice import find_gate
+from sdpg.objective.gates import GATES, RowCredit, group_credits
 
 EPS = 1e-6
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sdpg.objective.coefficients import gate_name, has_teacher
-from sdpg.objective.gates import gate_formula
+from sdpg.objective.gate_choice import gate_formula
 from sdpg.params import Imported
 from sdpg.params.stored import method_of
 

@@ -23,7 +23,7 @@ CHECKED = {
     "sdpg/devices.py": "check_device", "sdpg/models/launching.py": "check_launch",
     "sdpg/models/adapters.py": "check_adapter", "sdpg/models/loading.py:check_logits": "check_policy",
     "sdpg/models/loading.py:check_lines": "check_policy", "sdpg/models/weight_files.py": "check_model",
-    "sdpg/objective/gates.py": "check_own_parts", "sdpg/objective/methods.py": "check_own_parts",
+    "sdpg/objective/gate_choice.py": "check_own_parts", "sdpg/objective/methods.py": "check_own_parts",
     "sdpg/params/imported.py": "load_part", "sdpg/params/tree.py": "load_params",
     "sdpg/problems/context.py": "check_context", "sdpg/records/mlflow_store.py": "check_store",
     "sdpg/records/code.py": "write_code", "sdpg/rewards/own.py": "check_verifier",
