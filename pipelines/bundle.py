@@ -1,4 +1,4 @@
-"""Writes the base that `make repro` trained from scratch to a folder of inputs/models, with a card: the tiny base.
+"""Writes the base that `sdpg repro` trained from scratch to a folder of inputs/models, with a card: the tiny base.
 
 The profile tiny starts from that folder, so that every machine starts from the same weights. `make bundle` trains the
 base of the profile tiny-scratch first.

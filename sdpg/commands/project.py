@@ -19,3 +19,9 @@ def shipped_files() -> Path:
     package = Path(__file__).parents[1]
     inside = package / "project"
     return inside if inside.is_dir() else package.parent
+
+
+def settings_file(folder: Path) -> Path:
+    """Returns the params.yaml of a folder, or where it has none, that which comes with the package."""
+    own = folder / "params.yaml"
+    return own if own.is_file() else shipped_files() / "params.yaml"
