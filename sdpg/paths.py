@@ -42,7 +42,7 @@ def enter(project: Path) -> None:
     global _given_from
     here = Path.cwd()
     if project.resolve() != here.resolve():
-        _given_from = here
+        _given_from = _given_from or here
         os.chdir(project)
 
 
