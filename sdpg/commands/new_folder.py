@@ -19,6 +19,8 @@ COPIED = (
     "params.yaml", "pipelines", "presets", "profiles",
 )  # fmt: skip
 """What a project holds of its own; the app is run from where the package is installed."""
+PLOTS = ".dvc/plots"
+"""Where DVC looks for the templates that dvc.yaml names."""
 README = """# {name}
 
 A project of the SDPG workbench. params.yaml holds every choice, dvc.yaml the stages, and inputs/ problems and models.
@@ -64,6 +66,8 @@ def _fill(folder: Path) -> None:
     _run(folder, "git", "init", "--quiet")
     _run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
     _run(folder, sys.executable, "-m", "dvc", "config", "core.analytics", "false")
+    if (source / PLOTS).is_dir():
+        shutil.copytree(source / PLOTS, folder / PLOTS, dirs_exist_ok=True)
 
 
 def commit_all(message: str) -> list[str]:
