@@ -13,6 +13,7 @@ def command_parser(name: str, text: str | None, example: str, usage: str | None 
         usage: the arguments in the first line, where all options together would fill the screen.
     """
     return argparse.ArgumentParser(
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32),
         prog=f"sdpg {name}",
         usage=None if usage is None else f"sdpg {name} {usage}",
         description=text,

@@ -46,13 +46,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Runs ``sdpg plan``; outside a project, profiles and params.yaml are those that come with the package."""
+    paths.enter(settings_file(Path()).parent)
     options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.planning.machines import machines
     from sdpg.planning.plan import Plan, assumed_card, planned_run
     from sdpg.planning.report import report
 
-    paths.enter(settings_file(Path()).parent)
     params, shape = planned_run(options.profile, options.model, _lora(options.lora))
     chosen = machines(
         options.gpus, options.memory, options.card, options.peak_flops, options.bandwidth, options.link_bandwidth,

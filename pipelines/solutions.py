@@ -47,9 +47,9 @@ def parser() -> argparse.ArgumentParser:
     add("--body", default="{}", metavar="JSON", help="further fields for the endpoint; null leaves one out")
     add("--key-env", metavar="NAME", help="environment variable with the key; otherwise SOLUTIONS_API_KEY")
     add("--allow-http", action="store_true", help="send the key unencrypted to another machine")
-    add("--concurrency", type=int, help="requests under way at once (8)")
-    add("--requests-per-minute", type=int, help="no more than so many")
-    add("--tokens-per-minute", type=int, help="no more than so many, prompts and answers together")
+    add("--concurrency", type=int, metavar="N", help="requests under way at once (8)")
+    add("--requests-per-minute", type=int, metavar="N", help="no more than so many")
+    add("--tokens-per-minute", type=int, metavar="N", help="no more than so many, prompts and answers together")
     add("--timeout-answer", type=float, dest="answer_timeout", metavar="SECONDS",
         help="for one whole answer of the endpoint (600)")  # fmt: skip
     add("--retries", type=int, help="of one request (6)")

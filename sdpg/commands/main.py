@@ -55,8 +55,8 @@ def call(arguments: Sequence[str]) -> None:
             f"sdpg {name} needs a project, and {Path.cwd()} is in none (a folder with dvc.yaml and pipelines/): go to "
             "one, or make one with sdpg new my-project"
         )
-    # Modules of the project come first, as they do for `python -m` in the project's folder.
-    sys.path.insert(0, str(project or shipped_files()))
+    # Modules of the project come first, as they do for `python -m` in its folder; so do those of the working folder.
+    sys.path[:0] = [str(project)] if project else [str(shipped_files()), str(Path.cwd())]
     if project is not None:
         paths.enter(project)
     sys.argv = [f"sdpg {name}", *rest]

@@ -154,7 +154,7 @@ def test_events_that_wait_are_named_and_unreadable_ones_set_aside(project: Path,
         queue.append({"kind": "step", "step": step})
     queue.close()
     (line,) = doctor.examine(params)
-    assert "3 events wait for MLflow; python -m pipelines.deliver" in line
+    assert "3 events wait for MLflow; sdpg deliver" in line
     (queue.start if damaged == "events.jsonl" else queue.folder).joinpath(damaged).write_bytes(b'{"kind": \xff\n[\n')
     assert waiting(queue.folder) == 1, "no stage ends in a traceback for it"
     (line,) = doctor.examine(params)
