@@ -16,8 +16,6 @@ MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
 SAFE_COMMAND = re.compile(r"(dvc repro|python -m pipelines\.\w+)( [\w@./=+-]+)*")
 """The commands of a run's record that are printed; anything else could do anything where it is pasted."""
 
-INSTALL = "sh -c 'python -m venv .venv && .venv/bin/pip install sdpg[workbench]'"
-
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command's options."""
@@ -92,9 +90,12 @@ def command(config: dict[str, Any], folder: Path) -> str:
     recorded = str(config.get("command"))
     if not SAFE_COMMAND.fullmatch(recorded):
         recorded = "dvc repro " + shlex.quote(f"train@{config['method']}-{config['seed']}")
-    install = "make install" if (folder / "Makefile").is_file() else INSTALL
-    return (f"cd {shlex.quote(str(folder))} && PIP_CONSTRAINT={ENVIRONMENT} {install} && "
-            f'PATH="$PWD/.venv/bin:$PATH" {recorded}')  # fmt: skip
+    install = f"PIP_CONSTRAINT={ENVIRONMENT} make install"
+    if not (folder / "Makefile").is_file():
+        version = str((config.get("versions") or {}).get("sdpg"))
+        wanted = f"sdpg[workbench]=={version}" if re.fullmatch(r"\d[\w.+]*", version) else "sdpg[workbench]"
+        install = f"python -m venv .venv; PIP_CONSTRAINT={ENVIRONMENT} .venv/bin/pip install '{wanted}'"
+    return f'cd {shlex.quote(str(folder))} && {install} && PATH="$PWD/.venv/bin:$PATH" {recorded}'
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 from pathlib import Path
-import shutil
 import subprocess
 import sys
 from typing import get_args
@@ -181,10 +180,12 @@ def test_plan_and_score_work_outside_a_project(
     (tmp_path / "answers.jsonl").write_text(json.dumps(row) + "\n")
     command.call(["score", "answers.jsonl", "--verifier", "string_match"])
     assert json.loads(capsys.readouterr().out)["status"] == "correct"
-    shutil.copytree(ROOT / "inputs/models/tiny-base", tmp_path / "mine")
+    (tmp_path / "mine").mkdir()
+    config = json.loads((ROOT / "inputs/models/tiny-base/config.json").read_text())
+    (tmp_path / "mine/config.json").write_text(json.dumps(config | {"num_hidden_layers": 7}))
     assert settings_file(Path()) == shipped_files() / "params.yaml"
     command.call(["plan", "--profile", "tiny", "--model", "mine"])
-    assert "0.3M parameters" in capsys.readouterr().out
+    assert "(7 layers, D 128" in capsys.readouterr().out
 
 
 def test_new_outside_a_project_asks_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
