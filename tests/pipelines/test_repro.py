@@ -39,6 +39,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").touch()
     (tmp_path / "pipelines" / "train.py").write_text(STAGE)
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     run(tmp_path, sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm")
