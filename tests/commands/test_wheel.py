@@ -1,4 +1,4 @@
-"""Tests the wheel: what is in it, what it needs, and that a project can be made and run from it away from the checkout."""
+"""Tests the wheel: what is in it, what it needs, and that a project is made from it away from the checkout."""
 
 from email import message_from_string
 import json
@@ -80,7 +80,7 @@ except ImportError as error:
 
 
 @pytest.mark.slow
-def test_a_project_is_made_from_it_and_its_first_stages_run(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+def test_a_project_is_made_from_it_and_its_first_stage_runs(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "installed")
     environment = ENVIRONMENT | IDENTITY | {"PYTHONPATH": str(tmp_path / "installed")}
 
@@ -97,15 +97,12 @@ def test_a_project_is_made_from_it_and_its_first_stages_run(wheel: zipfile.ZipFi
     project = tmp_path / "à côté" / "my project"
     assert not run(project, "git", "status", "--porcelain").stdout, "all is committed"
     assert not (project / "app").exists() and not (project / "sdpg").exists()
-    call(project, "dvc", "repro", "--quiet", "prepare")
+    call(project, "pipelines.check")
     assert json.loads((project / "data/check.json").read_text()) == {"valid": True}
-    assert (project / "data/prepared/train.jsonl").stat().st_size > 0
     # Stages lie in the project and the package elsewhere, and both count as they do in a checkout.
     code = json.loads((project / "data/code/train-grpo.json").read_text())
     assert code["digest"] == read_code("pipelines.train").digest and "pipelines/train.py" in code["modules"]
-    program = (
-        "import os; os.execv = lambda _, words: print(*words, sep='\\n'); from sdpg.commands.main import main; main()"
-    )
+    program = "import os, sdpg.commands.main as m; os.execv = lambda _, words: print(*words, sep='\\n'); m.main()"
     started = subprocess.run(
         [sys.executable, "-c", program, "app", "--folder", "x"], cwd=project / "inputs", env=environment,
         capture_output=True, text=True, check=True,
