@@ -33,8 +33,8 @@ _lock = threading.Lock()
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """Returns a digest of the code that works values out."""
-    root = Path(__file__).parents[1]
-    files = sorted([*(root / "app").glob("*.py"), *(root / "sdpg").rglob("*.py")])
+    folders = Path(__file__).parent, Path(paths.__file__).parent
+    files = sorted([*folders[0].glob("*.py"), *folders[1].rglob("*.py")])
     return _combined(file.read_bytes() for file in files)
 
 

@@ -1,4 +1,4 @@
-"""`make app`: compares runs, and opens any rollout down to the token. `streamlit run app/main.py -- --folder PATH …`"""
+"""`sdpg app`: compares runs, and opens any rollout down to the token. `streamlit run app/main.py -- --folder PATH …`"""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -107,7 +107,7 @@ lacking = st.empty()
 if found.only_sample:
     st.info(
         "There are no runs here yet. This is a **sample**, made by a real run of the tiny profile and bundled with the "
-        "app. `make repro` makes your own runs in minutes.",
+        "app. `sdpg repro` makes your own runs in minutes.",
         icon=":material/science:",
     )
 try:

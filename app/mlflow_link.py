@@ -46,7 +46,7 @@ class Tracked:
 
     @property
     def address(self) -> str:
-        """Returns the address of the run's page, which is there while ``make mlflow`` runs."""
+        """Returns the address of the run's page, which is there while ``sdpg mlflow`` runs."""
         return f"{SERVER}/#/experiments/{self.experiment}/runs/{self.id}"
 
 
@@ -117,7 +117,7 @@ def lookup(run: RunEntry) -> list[Tracked]:
         return [_tracked(client, match) for match in matches]
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path} cannot be read by MLflow ({reason}): make mlflow may tell more") from None
+        raise UserError(f"{path} cannot be read by MLflow ({reason}): sdpg mlflow may tell more") from None
     finally:
         remove_stray_folders(path)
 

@@ -44,7 +44,7 @@ def commands(run: RunEntry) -> str:
     if run.config.get("diff"):
         lines.append("git apply changes.diff                  # what was not committed, below")
     lines.append("cp ~/Downloads/params.yaml params.yaml  # as recorded, below")
-    lines.append("make install")
+    lines.append("make install                            # without a Makefile: pip install 'sdpg[workbench]'")
     lines.append(str(run.config.get("command") or f"dvc repro train@{run.name}"))
     return ui.printable("\n".join(lines))
 

@@ -267,7 +267,7 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
 
 
 def imported(root: Path) -> list[Path]:
-    """Returns the folders that `make import` unpacked; each is laid out as a project with one run."""
+    """Returns the folders that `sdpg import` unpacked; each is laid out as a project with one run."""
     return sorted(path for path in root.glob("imported/[!.]*") if (path / "runs").is_dir())
 
 

@@ -120,7 +120,7 @@ def names(found: Found) -> dict[str, tuple[Place, str]]:
 
 @store.cached_by_file(16)
 def _summary(path: Path) -> Mapping[str, Any]:
-    summary = read_json(path, "run `make tune` with this study's name again")
+    summary = read_json(path, "run `sdpg tune` with this study's name again")
     missing = [key for key in NEEDED if not isinstance(summary, dict) or summary.get(key) is None]
     if missing:
         raise UserError(f"{path} does not say {', '.join(missing)}: it was written by another version")
@@ -136,7 +136,7 @@ def _table(path: Path) -> pd.DataFrame:
         # An empty cell is a missing value; "None" and "null" may be choices.
         return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} is damaged ({error}): run `make tune` with this study's name again") from None
+        raise UserError(f"{path} is damaged ({error}): run `sdpg tune` with this study's name again") from None
 
 
 @store.cached_by_file(16)
@@ -145,7 +145,7 @@ def _best(path: Path) -> Mapping[str, Any]:
         values = parse_yaml(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged ({where}): run `make tune` with this study's name again") from None
+        raise UserError(f"{path} is damaged ({where}): run `sdpg tune` with this study's name again") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no values by path: it was written by another version")
     return values

@@ -1,4 +1,4 @@
-"""Writes the base that `make repro` trained from scratch to a folder of inputs/models, with a card: the tiny base.
+"""Writes the base that `sdpg repro` trained from scratch to a folder of inputs/models, with a card: the tiny base.
 
 The profile tiny starts from that folder, so that every machine starts from the same weights. `make bundle` trains the
 base of the profile tiny-scratch first.
@@ -56,7 +56,7 @@ def bundle(params: Params, name: str) -> Path:
     """
     model = params.base.model
     if not isinstance(model, ScratchModel):
-        raise UserError(f"base.model.kind is {model.kind}: only a base from scratch is bundled (PROFILE=tiny-scratch)")
+        raise UserError(f"base.model.kind is {model.kind}: only a base from scratch is bundled (profile tiny-scratch)")
     if not paths.BASE_METRICS.is_file():
         raise UserError(f"{paths.BASE_METRICS} does not exist: run dvc repro base first")
     metrics = read_json(paths.BASE_METRICS, "run dvc repro base")

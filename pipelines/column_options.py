@@ -1,14 +1,19 @@
 """Reads where a row's parts stand from the command line."""
 
 import argparse
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from sdpg.params import ColumnMap
 
-from sdpg.params import ColumnMap
 
-
-def column_map(written: str) -> ColumnMap:
+def column_map(written: str) -> "ColumnMap":
     """Returns a map of columns that is written as ``problem=question,answer=reward_model.ground_truth``."""
+    # Importing these takes time, which --help need not wait for.
+    from pydantic import ValidationError
+
+    from sdpg.params import ColumnMap
+
     parts: dict[str, str] = {}
     for part in filter(None, map(str.strip, written.split(","))):
         name, sign, column = part.partition("=")

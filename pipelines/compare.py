@@ -3,19 +3,28 @@
 import argparse
 import json
 
+from pipelines.command_line import command_parser
+from sdpg import paths
 from sdpg.errors import entry_point
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.compare RUN_A RUN_B``; exit code 0 if matched, 1 if not, 2 for a wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.compare", description=__doc__)
-    parser.add_argument("runs", nargs=2, metavar="RUN", help="a name below runs/, or a run's folder")
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("compare", __doc__, "grpo-0 sdpg-ufkl-0")
+    parser.add_argument(
+        "runs", nargs=2, metavar="RUN", type=paths.given_name, help="a name below runs/, or a run's folder"
+    )
     parser.add_argument(
         "--compare", action="append", default=[], metavar="PATH",
         help="what is compared beside the methods, such as train.lr; may be given several times",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg compare``; exit code 0 if the runs are matched, 1 if not, 2 for a wrong input."""
+    options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.results.matched import compare_runs, comparison_text, read_record
 

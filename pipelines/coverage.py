@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict
 
+from pipelines.command_line import command_parser
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import write_json
@@ -10,12 +11,17 @@ from sdpg.files import write_json
 OUTPUT = paths.REPORTS / "coverage.json"
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.coverage [--repeats 1000] [--seed 0]``; exit code 1 if a coverage is outside."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.coverage", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("coverage", __doc__, "--repeats 200")
     parser.add_argument("--repeats", type=int, default=1_000, help="of each case; otherwise 1000")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation; otherwise 0")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg coverage``; exit code 1 if a coverage is outside."""
+    options = parser().parse_args()
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1 is needed; 1000 tell within ±0.7%")
     # Importing scipy takes a second, which --help need not wait for.

@@ -1,13 +1,22 @@
 """Tells MLflow what earlier commands could not: events that wait in .state/tracking while it was away."""
 
-from pipelines.no_options import refuse_options
+import argparse
+
+from pipelines.command_line import command_parser
 from sdpg.errors import UserError, entry_point
 from sdpg.locks import InUse
-from sdpg.params import load_params
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command, which has no options."""
+    return command_parser("deliver", __doc__, "")
 
 
 def main() -> None:
-    """Runs ``python -m pipelines.deliver``; ends with code 2 if events are left."""
+    """Runs ``sdpg deliver``; ends with code 2 if events are left."""
+    parser().parse_args()
+    from sdpg.params import load_params
+
     tracking = load_params().tracking
     # Importing MLflow takes seconds, which a mistake in params.yaml need not wait for.
     from sdpg.records.delivery import deliver_now, waiting
@@ -29,5 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    refuse_options(__doc__)
     entry_point(main)

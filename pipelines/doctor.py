@@ -1,9 +1,10 @@
-"""Finds what stops a project from going on, such as a database that a kill left half made, and sets it aside.
+"""Says what is installed and found here, and sets aside what stops a project from going on.
 
-Databases and work in progress are renamed and never deleted; of remains that no process writes any more, an earlier
-output is put back and a half-written one is removed. What is in use stays as it is.
+What a kill left half made is named: databases and work in progress are renamed and never deleted; of remains
+that no process writes any more, an earlier output is put back and a half-written one is removed. What is in use stays.
 """
 
+import argparse
 from collections.abc import Iterator
 from contextlib import closing
 import json
@@ -11,17 +12,16 @@ import os
 from pathlib import Path
 import shutil
 import sqlite3
+from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
-from pipelines.no_options import refuse_options
+from pipelines.command_line import command_parser
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.files import is_remains
 from sdpg.locks import InUse, exclusive, holders
-from sdpg.params import Params, load_params, read_yaml
-from sdpg.records.work import FINGERPRINT
-from sdpg.training.saved_files import check_files, read_state
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
 FOLDERS = ("data", "models", "runs", "evaluations", "reports", "benchmarked", ".state")
 """The folders of outputs, in which remains are looked for."""
@@ -30,18 +30,36 @@ BESIDE = ("-journal", "-wal", "-shm")
 """The endings of files that belong to a sqlite database."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command, which has no options."""
+    return command_parser("doctor", __doc__, "")
+
+
 def main() -> None:
-    """Runs ``python -m pipelines.doctor``; prints what was found and what was done."""
-    found = list(examine(load_params()))
+    """Runs ``sdpg doctor``; prints what is installed, what was found and what was done."""
+    parser().parse_args()
+    # Importing these takes time, which --help need not wait for.
+    from pipelines.installed import look_around
+    from sdpg.params import PARAMS_FILE, load_params
+
+    params = load_params() if PARAMS_FILE.is_file() else None
+    for line in look_around(params):
+        print(line, flush=True)
+    if params is None:
+        print("\nThere is no project here: sdpg new my-project makes one.")
+        return
+    print(f"\nProject {Path.cwd()}:", flush=True)
+    found = list(examine(params))
     print(
         "\n".join(found) if found else "Nothing stands in the way: databases, work in progress and outputs are whole."
     )
 
 
-def examine(params: Params) -> Iterator[str]:
+def examine(params: "Params") -> Iterator[str]:
     """Yields a line for each thing that was found, and mends it."""
     yield from (f"in use, left alone: {line}" for line in holders())
     from sdpg.records.event_queue import queues
+    from sdpg.records.work import FINGERPRINT
 
     yield from _mlflow_database(params)
     yield from _study_database(params)
@@ -67,7 +85,7 @@ def set_aside(path: Path, folder: Path | None = None) -> Path:
     return target
 
 
-def _mlflow_database(params: Params) -> Iterator[str]:
+def _mlflow_database(params: "Params") -> Iterator[str]:
     from sdpg.records.mlflow_store import damage, database_file, store_lock
 
     file = database_file(params.tracking)
@@ -78,7 +96,7 @@ def _mlflow_database(params: Params) -> Iterator[str]:
             yield f"{file} {reason}: it is now {set_aside(file)}; the next command makes a new one"
 
 
-def _study_database(params: Params) -> Iterator[str]:
+def _study_database(params: "Params") -> Iterator[str]:
     from sdpg.tuning.storage import address
 
     url = address(params)
@@ -86,7 +104,7 @@ def _study_database(params: Params) -> Iterator[str]:
     if url.get_backend_name() != "sqlite" or not file.is_file():
         return
     if (reason := _study_damage(file)) is not None:
-        yield f"{file} {reason}: it is now {set_aside(file)}; make tune begins its studies anew"
+        yield f"{file} {reason}: it is now {set_aside(file)}; sdpg tune begins its studies anew"
 
 
 def _study_damage(file: Path) -> str | None:
@@ -143,7 +161,7 @@ def _events(queue: Path) -> Iterator[str]:
     try:
         with locked(queue):
             if (count := count_events(queue)) > 0:
-                yield f"{queue}: {count} events wait for MLflow; python -m pipelines.deliver delivers them"
+                yield f"{queue}: {count} events wait for MLflow; sdpg deliver delivers them"
     except UNREADABLE as error:
         yield f"{queue} is damaged ({error}): it is now {set_aside(queue, ASIDE)}; MLflow lacks what it held"
     except (InUse, FileNotFoundError):
@@ -151,6 +169,11 @@ def _events(queue: Path) -> Iterator[str]:
 
 
 def _unreadable(folder: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open
+
+    from sdpg.params import read_yaml
+    from sdpg.training.saved_files import check_files, read_state
+
     if (folder / "config.yaml").exists():
         try:
             if not isinstance(read_yaml(folder / "config.yaml"), dict):
@@ -185,5 +208,4 @@ def _unreadable(folder: Path) -> str | None:
 
 
 if __name__ == "__main__":
-    refuse_options(__doc__)
     entry_point(main)

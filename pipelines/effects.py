@@ -1,29 +1,36 @@
-"""Measures what single knobs do: one value at a time changed against params.yaml, on fresh seeds, on validation.
-
-python -m pipelines.effects sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 methods.sdpg-ufkl.gate=all --workers 2
-"""
+"""Measures what single knobs do: one value at a time changed against params.yaml, on fresh seeds, on validation."""
 
 import argparse
+from typing import TYPE_CHECKING
 
+from pipelines.command_line import command_parser
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import check_name, write_json, write_text
-from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
-def main() -> None:
-    """Writes reports/tune/effects-<method>.md and .json, and prints the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.effects", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("effects", __doc__, "sdpg-ufkl methods.sdpg-ufkl.beta=0.1,10 --workers 2")
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("knobs", nargs="+", metavar="PATH=VALUE[,VALUE…]", help="values that differ from params.yaml")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
     parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Writes reports/tune/effects-<method>.md and .json, and prints the table."""
+    options = parser().parse_args()
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.params import load_params
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     settings = knob_settings(params, options.method, options.knobs)
@@ -48,7 +55,7 @@ def main() -> None:
     print(text)
 
 
-def knob_settings(params: Params, method: str, knobs: list[str]) -> list:
+def knob_settings(params: "Params", method: str, knobs: list[str]) -> list:
     """Returns the untuned setting, and one for each value of each knob; each is checked by the validators."""
     from sdpg.params.tree import parse_yaml
     from sdpg.params.tune import VALIDATION

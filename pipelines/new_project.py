@@ -1,234 +1,72 @@
-"""Writes params.yaml for problems and a model of your own, and says what it measured of them; docs/own_data.md.
+"""Sets a project up for problems and a model of your own, and says what it measured of them; see docs/own_data.md.
 
-Files and folders that lie elsewhere are copied below inputs/, which the pipeline watches. What no option names is asked
-for on a terminal. If `check` refuses the result, params.yaml stays as it was.
+With FOLDER, a new project is made there: its stages, profiles and small model, in a git repository with DVC. What no
+option names is asked for on a terminal; with FOLDER alone, the project is that of the tiny world.
 """
 
 import argparse
-from collections.abc import Iterable
-import filecmp
-import os
 from pathlib import Path
-import re
-import shutil
+import shlex
 import sys
-from typing import Any
 
 from pipelines.column_options import column_map
+from pipelines.command_line import command_parser, whole_number
+from sdpg import paths
+from sdpg.commands.new_folder import commit_all, made_project
 from sdpg.errors import UserError, entry_point
-from sdpg.files import replaced_file, replaced_folder, write_text
-from sdpg.params import PARAMS_FILE, ColumnMap, Params, load_params, parse_params, read_yaml
-from sdpg.params.configure import CATALOGUE, configure, merge, read_overlay
-from sdpg.problems.rows.columns import MissingColumn, Unusable, value_at
-from sdpg.problems.rows.files import file_kind, opened, rows_in, split_name
 
-USUAL = {
-    "problem": ("problem", "question", "prompt", "query", "instruction", "input", "messages"),
-    "answer": ("answer", "final_answer", "reward_model.ground_truth", "ground_truth", "gold", "target"),
-    "solution": ("solution", "worked_solution", "rationale", "reasoning", "generated_solution"),
-    "id": ("id", "unique_id", "extra_info.index"),
-}
-"""The columns in which a row's parts usually stand, the first that there is."""
-MARK, NOTES = "####", "<<.*?>>"
-"""What stands before GSM8K's answers, and around the calculations in its solutions."""
-HUB_MODEL = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+OWN = ("problems", "model", "benchmarks")
 
 
-def guessed_columns(rows: list[dict[str, Any]], name: str) -> ColumnMap:
-    """Returns where the parts of a file's rows stand, from the names of its columns.
-
-    Raises:
-        UserError: if no usual name is there for the problem or the answer; the message lists the columns.
-    """
-
-    def there(row: dict[str, Any], column: str) -> bool:
-        try:
-            return value_at(row, column) is not None
-        except (MissingColumn, Unusable):
-            return False
-
-    found = {part: next((c for c in usual if there(rows[0], c)), None) for part, usual in USUAL.items()}
-    for part in ("problem", "answer"):
-        if found[part] is None:
-            raise UserError(
-                f"{name}: none of its columns ({', '.join(rows[0])}) is one in which a {part} usually stands "
-                f"({', '.join(USUAL[part])}): name it, as in --columns {part}=…"
-            )
-    if found["id"] is not None:
-        keys = [str(value_at(row, found["id"])) for row in rows if there(row, found["id"])]
-        if len(set(keys)) < len(rows):
-            found["id"] = None
-    tree = {part: column for part, column in found.items() if column is not None}
-    if found["solution"] is None and all(MARK in str(value_at(row, tree["answer"])) for row in rows):
-        tree |= {"solution": tree["answer"], "answer_after": MARK, "solution_without": NOTES}
-    return ColumnMap.model_validate(tree)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser(
+        "new", __doc__, "my-project --problems mine.csv --model tiny-base --benchmarks exam.csv", "[FOLDER] [options]"
+    )
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the new project; otherwise the one you are in")
+    parser.add_argument("--problems", help="a file of problems to train on: .jsonl, .json, .csv or .parquet")
+    parser.add_argument("--columns", type=column_map, help="where a row's parts stand: problem=question,answer=gold")
+    parser.add_argument("--model", help="a model folder, or an id of the hub as owner/name@revision")
+    parser.add_argument("--benchmarks", help="names of catalogue.yaml, or files, separated by spaces")
+    parser.add_argument("--profile", help="a profile to start from; otherwise params.yaml as it is")
+    parser.add_argument("--methods", help="'all', or names separated by spaces")
+    for name, what in (
+        ("validation", "problems held back"), ("max-prompt", "tokens of a student's prompt"),
+        ("max-teacher", "tokens of a teacher's prompt"), ("max-response", "tokens of a response"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=whole_number, help=f"{what}; otherwise from what is measured")
+    return parser
 
 
-def placed_file(given: str, folder: Path) -> str:
-    """Returns a file's path below the folder of problems, where it is copied to if it lies elsewhere.
-
-    Raises:
-        UserError: if there is no such file, or another one of its name lies there.
-    """
-    path = Path(given.replace("\\", "/"))
-    if not path.is_file() and (folder / path).is_file():
-        return path.as_posix()
-    if not path.is_file():
-        raise UserError(f"{given} is no file, here or in {folder}: correct the path")
-    if path.resolve().is_relative_to(folder.resolve()):
-        return path.resolve().relative_to(folder.resolve()).as_posix()
-    target = folder / path.name
-    if target.exists() and not filecmp.cmp(path, target, shallow=False):
-        raise UserError(f"{target} is another file than {given}: rename one of them")
-    if not target.exists():
-        with replaced_file(target) as temporary:
-            shutil.copyfile(path, temporary)
-    return path.name
+def main() -> None:
+    """Runs ``sdpg new``."""
+    options = parser().parse_args()
+    if options.folder is not None:
+        folder = paths.given_path(options.folder)
+        with made_project(folder):
+            print(set_up(options, ask=any(getattr(options, name) for name in OWN)))
+            unsaid = commit_all("A new project")
+        print("\n".join([*unsaid, f"Next: cd {shlex.quote(options.folder)} && sdpg repro"]))
+        return
+    if not Path("params.yaml").is_file():
+        raise UserError("there is no project here: name the folder of a new one, as in sdpg new my-project")
+    print(set_up(options, ask=True))
+    print("Next: sdpg repro")
 
 
-def placed_model(given: str, folder: Path) -> dict[str, Any]:
-    """Returns ``base.model`` for a model folder, which is brought below ``base.folder``, or for a hub id.
+def set_up(options: argparse.Namespace, ask: bool) -> str:
+    """Writes params.yaml and returns what is to be printed; ``ask`` says whether problems and model are one's own."""
+    if not ask:
+        # Importing this takes time, which --help need not wait for.
+        from sdpg.params.configure import configure
 
-    Raises:
-        UserError: if it is neither, or another folder of its name lies there.
-    """
-    path = Path(given)
-    if not path.is_dir() and (folder / path).is_dir():
-        return {"kind": "folder", "path": path.as_posix()}
-    if path.is_dir():
-        if path.resolve().is_relative_to(folder.resolve()):
-            return {"kind": "folder", "path": path.resolve().relative_to(folder.resolve()).as_posix()}
-        target = folder / path.resolve().name
-        if target.exists():
-            raise UserError(f"{target} is there already: name it as --model {target.name}, or remove or rename it")
-        with replaced_folder(target) as temporary:
-            shutil.copytree(path, temporary, dirs_exist_ok=True, copy_function=_linked)
-        return {"kind": "folder", "path": target.name}
-    if (match := HUB_MODEL.fullmatch(given)) is not None:
-        return {"kind": "hub", "id": match[1], "revision": match[2] or "main"}
-    raise UserError(f"--model is {given!r}: name a model folder, or an id of the hub such as owner/name@revision")
+        return configure(profile=options.profile, methods=options.methods) or "params.yaml is that of the tiny world."
+    from pipelines.own_problems import write_params
 
-
-def _linked(source: str, target: str) -> None:
-    """Links a file, which takes no further disk, or copies it where the disk is another one."""
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def benchmark_rows(names: Iterable[str], folder: Path) -> dict[str, Any]:
-    """Returns ``data.benchmarks`` for names of the catalogue or of params.yaml, and for files.
-
-    Raises:
-        UserError: if a name is neither; the message lists those there are.
-    """
-    known = read_yaml(CATALOGUE) if CATALOGUE.is_file() else {}
-    known |= read_yaml(PARAMS_FILE)["data"]["benchmarks"]
-    chosen: dict[str, Any] = {}
-    for name in names:
-        if name in known:
-            chosen[name] = known[name]
-        elif (split := split_name(Path(name).name)) is not None:
-            path = placed_file(name, folder)
-            key = re.sub(r"[^a-z0-9]+", "-", split[0].lower()).strip("-") or "benchmark"
-            chosen[key] = {"title": split[0], "source": file_source(path, folder, None)}
-        else:
-            raise UserError(
-                f"--benchmarks names {name!r}: name a file of problems, or one of {', '.join(sorted(known))}"
-            )
-    if not chosen:
-        raise UserError("--benchmarks names none: name at least one, on which methods are compared")
-    return chosen
-
-
-def file_source(path: str, folder: Path, columns: ColumnMap | None) -> dict[str, Any]:
-    """Returns a source for a file; its columns are guessed where none are given."""
-    if columns is None:
-        with opened(folder / path, "correct its name") as file:
-            rows = [row for _, row in rows_in(file, path, file_kind(path, "the file"))]
-        if not rows:
-            raise UserError(f"{folder / path} holds no row: write one for each problem")
-        columns = guessed_columns(rows, path)
-    return {"kind": "file", "path": path, "columns": columns.model_dump(exclude_defaults=True)}
-
-
-def new_project(options: argparse.Namespace) -> str:
-    """Writes params.yaml and returns what is to be printed.
-
-    Raises:
-        UserError: if something is missing or cannot be used, or `check` refuses the result.
-    """
-    before = PARAMS_FILE.read_text(encoding="utf-8") if PARAMS_FILE.exists() else ""
-    tree = read_yaml(PARAMS_FILE)
-    if options.profile:
-        merge(tree, read_overlay("profile", options.profile))
-    data, base = Path(tree["data"]["folder"]), Path(tree["base"]["folder"])
-    model = placed_model(options.model, base)
-    train = file_source(placed_file(options.problems, data), data, options.columns)
-    benchmarks = benchmark_rows(options.benchmarks.replace(",", " ").split(), data)
-    changes: dict[str, Any] = {
-        "profile": "own", "data": {"train": train, "benchmarks": benchmarks}, "base": {"model": model},
-    }  # fmt: skip
-    merge(tree, changes)
-    params = parse_params(tree)
-    # Loading transformers takes seconds, which a mistake above need not wait for.
-    from pipelines.check import check_inputs
-    from sdpg.models.loading import can_share_lines, unloaded_model
-    from sdpg.problems.context import model_context
-    from sdpg.problems.inputs import check_at_hand
-    from sdpg.problems.measuring import described, measure, propose_limits
-    from sdpg.problems.prepare import base_tokenizer
-    from sdpg.problems.sources import load_problems
-
-    check_at_hand(params)
-    problems = load_problems(params.data.train, "train", params.data)
-    solved = sum(bool(problem.solution) for problem in problems.problems)
-    # With fewer solutions than problems without, the teacher is better shown the answer of all.
-    hint = "answer_and_solution" if 2 * solved >= len(problems.problems) > 0 else "answer"
-    prompts = params.prompts.model_copy(update={"hint": hint})
-    held = {name: load_problems(row.source, name, params.data) for name, row in params.data.benchmarks.items()}
-    measured = measure(problems, held, base_tokenizer(params), prompts, params.data.ngram)
-    limits = propose_limits(measured, model_context(params.base))
-    student, teacher = options.max_prompt or limits.student, options.max_teacher or limits.teacher
-    response = options.max_response or limits.response
-    usable = solved if hint == "answer_and_solution" else len(problems.problems)
-    validation = options.validation or max(1, min(64, usable // 10))
-    shared = params.train.line_tokens if can_share_lines(unloaded_model(params.base)) else 0
-    merge(changes, {
-        "data": {"validation_size": validation},
-        "prompts": {"hint": hint, "max_student_tokens": student, "max_teacher_tokens": teacher},
-        "rollout": {"max_tokens": response},
-        "evaluation": {"max_tokens": response},
-        "train": {
-            "tokens_per_micro_batch": max(params.train.tokens_per_micro_batch, teacher + response),
-            "line_tokens": shared,
-            "prompts_per_step": _prompts(params, usable - validation),
-        },
-    }, onto_overlay=True)  # fmt: skip
-    try:
-        change = configure(profile=options.profile, methods=options.methods, changes=changes)
-        check_inputs(load_params())
-    except UserError:
-        write_text(PARAMS_FILE, before)
-        raise
-    stated = ColumnMap.model_validate(train["columns"]).model_dump(exclude_none=True)
-    columns = ", ".join(f"{part}={column}" for part, column in stated.items())
-    return "\n".join([
-        f"{data / train['path']} ({columns})", described(measured), "",
-        f"Limits: prompts of {student} (student) and {teacher} tokens (teacher, who is shown the "
-        f"{'answer and the worked solution' if hint == 'answer_and_solution' else 'answer alone'}), "
-        f"responses of {response}; {validation} problems are held back for validation.", "",
-        change or "params.yaml stays as it is.", "`check` accepts it. Next: make repro",
-    ])  # fmt: skip
-
-
-def _prompts(params: Params, problems: int) -> int:
-    """Returns the largest number of prompts a step, up to that of params.yaml, that there are and can be divided."""
-    parts = params.train.updates_per_batch, params.train.distributed.processes
-    fitting = [count for count in range(1, params.train.prompts_per_step + 1)
-               if count <= max(1, problems) and not any(count % part for part in parts)]  # fmt: skip
-    return fitting[-1] if fitting else params.train.prompts_per_step
+    options.problems = _asked(options.problems, "--problems", "the file of problems to train on")
+    options.model = _asked(options.model, "--model", "the model's folder, or owner/name@revision of the hub")
+    options.benchmarks = _asked(options.benchmarks, "--benchmarks", "benchmarks: files, or names of catalogue.yaml")
+    return write_params(options)
 
 
 def _asked(given: str | None, option: str, question: str) -> str:
@@ -240,33 +78,6 @@ def _asked(given: str | None, option: str, question: str) -> str:
     while not (answer := input(f"{question}: ").strip()):
         pass
     return answer
-
-
-def _count(written: str) -> int:
-    if not written.isdecimal() or int(written) < 1:
-        raise argparse.ArgumentTypeError(f"{written!r} is not a number of them: give 1, 2, 3, …")
-    return int(written)
-
-
-def main() -> None:
-    """Runs ``python -m pipelines.new_project --problems mine.csv --model folder --benchmarks "aime24 exam.csv"``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.new_project", description=__doc__)
-    parser.add_argument("--problems", help="a file of problems to train on: .jsonl, .json, .csv or .parquet")
-    parser.add_argument("--columns", type=column_map, help="where a row's parts stand: problem=question,answer=gold")
-    parser.add_argument("--model", help="a model folder, or an id of the hub as owner/name@revision")
-    parser.add_argument("--benchmarks", help="names of catalogue.yaml, or files, separated by spaces")
-    parser.add_argument("--profile", help="a profile to start from; otherwise params.yaml as it is")
-    parser.add_argument("--methods", help="'all', or names separated by spaces")
-    for name, what in (
-        ("validation", "problems held back"), ("max-prompt", "tokens of a student's prompt"),
-        ("max-teacher", "tokens of a teacher's prompt"), ("max-response", "tokens of a response"),
-    ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=_count, help=f"{what}; otherwise from what is measured")
-    options = parser.parse_args()
-    options.problems = _asked(options.problems, "--problems", "the file of problems to train on")
-    options.model = _asked(options.model, "--model", "the model's folder, or owner/name@revision of the hub")
-    options.benchmarks = _asked(options.benchmarks, "--benchmarks", "benchmarks: files, or names of catalogue.yaml")
-    print(new_project(options))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def _hub(row: BenchmarkParams) -> HubSource:
 def _benchmark(path: Path, row: BenchmarkParams) -> list[Problem]:
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist: DIR is a folder with a file for each benchmark of the profile, one JSON object "
+            f"{path} does not exist: --dir is a folder with a file for each benchmark of the profile, one JSON object "
             "with problem and answer a line"
         )
     problems = read_benchmark(path).problems

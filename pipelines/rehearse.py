@@ -12,24 +12,28 @@ import socket
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from pipelines.command_line import command_parser
+from sdpg import paths
 from sdpg.errors import UserError, entry_point
-from sdpg.params import HubModel, Params, load_params
-from sdpg.params.vllm import VllmServer
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
 START_SECONDS = 900
 """The longest time that a server may take to start; importing vLLM alone takes a minute on a busy CPU."""
 LOG = Path(".state/rehearsal-server.log")
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.rehearse --dir path/to/jsonl [--profile qwen3-0.6b] [--server] [--lora] …``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.rehearse", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("rehearse", __doc__, "--dir path/to/jsonl --profile qwen3-0.6b --lora")
     parser.add_argument(
         "--dir",
-        type=Path,
+        type=paths.given_path,
         default=Path(),
         help="folder with aime24.jsonl, aime25.jsonl and amc23.jsonl; otherwise .",
     )
@@ -39,10 +43,16 @@ def main() -> None:
     parser.add_argument("--lora", action="store_true", help="train an adapter alone")
     parser.add_argument("--inputs-only", action="store_true", help="write params.yaml and the inputs, run nothing")
     for name in ("methods", "preset", "seeds"):
-        parser.add_argument(f"--{name}", help="as for make repro")
-    options = parser.parse_args()
+        parser.add_argument(f"--{name}", help="as for sdpg repro")
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg rehearse``."""
+    options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from pipelines.rehearsal import rehearsal_changes, write_inputs
+    from sdpg.params import load_params
     from sdpg.params.configure import configure
     from sdpg.planning.plan import planned_params
 
@@ -64,12 +74,14 @@ def main() -> None:
 
 
 @contextmanager
-def served(params: Params) -> Iterator[None]:
+def served(params: "Params") -> Iterator[None]:
     """Runs a vLLM server as long as the block, if params.yaml asks for one.
 
     Raises:
         UserError: if its port is taken, or it does not start.
     """
+    from sdpg.params.vllm import VllmServer
+
     settings = params.rollout.vllm
     if not isinstance(settings, VllmServer):
         yield
@@ -93,8 +105,10 @@ def served(params: Params) -> Iterator[None]:
                 process.wait()
 
 
-def server_command(params: Params) -> list[str]:
+def server_command(params: "Params") -> list[str]:
     """Returns the command that serves the rehearsal's model, from whose shapes alone the server starts."""
+    from sdpg.params import HubModel
+
     model = params.base.model
     assert isinstance(model, HubModel), "as the profile says"
     folder = Path(params.base.folder) / model.id

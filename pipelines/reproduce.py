@@ -7,9 +7,9 @@ import shlex
 import tempfile
 from typing import Any
 
+from pipelines.command_line import command_parser
+from sdpg import paths
 from sdpg.errors import UserError, entry_point
-from sdpg.params import load_params
-from sdpg.reproduction.rebuild import ENVIRONMENT, read_run_config, rebuild
 
 REPRODUCED = Path("reproduced")
 MLFLOW_ID = re.compile(r"[0-9a-f]{32}")
@@ -17,14 +17,25 @@ SAFE_COMMAND = re.compile(r"(dvc repro|python -m pipelines\.\w+)( [\w@./=+-]+)*"
 """The commands of a run's record that are printed; anything else could do anything where it is pasted."""
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("reproduce", __doc__, "grpo-0 --into ../again")
+    parser.add_argument(
+        "run", metavar="RUN", type=paths.given_name,
+        help="a name below runs/, a folder, an MLflow run id, or an archive",
+    )  # fmt: skip
+    parser.add_argument(
+        "--into", type=paths.given_path, metavar="FOLDER", help=f"the new folder; otherwise {REPRODUCED}/<run>"
+    )
+    return parser
+
+
 def main() -> None:
-    """Runs ``python -m pipelines.reproduce RUN [--into FOLDER]``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.reproduce", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a name below runs/, a folder, an MLflow run id, or an archive")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help=f"the new folder; otherwise {REPRODUCED}/<run>")
-    options = parser.parse_args()
+    """Runs ``sdpg reproduce``."""
+    options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.records.provenance import version_differences
+    from sdpg.reproduction.rebuild import ENVIRONMENT, rebuild
 
     config = find_config(options.run)
     name = f"{config['method']}-{config['seed']}"
@@ -43,6 +54,8 @@ def find_config(run: str) -> dict[str, Any]:
     Raises:
         UserError: if there is no such run, or it does not say how it was made.
     """
+    from sdpg.reproduction.rebuild import read_run_config
+
     for folder in (Path("runs") / run, Path(run)):
         if folder.is_dir():
             return read_run_config(folder)
@@ -55,6 +68,7 @@ def find_config(run: str) -> dict[str, Any]:
                         "digits): correct it")  # fmt: skip
     from mlflow.exceptions import MlflowException
 
+    from sdpg.params import load_params
     from sdpg.records.mlflow_store import connect
 
     client, _ = connect(load_params().tracking)
@@ -67,12 +81,21 @@ def find_config(run: str) -> dict[str, Any]:
 
 
 def command(config: dict[str, Any], folder: Path) -> str:
-    """Returns the one line that sets the environment up and makes the run."""
+    """Returns the one line that sets the environment up and makes the run.
+
+    A checkout has a Makefile that installs it; a project of an installed package has none, and pip brings its versions.
+    """
+    from sdpg.reproduction.rebuild import ENVIRONMENT
+
     recorded = str(config.get("command"))
     if not SAFE_COMMAND.fullmatch(recorded):
         recorded = "dvc repro " + shlex.quote(f"train@{config['method']}-{config['seed']}")
-    return (f"cd {shlex.quote(str(folder))} && PIP_CONSTRAINT={ENVIRONMENT} make install && "
-            f'PATH="$PWD/.venv/bin:$PATH" {recorded}')  # fmt: skip
+    install = f"PIP_CONSTRAINT={ENVIRONMENT} make install"
+    if not (folder / "Makefile").is_file():
+        version = str((config.get("versions") or {}).get("sdpg"))
+        wanted = f"sdpg[workbench]=={version}" if re.fullmatch(r"\d[\w.+]*", version) else "sdpg[workbench]"
+        install = f"python -m venv .venv; PIP_CONSTRAINT={ENVIRONMENT} .venv/bin/pip install '{wanted}'"
+    return f'cd {shlex.quote(str(folder))} && {install} && PATH="$PWD/.venv/bin:$PATH" {recorded}'
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ to reports/rescore/<verifier>.
 import argparse
 from pathlib import Path
 
+from pipelines.command_line import command_parser
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg import paths
 from sdpg.errors import entry_point
@@ -14,15 +15,24 @@ from sdpg.errors import entry_point
 DEFAULT = "math_verify"
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.rescore grpo-0 sdpg-ufkl-0 --verifier string_match``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.rescore", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a name like grpo-0, a run's folder, or base")
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("rescore", __doc__, "grpo-0 sdpg-ufkl-0 --verifier string_match", "RUN [RUN ...] [options]")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", type=paths.given_name, help="a name like grpo-0, a run's folder, or base"
+    )
     add_verifier_options(parser)
     parser.set_defaults(verifier=DEFAULT)
-    parser.add_argument("--out", type=Path, help="folder of the results; an earlier result there is replaced")
+    parser.add_argument(
+        "--out", type=paths.given_path, help="folder of the results; an earlier result there is replaced"
+    )
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg rescore``."""
+    options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.evaluation.rescoring import find_run
     from sdpg.locks import exclusive

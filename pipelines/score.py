@@ -7,24 +7,35 @@ the JSON lines and nothing else; counts, rate and the name of the verifier go to
 import argparse
 import sys
 
+from pipelines.command_line import command_parser
 from pipelines.verifier_options import add_verifier_options, overrides
+from sdpg import paths
 from sdpg.errors import entry_point
-from sdpg.evaluation.audit import audit, listed
-from sdpg.evaluation.scoring import score_file
-from sdpg.params import PARAMS_FILE, RewardParams, load_params
-from sdpg.rewards.own import make_verifier
 
 SHOWN = 50
 """The number of disagreements that are printed."""
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.score FILE``; the file ``-`` is standard input."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.score", description=__doc__)
-    parser.add_argument("file", help="a file of rows, or - for JSON Lines from standard input")
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("score", __doc__, "answers.jsonl --verifier math_verify > verdicts.jsonl", "FILE [options]")
+    parser.add_argument(
+        "file", type=paths.given_name, metavar="FILE", help="a file of rows, or - for JSON Lines from standard input"
+    )
     add_verifier_options(parser)
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg score``; the file ``-`` is standard input."""
+    options = parser().parse_args()
+    # Importing these takes time, which --help need not wait for.
+    from sdpg.evaluation.audit import audit, listed
+    from sdpg.evaluation.scoring import score_file
+    from sdpg.params import PARAMS_FILE, RewardParams, load_params
+    from sdpg.rewards.own import make_verifier
+
     params = load_params().reward if PARAMS_FILE.exists() else RewardParams()
     params = params.override(overrides(options))
     with make_verifier(params) as verifier:

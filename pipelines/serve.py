@@ -9,14 +9,16 @@ import os
 import secrets
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipelines.command_line import command_parser
+from sdpg import paths
 from sdpg.errors import UserError, entry_point
-from sdpg.params import Params, load_params
-from sdpg.params.vllm import VllmServer
 from sdpg.paths import BASE_MODEL
-from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
 
 def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list[str]:
@@ -32,22 +34,23 @@ def command(model: str, host: str, port: int, arguments: dict[str, Any]) -> list
     return words
 
 
-def longest_sequence(params: Params) -> int:
+def longest_sequence(params: "Params") -> int:
     """Returns the tokens of the longest prompt with the longest response."""
     prompt = max(params.prompts.max_student_tokens, params.prompts.max_teacher_tokens)
     return prompt + max(params.rollout.max_tokens, params.evaluation.max_tokens)
 
 
-def sequences(params: Params) -> int:
+def sequences(params: "Params") -> int:
     """Returns the sequences that are asked for at once: each of a run's processes sends up to a batch."""
     return max(params.rollout.batch, params.evaluation.batch) * params.train.distributed.processes
 
 
-def main() -> None:
-    """Replaces this process by the server."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.serve", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("serve", __doc__, "--model models/base --tensor-parallel 2", "[options]")
     parser.add_argument(
         "--model",
+        type=paths.given_name,
         default=str(BASE_MODEL),
         help="a folder with weights of the base's shapes; a run sends its own",
     )
@@ -57,7 +60,17 @@ def main() -> None:
     parser.add_argument("--tensor-parallel", type=int, default=1, help="GPUs of this server")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs, nothing compiled")
     parser.add_argument("--public", action="store_true", help="listen on all addresses, for a private network alone")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Replaces this process by the server."""
+    options = parser().parse_args()
+    # Importing these takes seconds, which --help need not wait for.
+    from sdpg.params import load_params
+    from sdpg.params.vllm import VllmServer
+    from sdpg.rollouts.vllm_start import MISSING, engine_arguments, installed
+
     params = load_params()
     settings = params.rollout.vllm
     if not isinstance(settings, VllmServer):

@@ -1,4 +1,4 @@
-"""Prints the main table, where the time went, and where everything lies, after ``make repro``."""
+"""Prints the main table, where the time went, and where everything lies, after ``sdpg repro``."""
 
 from pipelines.no_options import refuse_options
 from sdpg.errors import entry_point
@@ -16,7 +16,7 @@ def main() -> None:
     if seconds:
         print("Seconds per stage, without start-up: " + ", ".join(f"{name} {s:.0f}" for name, s in seconds.items()))
     print("reports/report.html: everything in one page · reports/table.{md,csv,tex,json} · reports/curves.{svg,png}")
-    print("runs/: policies, rollouts, metrics · evaluations/: every final answer · make mlflow: all runs, step by step")
+    print("runs/: policies, rollouts, metrics · evaluations/: every final answer · sdpg mlflow: all runs, step by step")
 
 
 if __name__ == "__main__":

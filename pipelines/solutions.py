@@ -8,30 +8,34 @@ file in data.folder that params.yaml can name. See docs/solutions.md.
 import argparse
 from pathlib import Path
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from pipelines.command_line import command_parser
 from pipelines.verifier_options import add_verifier_options, overrides
+from sdpg import paths
 from sdpg.errors import UserError, entry_point
-from sdpg.params import Imported, Params, SyntheticSource, load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
-from sdpg.solutions.settings import Connection, SolutionParams, parse_body, parse_dataset, parse_source
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
+    from sdpg.solutions.settings import Connection, SolutionParams
 
 ANSWERS = Path("inputs/solutions")
-"""The folder where answers that cost something are kept; nothing in the Makefile removes it."""
+"""The folder where answers that cost something are kept; no command removes it."""
 
 
-def options() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command's options."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.solutions", description=__doc__)
+    parser = command_parser(
+        "solutions", __doc__, "--dataset openthoughts --endpoint https://host/v1 --model name", "[options]"
+    )
     add = parser.add_argument
     add("--source", metavar="YAML", help="the problems, as a source in params.yaml; otherwise data.train")
     add("--dataset", action="append", default=[], metavar="NAME|YAML", help="openthoughts, openthoughts-ground-truth, "
         "or a source whose columns name problem and solution; may be repeated")  # fmt: skip
     add("--endpoint", metavar="URL", help="of an OpenAI-compatible server, usually ending in /v1")
     add("--model", help="the model to ask for at the endpoint")
-    add("--engine", metavar="FOLDER", help="a local model folder, sampled by the engine of rollout.engine")
+    add("--engine", type=paths.given_name, metavar="FOLDER", help="a local model folder, sampled by rollout.engine")
     add("--samples", type=int, default=4, help="answers per problem, of the endpoint and of the engine (4)")
     add("--keep", choices=("first", "shortest"), default="first", help="which right answer; first asks no further")
     add("--limit", type=int, help="ask about the first so many problems without a solution")
@@ -41,28 +45,32 @@ def options() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, help="of one answer; otherwise rollout.max_tokens")
     add("--seed", type=int, default=0, help="of the engine's samples")
     add("--body", default="{}", metavar="JSON", help="further fields for the endpoint; null leaves one out")
-    add("--key-env", metavar="NAME", help=f"environment variable with the key; otherwise {Connection().key_env}")
+    add("--key-env", metavar="NAME", help="environment variable with the key; otherwise SOLUTIONS_API_KEY")
     add("--allow-http", action="store_true", help="send the key unencrypted to another machine")
-    add("--concurrency", type=int, help=f"requests under way at once ({Connection().concurrency})")
-    add("--requests-per-minute", type=int, help="no more than so many")
-    add("--tokens-per-minute", type=int, help="no more than so many, prompts and answers together")
+    add("--concurrency", type=int, metavar="N", help="requests under way at once (8)")
+    add("--requests-per-minute", type=int, metavar="N", help="no more than so many")
+    add("--tokens-per-minute", type=int, metavar="N", help="no more than so many, prompts and answers together")
     add("--timeout-answer", type=float, dest="answer_timeout", metavar="SECONDS",
-        help=f"for one whole answer of the endpoint ({Connection().timeout:g})")  # fmt: skip
-    add("--retries", type=int, help=f"of one request ({Connection().retries})")
-    add("--first-pause", type=float, help=f"seconds before the first retry ({Connection().first_pause:g})")
+        help="for one whole answer of the endpoint (600)")  # fmt: skip
+    add("--retries", type=int, help="of one request (6)")
+    add("--first-pause", type=float, help="seconds before the first retry (1)")
     add("--out", default="solved.jsonl", help="the result, in data.folder (solved.jsonl)")
     add("--replace", action="store_true", help="write over a result that was made with other settings")
-    add("--answers", type=Path, default=ANSWERS, help=f"folder of paid answers and of the summary ({ANSWERS})")
+    add("--answers", type=paths.given_path, default=ANSWERS, help=f"folder of paid answers and summary ({ANSWERS})")
     add_verifier_options(parser)
     return parser
 
 
-def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
+def settings_of(given: argparse.Namespace, params: "Params") -> "SolutionParams":
     """Returns the options over params.yaml, checked.
 
     Raises:
         UserError: if an option is wrong; the message names it, its value and what is allowed.
     """
+    # Importing these takes time, which --help need not wait for.
+    from sdpg.params import Imported, SyntheticSource
+    from sdpg.solutions.settings import SolutionParams, parse_body, parse_dataset, parse_source
+
     if given.endpoint is None and given.engine is None and not given.dataset:
         raise UserError(
             "no way to solutions: give --dataset openthoughts, --endpoint URL --model NAME, or --engine FOLDER"
@@ -114,8 +122,10 @@ def settings_of(given: argparse.Namespace, params: Params) -> SolutionParams:
     return _checked(SolutionParams, tree)
 
 
-def connection_of(given: argparse.Namespace) -> Connection:
+def connection_of(given: argparse.Namespace) -> "Connection":
     """Returns how the endpoint is reached."""
+    from sdpg.solutions.settings import Connection
+
     names = ("key_env", "concurrency", "requests_per_minute", "tokens_per_minute", "retries", "first_pause")
     tree = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.answer_timeout is not None:
@@ -124,6 +134,8 @@ def connection_of(given: argparse.Namespace) -> Connection:
 
 
 def _checked(kind: Any, tree: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
@@ -132,8 +144,11 @@ def _checked(kind: Any, tree: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Runs ``python -m pipelines.solutions --dataset openthoughts --endpoint URL --model NAME [--engine FOLDER]``."""
-    given = options().parse_args()
+    """Runs ``sdpg solutions``."""
+    given = parser().parse_args()
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.params import load_params
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     settings, connection = settings_of(given, params), connection_of(given)

@@ -7,12 +7,17 @@ data have changed since. The tables are made once all runs are there.
 import argparse
 from collections.abc import Sequence
 import importlib
+from typing import TYPE_CHECKING
 
+from pipelines.command_line import command_parser
+from pipelines.configure import CHOICES, add_choices, write_choices
 from sdpg import paths
 from sdpg.errors import UserError, entry_point
 from sdpg.locks import exclusive
-from sdpg.params import Params, load_params
 from sdpg.records.cpu_kernels import fix_cpu_kernels
+
+if TYPE_CHECKING:
+    from sdpg.params import Params
 
 REPORT = paths.REPORTS / "study"
 PUBLISHED = "docs/results"
@@ -24,16 +29,27 @@ IMPORTED = (
 """The stages, and what they import only where they need it."""
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.study --jobs 2``, ``--status`` or ``--publish``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.study", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("study", __doc__, "--jobs 2", "[options]")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side; otherwise 1")
     parser.add_argument("--status", action="store_true", help="say what is done and what is left, and run nothing")
     parser.add_argument("--atlas", action="store_true", help="run study.atlas instead: every method, in one table")
     parser.add_argument("--publish", action="store_true", help=f"put the finished study into {PUBLISHED} and README.md")
-    options = parser.parse_args()
+    add_choices(parser)
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg study``, with ``--status`` or ``--publish`` too."""
+    options = parser().parse_args()
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: at least 1 is needed")
+    if any(getattr(options, name) for name in CHOICES):
+        write_choices(options)
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.params import load_params
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     if options.publish:
@@ -48,7 +64,7 @@ def main() -> None:
     run_study(params, options.jobs, options.status, options.atlas)
 
 
-def run_study(params: Params, jobs: int, only_status: bool, atlas: bool = False) -> None:
+def run_study(params: "Params", jobs: int, only_status: bool, atlas: bool = False) -> None:
     """Runs what is left of the study and makes its tables; with ``only_status``, says what is left."""
     from pipelines.study_stages import read_pipeline
     from pipelines.study_tasks import study_tasks
@@ -61,7 +77,7 @@ def run_study(params: Params, jobs: int, only_status: bool, atlas: bool = False)
         left = [task for task in runs if not task.done()]
         print(f"{len(runs) - len(left)} of {len(runs)} runs are done, in {FOLDER}/.")
         print("\n".join(f"  left: {task.name}" for task in left))
-        print(f"Next: make {'atlas' if atlas else 'study'}{'' if left else ' makes the tables'}")
+        print(f"Next: sdpg study{' --atlas' if atlas else ''}{'' if left else ' makes the tables'}")
         return
     with exclusive(FOLDER):
         import_stages()
@@ -84,8 +100,8 @@ def run_study(params: Params, jobs: int, only_status: bool, atlas: bool = False)
         written = write_study(params, REPORT)
     print((REPORT / "study.md").read_text(encoding="utf-8"))
     print(f"Written: {', '.join(map(str, written))}\nEach base is a project below {FOLDER}/, which the app opens: "
-          f"make app FOLDER={FOLDER}/{runs[0].name.split(':')[0]}/base-0. Next: make study-readme puts these numbers "
-          "into README.md")  # fmt: skip
+          f"sdpg app --folder {FOLDER}/{runs[0].name.split(':')[0]}/base-0. Next: sdpg study --publish puts these "
+          "numbers into README.md")  # fmt: skip
 
 
 def import_stages() -> None:

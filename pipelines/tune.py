@@ -11,20 +11,21 @@ from pathlib import Path
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from pipelines.command_line import command_parser
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
-from sdpg.params import Params, load_params, read_yaml
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 if TYPE_CHECKING:
+    from sdpg.params import Params
     from sdpg.tuning.study import Study
 
 NAME = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.tune sdpg-ufkl --trials 20 --workers 2``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.tune", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("tune", __doc__, "sdpg-ufkl --trials 20 --workers 2")
     parser.add_argument("method", help="a name under methods in params.yaml")
     parser.add_argument("--trials", type=int, help="budget; otherwise tune.trials")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
@@ -32,7 +33,12 @@ def main() -> None:
     parser.add_argument("--best", action="store_true", help="print the best values as options of dvc exp run")
     parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg tune``."""
+    options = parser().parse_args()
     for name in ("trials", "workers"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -40,6 +46,9 @@ def main() -> None:
     study = options.study or options.method
     if not study or set(study) - set(NAME):
         raise UserError(f"--study {study!r}: use small letters, digits, - and _, as it names folders")
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.params import load_params
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     if options.best:
@@ -59,7 +68,7 @@ def main() -> None:
     run_study(params, options.method, study, options.trials, options.workers)
 
 
-def check(params: Params, method: str) -> None:
+def check(params: "Params", method: str) -> None:
     """Refuses what can be refused without base or torch."""
     from sdpg.tuning.space import check_corners, method_space
     from sdpg.tuning.storage import open_storage
@@ -73,7 +82,7 @@ def check(params: Params, method: str) -> None:
     open_storage(params)
 
 
-def run_study(params: Params, method: str, name: str, trials: int | None, workers: int) -> None:
+def run_study(params: "Params", method: str, name: str, trials: int | None, workers: int) -> None:
     """Works on a study, beside other workers of the same command; prints what came of it."""
     from sdpg.tuning.study import open_study
 
@@ -130,8 +139,8 @@ def finished(summary: dict[str, Any], folder: Path) -> str:
         lines.append(summary["pruner_note"])
     if summary["best_trial"] is not None:
         lines.append(f"Best: trial {summary['best_trial']}, {summary['best_value']:.4f} on validation (the maximum of "
-                     f"{counts['complete']} tries, so too high by nature). Next: make tune-all, or dvc exp run with "
-                     f"$(python -m pipelines.tune {summary['method']} --study {summary['study']} --best)")  # fmt: skip
+                     f"{counts['complete']} tries, so too high by nature). Next: sdpg tune-all, or dvc exp run with "
+                     f"$(sdpg tune {summary['method']} --study {summary['study']} --best)")  # fmt: skip
     lines.append(f"{folder}: report.html, study.json, trials.csv, curves.csv, best.yaml · runs: runs/tune/"
                  f"{summary['study']}")  # fmt: skip
     return "\n".join(lines)
@@ -139,6 +148,7 @@ def finished(summary: dict[str, Any], folder: Path) -> str:
 
 def print_best(study: str) -> None:
     """Prints ``-S path=value`` for each path of best.yaml."""
+    from sdpg.params import read_yaml
     from sdpg.tuning.results import report_folder
 
     values = read_yaml(report_folder(study) / "best.yaml")

@@ -7,29 +7,38 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from pipelines.command_line import command_parser
 from pipelines.tune import NAME, check, closing
 from pipelines.workers import bring_base_up_to_date, further_workers
 from sdpg.errors import UserError, entry_point
 from sdpg.files import read_json, write_json, write_text
-from sdpg.params import Params, load_params
 from sdpg.paths import REPORTS
 from sdpg.records.cpu_kernels import fix_cpu_kernels
 
 if TYPE_CHECKING:
+    from sdpg.params import Params
     from sdpg.tuning.retraining import Setting
     from sdpg.tuning.study import Study
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.tune_all --methods 'grpo sdpg-ufkl' --trials 12 --workers 2``."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.tune_all", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("tune-all", __doc__, "--methods 'grpo sdpg-ufkl' --trials 12 --workers 2")
     parser.add_argument("--methods", help="names separated by spaces; otherwise run.methods")
     parser.add_argument("--trials", type=int, help="of each method; otherwise tune.trials")
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine")
     parser.add_argument("--study", default="", help="studies are called <method>-<name>, to have them anew")
     parser.add_argument("--ready", action="store_true", help="take the base as it is, without dvc repro base")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg tune-all``."""
+    options = parser().parse_args()
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.params import load_params
+
     params = load_params()
     fix_cpu_kernels(params.train.cpu_kernels)
     methods = options.methods.replace(",", " ").split() if options.methods else list(params.run.methods)
@@ -60,7 +69,7 @@ def main() -> None:
 
 
 def tune_and_retrain(
-    params: Params, studies: "list[Study]", on_end: "Callable[[Study], None]" = lambda study: None
+    params: "Params", studies: "list[Study]", on_end: "Callable[[Study], None]" = lambda study: None
 ) -> None:
     """Does a worker's part: trials until all studies have ended, then default and best settings on fresh seeds."""
     from sdpg.tuning.retraining import retrain_all
@@ -71,7 +80,7 @@ def tune_and_retrain(
     retrain_all(params, settings, params.tune.retrain.seeds)
 
 
-def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
+def to_compare(params: "Params", method: str, study: str) -> "list[Setting]":
     """Returns default and tuned setting of a method, from its study's results; the default alone where it was best."""
     from sdpg.params import read_yaml
     from sdpg.params.tune import VALIDATION
@@ -82,14 +91,14 @@ def to_compare(params: Params, method: str, study: str) -> "list[Setting]":
     if not (folder / "best.yaml").is_file():
         raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
     sets = (*params.data.benchmarks, VALIDATION)
-    default = read_json(folder / "study.json", "run `make tune` with this study's name again")["default"]
+    default = read_json(folder / "study.json", "run `sdpg tune` with this study's name again")["default"]
     settings = {"default": default, "tuned": read_yaml(folder / "best.yaml")}
     if settings["tuned"] == default:
         del settings["tuned"]
     return [Setting(study, method, name, values, sets) for name, values in settings.items()]
 
 
-def report(params: Params, methods: list[str], suffix: str) -> str:
+def report(params: "Params", methods: list[str], suffix: str) -> str:
     """Writes reports/tune/comparison.{json,md,html}; returns what is printed."""
     from sdpg.tuning import comparison
     from sdpg.tuning.budgets import BUDGET_HEADER, budget_cells, budget_row, equal_words

@@ -1,12 +1,10 @@
 """Adds command line options that override the reward section of params.yaml."""
 
 import argparse
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
-
-from sdpg.params import Imported, RewardParams
-from sdpg.params.tree import VerifierName
+if TYPE_CHECKING:
+    from sdpg.params import Imported
 
 
 def _positive(kind: type) -> Any:
@@ -22,6 +20,12 @@ def _positive(kind: type) -> Any:
 
 def verifier_name(text: str) -> str:
     """Checks the name of a verifier, or the path of an own one."""
+    # Importing these takes time, which --help need not wait for.
+    from pydantic import ValidationError
+
+    from sdpg.params import Imported
+    from sdpg.params.tree import VerifierName
+
     if text not in (names := get_args(VerifierName)):
         try:
             Imported(kind="import", path=text)
@@ -32,9 +36,19 @@ def verifier_name(text: str) -> str:
     return text
 
 
-def verifier_of(name: str) -> str | Imported:
+def verifier_of(name: str) -> "str | Imported":
     """Returns the value of ``reward.verifier`` for a name, or for the path of an own one."""
+    from sdpg.params import Imported
+
     return Imported(kind="import", path=name) if ":" in name else name
+
+
+def _answer_format(text: str) -> str:
+    from sdpg.params import RewardParams
+
+    if text not in (known := get_args(RewardParams.model_fields["answer_format"].annotation)):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+    return text
 
 
 def add_verifier_options(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +59,10 @@ def add_verifier_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="see docs/verifiers.md; or an own one, as module:function",
     )
-    formats = get_args(RewardParams.model_fields["answer_format"].annotation)
-    parser.add_argument("--answer-format", choices=formats, help="\\boxed{…}, or a line 'Answer: …'")
+    parser.add_argument(
+        "--answer-format", type=_answer_format, metavar="FORM",
+        help="boxed: \\boxed{…}; answer_line: a line 'Answer: …'",
+    )  # fmt: skip
     parser.add_argument("--workers", type=_positive(int), help="processes that run math-verify")
     parser.add_argument("--timeout", type=_positive(float), help="seconds after which verifying one answer is killed")
 

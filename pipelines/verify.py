@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from pipelines.command_line import command_parser
+from sdpg import paths
 from sdpg.errors import entry_point
 from sdpg.files import write_text
 from sdpg.paths import run_folder
@@ -10,24 +12,30 @@ from sdpg.paths import run_folder
 QUICK_STEPS = 5
 
 
-def main() -> None:
-    """Runs ``python -m pipelines.verify [RUN …] [--quick [STEPS]]``; exit code 0 only if nothing is different."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.verify", description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command's options."""
+    parser = command_parser("verify", __doc__, "grpo-0 --quick")
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="a name below runs/, or a run's folder; otherwise all runs"
-    )
+        "runs", nargs="*", metavar="RUN", type=paths.given_name,
+        help="a name below runs/, or a run's folder; otherwise all runs",
+    )  # fmt: skip
     parser.add_argument("--quick", nargs="?", type=int, const=QUICK_STEPS, metavar="STEPS",
                         help=f"only the first steps ({QUICK_STEPS}), from the base that lies here")  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep the clone, which is named while it is made")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
-    options = parser.parse_args()
+    parser.add_argument("--json", type=paths.given_path, metavar="FILE", help="also write the report to this file")
+    return parser
+
+
+def main() -> None:
+    """Runs ``sdpg verify``; exit code 0 only if nothing is different."""
+    options = parser().parse_args()
     # Importing these takes seconds, which --help need not wait for.
     from sdpg.locks import exclusive
     from sdpg.params import load_params
     from sdpg.reproduction.verification import WORK, find_recorded, report_text, verify
 
     if options.quick is not None and options.quick < 1:
-        parser.error(f"--quick {options.quick}: give the number of steps, 1 or more")
+        parser().error(f"--quick {options.quick}: give the number of steps, 1 or more")
     names = options.runs
     if not names:
         params = load_params()

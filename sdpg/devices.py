@@ -20,5 +20,5 @@ def device_type(choice: str) -> str:
     raise UserError(
         f"train.device is {choice}, but torch finds no GPU here ("
         + ("this torch is built for CPUs alone" if torch.version.cuda is None else "see nvidia-smi")
-        + "): run on a machine with one, or set it to cpu or auto (make rehearsal takes qwen3-4b's path without)"
+        + "): run on a machine with one, or set it to cpu or auto (sdpg rehearse takes qwen3-4b's path without)"
     )

@@ -28,7 +28,7 @@ def unit(path: str) -> str:
 ORDER = (
     "errors", "files", "paths", "sqlite_uri", "locks", "seeds", "colours", "devices", "interruption", "params",
     "records", "rewards", "problems", "objective", "models", "rollouts", "solutions", "evaluation", "training",
-    "results", "replication", "planning", "tuning", "reproduction",
+    "results", "replication", "planning", "tuning", "reproduction", "commands",
 )  # fmt: skip
 """The order of the data, as README.md shows it."""
 

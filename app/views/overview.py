@@ -220,7 +220,7 @@ def page() -> None:
     st.header("Overview")
     everything = list(ui.found().runs.values())
     if not everything:
-        ui.empty("No run can be shown: the reasons are above the page. This makes new runs:", "make repro")
+        ui.empty("No run can be shown: the reasons are above the page. This makes new runs:", "sdpg repro")
         return
     if in_progress := live.running(everything):
         st.subheader("In progress")

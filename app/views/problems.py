@@ -41,7 +41,7 @@ def controls() -> tuple[list[RunEntry], str, str, str] | None:
     places = accuracy.by_place(ui.found())
     if not places:
         ui.empty(
-            "No run is finished yet. Rollouts shows those of a run in progress; this makes finished ones:", "make repro"
+            "No run is finished yet. Rollouts shows those of a run in progress; this makes finished ones:", "sdpg repro"
         )
         return None
     bar = st.columns([3, 3, 3, 2], vertical_alignment="bottom")

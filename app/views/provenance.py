@@ -174,8 +174,8 @@ def mlflow(run: RunEntry) -> None:
     for record in runs:
         tracked(record)
     if runs:
-        st.caption("Its pages, after `make mlflow` in the project's folder:")
-        st.code("make mlflow\n" + "\n".join(ui.printable(record.address) for record in runs), language="bash")
+        st.caption("Its pages, after `sdpg mlflow` in the project's folder:")
+        st.code("sdpg mlflow\n" + "\n".join(ui.printable(record.address) for record in runs), language="bash")
 
 
 def tracked(each: mlflow_link.Tracked) -> None:

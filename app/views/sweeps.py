@@ -9,7 +9,7 @@ import streamlit as st
 from app import charts, selection, studies, ui
 from app.studies import PREFIX, Study
 
-COMMAND = "make tune METHOD=sdpg-ufkl TRIALS=20 WORKERS=2"
+COMMAND = "sdpg tune sdpg-ufkl --trials 20 --workers 2"
 STATES = {"complete": 3, "pruned": 1, "running": 5, "failed": 4, "lost": 2, "waiting": 0}  # positions in the palette
 SHAPES = {"complete": "circle", "pruned": "triangle-down", "running": "diamond", "failed": "cross", "lost": "square",
           "waiting": "stroke"}  # fmt: skip

@@ -25,7 +25,7 @@ def choices() -> Gathered | None:
     places = accuracy.by_place(ui.found())
     if not places:
         ui.empty("No run is finished yet, and tables need finished runs. Overview shows progress; this makes some:",
-                 "make repro")  # fmt: skip
+                 "sdpg repro")  # fmt: skip
         return None
     row = st.container(horizontal=True)
     place = next(iter(places))

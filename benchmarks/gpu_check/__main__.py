@@ -1,4 +1,4 @@
-"""Checks this machine's GPU, part by part: ``make gpu-check``, or ``python -m benchmarks.gpu_check --parts 1,3``.
+"""Checks this machine's GPU, part by part: ``sdpg gpu-check --parts 1,3``.
 
 The exit status is 0 where every check held, 1 where one failed, and 2 without a GPU. Rows appear as they come, a table
 of all stands at the end, and the JSON file holds every row from the moment it is known.
@@ -8,7 +8,6 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 import signal
 import sys
 
@@ -20,7 +19,7 @@ import torch
 from benchmarks.figures import console
 from benchmarks.gpu_check.checks import FAILED, MISSED, Row
 from benchmarks.gpu_check.runner import Part, Report, run_parts
-from sdpg import paths
+from pipelines.gpu_check import parser
 from sdpg.errors import UserError, entry_point
 from sdpg.records.provenance import git_state
 
@@ -40,15 +39,12 @@ PARTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs ``python -m benchmarks.gpu_check``, whose options are those of ``sdpg gpu-check``."""
+    check_gpu(parser().parse_args(arguments))
+
+
+def check_gpu(options: argparse.Namespace) -> None:
     """Runs the chosen parts and exits with a status that says whether all held."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
-    known = ", ".join(f"{part.number} {part.title}" for part in PARTS)
-    parser.add_argument("--parts", default="", help=f"numbers, separated by commas; default: all of {known}")
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all parts together (default: 10)")
-    parser.add_argument("--out", type=Path, default=paths.REPORTS / "gpu_check.json", help="the JSON file")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the check")
-    parser.add_argument("--size", choices=("full", "toy"), default="full", help="toy: what a CPU computes in a moment")
-    options = parser.parse_args(arguments)
     parts = chosen(options.parts)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError(

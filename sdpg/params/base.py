@@ -106,14 +106,14 @@ class StudyRuns(Section):
 
 
 class AtlasRuns(StudyRuns):
-    """The runs of ``make atlas``."""
+    """The runs of ``sdpg study --atlas``."""
 
     methods: list[Name] = Field(default_factory=list)
     """The methods; none named: all there are."""
 
 
 class StudyParams(Section):
-    """The runs of ``make study``; see docs/study.md."""
+    """The runs of ``sdpg study``; see docs/study.md."""
 
     recipe: ScratchModel | None = None
     """The recipe of the bases from 1 on, where ``base.model`` is none itself; base b has its seed + b."""

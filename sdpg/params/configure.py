@@ -129,7 +129,7 @@ def configure(
         tree["run"]["methods"] = _flow(list(tree["methods"]) if methods == "all" else _names(methods))
     if seeds:
         if not seeds.isdecimal() or int(seeds) < 1:
-            raise UserError(f"SEEDS={seeds} is not a number of seeds: give 1, 2, 3, …")
+            raise UserError(f"--seeds {seeds} is not a number of seeds: give 1, 2, 3, …")
         tree["run"]["seeds"] = _flow(list(range(int(seeds))))
     merge(tree, changes or {})
     parse_params(YAML(typ="safe").load(_dump(yaml, tree)), str(path))
@@ -157,7 +157,7 @@ def _chosen_benchmarks(present: Mapping[str, Any], text: str, root: Path) -> Com
     for name in _names(text):
         if name not in known:
             raise UserError(
-                f"BENCHMARKS names {name!r}; there are: {', '.join(sorted(known))}. A further one is a row in "
+                f"--benchmarks names {name!r}; there are: {', '.join(sorted(known))}. A further one is a row in "
                 f"{CATALOGUE}, or under data.benchmarks in {PARAMS_FILE}"
             )
         chosen[name] = known[name]

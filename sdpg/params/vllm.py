@@ -47,7 +47,7 @@ class VllmInProcess(Section):
 
 
 class VllmServer(Section):
-    """A server that ``python -m pipelines.serve`` started, or one started with the same options elsewhere."""
+    """A server that ``sdpg serve`` started, or one started with the same options elsewhere."""
 
     mode: Literal["server"]
     url: Annotated[str, Field(pattern=r"^https?://[^/]+(:\d+)?$")] = "http://127.0.0.1:8000"

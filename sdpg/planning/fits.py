@@ -26,7 +26,7 @@ def standing_bytes(shape: Shape, reference: bool, lora: Adapter | None = None, t
 def check_memory(params: Params) -> None:
     """Refuses a model whose weights, gradients, moments and reference alone are more than the memory that there is.
 
-    Only what is certain is refused: activations and rollouts come on top, and `python -m pipelines.plan` tells about
+    Only what is certain is refused: activations and rollouts come on top, and `sdpg plan` tells about
     them. Models that cannot be planned are let through.
 
     Raises:
@@ -52,7 +52,7 @@ def check_memory(params: Params) -> None:
         raise UserError(
             f"base.model {params.base.name} has {shape.parameters / 1e9:.2f}B parameters: {names} in float32 take "
             f"{needed / 2**30:.1f} GiB, but {where} "
-            f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `make plan PROFILE={params.profile}` "
+            f"{there / 2**30:.1f} GiB. Use a larger one, or a smaller model; `sdpg plan --profile {params.profile}` "
             "tells what is needed"
         )
 

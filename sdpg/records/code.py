@@ -21,7 +21,7 @@ from sdpg.errors import UserError
 from sdpg.files import write_json
 
 SOURCE = Path(__file__).parents[2]
-"""The folder that holds the packages of the project."""
+"""The folder that holds the package."""
 PACKAGES = ("sdpg", "pipelines", "app")
 CACHE = paths.STATE / "code.json"
 MOST_CACHED = 2000
@@ -222,7 +222,15 @@ def _files(root: Path, name: str) -> Iterator[Path]:
 
 
 def _root(top: str) -> Path:
-    """The folder in which a top-level module is looked for: a user's own modules lie in the working folder."""
+    """The folder in which a top-level module is looked for: a user's own modules lie in the working folder.
+
+    Stages lie where they are imported from: beside the package in a checkout, and in the project where the package is
+    installed.
+    """
+    if top == "sdpg":
+        return SOURCE
+    if top in PACKAGES and (spec := importlib.util.find_spec(top)) is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).parent
     return SOURCE if top in PACKAGES else Path.cwd()
 
 

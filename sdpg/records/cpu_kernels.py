@@ -21,7 +21,7 @@ def fix_cpu_kernels(kernels: Kernels) -> None:
     Variables that are set already stay as they are, and a processor without AVX2, such as ARM's, keeps its own kernels;
     :func:`cpu_kernels` tells what is in force.
     """
-    if kernels == "avx2" and _has_avx2():
+    if kernels == "avx2" and has_avx2():
         for name, value in AVX2.items():
             os.environ.setdefault(name, value)
 
@@ -39,7 +39,8 @@ def cpu_kernels() -> dict[str, str]:
     }
 
 
-def _has_avx2() -> bool:
+def has_avx2() -> bool:
+    """Says whether the processor has AVX2."""
     return "avx2" in _cpuinfo("flags").split()
 
 

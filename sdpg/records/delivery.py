@@ -280,7 +280,7 @@ class Courier:
             why = _reason(self._problem) if self._problem else "it takes too long"
             sys.stderr.write(
                 f"{self._name}: {left} events for MLflow wait in {self._queue.folder} ({why}). The next command "
-                "delivers them, or: python -m pipelines.deliver\n"
+                "delivers them, or: sdpg deliver\n"
             )
 
 

@@ -28,7 +28,7 @@ from sdpg.paths import project_root
 from sdpg.sqlite_uri import file_of, remove_stray_folders, uri_of
 
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-REMEDY = "`python -m pipelines.doctor` (make doctor) sets it aside, and a new one is made; no result is read from it"
+REMEDY = "`sdpg doctor` sets it aside, and a new one is made; no result is read from it"
 WITHOUT = "set tracking.uri to sqlite:///mlflow.db, which needs no server"
 CHECK_SECONDS = 5.0
 """The time in which a server must answer before a pipeline starts."""

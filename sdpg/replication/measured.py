@@ -66,7 +66,7 @@ class SeveralBases:
     def _table(self, counts: Callable[[Results], Sequence[ProblemCounts]], what: str) -> Array:
         found = [counts(results) for results in self.every]
         if len({each.problems for base in found for each in base}) != 1:
-            raise UserError(f"{what}: the bases were evaluated on different problems: run `make study` again")
+            raise UserError(f"{what}: the bases were evaluated on different problems: run `sdpg study` again")
         return np.stack([accuracy_matrix(base).mean(axis=0) for base in found])
 
 

@@ -22,7 +22,7 @@ def publish(report: Path, root: Path = Path()) -> list[Path]:
     Raises:
         UserError: if there is no finished study, or README.md has lost its markers.
     """
-    tree = read_json(report / NUMBERS, "run `make study` first")
+    tree = read_json(report / NUMBERS, "run `sdpg study` first")
     readme = root / README
     filled = fill(readme.read_text(encoding="utf-8"), tree)
     for name, published in NAMES.items():
@@ -47,7 +47,7 @@ def section(tree: Tree) -> str:
     name, runs = next(iter(tree["runs"].items()))
     return "\n\n".join([
         *tree["headline"],
-        f"`make study` at commit {', '.join(tree['commits'])}: accuracy after {runs['steps']} steps, {runs['bases']} "
+        f"`sdpg study` at commit {', '.join(tree['commits'])}: accuracy after {runs['steps']} steps, {runs['bases']} "
         f"bases × {runs['seeds']} seeds, {runs['problems']} problems a benchmark. In brackets the "
         f"{tree['confidence']:.0%} interval over bases, seeds and problems. Last: {runs['samples']} samples per "
         "problem, at the temperature of training; greedy: the final policy, one answer per problem.",

@@ -164,7 +164,7 @@ def open_archive(path: Path) -> Archive:
         zipped = zipfile.ZipFile(path)
         members = zipped.infolist()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: name an archive that make export wrote") from None
+        raise UserError(f"{path} does not exist: name an archive that sdpg export wrote") from None
     # Beside damage: a folder or a file that may not be read, names that are no text, a newer version of the format.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise _damaged(path, str(error)) from None

@@ -53,8 +53,8 @@ give. Best is biased upwards by selection on the test set.
 
 ## Made by
 
-Commit {commit}{dirty}; {versions}; {processor}. `make import ARCHIVE={run}.zip` reads this archive,
-`make reproduce RUN={run}.zip` rebuilds what it was made with, and `make verify` compares.
+Commit {commit}{dirty}; {versions}; {processor}. `sdpg import {run}.zip` reads this archive,
+`sdpg reproduce {run}.zip` rebuilds what it was made with, and `sdpg verify` compares.
 
 ## Licence and citation
 

@@ -88,11 +88,16 @@ def recorded_params(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def constraints(config: Mapping[str, Any]) -> str:
-    """Returns the recorded versions as constraints for pip; those of builds, such as +cpu, are left to the index."""
+    """Returns the recorded versions as constraints for pip; those of builds, such as +cpu, are left to the index.
+
+    The package itself is none: the commit has it, or the command that installs it names its version.
+    """
     recorded = config.get("versions")
     lines = [f"# Python {recorded.get('python')}"] if isinstance(recorded, dict) else ["# not recorded"]
     for name, version in (recorded or {}).items():
-        if re.fullmatch(r"[\w.-]+", str(name)) and re.fullmatch(r"\d[\w.+!-]*", str(version)) and name != "python":
+        if name in ("python", "sdpg"):
+            continue
+        if re.fullmatch(r"[\w.-]+", str(name)) and re.fullmatch(r"\d[\w.+!-]*", str(version)):
             lines.append(f"{name}=={str(version).split('+')[0]}")
     return "\n".join(lines) + "\n"
 

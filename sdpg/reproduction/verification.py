@@ -114,7 +114,7 @@ def find_recorded(name: str, root: Path = Path()) -> Recorded:
     recorded = Recorded(folder, folder.resolve().parents[1], read_run_config(folder))
     if recorded.config.get("run", recorded.name) != recorded.name:
         raise UserError(f"{folder} is {recorded.config['run']}, a run of a study or of a measurement: those are made "
-                        "again by their own command, and make verify makes runs of the pipeline")  # fmt: skip
+                        "again by their own command, and sdpg verify makes runs of the pipeline")  # fmt: skip
     return recorded
 
 

@@ -100,7 +100,7 @@ def _pick(found: dict[str, EvaluationSummary], benchmark: str, run: Run) -> Eval
 
 def _require(path: Path, stage: str) -> None:
     if not path.exists():
-        raise UserError(f"{path} does not exist: run the stage {stage} (dvc repro {stage}), or `make repro` for all")
+        raise UserError(f"{path} does not exist: run the stage {stage} (dvc repro {stage}), or `sdpg repro` for all")
 
 
 def _read_csv(path: Path, needed: list[str], stage: str) -> dict[str, Array]:
@@ -123,7 +123,7 @@ def read_run(root: Path, method: str, seed: int, benchmarks: list[str]) -> Run:
     _require(folder, f"train@{name}")
     if not (folder / "COMPLETE").exists():
         raise UserError(f"{folder} has no file COMPLETE, so its training did not end: run the stage train@{name} "
-                        f"(dvc repro train@{name}), or `make repro` for all")  # fmt: skip
+                        f"(dvc repro train@{name}), or `sdpg repro` for all")  # fmt: skip
     config = folder / "config.yaml"
     _require(config, f"train@{name}")
     final = root / "evaluations" / name / "final.parquet"

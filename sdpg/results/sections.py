@@ -30,7 +30,7 @@ CONTAMINATION_HEADER = (
 WATCH_HEADER = ("Run", *ALARMS, "mentions of a hint, largest share", "copied solutions, largest share")
 AUDIT_HEADER = ("Verifiers", "Answers", "Gold", "Answer", "The first says", "The second says")
 AUDITS = paths.REPORTS / "audit"
-"""The folder of what ``make audit`` writes, a folder for each pair of verifiers."""
+"""The folder of what ``sdpg audit`` writes, a folder for each pair of verifiers."""
 AUDITED = 5
 """Disagreements of each pair that the report shows."""
 LONGEST_CELL = 60
@@ -145,7 +145,7 @@ def audit_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def audit_rows(root: Path) -> list[tuple[str, ...]]:
-    """Returns the commonest disagreements of every pair of verifiers that ``make audit`` has compared.
+    """Returns the commonest disagreements of every pair of verifiers that ``sdpg audit`` has compared.
 
     Raises:
         UserError: if a file of them is damaged.
@@ -156,7 +156,7 @@ def audit_rows(root: Path) -> list[tuple[str, ...]]:
         try:
             cells = [audit_cells(one) for one in found[:AUDITED]]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): run make audit again, or remove {path.parent}") from None
+            raise UserError(f"{path} is damaged ({error!r}): run sdpg audit again, or remove {path.parent}") from None
         rows += [(verifiers, *each) for each in cells or [("0", "–", "–", "–", "–")]]
     return rows
 

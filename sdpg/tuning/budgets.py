@@ -10,7 +10,7 @@ BUDGET_HEADER = ["Study", "Trials", "Steps a trial", "Rollouts a step", "Steps m
 
 def budget_row(folder: Path) -> dict[str, Any]:
     """Returns the budget of a study, read from its study.json."""
-    summary = read_json(folder / "study.json", "run `make tune` with this study's name again")
+    summary = read_json(folder / "study.json", "run `sdpg tune` with this study's name again")
     budget, saved = summary["budget"], summary["steps_saved"]
     return {
         "study": summary["study"], "trials": budget["trials"], "steps": budget["steps"],
@@ -30,7 +30,7 @@ def equal_words(rows: list[dict[str, Any]]) -> str:
     given = {(row["trials"], row["steps"], row["rollouts"]) for row in rows}
     parameters = ", ".join(f"{row['study']} {row['parameters']}" for row in rows)
     if len(given) > 1:
-        return ("Budgets differ: give all studies the same number of trials (make tune-all does), or read the table as "
+        return ("Budgets differ: give all studies the same number of trials (sdpg tune-all does), or read the table as "
                 f"what each got. Parameters searched: {parameters}.")  # fmt: skip
     trials, steps, rollouts = next(iter(given))
     return (f"Each study was given {trials} trials × {steps} steps × {rollouts} rollouts; pruning and lengths of "

@@ -67,7 +67,7 @@ def study_lines(summary: dict[str, Any]) -> list[str]:
     if summary["best_trial"] is not None:
         lines.append(f"Best: trial {summary['best_trial']} with {summary['best_value']:.4f} on validation. It is the "
                      f"maximum of {counts['complete']} noisy tries and too high by nature: what it is worth, fresh "
-                     "seeds tell (make tune-all).")  # fmt: skip
+                     "seeds tell (sdpg tune-all).")  # fmt: skip
     if summary["front"]:
         lines.append(f"Of two objectives none is best; on the front: {', '.join(map(str, summary['front']))}.")
     lines += [
@@ -127,7 +127,7 @@ def write_index() -> None:
     folder = paths.REPORTS / "tune"
     links = []
     for path in sorted(folder.glob("*/study.json")):
-        summary = read_json(path, "run `make tune` with this study's name again")
+        summary = read_json(path, "run `sdpg tune` with this study's name again")
         counts = summary["counts"]
         words = f"{summary['method']}: {counts['complete']} complete, {counts['pruned']} pruned"
         if summary["best_value"] is not None:
@@ -136,4 +136,4 @@ def write_index() -> None:
             links.append({"address": f"{path.parent.name}/report.html", "name": path.parent.name, "words": words})
     if (folder / "comparison.html").exists():
         links.append({"address": "comparison.html", "name": "Default against tuned", "words": "on fresh seeds"})
-    write_text(folder / "index.html", page("Studies", ["Searches of make tune on the validation set."], [], [], links))
+    write_text(folder / "index.html", page("Studies", ["Searches of sdpg tune on the validation set."], [], [], links))

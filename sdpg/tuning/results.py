@@ -92,7 +92,7 @@ def best_yaml(study: Study, trial: FrozenTrial) -> str:
     text = io.StringIO()
     YAML().dump(dict(trial.params), text)
     return (f"# Trial {trial.number} of the study {study.name}: {trial.values[0]:.4f} on validation. "
-            f"As options of dvc exp run: python -m pipelines.tune {study.method} --study {study.name} --best\n"
+            f"As options of dvc exp run: sdpg tune {study.method} --study {study.name} --best\n"
             + text.getvalue())  # fmt: skip
 
 

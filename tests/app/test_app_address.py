@@ -14,6 +14,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import address
+from pipelines import app as pages
+from pipelines import mlflow_pages
 from tests.helpers import browser
 
 PROJECT = Path(__file__).parents[2]
@@ -90,7 +92,12 @@ def test_the_sockets_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hos
         address.reachable_from_elsewhere.cache_clear()
 
 
-def test_what_make_starts_is_bound_to_this_machine() -> None:
-    for goal in ("mlflow", "app"):
-        said = subprocess.run(["make", "-n", goal], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-        assert "0.0.0.0" not in said and ("--host 127.0.0.1" in said or goal == "app")
+def test_what_sdpg_starts_is_bound_to_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = pages.parser().parse_args(["--folder", "a b", "--folder", "c", "--port", "8600"])
+    command = pages.command(options)
+    assert command[2:5] == ["streamlit", "run", str(MAIN)] and "--server.address=127.0.0.1" in command
+    assert command[-5:] == ["--", "--folder", "a b", "--folder", "c"]
+    line = mlflow_pages.command("sqlite:////p/mlflow.db", 5001)
+    assert line[2:] == ["mlflow", "server", "--host", "127.0.0.1", "--port", "5001",
+                    "--backend-store-uri", "sqlite:////p/mlflow.db"]  # fmt: skip

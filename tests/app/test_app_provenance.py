@@ -171,7 +171,7 @@ def test_mlflow_is_asked_by_the_fingerprint(project: Path, monkeypatch: pytest.M
     assert found[0].status == "FINISHED" and found[0].metrics["reward"] == 0.5
     assert found[0].system["step"].tolist() == [0, 10] and found[0].system["value"].tolist() == [40, 60]
     at = app(project, monkeypatch, mlflow="true")
-    assert f"runs/{id}" in at.code[-1].value and at.code[-1].value.startswith("make mlflow")
+    assert f"runs/{id}" in at.code[-1].value and at.code[-1].value.startswith("sdpg mlflow")
     assert len(at.get("vega_lite_chart")) == 1
     assert [path.name for path in project.parent.iterdir()] == [project.name]
     edit(project, fingerprint="ffff")

@@ -80,7 +80,7 @@ def test_without_runs_the_sample_says_what_it_is(monkeypatch: pytest.MonkeyPatch
     at = start(monkeypatch, tmp_path).run()
     assert not at.exception
     said = at.info[0].value
-    assert "sample" in said and "make repro" in said
+    assert "sample" in said and "sdpg repro" in said
 
 
 def test_what_cannot_be_shown_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_without_a_complete_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_without_a_study_says_what_makes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = opened(tmp_path, monkeypatch)
     assert not at.exception
-    assert at.code[0].value == "make tune METHOD=sdpg-ufkl TRIALS=20 WORKERS=2"
+    assert at.code[0].value == "sdpg tune sdpg-ufkl --trials 20 --workers 2"
 
 
 def test_a_damaged_study_leaves_the_page(

@@ -28,7 +28,7 @@ def test_all_commands_are_measured() -> None:
     assert "no_options" not in names and len(names) > 25
 
 
-@pytest.mark.parametrize("name", ["check", "prepare", "tabulate", "show", "train", "verify", "compare"])
+@pytest.mark.parametrize("name", ["check", "prepare", "tabulate", "show", "train"])
 def test_help_is_shown_before_what_takes_seconds_is_imported(name: str, tmp_path: Path) -> None:
     program = (
         "import runpy, sys\nsys.argv = ['x', '--help']\n"

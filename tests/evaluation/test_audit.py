@@ -67,7 +67,7 @@ def test_the_main_report_shows_the_commonest_of_each_comparison(
         ("exact and math_verify", "7", "204", "–", "no_answer", "correct (integer: x)"),
     ]
     write_json_lines(tmp_path / sections.AUDITS / "c-against-d" / "disagreements.jsonl", [{"gold": "204"}])
-    with pytest.raises(UserError, match=r"c-against-d/disagreements\.jsonl is damaged .*make audit again"):
+    with pytest.raises(UserError, match=r"c-against-d/disagreements\.jsonl is damaged .*sdpg audit again"):
         sections.audit_rows(tmp_path)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from typing import Any
 
@@ -343,22 +342,12 @@ def test_the_command_prints_tables_and_writes_them(
     )
     entry_point(main)
     said = capsys.readouterr().out
-    assert "mean@2" in said and "5 of 5" in said and "2 of 3" in said and "Next, two models" in said
+    assert "mean@2" in said and "5 of 5" in said and "2 of 3" in said
+    assert "Next, two models compared by problem: sdpg evaluate --model models/one --model … --dir sets" in said
     found = json.loads(Path("res/report.json").read_text())
     assert [(s["benchmark"], s["asked"], s["problems"]) for s in found["scores"]] == [("sums", 5, 5), ("takes", 2, 3)]
     assert all(Path(s["answers"]).is_file() for s in found["scores"]) and not Path("benchmarked").exists()
     assert Path("res/report.md").read_text().startswith("# Benchmarks\n\n| benchmark | model | asked | mean@2 |")
-
-
-def test_make_hands_everything_over() -> None:
-    arguments = ["MODEL=a b", "DIR=d", "SAMPLES=3", "LIMIT=4", "GREEDY=1", "OUT=o"]
-    # The tests themselves may be run by make, which tells its children so.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    shown = subprocess.run(
-        ["make", "-n", "benchmarks", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    ).stdout
-    command = " ".join(shown.split("python -m pipelines.benchmarks")[1].replace("\\\n", " ").split())
-    assert command == "--model 'a' --model 'b' --dir 'd' --samples '3' --limit '4' --greedy --out 'o'"
 
 
 def test_the_fingerprint_covers_the_code_that_answers() -> None:

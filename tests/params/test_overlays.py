@@ -90,8 +90,8 @@ def test_the_change_is_shown_and_comments_survive(project: Path) -> None:
         ),
         ({"preset": "mine"}, "there is no preset 'mine'; there are: paper, refcode"),
         ({"methods": "grpo ppo"}, "'ppo', which is not under methods"),
-        ({"seeds": "many"}, "SEEDS=many"),
-        ({"seeds": "0"}, "SEEDS=0"),
+        ({"seeds": "many"}, "--seeds many"),
+        ({"seeds": "0"}, "--seeds 0"),
     ],
 )
 def test_a_wrong_choice_changes_nothing(project: Path, choice: dict[str, str], message: str) -> None:

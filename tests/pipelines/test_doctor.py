@@ -1,15 +1,17 @@
 """Tests that what blocks a project is named and set aside, and that all else stays as it is."""
 
 from contextlib import closing
+from importlib import metadata
 import os
 from pathlib import Path
+import platform
 import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from pipelines import doctor
+from pipelines import doctor, installed
 from sdpg.locks import exclusive
 from sdpg.params import Params, load_params
 from sdpg.training.saved_files import note_files, run_files, write_state
@@ -154,9 +156,66 @@ def test_events_that_wait_are_named_and_unreadable_ones_set_aside(project: Path,
         queue.append({"kind": "step", "step": step})
     queue.close()
     (line,) = doctor.examine(params)
-    assert "3 events wait for MLflow; python -m pipelines.deliver" in line
+    assert "3 events wait for MLflow; sdpg deliver" in line
     (queue.start if damaged == "events.jsonl" else queue.folder).joinpath(damaged).write_bytes(b'{"kind": \xff\n[\n')
     assert waiting(queue.folder) == 1, "no stage ends in a traceback for it"
     (line,) = doctor.examine(params)
     assert "train-x.damaged-1" in line and not queue.folder.exists()
     assert list(doctor.examine(params)) == []
+
+
+def test_what_is_installed_is_said_with_what_to_do(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    remote = disk\n['remote \"disk\"']\n    url = /r\n")
+    (project / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (project / "tests").mkdir()
+    monkeypatch.setenv("PATH", str(project))
+    lines = {line.name: line for line in installed.look_around(load_params())}
+    assert [*lines] == ["Python", "sdpg", "torch", "GPU", "vLLM", "browser", "git", "DVC", "MLflow", "disk", "lock"]
+    assert platform.python_version() in lines["Python"].found and str(ROOT / "docs") in lines["sdpg"].found
+    assert metadata.version("torch") in lines["torch"].found
+    assert lines["GPU"].found.startswith("no NVIDIA GPU") and not lines["GPU"].remedy
+    assert lines["browser"].remedy == "make browser" and "install it" in lines["git"].remedy
+    assert "remote disk" in lines["DVC"].found and "mlflow.db (made by the first run)" in lines["MLflow"].found
+    assert str(lines["git"]).startswith("! git ") and str(lines["disk"]).startswith("  disk ")
+
+
+def test_a_gpu_asks_for_a_torch_that_can_use_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = project / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\necho 'NVIDIA H100 80GB HBM3, 81559 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(installed, "installed_versions", lambda: {"torch": "2.13.0+cpu"})
+    lines = {line.name: line for line in installed.look_around(None)}
+    assert lines["GPU"].found.count("H100") == 2 and "built for CPUs alone" in lines["GPU"].remedy
+    monkeypatch.setattr(installed, "installed_versions", lambda: {"torch": "2.13.0+cu130"})
+    lines = {line.name: line for line in installed.look_around(None)}
+    assert not lines["GPU"].remedy and "sdpg gpu-check" in lines["GPU"].found
+    assert "sdpg[workbench]" in lines["DVC"].remedy and "sdpg[workbench]" in lines["MLflow"].remedy
+
+
+def test_the_environment_is_compared_with_the_lock(project: Path) -> None:
+    lock = project / "requirements.lock"
+    lock.write_text(
+        "# Made\nnumpy==2.1 \\\n    --hash=sha256:0\nruamel-yaml==0.18 \\\n    --hash=sha256:1\ntorch==2.13.0\n"
+    )
+    same = {"numpy": "2.1", "ruamel-yaml": "0.18", "torch": "2.13.0+cpu", "other": "1"}
+    assert installed.lock_line(same, lock, whole=True) == installed.Line(
+        "lock", "all 3 packages are as in requirements.lock"
+    )
+    other = installed.lock_line({"numpy": "2.2", "torch": "2.13.0"}, lock, whole=True)
+    assert "2 of 3 packages differ: numpy 2.2 (lock: 2.1), ruamel-yaml missing (lock: 0.18)" in other.found
+    # Without tests and linters, an installation need not have all of them.
+    assert (
+        "1 of 2 packages differ: numpy" in installed.lock_line({"numpy": "2.2", "torch": "2.13.0"}, lock, False).found
+    )
+
+
+def test_doctor_outside_a_project_looks_at_the_machine_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["doctor"])
+    doctor.main()
+    said = capsys.readouterr().out
+    assert said.startswith("  Python ") and said.endswith("There is no project here: sdpg new my-project makes one.\n")
+    assert STATE.is_dir()

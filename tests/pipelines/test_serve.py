@@ -30,8 +30,8 @@ def test_the_vllm_server_listens_elsewhere_only_when_told_to(
     lines: list[list[str]] = []
     for name in ("VLLM_SERVER_DEV_MODE", "VLLM_NO_USAGE_STATS"):
         monkeypatch.setenv(name, "")  # the command sets them for the server, and they are put back after the test
-    monkeypatch.setattr(serve, "load_params", lambda: read.model_copy(update={"rollout": rollout}))
-    monkeypatch.setattr(serve, "installed", lambda: True)
+    monkeypatch.setattr("sdpg.params.load_params", lambda: read.model_copy(update={"rollout": rollout}))
+    monkeypatch.setattr("sdpg.rollouts.vllm_start.installed", lambda: True)
     monkeypatch.setattr(serve.os, "execv", lambda program, line: lines.append(line))
     monkeypatch.setattr(sys, "argv", ["serve", "--model", str(tmp_path), "--kv-cache-megabytes", "64", *options])
     serve.main()

@@ -90,7 +90,7 @@ def test_killed_in_a_run_it_goes_on_and_makes_its_tables(
     tree = json.loads((project / "reports/study/study.json").read_text(encoding="utf-8"))
     assert {row["method"] for row in tree["runs"]["short"]["levels"]} == {"base", *METHODS}
     assert all(len(row["by_base"]) == 2 for row in tree["runs"]["short"]["comparisons"])
-    assert tree["headline"][0] in said and "make study-readme" in said
+    assert tree["headline"][0] in said and "sdpg study --publish" in said
 
     monkeypatch.chdir(project)
     atlas = atlas_tree(load_params(), read_study(load_params())["short"])

@@ -118,9 +118,7 @@ def test_a_gpu_that_is_not_there_comes_before_files_that_would_have_to_be_fetche
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(
-        UserError, match=r"^train\.device is cuda, but torch finds no GPU.*cpu or auto \(make rehearsal"
-    ):
+    with pytest.raises(UserError, match=r"^train\.device is cuda, but torch finds no GPU.*cpu or auto \(sdpg rehearse"):
         check_inputs(planned_params("qwen3-4b"))
 
 

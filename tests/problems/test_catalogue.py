@@ -88,7 +88,7 @@ def test_a_row_that_is_pinned_in_params_yaml_stays_so(project: Path) -> None:
 def test_an_unknown_name_changes_nothing(project: Path) -> None:
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(
-        UserError, match=r"BENCHMARKS names 'aime99'; there are: aime24, aime25, aime26, amc23, .*chain-3.*row"
+        UserError, match=r"--benchmarks names 'aime99'; there are: aime24, aime25, aime26, amc23, .*chain-3.*row"
     ):
         configure(project, benchmarks="aime24 aime99")
     assert (project / "params.yaml").read_bytes() == before

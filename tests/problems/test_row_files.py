@@ -77,7 +77,7 @@ def test_raw_verl_layout(tmp_path: Path, name: str, problem: str) -> None:
     assert [(one.id, one.problem, one.answer) for one in found] == [
         ("k-0", "What is 1+1?", "2"), ("k-1", "And 17 · 2?", "34"), ("k-2", "Third?", "-3"),
     ]  # fmt: skip
-    # make benchmarks takes the same map.
+    # sdpg evaluate takes the same map.
     assert [one.problem for one in read_benchmark(tmp_path / name, ColumnMap.model_validate(columns)).problems] == [
         one.problem for one in found
     ]

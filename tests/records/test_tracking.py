@@ -126,7 +126,7 @@ def test_a_server_that_is_away_stops_nobody_and_the_next_command_delivers(
     with stage(away) as tracked:
         log(tracked, 1, 2, 3)
     said = capsys.readouterr().err
-    assert "5 events for MLflow wait in" in said and "python -m pipelines.deliver" in said
+    assert "5 events for MLflow wait in" in said and "sdpg deliver" in said
     with stage(params(), stage="evaluate", name="evaluate grpo-0", identity="f" * 16) as tracked:
         log(tracked, 7)
     assert rows() == [*expected(7, run="evaluate grpo-0"), *expected(1, 2, 3)] and queues() == []
@@ -220,10 +220,11 @@ def test_a_command_delivers_what_is_left_and_says_so(
     finish_parent(away, study, {"best_value": 0.5}, [project / "study.json"])
     with stage(away) as tracked:
         log(tracked, 1)
-    monkeypatch.setattr(deliver, "load_params", lambda: away)
+    monkeypatch.setattr(sys, "argv", ["deliver"])
+    monkeypatch.setattr("sdpg.params.load_params", lambda: away)
     with pytest.raises(UserError, match=r"tracking\.uri"):
         deliver.main()
-    monkeypatch.setattr(deliver, "load_params", params)
+    monkeypatch.setattr("sdpg.params.load_params", params)
     with locked(tracking_folder() / f"train-{IDENTITY}"):
         deliver.main()
     assert "in use" in capsys.readouterr().out and rows() == [("tune grpo", "best_value", 0)]

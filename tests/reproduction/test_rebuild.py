@@ -12,7 +12,7 @@ from sdpg.errors import UserError
 from sdpg.params import load_params, parse_params, read_yaml
 from sdpg.records.provenance import git_diff, git_state
 from sdpg.reproduction import rebuild as rebuilding
-from sdpg.reproduction.rebuild import rebuild
+from sdpg.reproduction.rebuild import constraints, rebuild
 from tests.helpers.killed import killed_at
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +117,17 @@ def test_killed_at_any_moment_no_half_of_a_clone_is_taken_for_one(project: Path,
     rebuild(recorded, project, again)
     assert (again / "sdpg/code.py").read_text() == "value = 2\n"
     assert {path.name for path in tmp_path.iterdir()} == {project.name, "again"}
+
+
+def test_the_command_installs_what_the_folder_has(tmp_path: Path) -> None:
+    run = {"command": "dvc repro x", "method": "grpo", "seed": 0, "versions": {"sdpg": "0.2.0", "torch": "2.13.0"}}
+    wheel = "PIP_CONSTRAINT=environment.txt .venv/bin/pip install 'sdpg[workbench]==0.2.0' && "
+    assert f"&& python -m venv .venv; {wheel}" in command(run, tmp_path)
+    for odd in ("not installed", "1; rm x"):
+        assert "pip install 'sdpg[workbench]' && " in command(run | {"versions": {"sdpg": odd}}, tmp_path)
+    (tmp_path / "Makefile").touch()
+    assert " && PIP_CONSTRAINT=environment.txt make install && " in command(run, tmp_path)
+    assert constraints(run) == "# Python None\ntorch==2.13.0\n"
 
 
 def test_only_known_commands_are_printed(project: Path) -> None:

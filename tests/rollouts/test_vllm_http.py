@@ -186,14 +186,14 @@ def test_no_server_is_one_message(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match=rf"{url} \(rollout.vllm.url\) cannot be reached.*pipelines.serve"):
+        with pytest.raises(UserError, match=rf"{url} \(rollout.vllm.url\) cannot be reached.*sdpg serve"):
             client(url, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("path", "answer", "message"),
     [
-        ("/server_info", (404, {}), r"does not offer /server_info \(404\): start it with `python -m pipelines.serve`"),
+        ("/server_info", (404, {}), r"does not offer /server_info \(404\): start it with `sdpg serve`"),
         ("/collective_rpc", (500, {"error": "no such folder"}), r"answers /collective_rpc with 500: .*no such folder"),
         ("/inference/v1/generate", (403, {}), r"does not offer /inference/v1/generate \(403\)"),
         ("/inference/v1/generate", (400, {"error": "too long"}), r"with 400: .*too long"),

@@ -26,7 +26,7 @@ class MissingColumn(Unusable):
     def __init__(self, column: str, present: Iterable[Any]) -> None:
         super().__init__(
             f"there is no column {column!r}; there are: {', '.join(sorted(map(str, present))) or 'none'}. Name the "
-            "right one under `columns` of this source (of make benchmarks: in MAP)"
+            "right one under `columns` of this source (of sdpg evaluate: in --columns)"
         )
 
 
