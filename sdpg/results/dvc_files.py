@@ -1,4 +1,4 @@
-"""Makes what DVC shows of a report: its metrics, and long tables that ``dvc plots`` draws (docs/dvc.md).
+"""Makes what DVC and MLflow show of a report: its metrics, and long tables that ``dvc plots`` draws (docs/dvc.md).
 
 A table has a row for each method, seed and step, so that one template overlays however many there are, and two commits.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpg import paths
+from sdpg.files import read_json
 from sdpg.records.schemas import BASE, VALIDATION, read_evaluations
 from sdpg.results.runs import Results, Run
 from sdpg.results.tables import BASE_GREEDY, MainRow
@@ -44,6 +45,16 @@ def metric_files(rows: Iterable[MainRow]) -> dict[str, dict[str, float]]:
             rounded = {name: round(value, DECIMALS) for name, value in values.items()}
             found[f"{row.benchmark}/{row.method}.json"] = rounded
     return found
+
+
+def table_metrics(root: Path = Path()) -> dict[str, float]:
+    """Returns <benchmark>/<method>/<metric> → value of the metrics that were written below ``root``."""
+    folder = root / paths.REPORTS / METRICS
+    return {
+        f"{path.relative_to(folder).with_suffix('').as_posix()}/{name}": value
+        for path in sorted(folder.glob("*/*.json"))
+        for name, value in read_json(path, "run dvc repro tabulate").items()
+    }
 
 
 def plot_tables(results: Results, root: Path) -> dict[str, str]:

@@ -11,9 +11,12 @@ import shutil
 import signal
 import subprocess
 import time
+from typing import Any
 
 import mlflow
 import pytest
+from safetensors.torch import load_file
+import torch
 
 from pipelines.check import check_inputs
 from sdpg.errors import UserError
@@ -117,7 +120,14 @@ def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> Non
     assert {entry.data.tags["mlflow.parentRunId"] for entry in runs.values()} == {parent.info.run_id}
     assert {entry.info.status for entry in (parent, *runs.values())} == {"FINISHED"}
     child = runs["sdpg-ufkl-0"]
-    assert child.data.params["method.beta"] == "1.0"
+    assert (child.data.params["beta"], child.data.tags["method"], child.data.tags["seed"]) == ("1.0", "sdpg-ufkl", "0")
+    assert "beta" not in runs["grpo-0"].data.params and runs["evaluate grpo-0"].data.params["seed"] == "0"
+    table = json.loads((project / "reports/metrics/digits-a/grpo.json").read_text())
+    assert parent.data.metrics["digits-a/grpo/last"] == table["last"]
+    answers = client.load_table(experiment.experiment_id, "answers.json", [runs["evaluate grpo-0"].info.run_id])
+    assert len(answers) == 2 * 4 * 8 and set(answers["benchmark"]) == {"digits-a", "digits-b", "digits-c", "validation"}
+    assert {"prompt", "completion", "status"} <= set(answers.columns)
+    assert {"rollout_seconds", "update_tokens_per_second"} <= child.data.metrics.keys()
     assert child.data.tags["sdpg.version.torch"].startswith("2.13")
     assert child.data.tags["mlflow.source.git.commit"] == run(project, "git", "rev-parse", "HEAD").stdout.strip()
     assert {given.dataset.name for given in child.inputs.dataset_inputs} == {"prepared", "base", "base-evaluations"}
@@ -125,6 +135,25 @@ def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> Non
     assert [point.step for point in history] == [1, 2, 3, 4]
     stored = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"params.yaml", "table.md", "table.json", "curves.svg", "report.html"} <= stored
+
+
+def test_transformers_loads_the_policy_as_its_card_in_mlflow_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sdpg")
+    assert experiment is not None
+    cards = {
+        each.name: each.tags["mlflow.note.content"] for each in client.search_logged_models([experiment.experiment_id])
+    }
+    assert set(cards) == {"grpo-0", "sdpg-ufkl-0"}
+    (code,) = re.findall(r"```python\n(.*?)```", cards["grpo-0"], re.DOTALL)
+    loaded: dict[str, Any] = {}
+    monkeypatch.chdir(project)
+    exec(code, loaded)
+    weights = load_file(project / "runs/grpo-0/policy/model.safetensors")
+    assert all(torch.equal(loaded["model"].state_dict()[name], tensor) for name, tensor in weights.items())
+    assert loaded["tokenizer"]("1 + 1").input_ids
 
 
 def test_work_in_progress_is_gone_when_the_tables_are_made(project: Path) -> None:
