@@ -123,10 +123,14 @@ class Delivery:
             self._state["last_step"] = event["step"]
 
     def _steps(self, event: Event, start: Path) -> None:
-        points = [Metric(name, value, event["time"], int(row["step"]))
-                  for row in event["rows"] for name, value in row.items() if name != "step"]  # fmt: skip
+        client, run = self._client()[0], self._state["run"]
+        names = {name for row in event["rows"] for name in row} - {"step"}
+        # A run that ends twice, as it was killed before its end was noted, tells the same steps again.
+        last = {name: max((point.step for point in client.get_metric_history(run, name)), default=-1) for name in names}
+        points = [Metric(name, value, event["time"], int(row["step"])) for row in event["rows"]
+                  for name, value in row.items() if name != "step" and row["step"] > last[name]]  # fmt: skip
         for first in range(0, len(points), MOST_METRICS):
-            self._client()[0].log_batch(self._state["run"], points[first : first + MOST_METRICS])
+            client.log_batch(run, points[first : first + MOST_METRICS])
 
     def _system(self, event: Event, start: Path) -> None:
         self._log_metrics(event["metrics"], event["time"], self._state["system_step"])

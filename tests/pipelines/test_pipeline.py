@@ -13,6 +13,7 @@ import subprocess
 import time
 from typing import Any
 
+from dvc.repo import Repo
 import mlflow
 import pytest
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ from sdpg.errors import UserError
 from sdpg.models.weight_files import folder_digest
 from sdpg.params import load_params
 from sdpg.records.schemas import TOKEN_SIGNALS, read_evaluations, read_rollouts
-from tests.helpers.clones import ENVIRONMENT, clone, run
+from tests.helpers.clones import ENVIRONMENT, clone, commit, run
 from tests.helpers.forked import run_forked
 
 pytestmark = pytest.mark.slow
@@ -182,6 +183,33 @@ def test_a_changed_beta_reruns_that_method_alone_and_changing_back_trains_nothin
     output = repro(project).stdout
     assert stages_run(output) <= {"check"}, "everything else comes from the cache"
     assert digest(project / "runs/sdpg-ufkl-0") == before
+
+
+def test_experiments_on_the_report_alone_train_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(project, "finished")
+    monkeypatch.chdir(project)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    commit_id = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    policies = {name: (project / f"runs/{name}-0/policy/model.safetensors").stat().st_mtime_ns for name in METHODS}
+    with Repo() as repo:
+        # One waits in the queue and runs in a copy of the project, the other runs here.
+        repo.experiments.run(queue=True, name="queued", params=["report.confidence=0.9"])
+        repo.experiments.run(name="here", params=["report.confidence=0.8"])
+        assert policies == {name: (project / f"runs/{name}-0/policy/model.safetensors").stat().st_mtime_ns
+                            for name in METHODS}  # fmt: skip
+        run(project, "git", "checkout", "--", "params.yaml", "dvc.lock")
+        repo.checkout(force=True)
+        repo.experiments.run(run_all=True)
+        found = {}
+        for row in repo.experiments.ls()[commit_id]:
+            read = repo.metrics.show(revs=[row[1]])[row[1]]["data"]["reports/metrics/digits-a/sdpg-ufkl.json"]["data"]
+            found[row[0]] = read["last"], read["high"] - read["low"]
+        assert found["here"][0] == found["queued"][0] and found["here"][1] < found["queued"][1]
+        shown = repo.plots.diff(revs=["here", "queued"])
+        sources = [shown[revision]["sources"]["data"]["reports/plots/reward.csv"]["data"] for revision in shown]
+        assert sources[0] == sources[1] and len(sources[0]) == 2 * 4, "two methods, four steps"
+        repo.experiments.remove(all_commits=True)
 
 
 def test_the_base_is_bundled_and_another_project_starts_from_it(project: Path) -> None:

@@ -122,7 +122,8 @@ def test_a_data_set_loads_from_its_source(logged: Any) -> None:
 
 def test_times_are_metrics_of_their_steps(logged: Any) -> None:
     client, _ = logged
-    (run, *_) = runs_named(logged, "sdpg-ufkl-1")
+    # This one has ended twice.
+    (run,) = runs_named(logged, "grpo-0")
     points = client.get_metric_history(run.info.run_id, "rollout_seconds")
     assert [(point.step, point.value) for point in points] == [(1, 0.1), (2, 0.2)]
     assert "peak_gpu_bytes" not in run.data.metrics, "there was none"
