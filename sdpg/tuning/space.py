@@ -160,16 +160,18 @@ def optuna_space(space: Mapping[str, Distribution]) -> dict[str, distributions.B
 
 def holds(space: Mapping[str, Distribution], values: Mapping[str, Choice]) -> bool:
     """Returns whether every value lies within its distribution."""
-    distributed = optuna_space(space)
-    for path, value in values.items():
-        distribution = distributed[path]
-        if isinstance(distribution, distributions.CategoricalDistribution):
-            # 0 equals False, and 1.0 equals 1: in one list of choices they are the same choice.
-            if value not in distribution.choices:
-                return False
-        elif not isinstance(value, (int, float)) or isinstance(value, bool) or not distribution._contains(float(value)):
-            return False
-    return True
+    return all(_holds(space[path], value) for path, value in values.items())
+
+
+def _holds(distribution: Distribution, value: Choice) -> bool:
+    if isinstance(distribution, Choices):
+        # 0 equals False, and 1.0 equals 1: in one list of choices they are the same choice.
+        return value in distribution.choices
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    on_grid = distribution.step is None or math.isclose(steps, round(steps), abs_tol=1e-8)
+    return distribution.low <= value <= distribution.high and on_grid
 
 
 def grid_size(space: Mapping[str, Distribution]) -> int:
