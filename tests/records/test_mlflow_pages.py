@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import mlflow
@@ -79,6 +80,17 @@ def test_runs_are_searched_by_method_and_seed(logged: Any) -> None:
         assert of["train"][f"tag {name}"] == value, name
     assert of["train"]["tag mlflow.user"] and of["train"]["tag mlflow.source.type"] == "LOCAL"
     assert found("tags.kind = 'pipeline' and tags.stage = 'train' and params.beta = '1.0'")[0]["method"] == "sdpg-ufkl"
+
+
+def test_the_searches_of_the_docs_find_runs(logged: Any) -> None:
+    client, experiment = logged
+    page = (ROOT / "docs/mlflow.md").read_text(encoding="utf-8")
+    searches = re.findall(r'experiment_names=.*filter_string="(.*)"|^    ((?:tags|metrics)\..*)$', page, re.MULTILINE)
+    counts = {one or other: len(found(one or other)) for one, other in searches}
+    assert list(counts.values()) == [2, 2, 5, 0], counts
+    (models,) = re.findall(r'search_logged_models\(filter_string="(.*)"\)', page)
+    named = {model.name for model in client.search_logged_models([experiment], models)}
+    assert named == {"sdpg-ufkl-0", "sdpg-ufkl-1"}
 
 
 def test_a_method_has_only_the_parameters_that_it_reads(params: Params) -> None:
