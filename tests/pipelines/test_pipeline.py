@@ -112,7 +112,8 @@ def test_records_hold_every_rollout_and_every_answer(project: Path) -> None:
 
 
 def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{project / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("sdpg")
     assert experiment is not None
     runs = {entry.info.run_name: entry for entry in client.search_runs([experiment.experiment_id])}

@@ -151,7 +151,9 @@ def test_plots_overlay_methods_and_commits(two_commits: Path, monkeypatch: pytes
         assert "<DVC_METRIC" not in json.dumps(chart), f"{name}: each placeholder is filled"
         rows = chart["data"]["values"]
         assert fields(chart) <= set(rows[0]), name
-        assert {"method", "rev"} <= fields(chart), f"{name} tells methods and commits apart"
+        encoded = chart["facet"] if name == "verdicts" else chart.get("spec", chart)["encoding"]
+        channels = ("column", "row") if name == "verdicts" else ("color", "strokeDash")
+        assert [encoded[channel]["field"] for channel in channels] == ["method", "rev"], name
         assert {(row["rev"], row["method"]) for row in rows} == {(r, m) for r in plot["revisions"] for m in METHODS}
     chart = shown["data"]["gate_rate"][0]["content"]
     mean = chart["layer"][1]["encoding"]["y"]
