@@ -47,6 +47,8 @@ PATIENCE_REFUSED = 10.0
 SHOWN_EVERY = 5.0
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 """What reading the files of a damaged queue raises."""
+UNSUPPORTED = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
+"""What a server says that does not know a kind of request."""
 UNKNOWN: dict[str, Any] = {"run": None, "parent": None, "last_step": -1, "system_step": 0}
 """What a delivery knows before the first event."""
 
@@ -153,6 +155,15 @@ class Delivery:
             client.set_tag(run, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*shown, entry]))
 
     def _policy(self, event: Event, start: Path) -> None:
+        try:
+            self._register(event)
+        except MlflowException as error:
+            if error.error_code not in UNSUPPORTED:
+                raise
+            sys.stderr.write(f"{event['name']} is no logged model, which this MLflow server is too old for: "
+                             f"{_reason(error)}\n")  # fmt: skip
+
+    def _register(self, event: Event) -> None:
         client, experiment = self._client()
         run = client.get_run(self._state["run"])
         known = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")

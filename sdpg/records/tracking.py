@@ -124,6 +124,9 @@ def _finite(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON, as browsers read it, has no such numbers.
+        return None
     return value[:LONGEST_TEXT] + "…" if isinstance(value, str) and len(value) > LONGEST_TEXT else value
 
 

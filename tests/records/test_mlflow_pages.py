@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos import databricks_pb2
 import pytest
 
 from sdpg.params import Params, TrackingParams, load_params, parse_params, read_yaml
@@ -162,6 +164,21 @@ def test_the_policy_is_a_logged_model_by_reference(logged: Any) -> None:
     (run, *_) = runs_named(logged, "sdpg-ufkl-1")
     assert [out.model_id for out in run.outputs.model_outputs] == [model.model_id]
     assert not list(Path("mlartifacts").rglob("*.safetensors")), "nothing is copied"
+
+
+def test_a_server_without_logged_models_gets_everything_else(
+    params: Params, monkeypatch: pytest.MonkeyPatch, logged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise MlflowException("no such endpoint", error_code=databricks_pb2.ENDPOINT_NOT_FOUND)
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient.search_logged_models", unknown)
+    with stage_run(params, "train", "rlsd-0", "f" * 16, {}, {}, of=("rlsd", 0)) as run:
+        run.log_policy("rlsd-0", Path("runs/rlsd-0/policy"))
+        run.log_step(1, {"reward": 0.25})
+    assert "too old" in capsys.readouterr().err
+    (found,) = runs_named(logged, "rlsd-0")
+    assert found.info.status == "FINISHED" and found.data.metrics == {"reward": 0.25}
 
 
 def test_the_parent_has_the_metrics_of_the_table(logged: Any) -> None:
