@@ -16,6 +16,7 @@ from app.quick_yaml import parse_yaml
 from app.sources import Found, LocalFiles, Place
 from sdpg.errors import UserError
 from sdpg.files import read_json
+from sdpg.params.tune import override
 
 FOLDER = "reports/tune"
 PREFIX = "param:"
@@ -213,7 +214,7 @@ def positions(study: Study) -> pd.DataFrame:
 
 def command(best: Mapping[str, Any]) -> str:
     """Returns the line that runs the pipeline with these values."""
-    options = [f"{path}={_exact(value)}" for path, value in best.items()]
+    options = [override(path, _exact(value)) for path, value in best.items()]
     quoted = ["'" + option.replace("'", "'\\''") + "'" for option in options]
     return " ".join(["dvc exp run", *[f"-S {option}" for option in quoted]])
 

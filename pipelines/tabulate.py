@@ -13,8 +13,9 @@ def main() -> None:
     from sdpg.locks import exclusive
     from sdpg.params import PARAMS_FILE, load_params
     from sdpg.records.provenance import fingerprint
-    from sdpg.records.tracking import log_pipeline_artifacts, stage_run
+    from sdpg.records.tracking import log_pipeline_results, stage_run
     from sdpg.records.work import read_fingerprint, remove_work
+    from sdpg.results.dvc_files import METRICS, PLOTS, table_metrics
     from sdpg.results.report import print_table, write_reports
 
     params = load_params()
@@ -22,14 +23,18 @@ def main() -> None:
     inputs = {run.name: (run, _digest(run)) for run in runs}
     identity = fingerprint("tabulate", params.report.model_dump(mode="json"), [digest for _, digest in inputs.values()])
     settings = params.report.model_dump(mode="json")
-    with exclusive(paths.REPORTS), stage_run(params, "tabulate", "tabulate", identity, inputs, settings):
+    with exclusive(paths.REPORTS), stage_run(params, "tabulate", "tabulate", identity, inputs, {"report": settings}):
         written = write_reports(params, Path())
-        log_pipeline_artifacts(params, [PARAMS_FILE, *written])
+        # What DVC draws says nothing that the tables do not.
+        shown = [path for path in written if not {PLOTS, METRICS} & set(path.parts)]
+        log_pipeline_results(params, table_metrics(), [PARAMS_FILE, *shown])
     for run in runs:
         # DVC has the outputs of finished runs by now, and their work in progress is needed no more.
         remove_work(run.name, read_fingerprint(run / "COMPLETE"))
     print_table()
-    print("Written:", ", ".join(map(str, written)))
+    # Of a folder, its name is enough.
+    places = dict.fromkeys(path if path.parent == paths.REPORTS else paths.REPORTS / path.parts[1] for path in written)
+    print("Written:", ", ".join(map(str, places)))
 
 
 def _digest(run: Path) -> str:

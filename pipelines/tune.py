@@ -149,10 +149,11 @@ def finished(summary: dict[str, Any], folder: Path) -> str:
 def print_best(study: str) -> None:
     """Prints ``-S path=value`` for each path of best.yaml."""
     from sdpg.params import read_yaml
+    from sdpg.params.tune import override
     from sdpg.tuning.results import report_folder
 
     values = read_yaml(report_folder(study) / "best.yaml")
-    print(" ".join(shlex.join(["-S", f"{path}={_text(value)}"]) for path, value in values.items()))
+    print(" ".join(shlex.join(["-S", override(path, _text(value))]) for path, value in values.items()))
 
 
 def _text(value: Any) -> str:

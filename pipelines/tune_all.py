@@ -84,7 +84,7 @@ def to_compare(params: "Params", method: str, study: str) -> "list[Setting]":
     """Returns default and tuned setting of a method, from its study's results; the default alone where it was best."""
     from sdpg.params import read_yaml
     from sdpg.params.tune import VALIDATION
-    from sdpg.tuning.results import report_folder
+    from sdpg.tuning.results import own_values, report_folder
     from sdpg.tuning.retraining import Setting
 
     folder = report_folder(study)
@@ -92,8 +92,8 @@ def to_compare(params: "Params", method: str, study: str) -> "list[Setting]":
         raise UserError(f"the study {study} has no complete trial, so no best setting: see {folder}/trials.csv")
     sets = (*params.data.benchmarks, VALIDATION)
     default = read_json(folder / "study.json", "run `sdpg tune` with this study's name again")["default"]
-    settings = {"default": default, "tuned": read_yaml(folder / "best.yaml")}
-    if settings["tuned"] == default:
+    settings = {"default": own_values(default, method), "tuned": read_yaml(folder / "best.yaml")}
+    if settings["tuned"] == settings["default"]:
         del settings["tuned"]
     return [Setting(study, method, name, values, sets) for name, values in settings.items()]
 

@@ -10,7 +10,7 @@ from sdpg import paths
 from sdpg.devices import device_type
 from sdpg.errors import UserError
 from sdpg.evaluation.evaluation import Identity, read_problem_sets
-from sdpg.evaluation.final import evaluate_policy, summarise
+from sdpg.evaluation.final import evaluate_policy, log_answers, summarise
 from sdpg.files import replaced_folder, write_json
 from sdpg.locks import exclusive
 from sdpg.models.distribution import joined
@@ -69,6 +69,7 @@ def _build(params: Params, identity: Identity, ranks: Ranks) -> None:
             note_folder(folder, paths.BASE_EVALUATIONS.name, made_from=origin)
         summary = summarise(rows)
         write_json(paths.BASE_METRICS, summary)
+        log_answers(tracked, rows)
         tracked.log_step(
             0, {f"base/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()}
         )

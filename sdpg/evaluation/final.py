@@ -1,6 +1,6 @@
 """Samples a finished policy generously: the evaluate stage, and the base's own evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import sys
 from typing import Any
@@ -24,10 +24,16 @@ from sdpg.problems.tokenizer import load_tokenizer
 from sdpg.records.manifest import check_folder, check_origin, note_folder
 from sdpg.records.provenance import fingerprint, hash_files, version_differences
 from sdpg.records.schemas import write_evaluations
-from sdpg.records.tracking import stage_run
+from sdpg.records.tracking import StageRun, stage_run
 from sdpg.rewards.own import make_verifier
 from sdpg.rollouts.engines import make_engine
 from sdpg.rollouts.vllm_in_process import close_engine
+
+SHOWN_OF_ANSWERS = [
+    "method", "benchmark", "problem_id", "temperature", "prompt", "completion", "status", "extracted_answer", "gold",
+    "reward", "length",
+]  # fmt: skip
+"""The columns of the answers that MLflow's pages show; all others are in the records."""
 
 
 def evaluate_policy(
@@ -92,6 +98,12 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {way: accuracies(chosen) for way, chosen in ways.items() if chosen}
 
 
+def log_answers(tracked: StageRun, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Logs the first answer to each problem, sampled and greedy, as a table that MLflow's own pages show."""
+    first = [row for row in rows if row["sample"] == 0]
+    tracked.log_table("answers", sorted(first, key=lambda row: row["temperature"]), SHOWN_OF_ANSWERS)
+
+
 def _warn_of_environment(run: Path) -> None:
     """Says on stderr in which versions this environment differs from the one that trained a run."""
     if (run / "config.yaml").is_file() and isinstance(config := read_yaml(run / "config.yaml"), dict):
@@ -113,6 +125,7 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
     policy = noted.digest("policy/*") if noted else hash_files([run / "policy"], run)
     inputs = {"policy": (run / "policy", policy), "prepared": (paths.PREPARED, prepared)}
     settings = params.evaluation.model_dump(mode="json")
+    logged = {"method": method, "seed": seed, "base": params.base.name, "evaluation": settings}
     key = fingerprint("evaluate", method, seed, settings, {name: digest for name, (_, digest) in inputs.items()})
     identity = Identity(f"{method}-{seed}", method, seed, params.train.steps)
     with joined(on_one_machine(params.train.distributed), params.train.device) as ranks:
@@ -120,13 +133,14 @@ def evaluate_run(params: Params, method: str, seed: int) -> Path | None:
             evaluate_policy(params, identity, run / "policy", ranks=ranks)
             return None
         name = f"evaluate {method}-{seed}"
-        with exclusive(target), stage_run(params, "evaluate", name, key, inputs, settings) as tracked:
+        with exclusive(target), stage_run(params, "evaluate", name, key, inputs, logged, of=(method, seed)) as tracked:
             rows = evaluate_policy(params, identity, run / "policy", ranks=ranks)
             summary = summarise(rows)
             with replaced_folder(target) as folder:
                 write_evaluations(folder / "final.parquet", rows)
                 write_json(folder / "summary.json", summary)
                 note_folder(folder, target.name, made_from={str(paths.PREPARED): prepared, "policy": policy})
+            log_answers(tracked, rows)
             tracked.log_step(
                 params.train.steps,
                 {f"final/{way}/{name}": value for way, shares in summary.items() for name, value in shares.items()},

@@ -1,16 +1,33 @@
 """The ``tune`` section of params.yaml: what a study searches, by which objective, with which budget."""
 
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from sdpg.params.section import Positive, Section, holds_secret
+from sdpg.params.train import TrainOverrides
 
 VALIDATION = "validation"
 """The one problem set that a study may look at."""
 
 Choice = str | bool | int | float | None
+_OWN_TRAINING = re.compile(r"methods\.[^.]+\.train\.")
+
+
+def own_path(path: str, method: str) -> str:
+    """Returns the path at which a value holds for one method alone: ``train.lr`` is ``methods.<method>.train.lr``.
+
+    A path that the method cannot have of its own is returned as it is.
+    """
+    section, _, field = path.partition(".")
+    return f"methods.{method}.{path}" if section == "train" and field in TrainOverrides.model_fields else path
+
+
+def override(path: str, text: str) -> str:
+    """Returns a value as ``dvc exp run -S`` takes it; ++ adds a path that params.yaml need not have."""
+    return f"{'++' if _OWN_TRAINING.match(path) else ''}{path}={text}"
 
 
 class FloatRange(Section):

@@ -13,9 +13,18 @@ import threading
 import time
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource  # pyright: ignore[reportAttributeAccessIssue]
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_LOGGED_ARTIFACTS,
+    MLFLOW_MODEL_IS_EXTERNAL,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+)
 
 from sdpg.errors import UserError
 from sdpg.files import write_json
@@ -27,7 +36,8 @@ from sdpg.records.mlflow_store import connect, store_lock
 FINGERPRINT_TAG = "sdpg.fingerprint"
 STAGE_TAG = "sdpg.stage"
 STATUSES = ("RUNNING", "FAILED", "KILLED", "FINISHED")
-LONGEST_PARAM = 6000
+LONGEST_PARAM, LONGEST_DIGEST, MOST_METRICS = 6000, 36, 1000
+"""MLflow's limits: characters of a parameter and of a data set's digest, metrics of one request."""
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds between two tries while MLflow does not take events; the last is kept."""
 PATIENCE = 30.0
@@ -37,6 +47,8 @@ PATIENCE_REFUSED = 10.0
 SHOWN_EVERY = 5.0
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 """What reading the files of a damaged queue raises."""
+UNSUPPORTED = ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "FEATURE_DISABLED")
+"""What a server says that does not know a kind of request."""
 UNKNOWN: dict[str, Any] = {"run": None, "parent": None, "last_step": -1, "system_step": 0}
 """What a delivery knows before the first event."""
 
@@ -87,19 +99,14 @@ class Delivery:
         client, experiment = self._client()
         parent = self._parent_run(event)
         run = _find_or_create(client, experiment, event["name"], event["tags"] | {
-            "mlflow.parentRunId": parent.info.run_id}, event["statuses"], event["time"])  # fmt: skip
+            MLFLOW_PARENT_RUN_ID: parent.info.run_id}, event["statuses"], event["time"])  # fmt: skip
         _log_params(client, run, event["settings"])
         if not run.inputs or not run.inputs.dataset_inputs:
-            client.log_inputs(
-                run.info.run_id,
-                [
-                    DatasetInput(
-                        Dataset(name=name, digest=digest[:36], source_type="local", source=path),
-                        [InputTag("mlflow.data.context", event["tags"][STAGE_TAG])],
-                    )
-                    for name, path, digest in event["inputs"]
-                ],
-            )
+            context = [InputTag(MLFLOW_DATASET_CONTEXT, event["tags"][STAGE_TAG])]
+            datasets = [MetaDataset(LocalArtifactDatasetSource(path), name, digest[:LONGEST_DIGEST])
+                        for name, path, digest in event["inputs"]]  # fmt: skip
+            given = [DatasetInput(Dataset(**each.to_dict()), context) for each in datasets]
+            client.log_inputs(run.info.run_id, given)
         client.update_run(run.info.run_id, status="RUNNING")
         if run.info.run_id != self._state["run"]:
             names = list(client.get_run(run.info.run_id).data.metrics)
@@ -117,6 +124,16 @@ class Delivery:
             self._log_metrics(event["metrics"], event["time"], event["step"])
             self._state["last_step"] = event["step"]
 
+    def _steps(self, event: Event, start: Path) -> None:
+        client, run = self._client()[0], self._state["run"]
+        names = {name for row in event["rows"] for name in row} - {"step"}
+        # A run that ends twice, as it was killed before its end was noted, tells the same steps again.
+        last = {name: max((point.step for point in client.get_metric_history(run, name)), default=-1) for name in names}
+        points = [Metric(name, value, event["time"], int(row["step"])) for row in event["rows"]
+                  for name, value in row.items() if name != "step" and row["step"] > last[name]]  # fmt: skip
+        for first in range(0, len(points), MOST_METRICS):
+            client.log_batch(run, points[first : first + MOST_METRICS])
+
     def _system(self, event: Event, start: Path) -> None:
         self._log_metrics(event["metrics"], event["time"], self._state["system_step"])
         self._state["system_step"] += 1
@@ -127,6 +144,41 @@ class Delivery:
 
     def _artifact(self, event: Event, start: Path) -> None:
         self._client()[0].log_artifact(self._state["run"], str(start / "files" / event["file"]), event["folder"])
+
+    def _table(self, event: Event, start: Path) -> None:
+        client, run = self._client()[0], self._state["run"]
+        client.log_artifact(run, str(start / "files" / event["file"]))
+        # By this tag MLflow's pages know which artifacts are tables.
+        shown = json.loads(client.get_run(run).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        entry = {"path": event["name"], "type": "table"}
+        if entry not in shown:
+            client.set_tag(run, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*shown, entry]))
+
+    def _policy(self, event: Event, start: Path) -> None:
+        try:
+            self._register(event)
+        except MlflowException as error:
+            if error.error_code not in UNSUPPORTED:
+                raise
+            sys.stderr.write(f"{event['name']} is no logged model, which this MLflow server is too old for: "
+                             f"{_reason(error)}\n")  # fmt: skip
+
+    def _register(self, event: Event) -> None:
+        client, experiment = self._client()
+        run = client.get_run(self._state["run"])
+        known = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
+        tags = {
+            MLFLOW_MODEL_IS_EXTERNAL: "true", MLFLOW_RUN_NOTE: event["card"], "folder": event["folder"],
+            **{name: run.data.tags[name] for name in ("method", "seed", "base") if name in run.data.tags},
+        }  # fmt: skip
+        model = known[0] if known else client.create_logged_model(
+            experiment, event["name"], run.info.run_id, tags, run.data.params, "policy"
+        )  # fmt: skip
+        client.set_logged_model_tags(model.model_id, tags)
+        if model.status != LoggedModelStatus.READY:
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        if not (run.outputs and run.outputs.model_outputs):
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, self._state["last_step"])])
 
     def _end(self, event: Event, start: Path) -> None:
         client, _ = self._client()

@@ -88,13 +88,23 @@ class EventQueue:
 
     def keep(self, path: Path) -> str:
         """Copies a file as it is now; returns its path within ``files/``."""
-        with self._lock:
-            self._copies += 1
-            place = f"{self._copies:04d}/{path.name}"
-        target = self.start / "files" / place
-        target.parent.mkdir(parents=True)
+        place, target = self._place(path.name)
         shutil.copyfile(path, target)
         return place
+
+    def write(self, name: str, content: bytes) -> str:
+        """Writes a file of its own; returns its path within ``files/``."""
+        place, target = self._place(name)
+        target.write_bytes(content)
+        return place
+
+    def _place(self, name: str) -> tuple[str, Path]:
+        with self._lock:
+            self._copies += 1
+            place = f"{self._copies:04d}/{name}"
+        target = self.start / "files" / place
+        target.parent.mkdir(parents=True)
+        return place, target
 
     def close(self) -> None:
         """Says that no more events come from this start."""

@@ -30,6 +30,8 @@ from sdpg.sqlite_uri import file_of, remove_stray_folders, uri_of
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 REMEDY = "`sdpg doctor` sets it aside, and a new one is made; no result is read from it"
 WITHOUT = "set tracking.uri to sqlite:///mlflow.db, which needs no server"
+KIND_TAG, MACHINE_LEARNING = "mlflow.experimentKind", "custom_model_development"
+"""What makes MLflow's pages open an experiment with runs, metrics and models instead of with traces."""
 CHECK_SECONDS = 5.0
 """The time in which a server must answer before a pipeline starts."""
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -87,9 +89,11 @@ def connect(params: TrackingParams) -> tuple[MlflowClient, str]:
                     "name another"
                 )
             if experiment is not None:
+                if not experiment.tags.get(KIND_TAG):
+                    client.set_experiment_tag(experiment.experiment_id, KIND_TAG, MACHINE_LEARNING)
                 return client, experiment.experiment_id
             artifacts = (project_root() / "mlartifacts").as_uri() if file is not None else None
-            return client, client.create_experiment(params.experiment, artifact_location=artifacts)
+            return client, client.create_experiment(params.experiment, artifacts, {KIND_TAG: MACHINE_LEARNING})
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         hint = f" If it is damaged, {REMEDY}" if file is not None and file.is_file() else ""
         if file is None:

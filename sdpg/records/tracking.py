@@ -1,8 +1,10 @@
 """Logs to MLflow: a parent run per pipeline, a child per stage run; a resumed stage goes on in its own run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+import json
+import math
 import os
 from pathlib import Path
 import threading
@@ -14,14 +16,18 @@ from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_REPO_URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from sdpg.errors import Interrupted, UserError
 from sdpg.params import Params
+from sdpg.params.section import mask_addresses
 from sdpg.records.delivery import FINGERPRINT_TAG, STAGE_TAG, Courier
 from sdpg.records.event_queue import EventQueue
 from sdpg.records.mlflow_store import connect
 from sdpg.records.provenance import fingerprint, git_state, hardware, versions
+from sdpg.records.run_inputs import pipeline_parameters
 
 NOT_THE_PIPELINES = {"tracking", "tune", "study"}
 """Sections that no stage's result depends on."""
@@ -29,6 +35,8 @@ INTERRUPTED_PATIENCE = 5.0
 """Seconds without a delivery after which a stage that was told to end waits no longer."""
 SYSTEM_METRICS_INTERVAL = 10
 """Seconds between two samples of the system metrics."""
+MOST_ROWS, LONGEST_TEXT = 200, 4000
+"""The rows of a table, and the characters of a text in it, that MLflow's pages show without delay."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -66,9 +74,60 @@ class StageRun:
         present = {name: float(value) for name, value in metrics.items() if value is not None}
         self._queue.append({"kind": "step", "time": _now(), "step": step, "metrics": present})
 
+    def log_steps(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Logs metrics of many steps at once, such as their times; each row has its ``step``."""
+        self._queue.append({"kind": "steps", "time": _now(), "rows": [_finite(row) for row in rows]})
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Stores a file, as it is now, with the run."""
         self._queue.append({"kind": "artifact", "time": _now(), "file": self._queue.keep(path), "folder": folder})
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Stores rows as a table that MLflow's own pages show; of more than :data:`MOST_ROWS`, evenly spaced ones.
+
+        Args:
+            name: the table's name, without an ending.
+            rows: the rows, each with every column.
+            columns: the columns that are shown.
+        """
+        chosen = rows[:: max(1, -(-len(rows) // MOST_ROWS))]
+        data = [[_short(row[column]) for column in columns] for row in chosen]
+        # The form of pandas' ``split``, in which MLflow stores tables.
+        text = json.dumps({"columns": list(columns), "data": data}, ensure_ascii=False)
+        file = self._queue.write(f"{name}.json", text.encode("utf-8", "replace"))
+        self._queue.append({"kind": "table", "time": _now(), "file": file, "name": f"{name}.json"})
+
+    def log_policy(self, name: str, folder: Path) -> None:
+        """Registers a policy as a logged model that refers to its folder; DVC keeps the weights, and nothing is copied.
+
+        Args:
+            name: the model's name.
+            folder: the folder of weights and tokenizer, relative to the project's.
+        """
+        told = {"name": name, "folder": folder.as_posix(), "card": policy_card(folder)}
+        self._queue.append({"kind": "policy", "time": _now(), **told})
+
+
+def policy_card(folder: Path) -> str:
+    """Returns a model's description: where its weights are, and how transformers loads them."""
+    return (
+        f"The weights are an output of DVC and no artifact of MLflow: `dvc pull {folder.as_posix()}` brings those of "
+        "the commit that is checked out.\n\n"
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{folder.as_posix()}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{folder.as_posix()}")\n```\n'
+    )
+
+
+def _finite(row: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        # JSON, as browsers read it, has no such numbers.
+        return None
+    return value[:LONGEST_TEXT] + "…" if isinstance(value, str) and len(value) > LONGEST_TEXT else value
 
 
 def _now() -> int:
@@ -112,6 +171,7 @@ def stage_run(
     settings: Mapping[str, Any],
     resume: bool = False,
     under: Parent | None = None,
+    of: tuple[str, int] | None = None,
 ) -> Iterator[StageRun]:
     """Opens this stage's run under the pipeline's parent run, and closes it with the stage's outcome.
 
@@ -127,19 +187,21 @@ def stage_run(
         settings: the parameters, which are logged once.
         resume: whether a finished run is continued as well: its stage was killed before its outputs were taken over.
         under: a parent other than the pipeline.
+        of: the method and the seed of the run, where the stage has them.
     """
     queue = EventQueue(f"{stage}-{identity}")
-    tags = _tags(params)
+    parent, tags = under or _pipeline(params), _tags(params)
+    own = {"stage": stage, "kind": parent.kind} | ({} if of is None else {"method": of[0], "seed": str(of[1])})
     queue.append(
         {
             "kind": "open",
             "time": _now(),
-            "parent": _parent_of(under or _pipeline(params), tags),
+            "parent": _parent_of(parent, tags),
             "name": name,
-            "tags": {FINGERPRINT_TAG: identity, STAGE_TAG: stage, "sdpg.dvc.stage": stage, **tags},
+            "tags": {FINGERPRINT_TAG: identity, STAGE_TAG: stage, **own, **tags},
             "statuses": ("RUNNING", "FAILED", "KILLED", *(["FINISHED"] if resume else [])),
             "settings": flatten(settings),
-            "inputs": [(data, path.as_posix(), digest) for data, (path, digest) in inputs.items()],
+            "inputs": [(data, str(path.resolve()), digest) for data, (path, digest) in inputs.items()],
         }
     )
     courier = Courier(params.tracking, queue, name)
@@ -161,12 +223,19 @@ def stage_run(
 
 def _tags(params: Params) -> dict[str, str]:
     git = git_state()
+    # User, source and branch, as MLflow's own API fills them in; a remote's address may hold a token.
+    of_mlflow = resolve_tags()
+    if MLFLOW_GIT_REPO_URL in of_mlflow:
+        of_mlflow[MLFLOW_GIT_REPO_URL] = mask_addresses(of_mlflow[MLFLOW_GIT_REPO_URL])
+    experiment = os.environ.get("DVC_EXP_NAME")
     return {
+        **of_mlflow,
         "mlflow.source.git.commit": str(git["commit"]),
         "sdpg.git.dirty": str(git["dirty"]),
-        "sdpg.dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
-        "sdpg.profile": params.profile,
-        "sdpg.preset": params.preset,
+        **({"dvc.exp": experiment} if experiment else {}),
+        "profile": params.profile,
+        "preset": params.preset,
+        "base": params.base.name,
         **{f"sdpg.version.{package}": version for package, version in versions().items()},
         **{f"sdpg.hardware.{key}": str(value) for key, value in hardware().items()},
     }
@@ -174,7 +243,7 @@ def _tags(params: Params) -> dict[str, str]:
 
 def _parent_of(parent: Parent, tags: Mapping[str, str]) -> dict[str, Any]:
     """Returns a parent run as an event holds it, so that it can be made wherever it is missing."""
-    own = {FINGERPRINT_TAG: parent.identity, STAGE_TAG: parent.kind}
+    own = {FINGERPRINT_TAG: parent.identity, STAGE_TAG: parent.kind, "kind": parent.kind}
     return {"name": parent.name, "tags": {**own, **tags}, "settings": flatten(parent.settings)}
 
 
@@ -190,9 +259,9 @@ def _log_with_parent(
     courier.finish()
 
 
-def log_pipeline_artifacts(params: Params, paths: Iterable[Path]) -> None:
-    """Stores files (params.yaml, tables, figures) with the pipeline's parent run."""
-    _log_with_parent(params, _pipeline(params), {}, paths, None)
+def log_pipeline_results(params: Params, metrics: Mapping[str, float], paths: Iterable[Path]) -> None:
+    """Logs the tables' metrics with the pipeline's parent run, and stores params.yaml, tables and figures there."""
+    _log_with_parent(params, _pipeline(params), metrics, paths, None)
 
 
 def finish_parent(params: Params, parent: Parent, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> None:
@@ -206,8 +275,8 @@ def _pipeline_identity(params: Params) -> str:
 
 
 def _pipeline(params: Params) -> Parent:
-    settings = params.model_dump(mode="json", exclude=NOT_THE_PIPELINES)
-    return Parent("pipeline", f"pipeline {params.profile} {params.preset}", fingerprint(settings), settings)
+    name = f"pipeline {params.profile} {params.preset}"
+    return Parent("pipeline", name, _pipeline_identity(params), pipeline_parameters(params))
 
 
 def stage_seconds(params: Params) -> dict[str, float]:

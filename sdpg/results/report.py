@@ -16,7 +16,7 @@ from sdpg.files import read_json, replaced_file, replaced_folder, write_json, wr
 from sdpg.objective.choices import choices_markdown, resolve
 from sdpg.params import Params
 from sdpg.records.manifest import NAME, check_folder, note_folder
-from sdpg.results import rendering, sections
+from sdpg.results import dvc_files, rendering, sections
 from sdpg.results.claims import DecidedClaim, OneBase, decide_claims
 from sdpg.results.figures import PAPER_FIGURES, curves, figure_methods, in_dark
 from sdpg.results.paper import TABLES
@@ -158,7 +158,8 @@ def _figures(results: Results) -> dict[str, bytes]:
     found = {"curves": curves(results, "svg")}
     for number in PAPER_FIGURES:
         if methods := figure_methods(results, number):
-            found[f"figure-{number}"] = curves(results, "svg", methods)
+            same = methods == list(results.runs)
+            found[f"figure-{number}"] = found["curves"] if same else curves(results, "svg", methods)
     return found | {"problems": heatmap(results, "svg"), "pass": pass_curves(results, "svg")}
 
 
@@ -255,6 +256,14 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
         "final.json": final_json(contents.final),
         "claims.json": [asdict(claim) for claim in contents.claims],
     }
+    folders: dict[str, dict[str, bytes]] = {
+        FIGURES: others,
+        dvc_files.PLOTS: {name: text.encode() for name, text in dvc_files.plot_tables(contents.results, root).items()},
+        dvc_files.METRICS: {
+            name: json.dumps(values, indent=2).encode()
+            for name, values in dvc_files.metric_files(contents.main).items()
+        },
+    }
     folder = root / "reports"
     # Killed between two files, reports have no manifest rather than one that is not theirs.
     (folder / NAME).unlink(missing_ok=True)
@@ -262,13 +271,16 @@ def write_reports(params: Params, root: Path = Path()) -> list[Path]:
         write_text(folder / name, text)
     for name, content in images.items():
         _write_bytes(folder / name, content)
-    with replaced_folder(folder / FIGURES) as temporary:
-        for name, content in others.items():
-            (temporary / name).write_bytes(content)
+    for below, files in folders.items():
+        with replaced_folder(folder / below) as temporary:
+            for name, content in files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_bytes(content)
     for name, value in values.items():
         write_json(folder / name, value)
-    note_folder(folder, folder.name, names=[*texts, *images, *values, *(f"{FIGURES}/{name}" for name in others)])
-    return [folder / name for name in (*texts, *images, *values, *(f"{FIGURES}/{name}" for name in others))]
+    names = [*texts, *images, *values, *(f"{below}/{name}" for below, files in folders.items() for name in files)]
+    note_folder(folder, folder.name, names=names)
+    return [folder / name for name in names]
 
 
 def print_table(root: Path = Path(), console: Console | None = None) -> None:

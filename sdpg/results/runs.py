@@ -1,6 +1,7 @@
 """Reads finished runs from disk: curves, metrics and evaluations per method and seed, and those of the base."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class Run:
     metrics: dict[str, Array]
     final: dict[tuple[str, bool], EvaluationSummary]
     """(benchmark, greedy or not) → the final policy's larger samples."""
+    read: dict[int, dict[str, EvaluationSummary]] = field(default_factory=dict, repr=False, compare=False)
+    """Step → its evaluation, where that was read before."""
 
     @property
     def last_step(self) -> int:
@@ -39,9 +42,12 @@ class Run:
 
     def evaluation(self, step: int) -> dict[str, EvaluationSummary]:
         """Returns the in-training evaluation of a step: benchmark → its answers."""
-        path = self.folder / "evaluations" / f"step-{step:06d}.parquet"
-        _require(path, f"train@{self.method}-{self.seed}")
-        return {benchmark: found for (_, benchmark, greedy), found in _read_answers(path).items() if not greedy}
+        if step not in self.read:
+            path = self.folder / "evaluations" / f"step-{step:06d}.parquet"
+            _require(path, f"train@{self.method}-{self.seed}")
+            answers = _read_answers(path).items()
+            self.read[step] = {benchmark: found for (_, benchmark, greedy), found in answers if not greedy}
+        return self.read[step]
 
 
 @dataclass(frozen=True)
@@ -87,8 +93,11 @@ class Results:
         return np.mean([run.metrics[name][:shortest] for run in runs], axis=0)
 
 
+_normalised = lru_cache(maxsize=65_536)(normalise_answer)  # answers repeat, over samples and over runs
+
+
 def _read_answers(path: Path) -> dict[tuple[str, str, bool], EvaluationSummary]:
-    return summarise(read_evaluations(path, COLUMNS), str(path), normalise_answer)
+    return summarise(read_evaluations(path, COLUMNS), str(path), _normalised)
 
 
 def _pick(found: dict[str, EvaluationSummary], benchmark: str, run: Run) -> EvaluationSummary:

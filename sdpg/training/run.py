@@ -30,8 +30,8 @@ from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.manifest import note_folder
 from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
-from sdpg.records.run_inputs import own_parts, run_inputs, stage_code, train_sections
-from sdpg.records.schemas import VALIDATION, read_evaluations
+from sdpg.records.run_inputs import own_parts, read_parameters, run_inputs, stage_code, train_sections
+from sdpg.records.schemas import VALIDATION, read_evaluations, read_rollouts
 from sdpg.records.tables import DIGESTS
 from sdpg.records.tracking import Parent, StageRun, stage_run
 from sdpg.records.watch import read_history, watch_summary
@@ -43,6 +43,12 @@ from sdpg.rollouts.shared import SharedEngine, SharedVerifier
 from sdpg.rollouts.vllm_in_process import close_engine
 from sdpg.training.checkpoints import load_checkpoint
 from sdpg.training.trainer import DTYPES, Trainer
+
+SHOWN_OF_ROLLOUTS = [
+    "step", "problem_id", "sibling", "student_prompt", "teacher_prompt", "completion", "status", "extracted_answer",
+    "gold", "reward", "advantage", "gate", "length",
+]  # fmt: skip
+"""The columns of the rollouts that MLflow's pages show; all others are in the run's records."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +150,8 @@ def train_run(
         datasets = {Path(name).name: (Path(name), digest) for name, digest in inputs.items()}
         target = overrides.folder if overrides else paths.run_folder(method, seed)
         with exclusive(state, target), stage_run(
-            params, "train", config["run"], identity, datasets, train_sections(params, method),
-            resume=state.exists(), under=overrides.parent if overrides else None,
+            params, "train", config["run"], identity, datasets, read_parameters(params, method, seed),
+            resume=state.exists(), under=overrides.parent if overrides else None, of=(method, seed),
         ) as tracked:  # fmt: skip
             # The others wait for this: the first alone knows that no other command writes this run.
             ranks.from_first(identity)
@@ -160,10 +166,21 @@ def train_run(
             folder = assemble(trainer, config, overrides and overrides.folder, keep_policy=keep)
             for name in ("config.yaml", "metrics.csv", "curves.csv", "timing.csv", "summary.json"):
                 tracked.log_artifact(folder / name)
+            log_finished(tracked, config["run"], folder)
         close_engine()
     # The state stays until the tables are made: if this process were killed before DVC has put the outputs into its
     # cache, the run would otherwise have to be trained again.
     return folder
+
+
+def log_finished(tracked: StageRun, name: str, folder: Path) -> None:
+    """Logs what a finished run holds beside its metrics: times of its steps, rollouts of the last one, the policy."""
+    times = read_history(folder / "timing.csv")
+    tracked.log_steps([dict(zip(times, row, strict=True)) for row in zip(*times.values(), strict=True)])
+    if last := sorted((folder / "rollouts").glob("*.parquet")):
+        tracked.log_table("rollouts", read_rollouts(last[-1], SHOWN_OF_ROLLOUTS).to_pylist(), SHOWN_OF_ROLLOUTS)
+    if (folder / "policy").is_dir():
+        tracked.log_policy(name, folder / "policy")
 
 
 def _apply_overrides(trainer: Trainer, overrides: RunOverrides, tracked: StageRun) -> None:

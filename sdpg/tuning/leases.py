@@ -1,8 +1,9 @@
 """Defines who owns a trial: a lease that its worker renews, and how a dead worker is told from a living one.
 
 Optuna's own heartbeat works only inside ``Study.optimize``, where a worker that dies between two writes leaves a trial
-that nobody finds. Here a trial without a lease is found at once (see :mod:`sdpg.tuning.study`). A dead worker of this
-machine is found in the table of processes, one of another machine by the time of its last sign of life.
+that nobody finds; tests/tuning/test_leases.py says whether the installed Optuna still does. Here a trial without a
+lease is found at once (see :mod:`sdpg.tuning.study`). A dead worker of this machine is found in the table of processes,
+one of another machine by the time of its last sign of life.
 """
 
 from dataclasses import asdict, dataclass

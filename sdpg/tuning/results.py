@@ -4,6 +4,7 @@ The files are written anew after every trial, under the study's lock, so that a 
 every machine that works on it has them.
 """
 
+from collections.abc import Mapping
 import csv
 import io
 import math
@@ -17,6 +18,7 @@ from ruamel.yaml import YAML
 
 from sdpg import paths
 from sdpg.files import child, write_json, write_text
+from sdpg.params.tune import own_path
 from sdpg.tuning.samplers import pruning_words
 from sdpg.tuning.space import trial_params
 from sdpg.tuning.study import Study, is_lost
@@ -88,12 +90,17 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
 
 
 def best_yaml(study: Study, trial: FrozenTrial) -> str:
-    """Returns the best values as leaf keys: each line is what ``dvc exp run -S`` takes."""
+    """Returns the best values by paths that hold for the study's method alone, so that others train as before."""
     text = io.StringIO()
-    YAML().dump(dict(trial.params), text)
+    YAML().dump(own_values(trial.params, study.method), text)
     return (f"# Trial {trial.number} of the study {study.name}: {trial.values[0]:.4f} on validation. "
             f"As options of dvc exp run: sdpg tune {study.method} --study {study.name} --best\n"
             + text.getvalue())  # fmt: skip
+
+
+def own_values(values: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Returns the values of a study by paths that hold for its method alone; sampling and rewards are all methods'."""
+    return {own_path(path, method): value for path, value in values.items()}
 
 
 def best_trial(study: Study) -> FrozenTrial | None:

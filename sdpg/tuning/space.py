@@ -12,7 +12,7 @@ from optuna import distributions
 
 from sdpg.errors import UserError
 from sdpg.params import Params, parse_params
-from sdpg.params.tune import Choice, Choices, Distribution, FloatRange
+from sdpg.params.tune import Choice, Choices, Distribution, FloatRange, own_path
 
 SHARED = ("train.", "rollout.temperature", "rollout.top_p", "reward.correct", "reward.wrong")
 """Paths that may be searched beside the method's own entry: they act while training, and change neither the data nor
@@ -45,14 +45,11 @@ def method_space(params: Params, method: str) -> dict[str, Distribution]:
     searched = {}
     for path, distribution in params.tune.space.items():
         _allowed(path, known)
-        if path.removeprefix("train.") in params.methods[method].train.model_fields_set:
-            raise UserError(
-                f"tune.space.{path} changes nothing for {method}, which has its own value: name "
-                f"methods.{method}.{path}, or remove that value"
-            )
         if path.startswith(f"methods.{method}.") or not path.startswith("methods."):
-            searched[path] = distribution
-    if not any(path.startswith("methods.") for path in searched):
+            # The shared value would change nothing for a method that has its own.
+            own = own_path(path, method)
+            searched[own if own in known else path] = distribution
+    if not any(path.startswith("methods.") and ".train." not in path for path in searched):
         raise UserError(f"tune.space has no path below methods.{method}: add what is to be searched, such as "
                         f"methods.{method}.{_some_field(params, method)}")  # fmt: skip
     return searched
@@ -93,7 +90,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def applied(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of a plain tree with values at their paths.
+    """Returns a copy of a plain tree with values at their paths, which are added where they are missing.
 
     A method's name has no dot, so that a path can be split.
     """
@@ -102,7 +99,7 @@ def applied(tree: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
         *parents, last = path.split(".")
         node = changed
         for key in parents:
-            node = node[key]
+            node = node.setdefault(key, {})
         node[last] = value
     return changed
 
@@ -163,16 +160,18 @@ def optuna_space(space: Mapping[str, Distribution]) -> dict[str, distributions.B
 
 def holds(space: Mapping[str, Distribution], values: Mapping[str, Choice]) -> bool:
     """Returns whether every value lies within its distribution."""
-    distributed = optuna_space(space)
-    for path, value in values.items():
-        distribution = distributed[path]
-        if isinstance(distribution, distributions.CategoricalDistribution):
-            # 0 equals False, and 1.0 equals 1: in one list of choices they are the same choice.
-            if value not in distribution.choices:
-                return False
-        elif not isinstance(value, (int, float)) or isinstance(value, bool) or not distribution._contains(float(value)):
-            return False
-    return True
+    return all(_holds(space[path], value) for path, value in values.items())
+
+
+def _holds(distribution: Distribution, value: Choice) -> bool:
+    if isinstance(distribution, Choices):
+        # 0 equals False, and 1.0 equals 1: in one list of choices they are the same choice.
+        return value in distribution.choices
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    on_grid = distribution.step is None or math.isclose(steps, round(steps), abs_tol=1e-8)
+    return distribution.low <= value <= distribution.high and on_grid
 
 
 def grid_size(space: Mapping[str, Distribution]) -> int:

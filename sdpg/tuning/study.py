@@ -219,7 +219,8 @@ class Study:
                 )
             )  # fmt: skip
 
-    def _id(self, number: int) -> int:
+    def storage_id(self, number: int) -> int:
+        """Returns the id under which the storage keeps the trial of a number."""
         return self.storage.rdb.get_trial_id_from_study_id_trial_number(self.study_id, number)
 
     def finish(self, claim: Claim, outcome: Outcome) -> bool:
@@ -227,7 +228,7 @@ class Study:
         with self.storage.lock(self.name):
             if not self.owns(claim):
                 return False
-            trial_id, rdb = self._id(claim.number), self.storage.rdb
+            trial_id, rdb = self.storage_id(claim.number), self.storage.rdb
             for key in ("steps", "tokens", "seconds", "curve", "run", "work", "error"):
                 rdb.set_trial_user_attr(trial_id, key, getattr(outcome, key))
             rdb.set_trial_user_attr(trial_id, "commit", git_state()["commit"])
@@ -245,12 +246,12 @@ class Study:
                 self._lose(claim.number)
 
     def _lose(self, number: int) -> None:
-        self.storage.rdb.set_trial_user_attr(self._id(number), "cause", LOST)
-        self.storage.rdb.set_trial_state_values(self._id(number), TrialState.FAIL)
+        self.storage.rdb.set_trial_user_attr(self.storage_id(number), "cause", LOST)
+        self.storage.rdb.set_trial_state_values(self.storage_id(number), TrialState.FAIL)
 
     def owns(self, claim: Claim) -> bool:
         """Returns whether a trial is still this worker's."""
-        trial = self.storage.rdb.get_trial(self._id(claim.number))
+        trial = self.storage.rdb.get_trial(self.storage_id(claim.number))
         lease = trial.user_attrs.get("lease") or {}
         return trial.state == TrialState.RUNNING and (lease.get("host"), lease.get("pid"), lease.get("started")) == (
             claim.lease.host, claim.lease.pid, claim.lease.started,

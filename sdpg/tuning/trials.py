@@ -89,7 +89,8 @@ class TrialRun:
                 chain = trial.user_attrs.get("root", trial.number) == self.claim.root
                 if chain and trial.number != self.claim.number:
                     shutil.rmtree(study.folder / str(trial.number), ignore_errors=True)
-        with Heartbeat(study.storage.rdb, self.claim.trial._trial_id, study.params.tune.grace) as self.heartbeat:
+        trial = study.storage_id(self.claim.number)
+        with Heartbeat(study.storage.rdb, trial, study.params.tune.grace) as self.heartbeat:
             try:
                 train_run(self.params, study.method, study.params.tune.training_seed, self.overrides)
             except Diverged as error:

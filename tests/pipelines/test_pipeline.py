@@ -11,16 +11,20 @@ import shutil
 import signal
 import subprocess
 import time
+from typing import Any
 
+from dvc.repo import Repo
 import mlflow
 import pytest
+from safetensors.torch import load_file
+import torch
 
 from pipelines.check import check_inputs
 from sdpg.errors import UserError
 from sdpg.models.weight_files import folder_digest
 from sdpg.params import load_params
 from sdpg.records.schemas import TOKEN_SIGNALS, read_evaluations, read_rollouts
-from tests.helpers.clones import ENVIRONMENT, clone, run
+from tests.helpers.clones import ENVIRONMENT, clone, commit, run
 from tests.helpers.forked import run_forked
 
 pytestmark = pytest.mark.slow
@@ -98,7 +102,8 @@ def test_records_hold_every_rollout_and_every_answer(project: Path) -> None:
 
 
 def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> None:
-    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    mlflow.set_tracking_uri(f"sqlite:///{project / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("sdpg")
     assert experiment is not None
     runs = {entry.info.run_name: entry for entry in client.search_runs([experiment.experiment_id])}
@@ -107,7 +112,14 @@ def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> Non
     assert {entry.data.tags["mlflow.parentRunId"] for entry in runs.values()} == {parent.info.run_id}
     assert {entry.info.status for entry in (parent, *runs.values())} == {"FINISHED"}
     child = runs["sdpg-ufkl-0"]
-    assert child.data.params["method.beta"] == "1.0"
+    assert (child.data.params["beta"], child.data.tags["method"], child.data.tags["seed"]) == ("1.0", "sdpg-ufkl", "0")
+    assert "beta" not in runs["grpo-0"].data.params and runs["evaluate grpo-0"].data.params["seed"] == "0"
+    table = json.loads((project / "reports/metrics/digits-a/grpo.json").read_text())
+    assert parent.data.metrics["digits-a/grpo/last"] == table["last"]
+    answers = client.load_table(experiment.experiment_id, "answers.json", [runs["evaluate grpo-0"].info.run_id])
+    assert len(answers) == 2 * 4 * 8 and set(answers["benchmark"]) == {"digits-a", "digits-b", "digits-c", "validation"}
+    assert {"prompt", "completion", "status"} <= set(answers.columns)
+    assert {"rollout_seconds", "update_tokens_per_second"} <= child.data.metrics.keys()
     assert child.data.tags["sdpg.version.torch"].startswith("2.13")
     assert child.data.tags["mlflow.source.git.commit"] == run(project, "git", "rev-parse", "HEAD").stdout.strip()
     assert {given.dataset.name for given in child.inputs.dataset_inputs} == {"prepared", "base", "base-evaluations"}
@@ -115,6 +127,25 @@ def test_mlflow_holds_one_parent_and_a_child_per_stage_run(project: Path) -> Non
     assert [point.step for point in history] == [1, 2, 3, 4]
     stored = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"params.yaml", "table.md", "table.json", "curves.svg", "report.html"} <= stored
+
+
+def test_transformers_loads_the_policy_as_its_card_in_mlflow_says(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("sdpg")
+    assert experiment is not None
+    cards = {
+        each.name: each.tags["mlflow.note.content"] for each in client.search_logged_models([experiment.experiment_id])
+    }
+    assert set(cards) == {"grpo-0", "sdpg-ufkl-0"}
+    (code,) = re.findall(r"```python\n(.*?)```", cards["grpo-0"], re.DOTALL)
+    loaded: dict[str, Any] = {}
+    monkeypatch.chdir(project)
+    exec(code, loaded)
+    weights = load_file(project / "runs/grpo-0/policy/model.safetensors")
+    assert all(torch.equal(loaded["model"].state_dict()[name], tensor) for name, tensor in weights.items())
+    assert loaded["tokenizer"]("1 + 1").input_ids
 
 
 def test_work_in_progress_is_gone_when_the_tables_are_made(project: Path) -> None:
@@ -143,6 +174,33 @@ def test_a_changed_beta_reruns_that_method_alone_and_changing_back_trains_nothin
     output = repro(project).stdout
     assert stages_run(output) <= {"check"}, "everything else comes from the cache"
     assert digest(project / "runs/sdpg-ufkl-0") == before
+
+
+def test_experiments_on_the_report_alone_train_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit(project, "finished")
+    monkeypatch.chdir(project)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    commit_id = run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    policies = {name: (project / f"runs/{name}-0/policy/model.safetensors").stat().st_mtime_ns for name in METHODS}
+    with Repo() as repo:
+        # One waits in the queue and runs in a copy of the project, the other runs here.
+        repo.experiments.run(queue=True, name="queued", params=["report.confidence=0.9"])
+        repo.experiments.run(name="here", params=["report.confidence=0.8"])
+        assert policies == {name: (project / f"runs/{name}-0/policy/model.safetensors").stat().st_mtime_ns
+                            for name in METHODS}  # fmt: skip
+        run(project, "git", "checkout", "--", "params.yaml", "dvc.lock")
+        repo.checkout(force=True)
+        repo.experiments.run(run_all=True)
+        found = {}
+        for row in repo.experiments.ls()[commit_id]:
+            read = repo.metrics.show(revs=[row[1]])[row[1]]["data"]["reports/metrics/digits-a/sdpg-ufkl.json"]["data"]
+            found[row[0]] = read["last"], read["high"] - read["low"]
+        assert found["here"][0] == found["queued"][0] and found["here"][1] < found["queued"][1]
+        shown = repo.plots.diff(revs=["here", "queued"])
+        sources = [shown[revision]["sources"]["data"]["reports/plots/reward.csv"]["data"] for revision in shown]
+        assert sources[0] == sources[1] and len(sources[0]) == 2 * 4, "two methods, four steps"
+        repo.experiments.remove(all_commits=True)
 
 
 def test_the_base_is_bundled_and_another_project_starts_from_it(project: Path) -> None:

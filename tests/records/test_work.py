@@ -102,7 +102,7 @@ def test_tabulate_leaves_what_a_pulled_run_names(project: Path, monkeypatch: pyt
     monkeypatch.setattr("sdpg.params.load_params", lambda: params.model_copy(update={"run": run}))
     for name in (
         "results.report.write_reports",
-        "records.tracking.log_pipeline_artifacts",
+        "records.tracking.log_pipeline_results",
         "results.report.print_table",
     ):
         monkeypatch.setattr(f"sdpg.{name}", nothing)

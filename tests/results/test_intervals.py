@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize, stats
 
 from sdpg.results.statistics import intervals
-from sdpg.results.statistics.intervals import crossed_bootstrap, score_limits, skewed_limits
+from sdpg.results.statistics.intervals import crossed_bootstrap, score_limits, sign_flip_p_value, skewed_limits
 
 
 @pytest.mark.parametrize("mean", [1e-4, 0.05, 0.5, 0.93])
@@ -82,3 +82,16 @@ def test_where_only_the_rest_varies_seeds_add_nothing() -> None:
     assert 1 / 60 < np.mean(variances) < 1.5 / 60
     assert min(freedoms) >= 2
     assert max(freedoms) == 19
+
+
+@pytest.mark.parametrize(("problems", "resamples"), [(2, 200), (7, 200), (9, 200), (40, 200), (8, 256)])
+def test_the_sign_flip_test_is_scipys_bit_for_bit(problems: int, resamples: int) -> None:
+    drawn = np.random.default_rng(problems)
+    for seed, samples in ((0, 4), (1, 16), (0, 3)):
+        a, b = (drawn.integers(0, samples + 1, problems) / samples for _ in range(2))
+        for first, second in ((a, b), (a, a), (a, a[::-1])):
+            expected = stats.permutation_test(
+                (first, second), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples",
+                vectorized=True, n_resamples=resamples, rng=np.random.default_rng(seed),
+            ).pvalue  # fmt: skip
+            assert sign_flip_p_value(first - second, resamples, seed) == min(1.0, float(expected))

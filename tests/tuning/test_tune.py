@@ -238,5 +238,8 @@ def test_a_grid_of_queued_experiments_around_the_best_values(project: Path) -> N
     ]  # fmt: skip
     assert sorted(tree["methods"]["sdpg-ufkl"]["beta"] for tree in found) == [0.5, 2.0]
     tuned = read_yaml(project / "reports/tune/sdpg-ufkl/best.yaml")
-    assert [tree["train"]["lr"] for tree in found] == [tuned["train.lr"]] * 2
+    lr = tuned["methods.sdpg-ufkl.train.lr"]
+    assert [tree["methods"]["sdpg-ufkl"]["train"]["lr"] for tree in found] == [lr] * 2
+    shared = read_yaml(project / "params.yaml")["train"]["lr"]
+    assert [tree["train"]["lr"] for tree in found] == [shared] * 2 and lr != shared, "other methods keep their rate"
     run(project, "dvc", "queue", "stop", "--kill", check=False)

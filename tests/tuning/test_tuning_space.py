@@ -3,22 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 import pytest
 
 from pipelines.tune import check
 from sdpg.errors import UserError
 from sdpg.params import load_params, parse_params, read_yaml
+from sdpg.params.tune import override
+from sdpg.tuning.results import own_values
 from sdpg.tuning.space import (
     applied,
     check_corners,
     defaults,
     grid_size,
     holds,
+    leaves,
     method_space,
     optuna_space,
+    plain,
     trial_params,
 )
 from sdpg.tuning.storage import open_storage
+from sdpg.tuning.study import study_spec
 from tests.helpers.tuning_helpers import METHOD, ROOT, SPACE, make_study, tune_params
 
 FLOAT = {"kind": "float", "low": 0.1, "high": 1.0}
@@ -174,3 +180,39 @@ def test_a_trial_of_several_processes_is_refused() -> None:
     tree["train"]["distributed"] = {"processes": 2, "strategy": "ddp", "config": None}
     with pytest.raises(UserError, match=r"train\.distributed\.strategy is ddp.*set it to none"):
         check(parse_params(tree), "sdpg-ufkl")
+
+
+def test_best_values_hold_for_the_studys_method_alone() -> None:
+    params = tune_params()
+    values = {"train.lr": 2e-4, "train.dtype": "bfloat16", "rollout.temperature": 0.9, "methods.sdpg-ufkl.beta": 7.0}
+    own = own_values(values, METHOD)
+    assert list(own) == ["methods.sdpg-ufkl.train.lr", "train.dtype", "rollout.temperature", "methods.sdpg-ufkl.beta"]
+    rate = {path: own[path] for path in own if "lr" in path or "beta" in path}
+    tuned = parse_params(applied(plain(params), rate))
+    for name, method in tuned.methods.items():
+        changed = name == METHOD
+        assert tuned.train_of(method).lr == (2e-4 if changed else params.train_of(params.methods[name]).lr), name
+        assert (method == params.methods[name]) != changed
+    assert own_values(own, METHOD) == own, "a study that already searched the method's own rate"
+
+
+def test_dvc_takes_best_values_also_where_params_yaml_has_no_such_path() -> None:
+    paths = {"methods.sdpg-ufkl.train.lr": "0.0002", "methods.sdpg-ufkl.beta": "7.0", "train.lr": "0.0002"}
+    tree = read_yaml(ROOT / "params.yaml")
+    parser = OverridesParser.create()
+    for path, text in paths.items():
+        (parsed,) = parser.parse_overrides([override(path, text)])
+        there = path in leaves(tree)
+        # Without ++, Hydra refuses a path that is not there yet.
+        assert parsed.is_force_add() != there and parsed.key_or_group == path
+
+
+def test_a_method_with_its_own_rate_is_tuned_again_at_that_rate() -> None:
+    space = method_space(tune_params(tree={"methods.sdpg-ufkl.train.lr": 1e-4}), METHOD)
+    assert "train.lr" not in space and next(iter(space)) == "methods.sdpg-ufkl.train.lr"
+    params = tune_params(tree={"methods.sdpg-ufkl.train.lr": 1e-4})
+    assert defaults(params, space)["methods.sdpg-ufkl.train.lr"] == 1e-4
+    trial = trial_params(params, {"methods.sdpg-ufkl.train.lr": 5e-4})
+    assert trial.train_of(trial.methods[METHOD]).lr == 5e-4 and trial.train.lr == params.train.lr
+    make_spec = study_spec(params, METHOD, {})
+    assert make_spec["method"]["train"]["lr"] == "(searched)"

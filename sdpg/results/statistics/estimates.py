@@ -24,6 +24,7 @@ from sdpg.results.statistics.intervals import (
     crossed_bootstrap,
     deviating,
     score_limits,
+    sign_flip_p_value,
     skewed_limits,
 )
 
@@ -225,11 +226,8 @@ def paired_difference(
         low, high = agreement_limits(differences, confidence, -1.0, 1.0)
     else:
         low, high = skewed_limits(differences, confidence)
-    p_value = stats.permutation_test(
-        (first, second), lambda x, y, axis: np.mean(x - y, axis=axis), permutation_type="samples", vectorized=True,
-        n_resamples=resamples, alternative="two-sided", rng=np.random.default_rng(seed),
-    ).pvalue  # fmt: skip
-    return Difference(float(differences.mean()), max(-1.0, low), min(1.0, high), min(1.0, float(p_value)))
+    p_value = sign_flip_p_value(differences, resamples, seed)
+    return Difference(float(differences.mean()), max(-1.0, low), min(1.0, high), p_value)
 
 
 def batch_interval(series: ArrayLike, confidence: float, batches: int = 5) -> Interval:

@@ -5,6 +5,8 @@ The module imports no torch.
 Axes: S seeds, P problems. :mod:`sdpg.results.statistics.estimates` says which limits answer which question.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -135,3 +137,40 @@ def crossed_bootstrap(matrix: Array, resamples: int, seed: int) -> tuple[Array, 
     uncertain += ms_rest**2 / ((seeds - 1) * (problems - 1))
     freedom = (share * ms_seeds + ms_problems) ** 2 / uncertain
     return means, float(max(seeds - 1, freedom))
+
+
+@lru_cache(maxsize=8)  # the comparisons of a report have the same problems, resamples and seed
+def _flips(problems: int, resamples: int, seed: int) -> NDArray[np.int8]:
+    """Returns the signs, (P, resamples), that a test gives the differences: all 2^P where these are no more."""
+    if 2**problems <= resamples:
+        swapped = (np.arange(2**problems) >> np.arange(problems)[:, None]) & 1
+    else:
+        # As scipy.stats.permutation_test draws them: each problem's pair is put into a random order.
+        pairs = np.tile(np.arange(2), (resamples, problems, 1))
+        swapped = np.random.default_rng(seed).permuted(pairs, axis=-1)[..., 0].T
+    return np.ascontiguousarray(1 - 2 * swapped, dtype=np.int8)
+
+
+def sign_flip_p_value(differences: Array, resamples: int, seed: int) -> float:
+    """Returns the two-sided p-value of the mean difference being 0, by flipping the sign of each problem's difference.
+
+    It is that of ``scipy.stats.permutation_test`` with ``permutation_type="samples"``, bit for bit, but the signs are
+    drawn once for all comparisons of as many problems. The test is exact where 2^P is at most ``resamples``; else the
+    observed signs count as one of the draws, so that the p-value is never 0 (Phipson and Smyth 2010).
+
+    Args:
+        differences: a difference per problem, (P,).
+        resamples: the largest number of sign patterns.
+        seed: the seed of random patterns.
+    """
+    signs = _flips(len(differences), resamples, seed)
+    observed = differences.mean()
+    total = np.zeros(signs.shape[1])
+    for flips, difference in zip(signs, differences, strict=True):
+        total += flips * difference
+    drawn = total / len(differences)
+    # Means that differ by rounding alone are the same.
+    margin = abs(100 * np.finfo(np.float64).eps * observed)
+    counted = 0 if 2 ** len(differences) <= resamples else 1
+    tails = ((drawn <= observed + margin).sum(), (drawn >= observed - margin).sum())
+    return min(1.0, 2 * min((int(tail) + counted) / (len(drawn) + counted) for tail in tails))
