@@ -57,7 +57,7 @@ def show(runs: Sequence[RunEntry]) -> None:
     found = audits(list({run.place.key: run.place for run in runs}.values()))
     if not found:
         ui.empty("No audit of these answers was made. It takes no model, only the records:",
-                 f"python -m pipelines.audit {runs[0].name} base --verifiers math_verify string_match")  # fmt: skip
+                 f"sdpg audit {runs[0].name} base --verifiers math_verify string_match")  # fmt: skip
         return
     chosen = selection.choose("Verifiers", list(found), "verifiers")
     first, second = chosen.split(",")[0].split(" against ")

@@ -19,7 +19,7 @@ def worked_example() -> Edits:
     """What CONTRIBUTING.md says to add for a divergence."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     text = text[text.index("## A worked example: a divergence") : text.index("## Attacks")]
-    kind, entry, name = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    kind, entry, name = re.findall(r"```(?:python|text)\n(.*?)```", text, re.DOTALL)
     table = "DIVERGENCES: dict[str, type[Divergence]] = {\n"
     return {
         "sdpg/objective/divergences.py": (table, f"{kind}\n\n{table}{entry}"),

@@ -56,4 +56,4 @@ def test_a_damaged_file_is_named(project: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_without_an_audit_its_command_is_shown(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     at = pages.opened("problems", project, monkeypatch, benchmark="chain-3")
-    assert any("pipelines.audit grpo-0 base" in each.value for each in at.code)
+    assert any("sdpg audit grpo-0 base" in each.value for each in at.code)
