@@ -46,7 +46,7 @@ RANKS, DIAGNOSED, REPEATS = 8, 16, 3
 EMOJI_SHARE = 0.2
 """The share of responses that hold characters whose bytes are spread over several tokens."""
 STEP_SECONDS = 33.0
-"""Assumption: seconds of a step for each million response tokens, at the fast end of `make plan PROFILE=qwen3-4b` on
+"""Assumption: seconds of a step for each million response tokens, at the fast end of `sdpg plan --profile qwen3-4b` on
 eight H100: 2.8 h of passes and 3.4 h of rollouts in 400 steps of 1,678 thousand tokens. A slower step has a smaller
 share of overhead."""
 WAITED = ("texts", "exchange", "columns", "metrics", "leaks")
