@@ -17,7 +17,7 @@ from sdpg.tuning.budgets import equal_words
 from sdpg.tuning.comparison import adjusted, as_json, as_markdown, compare_settings
 from sdpg.tuning.pages import page, write_study_page
 from sdpg.tuning.pictures import best_so_far, schedule
-from sdpg.tuning.results import write_results
+from sdpg.tuning.results import own_values, write_results
 from sdpg.tuning.retraining import Setting, setting_params
 from sdpg.tuning.trials import beta_at, objective_value
 from tests.helpers.tuning_helpers import METHOD, fake_work, make_study, outcome, tune_params
@@ -133,7 +133,7 @@ def test_a_default_that_no_trial_beat_is_trained_and_shown_alone() -> None:
     fake_work(study)  # with its maximum at the default
     write_results(study)
     (default,) = tune_all.to_compare(params, METHOD, METHOD)
-    assert default.values == study.defaults
+    assert default.values == own_values(study.defaults, METHOD)
     write_answers(default, 1, {name: [1] * 8 for name in default.sets})
     said = tune_all.report(params, [METHOD], "")
     assert f"studies of {METHOD} no trial was better than the values of params.yaml" in said
