@@ -7,6 +7,22 @@ if TYPE_CHECKING:
     from sdpg.params import ColumnMap
 
 
+def answer_columns(written: str) -> dict[str, str]:
+    """Returns the columns of a file of answers, written as ``completion=output.text,answer=gold``."""
+    # Importing this takes time, which --help need not wait for.
+    from sdpg.evaluation.scoring import PARTS
+
+    found = {}
+    for part in filter(None, map(str.strip, written.split(","))):
+        name, sign, column = map(str.strip, part.partition("="))
+        if not sign or not column or name not in PARTS:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} names no column: write part=column, where part is one of {', '.join(PARTS)}"
+            )
+        found[name] = column
+    return found
+
+
 def column_map(written: str) -> "ColumnMap":
     """Returns a map of columns that is written as ``problem=question,answer=reward_model.ground_truth``."""
     # Importing these takes time, which --help need not wait for.

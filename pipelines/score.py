@@ -7,6 +7,7 @@ the JSON lines and nothing else; counts, rate and the name of the verifier go to
 import argparse
 import sys
 
+from pipelines.column_options import answer_columns
 from pipelines.command_line import command_parser
 from pipelines.verifier_options import add_verifier_options, overrides
 from sdpg import paths
@@ -23,6 +24,10 @@ def parser() -> argparse.ArgumentParser:
         "file", type=paths.given_name, metavar="FILE", help="a file of rows, or - for JSON Lines from standard input"
     )
     add_verifier_options(parser)
+    parser.add_argument(
+        "--columns", type=answer_columns, metavar="PART=COLUMN,…",
+        help="columns of other names, or paths: completion=output[0].text,answer=gold",
+    )  # fmt: skip
     parser.add_argument("--audit", action="store_true", help="list where exact match and math-verify disagree")
     return parser
 
@@ -39,7 +44,7 @@ def main() -> None:
     params = load_params().reward if PARAMS_FILE.exists() else RewardParams()
     params = params.override(overrides(options))
     with make_verifier(params) as verifier:
-        scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit)
+        scored = score_file(options.file, verifier, sys.stdout, keep_pairs=options.audit, columns=options.columns)
         print(scored.summary(verifier), file=sys.stderr)
     if options.audit:
         print(listed(audit(params, scored.pairs), SHOWN), file=sys.stderr)

@@ -1,7 +1,7 @@
 """Scores a file of answers: rows in, JSON lines out, in bounded memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,13 +16,15 @@ from typing import Any, BinaryIO, TextIO
 from tqdm import tqdm
 
 from sdpg.errors import UserError
-from sdpg.problems.rows.columns import Unusable, text_of
+from sdpg.problems.rows.columns import MissingColumn, Unusable, text_of, value_at
 from sdpg.problems.rows.files import opened, rows_in, split_name
 from sdpg.rewards.verifiers import Scorer
 from sdpg.rewards.worker_pool import Pair
 
 CHUNK = 1_024
 """The number of answers that are scored, and written, at once."""
+PARTS = ("id", "completion", "answer", "truncated")
+"""The columns of a row, unless a map names others."""
 PROGRESS_SECONDS = 5
 """Seconds after which a progress bar appears."""
 
@@ -61,33 +63,51 @@ class Scored:
         )
 
 
-def parse_answer(row: dict[str, Any], where: str) -> Answer:
+def parse_answer(row: dict[str, Any], where: str, columns: Mapping[str, str] | None = None) -> Answer:
     """Returns one row of the input as an answer.
+
+    Args:
+        row: the row.
+        where: its place, for messages.
+        columns: a part of :data:`PARTS` → the column, or the path into what it holds, where its name is another.
 
     Raises:
         UserError: if the row is wrong; the message begins with ``where`` and says what is wrong with it.
     """
-    for name in ("id", "completion", "answer"):
-        if name not in row:
-            raise UserError(f"{where}: the field {name!r} is missing; there are: {', '.join(row) or 'none'}. Add it")
-    identifier, completion = row["id"], row["completion"]
+    named = columns or {}
+    values: dict[str, Any] = {}
+    for part in PARTS:
+        try:
+            values[part] = value_at(row, named.get(part, part))
+        except MissingColumn:
+            if part == "truncated" and part not in named:
+                continue
+            raise UserError(
+                f"{where}: the field {named.get(part, part)!r} is missing; there are: {', '.join(row) or 'none'}. Add "
+                f"it, or say where it stands: --columns {part}=…"
+            ) from None
+        except Unusable as error:
+            raise UserError(f"{where}: {error}") from None
+    identifier, completion = values["id"], values["completion"]
     if isinstance(identifier, bool) or not isinstance(identifier, str | int):
         raise UserError(f"{where}: id is {_kind(identifier)}; a string or a whole number is expected")
     if not isinstance(completion, str):
         raise UserError(f"{where}: completion is {_kind(completion)}; a string is expected")
     try:
-        answer = text_of(row["answer"], "answer")
+        answer = text_of(values["answer"], named.get("answer", "answer"))
     except Unusable as error:
         raise UserError(f"{where}: {error}") from None
     if not answer:
         raise UserError(f"{where}: answer is empty, and nothing can be compared with it: fill it in or remove the line")
-    truncated = row.get("truncated")
+    truncated = values.get("truncated")
     if not isinstance(truncated, bool | None):
         raise UserError(f"{where}: truncated is {_kind(truncated)}; true, false or null is expected")
     return Answer(identifier, completion, answer, bool(truncated))
 
 
-def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = False) -> Scored:
+def score_file(
+    source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = False, columns: Mapping[str, str] | None = None
+) -> Scored:
     """Scores every line of a file, in order; writes {id, status, extracted_answer, reward, reason} a line.
 
     Args:
@@ -97,6 +117,7 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
         verifier: the verifier that scores.
         out: the stream that gets the lines, each chunk as soon as it is scored.
         keep_pairs: whether ``pairs`` is filled, for an audit.
+        columns: where the parts of a row stand under other names; see :func:`parse_answer`.
 
     Raises:
         UserError: if the file cannot be read or a line is not as expected: before anything is written.
@@ -106,8 +127,8 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
     kind = ".jsonl" if split is None else split[1]
     with _opened(source) as file:
         name = "standard input" if source == "-" else source
-        count = sum(1 for _ in _answers(file, name, kind))
-        answers = _answers(file, name, kind)
+        count = sum(1 for _ in _answers(file, name, kind, columns))
+        answers = _answers(file, name, kind, columns)
         begin = time.perf_counter()
         with tqdm(
             total=count, desc="score", unit="answer", delay=PROGRESS_SECONDS, leave=False, file=sys.stderr
@@ -129,9 +150,9 @@ def score_file(source: str, verifier: Scorer, out: TextIO, keep_pairs: bool = Fa
     return scored
 
 
-def _answers(file: BinaryIO, name: str, kind: str) -> Iterator[Answer]:
+def _answers(file: BinaryIO, name: str, kind: str, columns: Mapping[str, str] | None) -> Iterator[Answer]:
     for place, row in rows_in(file, name, kind):
-        yield parse_answer(row, f"{name}, {place}")
+        yield parse_answer(row, f"{name}, {place}", columns)
 
 
 @contextmanager

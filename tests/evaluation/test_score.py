@@ -1,5 +1,6 @@
 """Tests `python -m pipelines.score`: JSON lines in, JSON lines out, and nothing else on standard output."""
 
+from argparse import ArgumentTypeError
 import io
 import json
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.column_options import answer_columns
 from sdpg.errors import UserError
 from sdpg.evaluation import scoring
 from sdpg.evaluation.scoring import score_file
@@ -36,6 +38,30 @@ def scored(tmp_path: Path, text: str, **params: Any) -> tuple[list[dict[str, Any
     with Verifier(RewardParams(**params)) as verifier:
         found = score_file(str(path), verifier, out, keep_pairs=True)
     return [json.loads(row) for row in out.getvalue().splitlines()], found
+
+
+def test_columns_of_other_names_and_paths_are_read(tmp_path: Path) -> None:
+    columns = answer_columns("id=index, completion=output[0].text,answer=reward_model.ground_truth,truncated=cut")
+    rows = [
+        {"index": at, "output": [{"text": rf"\boxed{{{at}}}"}, {"text": ""}], "reward_model": {"ground_truth": 2},
+         "cut": at == 3, "answer": "of no concern"}
+        for at in (1, 2, 3)
+    ]  # fmt: skip
+    rows[2]["output"][0]["text"] = "no end"
+    path, out = tmp_path / "answers.jsonl", io.StringIO()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Verifier(RewardParams()) as verifier:
+        score_file(str(path), verifier, out, columns=columns)
+    found = [json.loads(row) for row in out.getvalue().splitlines()]
+    assert [(row["id"], row["status"]) for row in found] == [(1, "wrong"), (2, "correct"), (3, "truncated")]
+    for wrong, said in (("answer=gold", r"line 1: the field 'gold' is missing.*--columns answer=…"),
+                        ("truncated=nope", r"the field 'nope' is missing"), ("answer=output", "'output' holds a list"),
+                        ("completion=output[0].words", r"'output\[0\].words' is missing")):  # fmt: skip
+        with Verifier(RewardParams()) as verifier, pytest.raises(UserError, match=said):
+            score_file(str(path), verifier, out, columns=columns | answer_columns(wrong))
+    for refused in ("gold=answer", "answer", "answer="):
+        with pytest.raises(ArgumentTypeError, match="where part is one of id, completion, answer, truncated"):
+            answer_columns(refused)
 
 
 def test_lines_come_out_in_order_with_five_keys(tmp_path: Path) -> None:
