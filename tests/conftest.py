@@ -5,12 +5,23 @@ from sdpg.records.cpu_kernels import fix_cpu_kernels
 # Before any test imports torch: commands that a test runs in this process or another set the same.
 fix_cpu_kernels("avx2")
 
+from collections.abc import Iterator  # noqa: E402
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 import shutil  # noqa: E402
 
 from filelock import FileLock  # noqa: E402
 import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stays_here() -> Iterator[None]:
+    """Refuses a file of tests that leaves its process in another working folder, where later files would fail."""
+    here = os.getcwd()
+    yield
+    left = os.getcwd()
+    os.chdir(here)
+    assert left == here, f"the tests of this file have left the working folder at {left}"
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,10 @@ def trained_rows(project: Path) -> list[Any]:
 @pytest.mark.slow
 def test_the_commands_of_the_page_run(project: Path) -> None:
     commands = [line.removeprefix("$ ") for text in blocks("console") for line in text.splitlines()]
-    said = {command: run(project, "python", "-m", "sdpg.commands", *command.split()[1:]).stdout for command in commands}
+    said = {
+        command: run(project, *re.sub("^sdpg ", "python -m sdpg.commands ", command).split()).stdout
+        for command in commands
+    }
     for command in commands[:2]:
         assert command.startswith("sdpg score ")
         found = [json.loads(line) for line in said[command].splitlines()]

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
 import shutil
+from typing import Any
 
 import pytest
 
@@ -94,17 +95,22 @@ def test_what_is_too_long_or_has_no_place_is_refused(root: Path) -> None:
         notes.write(sample, None, "x", ())
 
 
+def field(fields: Any, label: str) -> Any:
+    """The field of the page whose label begins like this."""
+    return next(each for each in fields if each.label.startswith(label))
+
+
 def test_a_note_is_written_and_shown_on_the_page(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"run": "rlsd-0", "step": "60", "group": "1", "sibling": "5"}
     at = pages.opened("rollout", root, monkeypatch, **here)
-    at.text_area[0].set_value("teacher is **wrong** here")
-    at.text_input[0].set_value("odd, <b>")
+    field(at.text_area, "Note").set_value("teacher is **wrong** here")
+    field(at.text_input, "Tags").set_value("odd, <b>")
     next(each for each in at.button if each.label == "Keep").click().run()
     assert not at.exception and not at.error
     assert any(each.value == "teacher is \\*\\*wrong\\*\\* here" for each in at.markdown)
     assert notes.of_rollouts(run_of(root))[PLACE].tags == ("odd", "<b>")
     at = pages.opened("rollout", root, monkeypatch, **here | {"sibling": "6"})
-    assert at.text_area[0].value == "" and not any("wrong" in each.value for each in at.markdown)
+    assert field(at.text_area, "Note").value == "" and not any("wrong" in each.value for each in at.markdown)
     at = pages.opened("rollouts", root, monkeypatch, run="rlsd-0", listing="rollouts", scope="whole run", tag="odd")
     table = at.dataframe[0].value
     assert table[["step", "group", "sibling", "tags", "note"]].to_numpy().tolist() == [

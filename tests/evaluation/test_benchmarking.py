@@ -296,7 +296,7 @@ BAD: list[tuple[Any, str]] = [
     (lambda: [path.unlink() for path in Path("sets").iterdir()], "DIR sets holds no benchmark: put"),
     (line('{"problem": '), r"sets/sums.jsonl, line 3: not valid JSON .*: mend or remove"),
     (line("[1]"), "sets/sums.jsonl, line 3: a JSON object is expected, not list"),
-    (line('{"problem": "What?"}'), "sums.jsonl, line 3: there is no column 'answer'; there are: problem. .*MAP"),
+    (line('{"problem": "What?"}'), "sums.jsonl, line 3: there is no column 'answer'; there are: problem. .*--columns"),
     (line('{"answer": "2", "text": ""}'), "sums.jsonl, line 3: there is no column 'question'; there are: answer, text"),
     (line('{"problem": "What?", "answer": "  "}'), "sums.jsonl, line 3: 'answer' is empty.*fill"),
     (line('{"problem": "", "answer": "2"}'), "sums.jsonl, line 3: 'problem' is empty.*fill"),

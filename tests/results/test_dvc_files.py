@@ -128,7 +128,9 @@ def told(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> Any:
     """What DVC writes as JSON."""
     found: list[Any] = []
     monkeypatch.setattr(ui, "write_json", lambda data, **options: found.append(data))
-    assert dvc(["--cd", str(folder), *arguments, "--json"]) == 0
+    # Not by DVC's own --cd, which stays there.
+    monkeypatch.chdir(folder)
+    assert dvc([*arguments, "--json"]) == 0
     return json.loads(json.dumps(found[0]))
 
 

@@ -55,4 +55,4 @@ def test_entry_points_choose_kernels_before_torch_is_imported(stage: str) -> Non
     check = f"import sys, pipelines.{stage}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
     text = (ROOT / "pipelines" / f"{stage}.py").read_text(encoding="utf-8")
-    assert text.count("load_params()\n") == text.count("fix_cpu_kernels(params.train.cpu_kernels)\n") == 1
+    assert text.count("= load_params(") == text.count("fix_cpu_kernels(params.train.cpu_kernels)\n") == 1
