@@ -105,7 +105,9 @@ def two_commits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = {key: value for key, value in read_yaml(ROOT / "dvc.yaml").items() if key in ("plots", "metrics")}
     (folder / "dvc.yaml").write_text(json.dumps(shown))
     git("init", "--quiet", cwd=folder)
-    assert dvc(["--cd", str(folder), "init", "--quiet"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert dvc(["init", "--quiet"]) == 0
     (folder / ".dvc/plots").symlink_to(ROOT / ".dvc/plots")
     for gate in (0.5, 0.75):
         root = folder / f"runs-{gate}"
