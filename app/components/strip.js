@@ -350,10 +350,20 @@ class Strip {
     if (tell && this.pick) {
       this.told.push(index);
       this.pick(index);
+      this.remind(index);
     }
     this.tell();
     this.draw();
     this.show();
+  }
+
+  // Of choices that follow each other quickly one may get lost on its way: the last one, unless it came back, is told
+  // once more.
+  remind(index) {
+    clearTimeout(this.reminder);
+    this.reminder = setTimeout(() => {
+      if (this.selected === index && this.told.includes(index)) this.pick(index);
+    }, 3000);
   }
 
   card(index) {

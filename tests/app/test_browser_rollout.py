@@ -242,3 +242,29 @@ def test_two_rollouts_stand_side_by_side(page: Page, address: str) -> None:
     strips = page.locator(".strip").all()
     assert strips[0].locator(".ticks").inner_text() == strips[1].locator(".ticks").inner_text()
     assert strips[0].locator(".t:not(.m)").count() == strips[1].locator(".t:not(.m)").count() > 0
+
+
+def test_a_choice_that_does_not_come_back_is_told_once_more(browser: Browser, tmp_path: Path) -> None:
+    row = read_rollouts(RUN.path(f"rollouts/step-{STEP:06d}-rank-0.parquet")).to_pylist()[0]
+    data = tokens.strip_data(row, signals.readings(row, RUN.params, 100.0), "entropy", "one")
+    data |= {"facts": [], "prompts": []}
+    file = tmp_path / "strip.html"
+    file.write_text(tokens.standalone(data, "a rollout", [], row["completion"]), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.evaluate("""() => {
+      const data = JSON.parse(document.getElementById("data").textContent);
+      const host = document.body.appendChild(document.createElement("div"));
+      window.picks = [];
+      window.strip = new Strip(host);
+      window.answer = (token) => window.strip.update({ ...data, token }, (token) => window.picks.push(token));
+      window.answer(null);
+      for (const token of [1, 2, 3]) window.strip.select(token, true, true);
+      window.answer(1);
+    }""")
+    # Two and three were lost: the last of them is told again. One that comes back is not.
+    page.wait_for_timeout(3500)
+    assert page.evaluate("window.picks") == [1, 2, 3, 3]
+    page.evaluate("() => { window.answer(3); window.strip.select(2, true, true); window.answer(2); }")
+    page.wait_for_timeout(3500)
+    assert page.evaluate("window.picks") == [1, 2, 3, 3, 2] and page.evaluate("window.strip.selected") == 2
