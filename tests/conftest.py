@@ -9,6 +9,7 @@ from collections.abc import Iterator  # noqa: E402
 import os  # noqa: E402
 from pathlib import Path  # noqa: E402
 import shutil  # noqa: E402
+import sys  # noqa: E402
 
 from filelock import FileLock  # noqa: E402
 import pytest  # noqa: E402
@@ -16,9 +17,13 @@ import pytest  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def _stays_here() -> Iterator[None]:
-    """Refuses a file of tests that leaves its process in another working folder, where later files would fail."""
-    here = os.getcwd()
+    """Refuses a file of tests that leaves its process in another working folder, where later files would fail.
+
+    Streamlit makes each page that it runs the main module, which a process that another file starts would then run.
+    """
+    here, main = os.getcwd(), sys.modules["__main__"]
     yield
+    sys.modules["__main__"] = main
     left = os.getcwd()
     os.chdir(here)
     assert left == here, f"the tests of this file have left the working folder at {left}"
