@@ -47,7 +47,7 @@ def made_project(folder: Path) -> Iterator[None]:
         _fill(folder)
         paths.enter(folder)
         yield
-    except BaseException:
+    except BaseException:  # Ctrl+C too leaves nothing half made; it goes on up from here
         os.chdir(before)
         shutil.rmtree(folder, ignore_errors=True)
         raise

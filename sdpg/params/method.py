@@ -150,12 +150,16 @@ class MethodParams(Section):
         taught = distils or weighting != "none" or any(term.reads_teacher for term in self.terms.values())
         own_teacher = any(term.reads_teacher for term in self.terms.values())
         contrasted = weighting in CONTRASTED or own_teacher or (distils and isinstance(self.gate, Imported))
+        gates = {self.gate} if isinstance(self.gate, str) else self.gate
+        by_advantage = isinstance(gates, Imported) or bool({"positive", "negative"} & set(gates))
         from_group = self.hint in ("sibling", "wrong_sibling") or (contrasted and self.contrast_hint != "none")
         conditions = {
             "clip_low": clipped, "clip_high": clipped, "dual_clip": clipped,
             "outcome_rows": self.outcome != "none" and distils,
             **dict.fromkeys(("rlsd_lambda", "rlsd_decay", "rlsd_warmup", "rlsd_shape"), weighting != "none"),
             "switch": weighting != "none",
+            # Other gates look at whether the answer is right, and not at its reward.
+            "length": self.outcome != "none" or bool(self.terms) or (distils and by_advantage),
             "rlsd_clip": product or weighting == "sipo",
             **dict.fromkeys(("evidence_tau", "evidence_threshold", "evidence_share"), weighting == "rlcsd"),
             "jsd_beta": self.distillation == "jsd", "skew": self.distillation == "skewed_kl",

@@ -70,6 +70,7 @@ def test_every_field_of_the_tree_stands_in_params_yaml() -> None:
         ("reward/wrong", 1.0, "must be larger than wrong"),
         ("methods/grpo/beta", 1.0, "beta would have no effect"),
         ("methods/beta0/gate", "all", "gate would have no effect"),
+        ("methods/opcd/length", {"weight": 1.0}, "length would have no effect"),
         ("methods/opcd/distillation", "none", "would have no effect"),
         ("methods/sdpg-ufkl/reference_in", "reward", "takes the estimators k1 and k3"),
         ("methods/grpo/reference", "k1", "zero expected gradient"),

@@ -30,6 +30,15 @@ def test_parts_are_weighted_and_off_without_a_weight() -> None:
     assert load_params().reward.format is None and load_params().reward.length is None
 
 
+def test_a_methods_own_penalty_takes_the_place_of_the_sections_in_its_runs_alone() -> None:
+    tree = load_params().model_dump(exclude_unset=True)
+    params = parse_params(tree | {"reward": tree["reward"] | {"length": {"weight": 9.0}}})
+    found = {name: params.for_method(name).reward for name in ("dapo", "grpo")}
+    assert reward_parts(found["dapo"], VERDICTS, [80, 90, 100, 1], 100) == {"length": pytest.approx([0, -0.5, -1, 0])}
+    assert reward_parts(found["grpo"], VERDICTS, [75, 100], 100)["length"] == pytest.approx([0, -9.0])
+    assert params.reward.length is not None and params.reward.length.weight == 9.0
+
+
 @pytest.mark.parametrize("part", [{"format": {"weight": 0.0}}, {"length": {"weight": 1.0, "free": 1.0}}, {"length": 1}])
 def test_weights_that_do_nothing_or_cannot_be_are_refused(part: dict[str, object]) -> None:
     tree = load_params().model_dump()
