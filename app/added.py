@@ -3,6 +3,7 @@
 What is added stays out of the address: a link must neither open a folder of this machine nor make the app ask a server.
 """
 
+from os.path import expanduser
 from pathlib import Path
 
 import streamlit as st
@@ -27,5 +28,6 @@ def added(server: str | None) -> tuple[list[Path], str | None]:
                 server = mlflow_server.check(asked.strip())
             except ValueError as error:
                 st.error(ui.plain(str(error).removeprefix("--mlflow ")), icon=":material/warning:")
-    folders = [Path(line.strip()).expanduser() for line in lines.splitlines() if line.strip() and "\0" not in line]
+    # Not Path's own expanduser, which raises for a user that is not here.
+    folders = [Path(expanduser(line.strip())) for line in lines.splitlines() if line.strip() and "\0" not in line]
     return folders, server

@@ -252,7 +252,7 @@ def discover(root: Path = Path(), folders: Sequence[Path] = (), places: Sequence
         except UserError as error:
             notices.append(Notice(f"{place.files.label}runs", str(error)))
     for folder, key in zip(folders, _keys(folders), strict=True):
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # a name that is too long is none either
             notices.append(Notice(str(folder), "is no folder: name a project, or a folder with run folders"))
             continue
         before = len(runs)

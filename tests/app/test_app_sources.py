@@ -158,11 +158,15 @@ def test_folders_are_added_on_the_page(tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copytree(SAMPLE, other)
     at = pages.opened("overview", project, monkeypatch)
     assert all(run.startswith("sample/") for run in at.session_state["_found"].runs)
-    at.text_area(key="_folders").set_value(f"\n  {other}\n{tmp_path / 'missing'}\n\0\n").run()
+    at.text_area(key="_folders").set_value(
+        f"\n  {other}\n{tmp_path / 'missing'}\n\0\n~nobody-here/x\n{'long' * 100}\n"
+    ).run()
     assert not at.exception
     runs = at.session_state["_found"].runs
     assert set(runs) == {f"other ü/{name}-0" for name in ("grpo", "rlsd", "sdpg-ufkl")}
-    assert [notice.path for notice in at.session_state["_found"].notices] == [str(tmp_path / "missing")]
+    assert [notice.path for notice in at.session_state["_found"].notices] == [
+        str(tmp_path / "missing"), "~nobody-here/x", "long" * 100
+    ]  # fmt: skip
     # Pages that are opened from here have them too; the address does not name the folder.
     at.switch_page("views/rollouts.py").run()
     assert not at.exception and set(at.session_state["_found"].runs) == set(runs)
